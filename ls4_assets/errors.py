@@ -1,0 +1,25 @@
+"""Every error that a person reads.
+
+Each message is one plain sentence that ends with what to do next; the class says whose problem it is. Anything else that
+is raised is a defect of the platform, not of a frame, and may fail a whole run.
+"""
+
+
+class Ls4Error(Exception):
+    """Base of all errors whose message is written for people."""
+
+
+class NameRefused(Ls4Error):
+    """A key that does not follow the archive's grammar: refused before any pixel is read, no partition is made."""
+
+
+class FrameFault(Ls4Error):
+    """Something is wrong with the content of one frame; its siblings go on."""
+
+
+class NotFound(Ls4Error):
+    """An object is not in the bucket (any more)."""
+
+
+class ConfigurationError(Ls4Error):
+    """A setting, an address or a credential is wrong or missing: the operator mends it."""

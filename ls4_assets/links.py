@@ -1,0 +1,32 @@
+"""Where people find a frame: its three download links and its collection's map addresses.
+
+The wording of the links is a contract with published catalogues (legacy columns dl_orig, dl_georef, dl_index).
+"""
+
+from dataclasses import dataclass
+
+from ls4_assets.names import Collection, Frame
+
+
+@dataclass(frozen=True)
+class Links:
+    """`dl_orig` is "N/A" for a mosaic, which has no scan."""
+
+    dl_orig: str
+    dl_georef: str
+    dl_index: str
+
+
+def links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
+    """`scan_file` is the raw scan's real file name when it is known: staff's scans keep their case (.TIF)."""
+    file = scan_file or (f"{frame.scan_stem}.tif" if frame.scan_stem else None)
+    return Links(
+        dl_orig=f"{public_url}/{frame.folder}/scanned/{file}" if file else "N/A",
+        dl_georef=f"{public_url}/{frame.cog_key}",
+        dl_index=f"{public_url}/{frame.collection.tile_index_key(frame.band, '_idx.zip')}",
+    )
+
+
+def map_url(collection: Collection, map_front: str) -> str:
+    """The address that published maps use; a WMS client adds its own parameters."""
+    return f"{map_front}/?map=/{collection.map_key}"
