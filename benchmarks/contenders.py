@@ -1,0 +1,114 @@
+"""The four ways from a scan to its COG that `benchmarks.frame` compares; each runs in a process of its own.
+
+All of them use the GDAL inside rasterio, one thread, the same block cache, so that what differs is the work and not the
+build. The legacy chain stands here as the calls that its three commands make (gdal_translate, gdaladdo, gdal_translate).
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
+from rio_cogeo.cogeo import cog_translate
+from rio_cogeo.profiles import cog_profiles
+
+from ls4_assets.names import Band
+from ls4_assets.pixels.frame import process
+from ls4_assets.pixels.gdal_env import CACHE_BYTES
+from ls4_assets.pixels.memory import peak_rss_mb, reset_peak
+from ls4_assets.pixels.source import Limits
+from ls4_assets.profiles import PROFILES
+
+_LEGACY_LEVELS = [2, 4, 8, 16, 32, 64]
+_TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512}
+
+
+def ours(source: Path, folder: Path, band: Band) -> Path:
+    """Deflate tif, overviews and COG, validated, with footprint and thumbnail: all that a frame costs here."""
+    process(source, folder, "frame", band, PROFILES[band], Limits())
+    return folder / "cog" / "frame.tif"
+
+
+def cog_driver(source: Path, folder: Path, band: Band) -> Path:
+    """GDAL's COG driver straight from the source: the COG alone."""
+    out = folder / "cog.tif"
+    rasterio.shutil.copy(source, out, driver="COG", blocksize=512, overview_resampling="AVERAGE", **_codec(band))
+    return out
+
+
+def legacy_chain(source: Path, folder: Path, band: Band) -> Path:
+    """The three commands of lambda-s4, faults included: nodata 256 clamped to 255, uncompressed overviews, a COG without any.
+
+    (`-ot Byte` makes gdal_translate go through a VRT, which hides the overviews that COPY_SRC_OVERVIEWS would copy.)
+    """
+    deflate_tif, out = folder / "deflate.tif", folder / "cog.tif"
+    rasterio.shutil.copy(_vrt(source, band), deflate_tif, driver="GTiff", compress="DEFLATE", predictor=2, **_TILED)
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(deflate_tif) as dataset:
+        pass
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(deflate_tif, "r+") as dataset:
+        dataset.build_overviews(_LEGACY_LEVELS, Resampling.average)
+    codec = {"compress": "DEFLATE", "predictor": 2}
+    if band == "nc":
+        codec = {"compress": "JPEG", "jpeg_quality": 85, "photometric": "YCBCR"}
+    rasterio.shutil.copy(_vrt(deflate_tif, band), out, driver="GTiff", copy_src_overviews=True, **codec, **_TILED)
+    return out
+
+
+def rio_cogeo(source: Path, folder: Path, band: Band) -> Path:
+    """rio-cogeo with the defaults of its deflate and jpeg profiles."""
+    out = folder / "cog.tif"
+    cog_translate(source, out, cog_profiles.get("deflate" if band == "bw" else "jpeg"), quiet=True)
+    return out
+
+
+CONTENDERS: dict[str, Callable[[Path, Path, Band], Path]] = {
+    "ours": ours,
+    "cog_driver": cog_driver,
+    "legacy_chain": legacy_chain,
+    "rio_cogeo": rio_cogeo,
+}
+
+
+def measure(contender: str, source: Path, folder: Path, band: Band) -> dict[str, float]:
+    """Run one contender in this process: CPU and wall seconds without the imports, peak memory, size of the COG in MB."""
+    reset_peak()
+    cpu, wall = _cpu_seconds(), time.perf_counter()
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS="1", GDAL_TIFF_INTERNAL_MASK=True):
+        cog = CONTENDERS[contender](source, folder, band)
+    return {
+        "cpu_s": round(_cpu_seconds() - cpu, 3),
+        "wall_s": round(time.perf_counter() - wall, 3),
+        "peak_mb": round(peak_rss_mb(), 1),
+        "cog_mb": round(cog.stat().st_size / 1e6, 2),
+    }
+
+
+def _cpu_seconds() -> float:
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in usage)
+
+
+def _codec(band: Band) -> dict[str, object]:
+    return {"compress": "DEFLATE", "predictor": "YES"} if band == "bw" else {"compress": "JPEG", "quality": 85}
+
+
+def _vrt(path: Path, band: Band) -> str:
+    """What `gdal_translate -b 1 [-b 2 -b 3] -ot Byte -a_nodata 256` reads from: a VRT with nodata clamped to 255."""
+    with rasterio.open(path) as dataset:
+        width, height = dataset.width, dataset.height
+        transform, crs = dataset.transform.to_gdal(), dataset.crs.to_wkt()
+    colours = ("Gray",) if band == "bw" else ("Red", "Green", "Blue")
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{number}"><NoDataValue>255</NoDataValue><ColorInterp>{colour}'
+        f'</ColorInterp><SimpleSource><SourceFilename relativeToVRT="0">{escape(str(path))}</SourceFilename>'
+        f"<SourceBand>{number}</SourceBand></SimpleSource></VRTRasterBand>"
+        for number, colour in enumerate(colours, start=1)
+    )
+    return (
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(crs)}</SRS>'
+        f"<GeoTransform>{', '.join(map(str, transform))}</GeoTransform>{bands}</VRTDataset>"
+    )
