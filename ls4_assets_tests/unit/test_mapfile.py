@@ -1,0 +1,137 @@
+"""What a rendered mapfile promises, and what the reading before publication finds."""
+
+from dataclasses import replace
+
+import pytest
+
+from mapserver.mapfile import ATTRIBUTES, Contact, MapfileContext, collection_entry, findings, render
+from mapserver.rendering import quoted
+
+CONTEXT = MapfileContext(
+    name="Travis_USDA_1958_frames",
+    map_name="TRAVISUSDA1958FRAMES",
+    title="Travis Usda 1958 Frames",
+    table="travis_usda_1958_frames",
+    extent=(-10880000.0, 3530000.0, -10870000.0, 3540000.1234),
+)
+CONTACT = Contact("A", "B", "C", "a@b.org", "1", "2", "D", "E", "TX", "78701", "USA")
+PUBLIC = replace(CONTEXT, public_url="https://maps.example.org", contact=CONTACT)
+
+
+@pytest.mark.parametrize("context", [CONTEXT, PUBLIC])
+def test_a_rendered_mapfile_has_no_findings(context: MapfileContext) -> None:
+    assert findings(render(context), context.public_url) == []
+
+
+def test_contract_names_and_the_stable_order_of_frames() -> None:
+    text = render(CONTEXT)
+    for line in (
+        'NAME "TRAVISUSDA1958FRAMES"',
+        'NAME "Travis_USDA_1958_frames"',
+        'NAME "Travis_USDA_1958_frames_index"',
+        'TILEITEM "served_location"',
+        'CONNECTION "service=ls4"',
+        '"init=epsg:3857"',
+        'CONFIG "ON_MISSING_DATA" "LOG"',
+        "EXTENT -10880000.000 3530000.000 -10870000.000 3540000.123",
+        f'"ows_include_items" "{",".join(ATTRIBUTES)}"',
+    ):
+        assert line in text
+    assert text.count("FROM travis_usda_1958_frames ORDER BY oid)") == 2
+    assert "RESAMPLE" not in text  # would warp every frame
+
+
+def test_an_index_collection_keeps_its_doubled_suffix() -> None:
+    context = MapfileContext(
+        "A_B_1958_index", "AB1958INDEX", "A B 1958 Index", "a_b_1958_index", CONTEXT.extent
+    )
+    text = render(context)
+    assert 'NAME "A_B_1958_index_index"' in text
+    assert findings(text) == []
+
+
+def test_the_contact_block_is_complete_or_absent() -> None:
+    assert "ows_contact" not in render(CONTEXT)
+    text = render(PUBLIC)
+    for item in ("person", "organization", "position", "electronicmailaddress", "voicetelephone"):
+        assert f'"ows_contact{item}"' in text
+    with pytest.raises(TypeError):
+        Contact("A", "B")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('a "b"', r'"a \"b\""'),
+        ("a\\b", r'"a\\b"'),
+        ('\\"', r'"\\\""'),
+        ("two\nlines\t\x00", '"two lines"'),
+        ("Söhne & <Co>", '"Söhne & <Co>"'),
+    ],
+)
+def test_values_are_escaped(value: str, expected: str) -> None:
+    assert quoted(value) == expected
+
+
+def test_a_title_cannot_write_mapfile_lines() -> None:
+    text = render(replace(CONTEXT, title='x"\n    END\n  END\n  LAYER\n    NAME "evil'))
+    assert len([line for line in text.splitlines() if line.strip() == "LAYER"]) == 3
+    assert findings(text) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"extent": (1.0, 1.0, 1.0, 2.0)},
+        {"extent": (float("inf"), float("inf"), float("-inf"), float("-inf"))},
+        {"table": "travis; DROP TABLE x"},
+        {"table": "another_table"},
+        {"name": "Travis-1958", "table": "travis-1958"},
+        {"map_name": "Travis_USDA_1958_frames_index"},
+        {"public_url": "https://maps.example.org/"},
+        {"public_url": "maps.example.org"},
+        {"public_url": 'https://x"'},
+    ],
+)
+def test_a_context_that_cannot_be_served_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r": .*\.$"):
+        replace(CONTEXT, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "finding"),
+    [
+        ("service=ls4", "service=ls4 password=x", "password"),
+        ("service=ls4", "host=db.internal dbname=ls4", "not a service name"),
+        ('CONFIG "ON_MISSING_DATA" "LOG"', 'CONFIG "AWS_REGION" "x"', "AWS_REGION"),
+        ('"ows_fees" "none"', '"ows_fees" "http://10.0.0.1/fees"', "http://10.0.0.1/fees"),
+        (
+            'NAME "Travis_USDA_1958_frames_index"',
+            'NAME "footprints"',
+            "Travis_USDA_1958_frames_index is missing",
+        ),
+        ('NAME "Travis_USDA_1958_frames_tileindex"', 'NAME "Travis_USDA_1958_frames_index"', "same name"),
+        ('NAME "TRAVISUSDA1958FRAMES"', 'NAME "Travis_USDA_1958_frames"', "MAP NAME"),
+        ("TYPE RASTER", "TYPE POINT", "0 imagery layers"),
+        ('      "ows_enable_request" "!*"\n    END\n  END\nEND', "    END\n  END\nEND", "public"),
+    ],
+)
+def test_findings(before: str, after: str, finding: str) -> None:
+    text = render(CONTEXT)
+    assert before in text
+    assert any(finding in each for each in findings(text.replace(before, after)))
+
+
+def test_another_host_is_found_beside_the_public_one() -> None:
+    text = render(PUBLIC)
+    assert findings(text, "https://other.example.org") != []
+    assert findings(text) != []
+    lookalike = text.replace('"ows_fees" "none"', '"ows_fees" "https://maps.example.org.evil.net/x"')
+    assert findings(lookalike, PUBLIC.public_url) != []
+
+
+def test_the_entry_of_the_landing_page() -> None:
+    entry = collection_entry(CONTEXT, 3)
+    assert entry["table"] == CONTEXT.table
+    assert entry["frames"] == 3
+    assert entry["extent"] == list(CONTEXT.extent)
