@@ -1,0 +1,33 @@
+"""The tile index as files: a shapefile with its .prj and .cpg, and all of it zipped for download.
+
+Format: ESRI Shapefile Technical Description (1998); field names have at most ten letters, values at most 254.
+"""
+
+import zipfile
+from pathlib import Path
+
+import geopandas
+from sqlalchemy import Connection
+
+from ls4_assets.index.schema import tile_index
+from ls4_assets.names import SHAPEFILE_SUFFIXES, Collection
+
+# What the public reads; where the map server finds a file and what it was made with is ours alone.
+COLUMNS = ("location", "src_srs", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band", "acquired", "geom")
+
+
+def write_shapefile(connection: Connection, of: Collection, folder: Path) -> dict[str, Path]:
+    """Write the files below `folder`; returns path by suffix, the zip (`_idx.zip`) last."""
+    table = tile_index(of)
+    chosen = table.select().with_only_columns(table.c.oid, *(table.c[name] for name in COLUMNS)).order_by(table.c.oid)
+    frames = geopandas.read_postgis(chosen, connection, geom_col="geom", crs="EPSG:3857")
+    frames["acquired"] = frames["acquired"].astype("string")
+    frames.to_file(folder / f"{of.name}.shp", driver="ESRI Shapefile", engine="pyogrio", encoding="UTF-8")
+    files = {suffix: folder / f"{of.name}{suffix}" for suffix in SHAPEFILE_SUFFIXES}
+    archive = folder / f"{of.name}_idx.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for path in files.values():
+            zipped.write(path, path.name)
+    return files | {"_idx.zip": archive}
+
+

@@ -1,0 +1,107 @@
+"""The one validated configuration: what an operator can set, read from the environment or from a file.
+
+Every field can be given as `LS4_<FIELD>` in the environment or in the TOML file named by `LS4_CONFIG`; the environment wins.
+Nested fields are written with two underscores (`LS4_PROFILES__NC__JPEG_QUALITY=90`). docs/configuration.md lists them.
+"""
+
+import os
+import tomllib
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from ls4_assets.errors import ConfigurationError
+from ls4_assets.names import Band, ShardKind, Shards
+from ls4_assets.profiles import BW, NC, FrameProfile
+from mapserver.mapfile import Contact
+
+
+class Profiles(BaseModel, frozen=True):
+    """How frames of each band are written."""
+
+    bw: FrameProfile = BW
+    nc: FrameProfile = NC
+
+    def __getitem__(self, band: Band) -> FrameProfile:
+        return {"bw": self.bw, "nc": self.nc}[band]
+
+
+class Settings(BaseSettings):
+    """All that an operator can set. Sizes are in bytes or pixels, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    storage: str = Field(description="the archive: a folder (/srv/archive) or a bucket (s3://name)")
+    s3_endpoint_url: str | None = Field(None, description="an S3 server other than AWS")
+    s3_region: str | None = Field(None, description="region of the bucket; None: as the AWS environment says")
+    legacy_bucket: str = Field("ls4", description="bucket named in `location` (/vsis3/<bucket>/<key>) when storage is a folder")
+    database_url: SecretStr = Field(description="postgresql+psycopg2://ls4:...@host/ls4")
+    public_url: str = Field(description="base of the download links in the index, without a trailing slash")
+    map_url: str = Field(description="address of the map front, without a trailing slash")
+    postgres_service: str = Field("ls4", description="libpq service through which MapServer reads the index")
+    contact: Contact | None = Field(None, description="who answers for the WMS: all of the fields or none")
+
+    profiles: Profiles = Profiles()
+    max_pixels: int = Field(1_500_000_000, gt=0, description="a frame with more pixels is refused")
+    max_source_bytes: int = Field(12_000_000_000, gt=0, description="a georef tif with more bytes is refused")
+    shards_file: Path | None = Field(None, description="TOML file with the archive's own shards; None: Texas")
+
+    batch_size: int = Field(100, ge=1, le=1000, description="most frames in one run")
+    batches_per_tick: int = Field(10, ge=1, le=20, description="most runs that one sensor tick requests")
+    max_attempts: int = Field(3, ge=1, description="runs that may die under a frame before it is called failed")
+    settle_seconds: float = Field(3.0, ge=0, description="a file that changed less than this ago may still be being copied")
+    sensor_seconds: int = Field(5, ge=1, description="seconds between two looks at the bucket")
+    worker_processes: int = Field(0, ge=0, description="frames processed at once in a run; 0: one a core")
+    frame_timeout: float = Field(3600.0, gt=0, description="a frame that takes longer is stopped and called failed")
+    work_dir: Path | None = Field(None, description="scratch space of the workers; None: the system's temporary folder")
+
+    @field_validator("public_url", "map_url")
+    @classmethod
+    def _no_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @cached_property
+    def shards(self) -> Shards:
+        return read_shards(self.shards_file)
+
+    @property
+    def workers(self) -> int:
+        return self.worker_processes or len(os.sched_getaffinity(0))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, toml_file=os.environ.get("LS4_CONFIG"))
+        return init_settings, env_settings, file
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the configuration. Raises ConfigurationError that names each wrong or missing setting."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # the fields come from environment and file
+    except ValidationError as error:
+        wrong = "; ".join(f"LS4_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"{wrong}: correct the environment or the file named by LS4_CONFIG.") from None
+
+
+def read_shards(path: Path | None) -> Shards:
+    """Read the list of shards: TOML lists `county`, `agency` and `programme`. Raises ConfigurationError."""
+    text = (path or files("ls4_assets") / "shards.toml").read_text(encoding="utf-8")
+    lists = tomllib.loads(text)
+    kinds = get_args(ShardKind)
+    if unknown := set(lists) - set(kinds):
+        raise ConfigurationError(f"{path}: {', '.join(unknown)} is no kind of shard; use {', '.join(kinds)}.")
+    shards = {name: kind for kind in kinds for name in lists.get(kind, [])}
+    if bad := [name for name in shards if not (name.isascii() and name.isalnum())]:
+        raise ConfigurationError(f"{path}: {', '.join(bad)} may hold only letters and digits; correct the list of shards.")
+    return shards

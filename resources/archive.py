@@ -1,0 +1,31 @@
+"""The one Dagster resource: the archive, with its configuration, its bucket and its database.
+
+Clients are made when first asked for, never at import, and each worker process makes its own from the same configuration.
+"""
+
+from functools import cached_property
+
+import dagster as dg
+from sqlalchemy import Engine
+
+from ls4_assets.settings import Settings, load_settings
+from resources.open import open_database, open_storage
+from resources.storage import Storage
+
+
+class Archive(dg.ConfigurableResource[None]):
+    """`overrides` replace single settings: tests point an archive at a folder and a database of their own."""
+
+    overrides: dict[str, str] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        return load_settings(**self.overrides)
+
+    @cached_property
+    def storage(self) -> Storage:
+        return open_storage(self.settings)
+
+    @property
+    def database(self) -> Engine:
+        return open_database(self.settings.database_url.get_secret_value())

@@ -1,0 +1,170 @@
+"""The bucket as a plain folder: the laptop's default, where GDAL and MapServer read real paths."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from ls4_assets.errors import ConfigurationError, NotFound
+from resources.storage import Folder, StoredObject, is_listed
+
+# Products are read by the map server's own user, whatever the umask of the process that made them.
+FILE_MODE = 0o644
+FOLDER_MODE = 0o755
+
+
+class DirectoryStorage:
+    """Objects are files below `root`. Writes go to a hidden file first and are renamed, so nobody sees half of one."""
+
+    def __init__(self, root: Path, bucket: str = "ls4") -> None:
+        self.root = root.resolve()
+        self._bucket = bucket
+
+    @property
+    def is_folder(self) -> bool:
+        return True
+
+    @property
+    def bucket(self) -> str:
+        return self._bucket
+
+    def scan(self, prefix: str) -> Folder:
+        objects: list[StoredObject] = []
+        folders: list[str] = []
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(prefix)) as entries:
+            for entry in entries:
+                key = f"{prefix}{_text(entry.name)}"
+                if not is_listed(key):
+                    continue
+                if entry.is_dir():
+                    folders.append(f"{key}/")
+                else:
+                    # A file that goes between listing and stat is simply not there.
+                    with suppress(FileNotFoundError):
+                        objects.append(_stored(key, entry.stat()))
+        return Folder(tuple(sorted(objects)), tuple(sorted(folders)))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        parent = prefix.rpartition("/")[0]
+        yield from sorted(self._walk(f"{parent}/" if parent else "", prefix))
+
+    def head(self, key: str) -> StoredObject | None:
+        try:
+            found = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return _stored(key, found) if stat.S_ISREG(found.st_mode) else None
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        with self._open(key) as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def download(self, key: str, path: Path) -> None:
+        with self._open(key) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    def upload(self, path: Path, key: str, *, intermediate: bool = False) -> StoredObject:
+        with self._half(key) as half:
+            shutil.copyfile(path, half)
+            return self._publish(half, key)
+
+    def put(self, key: str, data: bytes) -> StoredObject:
+        with self._half(key) as half:
+            half.write_bytes(data)
+            return self._publish(half, key)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        with self._half(key) as half:
+            half.write_bytes(data)
+            try:
+                self._path(key).hardlink_to(half)
+            except FileExistsError:
+                return False
+        return True
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
+        # A bucket has no empty folders; staff's own georef/ and scanned/ are left for the next drop.
+        with suppress(OSError):
+            if path.parent.name not in ("georef", "scanned") and path.parent != self.root:
+                path.parent.rmdir()
+
+    def gdal_path(self, key: str) -> str:
+        return str(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise ValueError(f"{key!r} is no key of the archive; give a path relative to its root.")
+        if not self.root.is_dir():
+            # A disk that is not mounted is not an empty archive: neither deletions nor new files may follow from it.
+            raise ConfigurationError(
+                f"The archive's folder {self.root} is not there; mount or make it, or correct LS4_STORAGE."
+            )
+        return self.root / key
+
+    def _open(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound(f"{key} is not in the archive; drop it again if it should be.") from None
+
+    @contextmanager
+    def _half(self, key: str) -> Iterator[Path]:
+        """A hidden file to write to, beside the object that it may become; removed when it did not."""
+        target = self._path(key)
+        half = target.with_name(f".{target.name}.{uuid4().hex}")
+        try:
+            _start(half)
+        except FileNotFoundError:
+            # The last object of the folder was deleted at this moment, and the folder with it.
+            _start(half)
+        try:
+            yield half
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _publish(self, half: Path, key: str) -> StoredObject:
+        written = _stored(key, half.stat())
+        half.replace(self._path(key))
+        return written
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[StoredObject]:
+        level = self.scan(folder)
+        yield from (found for found in level.objects if found.key.startswith(prefix))
+        for below in level.folders:
+            if below.startswith(prefix) or prefix.startswith(below):
+                yield from self._walk(below, prefix)
+
+
+def _stored(key: str, found: os.stat_result) -> StoredObject:
+    # The inode tells apart two files renamed into place within one clock tick of the file system.
+    version = f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
+    return StoredObject(key, found.st_size, version, datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+def _start(half: Path) -> None:
+    _make_folder(half.parent)
+    half.touch()
+    half.chmod(FILE_MODE)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(folder.stat().st_mode | FOLDER_MODE)
+
+
+def _text(name: str) -> str:
+    """A file name that is not UTF-8 can be stored nowhere; shown like this, it is refused by name and staff are told."""
+    return os.fsencode(name).decode(errors="replace")

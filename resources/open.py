@@ -1,0 +1,32 @@
+"""Opening what the configuration names: the bucket and the database. Clients are made here and nowhere else."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from sqlalchemy import Engine, NullPool, create_engine
+
+from ls4_assets.errors import ConfigurationError
+from ls4_assets.settings import Settings
+from resources.directory_storage import DirectoryStorage
+from resources.s3_storage import S3Storage
+from resources.storage import Storage
+
+
+def open_storage(settings: Settings) -> Storage:
+    """The archive that `settings.storage` names. Raises ConfigurationError."""
+    scheme, separator, rest = settings.storage.partition("://")
+    if not separator:
+        return DirectoryStorage(Path(settings.storage), settings.legacy_bucket)
+    if scheme == "file":
+        return DirectoryStorage(Path(rest), settings.legacy_bucket)
+    if scheme == "s3" and rest.strip("/") and "/" not in rest.strip("/"):
+        return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region)
+    raise ConfigurationError(
+        f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting."
+    )
+
+
+@lru_cache(maxsize=4)
+def open_database(url: str) -> Engine:
+    """The index database, one engine a process. No pool: runs are many and short, and connections are dear on RDS."""
+    return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})

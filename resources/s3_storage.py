@@ -1,0 +1,141 @@
+"""The bucket on S3 (AWS, or any server that speaks its protocol), through boto3."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from ls4_assets.errors import ConfigurationError, NotFound
+from resources.storage import Folder, StoredObject, is_listed
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+# The lifecycle rule that lets the deflate tif and its overviews expire filters on this tag (keys have no common prefix).
+INTERMEDIATE_TAG = "ls4=intermediate"
+# Workers are one frame a process: a few parallel parts fill the line without ten threads each.
+_TRANSFER = TransferConfig(max_concurrency=4)
+_MISSING = ("404", "NoSuchKey", "NotFound")
+_TYPES = {".tif": "image/tiff", ".webp": "image/webp", ".json": "application/json", ".zip": "application/zip"}
+
+
+class S3Storage:
+    """Objects of one bucket. No ACL is ever written: new buckets refuse them."""
+
+    def __init__(self, bucket: str, endpoint_url: str | None = None, region: str | None = None) -> None:
+        self._bucket = bucket
+        self._endpoint_url = endpoint_url
+        self._region = region
+
+    @property
+    def is_folder(self) -> bool:
+        return False
+
+    @property
+    def bucket(self) -> str:
+        return self._bucket
+
+    @cached_property
+    def client(self) -> "S3Client":
+        # An outage is told within a minute, before Dagster stops the sensor that looks.
+        config = Config(retries={"mode": "adaptive", "total_max_attempts": 6}, connect_timeout=4)
+        return boto3.client("s3", endpoint_url=self._endpoint_url, region_name=self._region, config=config)
+
+    def scan(self, prefix: str) -> Folder:
+        objects: list[StoredObject] = []
+        folders: list[str] = []
+        for page in self._pages(Prefix=prefix, Delimiter="/"):
+            objects += [_stored(entry) for entry in page.get("Contents", []) if is_listed(entry["Key"])]
+            folders += [
+                entry["Prefix"] for entry in page.get("CommonPrefixes", []) if is_listed(entry["Prefix"].rstrip("/"))
+            ]
+        return Folder(tuple(sorted(objects)), tuple(sorted(folders)))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        # S3 itself lists in key order.
+        for page in self._pages(Prefix=prefix):
+            yield from (_stored(entry) for entry in page.get("Contents", []) if is_listed(entry["Key"]))
+
+    def head(self, key: str) -> StoredObject | None:
+        try:
+            found = self.client.head_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _MISSING:
+                return None
+            raise
+        return StoredObject(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"])
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        end = "" if length is None else str(start + length - 1)
+        try:
+            return self.client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={start}-{end}")["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "InvalidRange":
+                return b""
+            raise _translated(error, key) from error
+
+    def download(self, key: str, path: Path) -> None:
+        try:
+            self.client.download_file(self._bucket, key, str(path), Config=_TRANSFER)
+        except ClientError as error:
+            raise _translated(error, key) from error
+
+    def upload(self, path: Path, key: str, *, intermediate: bool = False) -> StoredObject:
+        extra = {"ContentType": _content_type(key)} | ({"Tagging": INTERMEDIATE_TAG} if intermediate else {})
+        self.client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
+        return self._written(key)
+
+    def put(self, key: str, data: bytes) -> StoredObject:
+        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key))
+        return self._written(key)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        try:
+            self.client.put_object(
+                Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), IfNoneMatch="*"
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self._bucket, Key=key)
+
+    def gdal_path(self, key: str) -> str:
+        return f"/vsis3/{self._bucket}/{key}"
+
+    def _pages(self, **what: Any) -> Iterator["ListObjectsV2OutputTypeDef"]:
+        try:
+            yield from self.client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **what)
+        except self.client.exceptions.NoSuchBucket as error:
+            raise ConfigurationError(f"There is no bucket {self._bucket}; make it, or correct LS4_STORAGE.") from error
+
+    def _written(self, key: str) -> StoredObject:
+        found = self.head(key)
+        if found is None:
+            raise NotFound(f"{key} was deleted while it was being written; drop the frame again if it should stay.")
+        return found
+
+
+def _stored(entry: Any) -> StoredObject:
+    return StoredObject(entry["Key"], entry["Size"], entry["ETag"].strip('"'), entry["LastModified"])
+
+
+def _content_type(key: str) -> str:
+    return _TYPES.get(Path(key).suffix, "application/octet-stream")
+
+
+def _translated(error: ClientError, key: str) -> Exception:
+    if error.response["Error"]["Code"] in _MISSING:
+        return NotFound(f"{key} is not in the archive; drop it again if it should be.")
+    return error
