@@ -1,0 +1,133 @@
+"""The frame assets of a shard: georef (dropped by staff) -> deflate -> overviews -> cog.
+
+One operation makes all three products of many frames, in a pool of processes. Each finished frame is its own event; a bad one is
+told of at the end, when its siblings are done.
+"""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import as_completed
+from typing import cast
+
+import dagster as dg
+from pebble import ProcessExpired, ProcessPool
+
+from ls4_assets.assets import events, keys
+from ls4_assets.frame_work import Order, Outcome, make_frame
+from ls4_assets.index.frames import mark_source, source_of
+from ls4_assets.index.schema import SourceState
+from ls4_assets.names import STEPS, Frame, Step
+from resources.archive import Archive
+
+# Partitions of one run of a backfill that is started in Dagit.
+BACKFILL_BATCH = 100
+
+FrameEvent = dg.AssetMaterialization | dg.AssetObservation
+
+_DESCRIPTIONS = {
+    "deflate": "Tiled deflate tif in EPSG:3857, collars masked. Private; it may expire.",
+    "overviews": "External overviews of the deflate tif. Private; they may expire.",
+    "cog": "Cloud Optimized GeoTIFF: what the map shows and people download.",
+}
+
+
+class FramesConfig(dg.Config):
+    """`frames`: partition keys, for a run over a scattered set (the sensor's), whose own partition is the first of them. Empty: the
+    run's partition or range.
+
+    `rebuild`: make products anew although they are right. None: as the run was started, by a person (yes) or by the sensor (no).
+    """
+
+    frames: list[str] = []
+    rebuild: bool | None = None
+
+
+def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The four frame assets of a shard."""
+    partitions = keys.frame_partitions(shard)
+    dropped = dg.AssetSpec(
+        keys.georef(shard),
+        partitions_def=partitions,
+        group_name=shard,
+        description="Georeferenced tif, dropped by staff under georef/.",
+    )
+    upstream = (dropped.key, *(keys.product(shard, step) for step in STEPS))
+    specs = [
+        dg.AssetSpec(
+            keys.product(shard, step), deps=[before], skippable=True, group_name=shard, kinds={"geotiff"}, description=_DESCRIPTIONS[step]
+        )
+        for step, before in zip(STEPS, upstream, strict=False)
+    ]
+
+    @dg.multi_asset(
+        name=keys.frames_op(shard),
+        specs=specs,
+        partitions_def=partitions,
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.multi_run(BACKFILL_BATCH),
+        pool="frames",
+    )
+    def make(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[FrameEvent]:
+        yield from make_frames(context, config, archive, shard)
+
+    return [dropped, make]
+
+
+def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str) -> Iterator[FrameEvent]:
+    """Make the products asked for of every frame of the run. Raises Failure at the end when some frames are at fault."""
+    steps = tuple(step for step in STEPS if keys.product(shard, step) in context.selected_asset_keys)
+    frames = [Frame.from_partition(shard, key) for key in config.frames or context.partition_keys]
+    if config.frames:
+        events.plan_partitions(context, frames, steps)
+    rebuild = config.rebuild if config.rebuild is not None else not config.frames
+    run = context.run.root_run_id or context.run.run_id
+    orders = [Order(archive.settings, frame, steps, rebuild, run) for frame in frames]
+    failed: dict[str, str] = {}
+    for order, outcome in carry_out(orders, archive.settings.workers, archive.settings.frame_timeout):
+        reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
+        if reason:
+            context.log.error(f"{order.frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
+            failed[order.frame.partition] = reason
+            yield from events.fault(order.frame, steps, reason)
+        elif isinstance(outcome, Outcome) and outcome.status == "superseded":
+            context.log.info(f"{order.frame.id}: a newer version was dropped meanwhile; it gets a run of its own.")
+        else:
+            context.log.info(f"{order.frame.id}: {cast(Outcome, outcome).status} in {cast(Outcome, outcome).seconds} s")
+            yield from events.materializations(cast(Outcome, outcome), steps, archive.settings.public_url)
+    if failed:
+        raise dg.Failure(
+            description=f"{len(failed)} of {len(frames)} frames failed; the others are done. " + " | ".join(failed.values()),
+            metadata={"failed": dg.MetadataValue.json(failed)},
+            allow_retries=False,
+        )
+
+
+def carry_out(orders: Sequence[Order], processes: int, timeout: float) -> Iterator[tuple[Order, Outcome | BaseException]]:
+    """Each order with its outcome, as they finish. A worker that is killed, or hangs, costs its own frame only."""
+    # Not fork: the run process has threads. The server process imports the pixel code once for all workers.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ls4_assets.frame_work"])
+    pool = ProcessPool(max_workers=min(processes, len(orders)) or 1, context=context)
+    try:
+        futures = {pool.schedule(make_frame, args=[order], timeout=timeout): order for order in orders}
+        for future in as_completed(futures):
+            error = future.exception()
+            yield futures[future], error if error is not None else future.result()
+        pool.close()
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _explain(archive: Archive, order: Order, error: BaseException) -> str:
+    """What to say of a frame whose worker did not come back with an outcome."""
+    if isinstance(error, FutureTimeoutError):
+        reason = f"it took longer than {order.settings.frame_timeout:.0f} s and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
+        with archive.database.begin() as connection:
+            if source := source_of(connection, order.frame):
+                mark_source(connection, source, SourceState.FAILED, reason)
+        return reason
+    if isinstance(error, ProcessExpired):
+        return f"its worker process was killed (exit code {error.exitcode}), most likely for want of memory; it is tried again by itself."
+    return f"it met an unexpected {type(error).__name__} ({error}); it is tried again by itself, or report it if it stays."

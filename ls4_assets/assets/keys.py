@@ -1,0 +1,47 @@
+"""Names in Dagster: asset keys and partition sets of a shard.
+
+A shard's assets and partition sets are its own, so that no set grows past what Dagster recomputes at once, and a new
+collection is only a new partition key.
+"""
+
+import dagster as dg
+
+from ls4_assets.names import Step
+
+REFUSED = dg.AssetKey("refused_frames")
+# Tags by which the sensors find their own runs again.
+BATCH_TAG = "ls4/batch"
+# Of a frame run: the collections whose frames it makes, joined by commas. Of a rebuild: the one collection, of which dagster.yaml
+# lets only one run at a time.
+COLLECTIONS_TAG = "ls4/collections"
+COLLECTION_TAG = "ls4/collection"
+KIND_TAG = "ls4/kind"
+
+
+def georef(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "georef"])
+
+
+def product(shard: str, step: Step) -> dg.AssetKey:
+    return dg.AssetKey([shard, step])
+
+
+def tile_index(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "tile_index"])
+
+
+def mapfile(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "mapfile"])
+
+
+def frames_op(shard: str) -> str:
+    """Name of the operation that makes a shard's frames; run config is addressed to it."""
+    return f"{shard}_frames"
+
+
+def frame_partitions(shard: str) -> dg.DynamicPartitionsDefinition:
+    return dg.DynamicPartitionsDefinition(name=f"frames/{shard}")
+
+
+def collection_partitions(shard: str) -> dg.DynamicPartitionsDefinition:
+    return dg.DynamicPartitionsDefinition(name=f"collections/{shard}")

@@ -1,0 +1,103 @@
+"""The `ls4` command: what scanning staff and the operator type. Each command is a few lines around functions that live elsewhere."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from ls4_assets.errors import ConfigurationError, Ls4Error
+from ls4_assets.settings import Settings, load_settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Scanned aerial photographs, dropped in a folder, become maps."""
+
+
+def _plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """A wrong input or setting ends the command with its sentence, without a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except Ls4Error as error:
+            raise click.ClickException(str(error)) from None
+
+    return wrapped
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="Check the maps, stop everything and exit 0 or 1.")
+@click.option("--port", type=int, help="Port of the map front; default: a free one, remembered.")
+@_plain_errors
+def demo(once: bool, port: int | None) -> None:
+    """Start everything on this machine with a sample survey, and stay up until Ctrl-C."""
+    from ls4_assets.laptop.demo import run_demo
+
+    sys.exit(run_demo(once=once, port=port))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_plain_errors
+def status(as_json: bool) -> None:
+    """Say what became of everything that was dropped."""
+    from ls4_assets.status import collect, lines
+
+    found = collect(_settings())
+    click.echo(json.dumps(dataclasses.asdict(found), indent=1) if as_json else "\n".join(lines(found)))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--collection", "collection_path", required=True, help="Where they belong, like bw/Travis/USDA_1958/frames.")
+@_plain_errors
+def ingest(folder: Path, collection_path: str) -> None:
+    """Put the tifs of FOLDER, with their sidecars, under the collection's georef/."""
+    from ls4_assets.intake.ingest import ingest_folder
+    from resources.open import open_storage
+
+    settings = _settings()
+    report = ingest_folder(folder, collection_path, open_storage(settings), settings.shards)
+    for sentence in report.refused:
+        click.echo(f"refused: {sentence}")
+    click.echo(f"{report.put} files put, {report.unchanged} were there already, {len(report.refused)} refused.")
+    click.echo("`ls4 status` tells when they are on the map.")
+    sys.exit(1 if report.refused else 0)
+
+
+@main.command()
+@click.option("--collection", "name", help="Only this collection, like Travis_USDA_1958_frames.")
+@_plain_errors
+def retry(name: str | None) -> None:
+    """Queue the failed frames anew, after what made them fail was mended."""
+    from ls4_assets.index.schema import SourceState
+    from ls4_assets.intake.sources import requeue
+    from resources.open import open_database
+
+    count = requeue(open_database(_settings().database_url.get_secret_value()), [SourceState.FAILED], name)
+    click.echo(f"{count} frames are queued again.")
+
+
+def _settings() -> Settings:
+    """The configuration of this process or, on a laptop, that of the demonstration which runs from this checkout."""
+    if "LS4_DATABASE_URL" in os.environ or "LS4_CONFIG" in os.environ:
+        return load_settings()
+    from ls4_assets.laptop.state import CHECKOUT, choose_state
+
+    state, _ = choose_state(CHECKOUT)
+    environment = state.environment()
+    if not environment:
+        raise ConfigurationError("No archive is configured and none runs here: start `make demo`, or set LS4_CONFIG.")
+    os.environ.update(environment)
+    return load_settings()

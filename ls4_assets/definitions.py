@@ -1,0 +1,31 @@
+"""Everything Dagster loads, merged: the assets of each shard, the two sensors, and the archive as their resource."""
+
+import dagster as dg
+
+from ls4_assets.assets import keys
+from ls4_assets.assets.collections import collection_assets
+from ls4_assets.assets.frames import frame_assets
+from ls4_assets.names import Shards
+from ls4_assets.settings import load_settings
+from resources.archive import Archive
+from sensors.bucket import bucket_sensor
+from sensors.collections import collections_sensor
+
+
+def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> dg.Definitions:
+    """The platform for these shards; a test gives an archive of its own."""
+    refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that are refused by name, and why.")
+    assets = [asset for shard in shards for asset in (*frame_assets(shard), *collection_assets(shard))]
+    return dg.Definitions(
+        assets=[refused, *assets],
+        sensors=[bucket_sensor(sensor_seconds), collections_sensor(sensor_seconds)],
+        resources={"archive": archive},
+        # A run's frames share a pool of processes; a process more for each step would only cost its start.
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    settings = load_settings()
+    return build_definitions(settings.shards, Archive(), settings.sensor_seconds)

@@ -1,0 +1,234 @@
+"""One frame, from bucket to bucket: the work of a pool process.
+
+Read the georef tif, make what is asked and not already right, publish it under the frame's lock, and tell in a plain outcome
+what happened. Dagster is not known here; a run hands out orders and turns outcomes into events.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal, cast
+
+from sqlalchemy import Engine
+
+from ls4_assets.errors import FrameFault, NotFound
+from ls4_assets.index import frames as records
+from ls4_assets.index.frames import Facts, FrameRecord, Product, SourceRecord
+from ls4_assets.index.schema import SourceState
+from ls4_assets.intake.listing import combined_version
+from ls4_assets.names import STEPS, Frame, Step
+from ls4_assets.pixels.frame import FrameResult, process, product_path
+from ls4_assets.pixels.source import Limits
+from ls4_assets.profiles import FrameProfile
+from ls4_assets.settings import Settings
+from resources.open import open_database, open_storage
+from resources.storage import Storage, StoredObject
+
+_SCAN_SUFFIXES = (".tif", ".TIF", ".tiff", ".TIFF", ".Tif")
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run asks for: these steps of this frame. `rebuild`: also what is right already, unless this `run` made it."""
+
+    settings: Settings
+    frame: Frame
+    steps: tuple[Step, ...]
+    rebuild: bool
+    run: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order.
+
+    made: products were written; reused: they were right already; superseded: a newer version has come, whose own run follows;
+    failed: the frame's content is at fault (`reason`).
+    """
+
+    frame: Frame
+    status: Literal["made", "reused", "superseded", "failed"]
+    reason: str | None = None
+    source: SourceRecord | None = None
+    content_hash: str = ""
+    products: Mapping[Step, Product] | None = None
+    facts: Facts | None = None
+    result: FrameResult | None = None
+    seconds: float = 0.0
+
+
+def make_frame(order: Order) -> Outcome:
+    """Carry out one order. A fault of the frame is an outcome; anything raised is a defect or an outage."""
+    started = time.monotonic()
+    engine = open_database(order.settings.database_url.get_secret_value())
+    with engine.connect() as connection:
+        source = records.source_of(connection, order.frame)
+        record = records.record_of(connection, order.frame)
+    if source is None:
+        reason = f"{order.frame.id}: its tif is no longer under georef/; drop it again if it should be on the map."
+        return Outcome(order.frame, "failed", reason)
+    bench = _Bench(order, source, record, open_storage(order.settings), engine)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ls4-", dir=order.settings.work_dir) as scratch:
+            outcome = bench.work(Path(scratch))
+    except (FrameFault, NotFound) as fault:
+        outcome = Outcome(order.frame, "failed", bench.explain(fault), source)
+        with engine.begin() as connection:
+            records.mark_source(connection, source, SourceState.FAILED, outcome.reason)
+    return replace(outcome, seconds=round(time.monotonic() - started, 3))
+
+
+@dataclass
+class _Bench:
+    """The state of one order while it is worked on."""
+
+    order: Order
+    source: SourceRecord
+    record: FrameRecord | None
+    storage: Storage
+    engine: Engine
+
+    @property
+    def frame(self) -> Frame:
+        return self.order.frame
+
+    @property
+    def profile(self) -> FrameProfile:
+        return self.order.settings.profiles[self.frame.band]
+
+    def work(self, scratch: Path) -> Outcome:
+        if self._version_now() != self.source.version:
+            return Outcome(self.frame, "superseded", source=self.source)
+        local: Path | None = None
+        if self.record and self.record.source_version == self.source.version:
+            content = self.record.content_hash
+        else:
+            local, content = self._fetch_source(scratch)
+        todo = [step for step in self.order.steps if not self._is_right(step, content)]
+        if not todo:
+            return self._confirm(content)
+        remade = self._fetch_upstream(todo[0], content, scratch)
+        steps = tuple(step for step in STEPS if step in {*remade, *todo})
+        if "deflate" in steps and local is None:
+            local, content = self._fetch_source(scratch)
+        result = process(
+            source_path=local,
+            workdir=scratch,
+            stem=self.frame.stem,
+            band=self.frame.band,
+            profile=self.profile,
+            limits=Limits(self.order.settings.max_pixels, self.order.settings.max_source_bytes),
+            steps=steps,
+            source_sha256=content,
+        )
+        return self._publish(result, todo, content, scratch)
+
+    def explain(self, fault: Exception) -> str:
+        """The sentence for staff: which file, what stays on the map, what is wrong and what to do."""
+        name = PurePosixPath(self.source.key).name
+        served = self.record is not None and "cog" in self.record.products and not self.record.deleted
+        stays = " (its last good version stays on the map)" if served else ""
+        return f"{name}{stays}: {fault}"
+
+    def _version_now(self) -> str | None:
+        """Version of tif and sidecars as they lie in the bucket at this moment. Raises NotFound when the tif is gone."""
+        tif = self.storage.head(self.source.key)
+        if tif is None:
+            raise NotFound("it was deleted while it waited to be processed; drop it again if it should be on the map.")
+        sidecars = [found for key in self.source.sidecars if (found := self.storage.head(key))]
+        return combined_version(tif, sidecars)
+
+    def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
+        """Copy tif and sidecars here, under one plain stem so that GDAL pairs them whatever their case. Returns path and hash."""
+        if self.source.size > self.order.settings.max_source_bytes:
+            raise FrameFault(
+                f"it has {self.source.size:,} bytes and the limit is {self.order.settings.max_source_bytes:,}; "
+                "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
+            )
+        folder = scratch / "source"
+        folder.mkdir(exist_ok=True)
+        digest = hashlib.sha256()
+        stem = str(PurePosixPath(self.source.key).with_suffix(""))
+        for key in (self.source.key, *self.source.sidecars):
+            suffix = key[len(stem) :].lower().replace(".tiff", ".tif")
+            path = folder / f"source{suffix}"
+            self.storage.download(key, path)
+            digest.update(suffix.encode())
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        if self._version_now() != self.source.version:
+            raise FrameFault("it changed while it was being read; its new version is taken up by itself, so only wait.")
+        return folder / "source.tif", digest.hexdigest()
+
+    def _is_right(self, step: Step, content: str) -> bool:
+        """Is this product of these bytes and this profile, and still lying in the bucket as it was put?"""
+        product = self.record.products.get(step) if self.record else None
+        if product is None or (product.content, product.profile) != (content, self.profile.hash(step)):
+            return False
+        if self.order.rebuild and product.made_by != self.order.run:
+            return False
+        stored = self.storage.head(self.frame.product_key(step))
+        return stored is not None and (stored.size, stored.version) == (product.size, product.version)
+
+    def _fetch_upstream(self, first: Step, content: str, scratch: Path) -> list[Step]:
+        """Copy what the first step needs of the steps before it; returns those that have to be made anew (expired, stale)."""
+        before = STEPS[: STEPS.index(first)]
+        patient = replace(self, order=replace(self.order, rebuild=False))
+        for count, step in enumerate(before):
+            if not patient._is_right(step, content):
+                return list(before[count:])
+            path = product_path(scratch, self.frame.stem, step)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.storage.download(self.frame.product_key(step), path)
+        return []
+
+    def _confirm(self, content: str) -> Outcome:
+        with records.frame_lock(self.engine, self.frame) as connection:
+            records.confirm(connection, self.frame, self.source)
+        products = self.record.products if self.record else {}
+        facts = self.record.facts if self.record else None
+        return Outcome(self.frame, "reused", None, self.source, content, products, facts)
+
+    def _publish(self, result: FrameResult, todo: list[Step], content: str, scratch: Path) -> Outcome:
+        """Put the products and write the frame's row, unless a newer version has come. Intermediates first, the COG last."""
+        with records.frame_lock(self.engine, self.frame) as connection:
+            now = records.source_of(connection, self.frame)
+            if now is None or now.version != self.source.version:
+                return Outcome(self.frame, "superseded", source=self.source)
+            before = records.record_of(connection, self.frame)
+            products = dict(before.products) if before else {}
+            for step in todo:
+                stored = self._put(step, scratch)
+                products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run)
+            if result.thumbnail:
+                self.storage.put(self.frame.thumbnail_key, result.thumbnail)
+            facts = _facts(result)
+            records.publish(connection, self.frame, self.source, content, products, facts, self._scan_file())
+            known = dict(before.facts) if before else {}
+        return Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result)
+
+    def _put(self, step: Step, scratch: Path) -> StoredObject:
+        path, key = product_path(scratch, self.frame.stem, step), self.frame.product_key(step)
+        return self.storage.upload(path, key, intermediate=step != "cog")
+
+    def _scan_file(self) -> str | None:
+        """The raw scan's real name: scanners write .tif and .TIF as they please."""
+        prefix = self.frame.scan_prefix
+        if prefix is None:
+            return None
+        keys = (f"{prefix[:-1]}{suffix}" for suffix in _SCAN_SUFFIXES)
+        return next((PurePosixPath(key).name for key in keys if self.storage.head(key)), None)
+
+
+def _facts(result: FrameResult) -> Facts:
+    facts: Facts = {}
+    if result.source_crs and result.valid_share is not None:
+        facts |= {"source_crs": result.source_crs, "valid_share": result.valid_share}
+    if result.footprint_wkb:
+        facts |= {"width": result.width, "height": result.height, "footprint": result.footprint_wkb}
+    return facts

@@ -1,0 +1,1 @@
+"""The sensors: one watches the bucket, one rebuilds the collections whose frames changed."""

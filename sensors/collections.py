@@ -1,0 +1,99 @@
+"""The sensor that rebuilds a collection once its frames are done: one run a batch, not one a frame.
+
+It asks the frame table what the index does not show yet, so it does not matter who made the frames: the bucket sensor, a
+backfill from Dagit, or a re-execution.
+"""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import dagster as dg
+from dagster import DagsterInstance, DagsterRun, RunsFilter
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
+
+from ls4_assets.assets import keys
+from ls4_assets.intake.rebuilds import due_collections, mark_requested
+from ls4_assets.names import STEPS, Collection, Frame
+from resources.archive import Archive
+
+RUNS_PER_TICK = 20
+# More runs in flight than this are not looked into: the queue is then long, and waiting is right.
+_MOST_RUNS = 500
+
+
+def collections_sensor(seconds: int) -> dg.SensorDefinition:
+    """The sensor, looking every `seconds`."""
+
+    @dg.sensor(
+        name="collections",
+        asset_selection=dg.AssetSelection.all(),
+        minimum_interval_seconds=seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Rebuilds tile index and mapfile of the collections whose frames changed.",
+    )
+    def collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+        due = due_collections(archive.database, archive.settings.public_url)
+        if not due:
+            return dg.SkipReason("Every index shows its newest frames.")
+        busy = busy_collections(context.instance)
+        now = datetime.now(UTC)
+        free = [entry.collection for entry in due if entry.may_start(now) and not busy.blocks(entry.collection)]
+        requests = [_request(context.instance, archive, of) for of in free[:RUNS_PER_TICK]]
+        if not requests:
+            return dg.SkipReason(f"{len(due)} collections are due and wait for runs of theirs to end.")
+        return dg.SensorResult(run_requests=requests)
+
+    return collections
+
+
+class Busy:
+    """What runs in flight are still changing: whole shards, or single collections, by name."""
+
+    def __init__(self) -> None:
+        self.shards: set[str] = set()
+        self.collections: set[str] = set()
+
+    def blocks(self, of: Collection) -> bool:
+        return of.shard in self.shards or of.name in self.collections
+
+
+def busy_collections(instance: DagsterInstance) -> Busy:
+    """Read from the runs in flight: those of a backfill carry none of our tags, so partitions and assets must tell."""
+    busy = Busy()
+    runs = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
+    for run in runs:
+        if tagged := run.tags.get(keys.COLLECTION_TAG) or run.tags.get(keys.COLLECTIONS_TAG):
+            busy.collections.update(tagged.split(","))
+        else:
+            _add_untagged(busy, run)
+    return busy
+
+
+def _add_untagged(busy: Busy, run: DagsterRun) -> None:
+    ends = [run.tags.get(tag) for tag in (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)]
+    for key in run.asset_selection or ():
+        if len(key.path) != 2:
+            continue
+        shard, asset = key.path
+        partitions = [end for end in ends if end]
+        if asset in STEPS:
+            names = {Frame.from_partition(shard, partition).collection.name for partition in partitions}
+        else:
+            names = {Collection.from_partition(shard, partition).name for partition in partitions}
+        if len(names) == 1:
+            busy.collections |= names
+        else:
+            # A range from one collection to another may hold any of the shard.
+            busy.shards.add(shard)
+
+
+def _request(instance: DagsterInstance, archive: Archive, of: Collection) -> dg.RunRequest:
+    mark_requested(archive.database, of)
+    instance.add_dynamic_partitions(str(keys.collection_partitions(of.shard).name), [of.partition])
+    return dg.RunRequest(
+        run_key=uuid4().hex,
+        asset_selection=[keys.tile_index(of.shard), keys.mapfile(of.shard)],
+        partition_key=of.partition,
+        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name},
+    )
