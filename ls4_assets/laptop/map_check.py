@@ -1,0 +1,37 @@
+"""What a visitor of the map sees: ask the front for a picture, and tell whether there is ground on it."""
+
+import warnings
+
+import httpx
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def get_map(address: str, layer: str, bounds: tuple[float, float, float, float], size: int = 256) -> bytes:
+    """A WMS 1.1.1 GetMap of one layer as PNG; empty when nobody answers at the address.
+
+    ``bounds``: left, bottom, right, top in EPSG:3857.
+    """
+    question = {
+        "SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap", "LAYERS": layer, "STYLES": "",
+        "SRS": "EPSG:3857", "BBOX": ",".join(f"{value:.3f}" for value in bounds), "WIDTH": str(size),
+        "HEIGHT": str(size), "FORMAT": "image/png", "TRANSPARENT": "TRUE",
+    }  # fmt: skip
+    try:
+        return httpx.get(httpx.URL(address).copy_merge_params(question), timeout=30, trust_env=False).content
+    except httpx.HTTPError:
+        return b""
+
+
+def shows_imagery(picture: bytes) -> bool:
+    """Whether a PNG is opaque nearly everywhere and not one flat tone; an error message in its place."""
+    if not picture.startswith(PNG_SIGNATURE):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it is a picture
+        with MemoryFile(picture) as file, file.open() as png:
+            bands = png.read(out_dtype="float32")
+            opaque = png.dataset_mask() > 0
+    return bool(opaque.mean() > 0.95 and bands[0][opaque].std() > 5)

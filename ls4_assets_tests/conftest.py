@@ -1,0 +1,44 @@
+"""Fixtures that more than one test module uses: the real imagery's folder and a real PostgreSQL cluster."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.laptop.state import free_port
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real imagery, LS4_TEST_DATA or shared/data beside the checkout; skips where none is."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("LS4_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no real imagery here: set LS4_TEST_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL cluster of this session's own, removed at the end; ``cluster.admin_url`` leads in."""
+    # straight under the temporary directory: pytest's own folders are closed to PostgreSQL's OS user
+    home = Path(tempfile.mkdtemp(prefix="ls4-postgres-"))
+    home.chmod(0o711)
+    cluster = Cluster(
+        home / "data",
+        free_port(),
+        secrets.token_urlsafe(16),
+        "postgres" if os.geteuid() == 0 else None,
+        {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
+    )
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(home)
