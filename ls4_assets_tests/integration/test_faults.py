@@ -1,0 +1,276 @@
+"""Bad input is normal input: each kind is dropped and tried through the sensor, beside good siblings."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+import rasterio
+from rasterio.control import GroundControlPoint
+
+from ls4_assets.frame_work import make_frame
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import STEPS
+from ls4_assets.status import collect, lines
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+GOOD = f"{FOLDER}/02-08-60_6-100.tif"
+BAD = f"{FOLDER}/02-08-60_6-666.tif"
+
+
+@pytest.fixture
+def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
+    with running_platform(cluster, tmp_path, max_pixels="4000000") as running:
+        yield running
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_tif(tmp_path / "good.tif", photograph(200, 220))
+
+
+def no_georeference(path: Path) -> Path:
+    return write_tif(path, photograph(50, 60), crs=None, transform=None)
+
+
+def only_gcps(path: Path) -> Path:
+    write_tif(path, photograph(50, 60), crs=None, transform=None)
+    with rasterio.open(path, "r+") as tif:
+        corners = [(0, 0, -97.0, 30.0), (0, 60, -96.9, 30.0), (50, 0, -97.0, 29.9), (50, 60, -96.9, 29.9)]
+        tif.gcps = [GroundControlPoint(row, col, x, y) for row, col, x, y in corners], rasterio.CRS.from_epsg(4326)
+    return path
+
+
+def truncated(path: Path) -> Path:
+    write_tif(path, photograph(400, 400), tiled=True, blockxsize=128, blockysize=128)
+    path.write_bytes(path.read_bytes()[:90_000])
+    return path
+
+
+def written(data: bytes) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+PIXEL_FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no georeference": (no_georeference, "georef"),
+    "ground control points only": (only_gcps, "control points"),
+    "three bands under bw": (lambda path: write_tif(path, photograph(50, 60, 3)), "nc/"),
+    "sixteen bits": (lambda path: write_tif(path, photograph(50, 60).astype(np.uint16)), "8 bit|8-bit|Byte"),
+    "no valid pixel": (lambda path: write_tif(path, photograph(50, 60), mask=np.zeros((50, 60), bool)), "valid"),
+    "truncated": (truncated, "again"),
+    "not a tif": (written(b"%PDF-1.7 this is no tif"), "tif"),
+    "empty": (written(b""), "empty|bytes"),
+    "huge": (lambda path: write_tif(path, photograph(8, 8), width=3000, height=2000, sparse_ok=True), "pixels"),
+}
+
+
+def huge(path: Path) -> Path:
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:3857", "sparse_ok": True, "tiled": True, "bigtiff": "yes"}
+    with rasterio.open(path, "w", width=100_000, height=100_000, transform=rasterio.Affine(1, 0, 0, 0, -1, 0), **profile):
+        pass
+    return path
+
+
+PIXEL_FAULTS["huge"] = (huge, "4,000,000")
+
+
+def test_a_batch_of_good_and_bad_serves_the_good_and_says_why_of_each_bad(platform: Platform, good: Path, tmp_path: Path) -> None:
+    bad = {}
+    for number, (kind, (make, _)) in enumerate(PIXEL_FAULTS.items()):
+        bad[kind] = f"{FOLDER}/02-08-60_6-{600 + number}.tif"
+        platform.drop(bad[kind], make(tmp_path / f"{number}.tif"))
+    for number in range(3):
+        platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", good)
+    runs = platform.settle()
+    assert [run.success for run in runs] == [False, True]  # one batch with failures, one rebuild
+    for kind, key in bad.items():
+        state, reason = platform.state(key)
+        assert state == "failed", kind
+        assert reason and _matches(PIXEL_FAULTS[kind][1], reason), f"{kind}: {reason}"
+        assert reason.endswith(".") and "\n" not in reason and reason.startswith(key.rpartition("/")[2]), reason
+    for step in STEPS:
+        shown = platform.partitions("Travis", step)
+        assert {shown[frame_of(key).partition] for key in bad.values()} == {"FAILED"}
+        assert sum(status == "MATERIALIZED" for status in shown.values()) == 3
+    assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 3
+    (status,) = collect(platform.settings).collections
+    assert (status.dropped, status.done, status.indexed, len(status.failed)) == (12, 3, 3, 9)
+    assert platform.look() == []  # nothing is tried again blindly
+
+
+REFUSED_NAMES = {
+    "rgb/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif": "nc/Travis",
+    "bw/Travs/USDA_1958/frames/georef/02-08-60_6-107.tif": "did you mean Travis",
+    f"{FOLDER}/scan0001.tif": "02-08-60_6-107.tif",
+    f"{FOLDER}/fotografía ñ.tif": "rename the file",
+    f"{FOLDER}/02-08-60 6-107.tif": "rename the file",
+    f"{FOLDER}/02-08-60_6-100.TIF": "same name",
+    "bw/Travis/02-08-60_6-107.tif": "move the file",
+    "02-08-60_6-107.tif": "move the file",
+}
+
+
+def test_refusals_by_name_have_no_partition_and_stand_in_the_list(platform: Platform, good: Path) -> None:
+    platform.drop(GOOD, good)
+    platform.settle()
+    for key in REFUSED_NAMES:
+        platform.drop(key, good)
+    platform.settle()
+    refused = collect(platform.settings).refused
+    assert set(refused) == set(REFUSED_NAMES)
+    for key, advice in REFUSED_NAMES.items():
+        assert advice in refused[key]
+        assert refused[key].endswith(".") and "\n" not in refused[key]
+    assert list(platform.partitions("Travis", "cog")) == [frame_of(GOOD).partition]
+    event = platform.instance.get_latest_materialization_event(dg.AssetKey("refused_frames"))
+    assert event and event.asset_materialization
+    assert event.asset_materialization.metadata["refused"].value == len(REFUSED_NAMES)
+    assert "did you mean Travis" in str(event.asset_materialization.metadata["files"].value)
+    assert any("did you mean Travis" in line for line in lines(collect(platform.settings)))
+    for key in REFUSED_NAMES:
+        platform.storage.delete(key)
+    platform.settle()
+    assert collect(platform.settings).refused == {}
+
+
+def test_a_frame_that_fails_after_it_was_served_stays_in_its_last_good_version(platform: Platform, good: Path) -> None:
+    platform.drop(GOOD, good)
+    platform.settle()
+    cog = platform.storage.head(frame_of(GOOD).cog_key)
+    platform.drop(GOOD, b"not a tif any more")
+    platform.settle()
+    state, reason = platform.state(GOOD)
+    assert state == "failed"
+    assert reason and "last good version stays on the map" in reason
+    assert platform.storage.head(frame_of(GOOD).cog_key) == cog
+    assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
+    platform.drop(GOOD, good)
+    platform.settle()
+    assert platform.state(GOOD) == ("done", None)
+
+
+def test_a_late_world_file_reopens_a_refusal(platform: Platform, tmp_path: Path) -> None:
+    platform.drop(BAD, write_tif(tmp_path / "x.tif", photograph(50, 60), crs=None, transform=None))
+    platform.settle()
+    assert platform.state(BAD)[0] == "failed"
+    platform.drop(BAD.replace(".tif", ".tfw"), b"1.0\n0.0\n0.0\n-1.0\n620000.5\n3349999.5\n")
+    platform.drop(BAD.replace(".tif", ".prj"), rasterio.CRS.from_epsg(26914).to_wkt(version="WKT1_ESRI").encode())
+    platform.settle()
+    assert platform.state(BAD) == ("done", None)
+    assert platform.partitions("Travis", "cog") == {frame_of(BAD).partition: "MATERIALIZED"}
+
+
+def test_a_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good: Path) -> None:
+    platform.drop(GOOD, good)
+    platform.drop(BAD, good)
+    platform.tick("bucket")
+    requested = platform.tick("bucket")
+    platform.storage.delete(BAD)
+    (run,) = platform.execute(requested)
+    assert not run.success
+    assert "deleted" in str(platform.state(BAD)[1])
+    platform.settle()
+    assert platform.state(BAD)[0] == "deleted"
+    assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
+    assert list(platform.partitions("Travis", "cog")) == [frame_of(GOOD).partition]
+
+
+def test_a_version_dropped_while_the_old_one_is_in_a_run_wins(platform: Platform, good: Path, tmp_path: Path) -> None:
+    platform.drop(GOOD, good)
+    platform.tick("bucket")
+    requested = platform.tick("bucket")
+    platform.drop(GOOD, write_tif(tmp_path / "new.tif", photograph(210, 230, seed=5)))
+    platform.execute(requested)
+    platform.settle()
+    assert platform.state(GOOD) == ("done", None)
+    assert platform.rows("SELECT width, height FROM ls4.frame") == [{"width": 230, "height": 210}]
+
+
+def test_a_bucket_that_cannot_be_listed_is_not_an_empty_bucket(platform: Platform, good: Path, tmp_path: Path) -> None:
+    """A disk that was not mounted looked like an empty archive, and every map was withdrawn."""
+    platform.drop(GOOD, good)
+    platform.settle()
+    away = tmp_path / "away"
+    (tmp_path / "archive").rename(away)
+    platform.settle()
+    assert platform.state(GOOD) == ("done", None)
+    (tmp_path / "archive").mkdir()
+    platform.settle()
+    assert platform.state(GOOD) == ("done", None)
+    (tmp_path / "archive").rmdir()
+    away.rename(tmp_path / "archive")
+    platform.settle()
+    assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
+
+
+def test_sources_of_a_run_that_died_are_given_to_another(platform: Platform, good: Path) -> None:
+    platform.drop(GOOD, good)
+    platform.tick("bucket")
+    requested = platform.tick("bucket")
+    assert isinstance(requested, dg.SensorResult) and requested.run_requests
+    batch = requested.run_requests[0].tags["ls4/batch"]
+    run = platform.instance.create_run_for_job(
+        platform.definitions.resolve_implicit_global_asset_job_def(), tags={"ls4/batch": batch}, status=dg.DagsterRunStatus.FAILURE
+    )
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    runs = platform.settle()
+    assert [run.success for run in runs] == [True, True]
+    assert platform.state(GOOD) == ("done", None)
+
+
+def test_a_source_whose_runs_keep_dying_is_called_failed(platform: Platform, good: Path) -> None:
+    from ls4_assets.intake.sources import claim_batches, release_batch
+
+    platform.drop(GOOD, good)
+    platform.tick("bucket")
+    for _ in range(platform.settings.max_attempts):
+        platform.database.dispose()
+        with platform.database.begin() as connection:
+            connection.exec_driver_sql("UPDATE ls4.source SET state = 'queued' WHERE state = 'settling'")
+        (batch,) = claim_batches(platform.database, 100, 10)
+        release_batch(platform.database, batch.id, platform.settings.max_attempts)
+    state, reason = platform.state(GOOD)
+    assert (state, "died 3 times" in str(reason)) == ("failed", True)
+
+
+def test_a_killed_worker_costs_its_own_frame_only(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel killed one worker for want of memory, and the whole batch of a hundred was lost with it."""
+    from ls4_assets.assets import frames
+
+    for number in range(3):
+        platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", good)
+    platform.tick("bucket")
+    requested = platform.tick("bucket")
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "make_frame", die_at_101)
+        (run,) = platform.execute(requested)
+    assert not run.success
+    states = [platform.state(f"{FOLDER}/02-08-60_6-10{number}.tif")[0] for number in range(3)]
+    assert states == ["done", "requested", "done"]
+    platform.settle()
+    assert platform.state(f"{FOLDER}/02-08-60_6-101.tif") == ("done", None)
+
+
+def die_at_101(order: object) -> object:
+    import os
+    import signal
+
+    from ls4_assets.frame_work import Order
+
+    assert isinstance(order, Order)
+    if order.frame.stem.endswith("101"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_frame(order)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    import re
+
+    return re.search(pattern, text) is not None

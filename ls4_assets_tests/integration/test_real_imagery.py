@@ -1,0 +1,149 @@
+"""Real imagery through the whole chain: dropped, processed, indexed, and looked at through mapserv at three zoom levels."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.windows import Window
+
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.laptop.state import free_port
+from ls4_assets.names import Frame
+from ls4_assets.status import collect
+from ls4_assets_tests.integration.serving_fixtures import running, wait_until_healthy
+from ls4_assets_tests.platform import PASSWORDS, Platform, frame_of, running_platform
+from mapserver.config import PostgresService, write_config
+
+NC, BW = "nc/Travis/NOAA_2020/frames/georef", "bw/Travis/LINZ_1958/frames/georef"
+SERVED = {
+    f"{NC}/03-07-20_1-1.tif": "stac-utils+titiler-pgstac/20200307aC0853900w361030n.tif",
+    f"{NC}/04-15-20_1-2.tif": "stactools-packages+naip/m_3211605_ne_11_060_20200415.tif",
+    f"{NC}/09-02-20_1-3.tif": "stactools-packages+naip/m_4208701_ne_16_060_20200902.tif",
+    f"{NC}/04-01-14_1-4.tif": "cogeotiff+rio-tiler/201404_13SED190110_201404_0x1500m_CL_1.tif",
+    # the same image again, with a mask: in a collection of its own, as the two would hide each other
+    f"{NC.replace('NOAA', 'USGS')}/04-01-14_1-5.tif": "cogeotiff+rio-tiler/201404_13SED190110_201404_0x1500m_CL_1_mask.tif",
+    f"{NC}/01-01-18_1-6.tif": "cogeotiff+rio-tiler/pix4d_alpha_nodata.tif",
+    f"{NC}/01-01-19_1-7.tif": "linz+topo-imagery/input_aerial.tif",
+    f"{NC}/01-01-01_1-8.tif": "rasterio+rasterio/RGB.byte.tif",
+    f"{BW}/01-01-58_1-1.tif": "linz+topo-imagery/input_hi.tif",
+}
+FAILED = {
+    f"{BW}/01-01-58_9-1.tiff": ("linz+topo-imagery/empty.tiff", "valid"),
+    f"{BW}/01-01-58_9-2.tif": ("rasterio+rasterio/rotated.tif", "georef|CRS|coordinate"),
+    f"{NC}/01-01-20_9-3.tif": ("rasterio+rasterio/all-nodata.tif", "8 bit|8-bit|Byte"),
+    f"{BW}/01-01-58_9-4.tif": ("friedrichknuth+hipp/T.tif", "georef"),
+    f"{BW}/03-31-22_9-5.TIF": ("stac-utils+stactools/LC08_L1TP_198029_20220331_20220406_02_T1_B2.TIF", "8 bit|8-bit|Byte"),
+}
+
+
+@dataclass(frozen=True)
+class Maps:
+    platform: Platform
+    client: httpx.Client
+
+    def look(self, frame: Frame, box: tuple[float, ...], width: int, height: int) -> NDArray[np.uint8]:
+        """RGBA (height, width, 4) of a box in EPSG:3857, through the legacy address."""
+        name = frame.collection.name
+        asked = {"SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap", "LAYERS": name, "SRS": "EPSG:3857", "STYLES": ""}
+        asked |= {"map": f"/{frame.collection.map_key}", "BBOX": ",".join(map(repr, box)), "WIDTH": str(width), "HEIGHT": str(height)}
+        answer = self.client.get("/", params=asked | {"FORMAT": "image/png", "TRANSPARENT": "TRUE"})
+        assert answer.headers["content-type"] == "image/png", answer.text
+        return np.asarray(Image.open(BytesIO(answer.content)).convert("RGBA"))
+
+
+@pytest.fixture(scope="module")
+def maps(cluster: Cluster, shared_data: Path) -> Iterator[Maps]:
+    # straight under the temporary directory: pytest's own folders are closed to the user that serves
+    home = Path(tempfile.mkdtemp(prefix="ls4-real-"))
+    home.chmod(0o755)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home)
+        platform = stack.enter_context(running_platform(cluster, home))
+        for key, name in {**SERVED, **{key: name for key, (name, _) in FAILED.items()}}.items():
+            platform.drop(key, shared_data / name)
+        platform.settle()
+        archive = home / "archive"
+        service = PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"])
+        config = write_config(home / "serving", port=free_port(), mapfiles_dir=archive / "mapfiles", archive_dir=archive, database=service, workers=2)
+        log = stack.enter_context((home / "log").open("wb"))
+        stack.enter_context(running(config.workers_argv, log))
+        stack.enter_context(running(config.nginx_argv, log))
+        client = stack.enter_context(httpx.Client(base_url=config.base_url, timeout=60))
+        wait_until_healthy(client, config.health_url)
+        yield Maps(platform, client)
+
+
+def test_every_good_frame_is_on_the_map_and_every_other_says_why(maps: Maps) -> None:
+    statuses = {one.name: one for one in collect(maps.platform.settings).collections}
+    assert statuses["Travis_NOAA_2020_frames"].indexed == 7
+    assert statuses["Travis_LINZ_1958_frames"].indexed == 1
+    for key, (name, pattern) in FAILED.items():
+        state, reason = maps.platform.state(key)
+        assert state == "failed", name
+        assert reason and re.search(pattern, reason), f"{name}: {reason}"
+        assert reason.endswith(".")
+
+
+@pytest.mark.parametrize("key", SERVED)
+def test_the_map_shows_the_cog_and_nothing_in_the_collar(maps: Maps, key: str) -> None:
+    frame = frame_of(key)
+    with rasterio.open(maps.platform.storage.gdal_path(frame.cog_key)) as cog:
+        footprint = shapely.from_wkb(footprint_of(maps.platform, frame))
+        assert footprint.area > 0
+        check_native(maps, frame, cog)
+        for zoom_out in (1, 3, 12):
+            check_zoom(maps, frame, cog, footprint, zoom_out)
+
+
+def check_native(maps: Maps, frame: Frame, cog: rasterio.DatasetReader) -> None:
+    """At the COG's own resolution and grid the map is the COG, pixel for pixel."""
+    size = min(200, cog.width - 2, cog.height - 2)
+    window = Window((cog.width - size) // 2, (cog.height - size) // 2, size, size)
+    shown = maps.look(frame, cog.window_bounds(window), size, size)
+    valid = cog.dataset_mask(window=window) > 0
+    pixels = np.moveaxis(cog.read(window=window), 0, -1)[valid].astype(int)
+    assert valid.any()
+    assert np.array_equal(shown[..., 3] > 0, valid)
+    difference = np.abs(shown[..., :3][valid].astype(int) - pixels)
+    if frame.band == "bw":
+        assert not difference.any()
+    else:
+        # JPEG's halved colour is smoothed otherwise by the map server's decoder than by the one that this test reads with.
+        assert difference.mean() < 2, (difference.mean(), np.percentile(difference, 99))
+
+
+def check_zoom(maps: Maps, frame: Frame, cog: rasterio.DatasetReader, footprint: shapely.Geometry, zoom_out: int) -> None:
+    """Opaque well inside the footprint, transparent well outside it, at a resolution `zoom_out` times the COG's."""
+    left, bottom, right, top = cog.bounds
+    resolution = cog.res[0] * zoom_out
+    margin = 4 * resolution
+    box = (left - margin, bottom - margin, right + margin, top + margin)
+    width, height = (round((box[2] - box[0]) / resolution), round((box[3] - box[1]) / resolution))
+    shown = maps.look(frame, box, width, height)
+    y, x = np.mgrid[0:height, 0:width]
+    points = shapely.points(box[0] + (x + 0.5) * resolution, box[3] - (y + 0.5) * resolution)
+    outside = ~shapely.contains_properly(footprint.buffer(3 * resolution), points)
+    assert not shown[..., 3][outside].any(), f"{outside.sum()} pixels of the collar, zoom 1:{zoom_out}"
+    inside = shapely.contains_properly(footprint.buffer(-2 * resolution), points)
+    if inside.any():
+        assert (shown[..., 3][inside] > 0).mean() > 0.97, f"zoom 1:{zoom_out}"
+        assert shown[..., :3][inside].std() > 1, "a flat picture shows no ground"
+
+
+def footprint_of(platform: Platform, frame: Frame) -> bytes:
+    rows = platform.rows(
+        f"SELECT ST_AsBinary(geom) AS wkb FROM {frame.collection.table} WHERE location LIKE '%' || :key", key=frame.cog_key
+    )
+    return bytes(rows[0]["wkb"])  # type: ignore[call-overload,no-any-return]

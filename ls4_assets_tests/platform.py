@@ -1,0 +1,175 @@
+"""A whole platform for integration tests: a folder as the bucket, real databases, a real Dagster instance on Postgres.
+
+The sensors' own functions are evaluated and the runs they request are executed in this process, so that a test can look at
+each step; `test_laptop.py` covers the same with the real daemon and web server.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+from sqlalchemy import Engine, make_url, text
+
+from ls4_assets.assets import keys
+from ls4_assets.definitions import build_definitions
+from ls4_assets.index.bootstrap import ROLES, bootstrap
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import Frame, Shards, parse_georef_key
+from ls4_assets.settings import Settings, read_shards
+from resources.archive import Archive
+from resources.storage import Storage
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PASSWORDS = dict.fromkeys(ROLES, "only-for-tests")
+SHARDS: Shards = {name: kind for name, kind in read_shards(None).items() if name in ("Travis", "Bastrop", "USDA", "AMS", "StratMap")}
+
+
+@dataclass
+class Platform:
+    """`archive` is what the assets get; `instance` is where their events go."""
+
+    archive: Archive
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+    cursors: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        return self.archive.settings
+
+    @property
+    def storage(self) -> Storage:
+        return self.archive.storage
+
+    @property
+    def database(self) -> Engine:
+        return self.archive.database
+
+    def with_settings(self, **overrides: str) -> "Platform":
+        """The same platform after the operator changed some settings and restarted it."""
+        archive = Archive(overrides=self.archive.overrides | overrides)
+        return Platform(archive, self.instance, build_definitions(SHARDS, archive, 5), self.cursors)
+
+    def drop(self, key: str, data: bytes | Path) -> None:
+        """Put a file where staff would."""
+        self.storage.put(key, data.read_bytes() if isinstance(data, Path) else data)
+
+    def tick(self, sensor_name: str) -> dg.SensorResult | dg.SkipReason:
+        """One evaluation of a sensor, with its events recorded as the daemon would."""
+        sensor = self.definitions.get_sensor_def(sensor_name)
+        context = dg.build_sensor_context(
+            instance=self.instance, definitions=self.definitions, cursor=self.cursors.get(sensor_name), resources={"archive": self.archive}
+        )
+        result = sensor(context)
+        if isinstance(result, dg.SensorResult):
+            self.cursors[sensor_name] = result.cursor
+            for event in result.asset_events or []:
+                self.instance.report_runless_asset_event(event)
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        return result
+
+    def look(self) -> list[dg.ExecuteInProcessResult]:
+        """Look at the bucket until every file has settled, and execute the runs that are requested."""
+        done = []
+        for _ in range(3):
+            done += self.execute(self.tick("bucket"))
+        return done
+
+    def rebuild(self) -> list[dg.ExecuteInProcessResult]:
+        return self.execute(self.tick("collections"))
+
+    def settle(self) -> list[dg.ExecuteInProcessResult]:
+        """All that follows from what lies in the bucket now."""
+        return [*self.look(), *self.rebuild()]
+
+    def execute(self, result: dg.SensorResult | dg.SkipReason) -> list[dg.ExecuteInProcessResult]:
+        requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
+        return [self.run(r.asset_selection or [], r.run_config, r.partition_key, r.tags) for r in requests]
+
+    def run(
+        self,
+        selection: Sequence[dg.AssetKey],
+        run_config: Mapping[str, object] | None = None,
+        partition_key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        job = self.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=set(selection))
+        return job.execute_in_process(
+            instance=self.instance, run_config=run_config or {}, partition_key=partition_key, tags=dict(tags or {}), raise_on_error=False
+        )
+
+    def state(self, key: str) -> tuple[str, str | None]:
+        """State and reason of a dropped tif."""
+        with self.database.connect() as connection:
+            row = connection.execute(text("SELECT state, reason FROM ls4.source WHERE key = :key"), {"key": key}).one()
+        return row.state, row.reason
+
+    def rows(self, statement: str, **values: object) -> list[dict[str, object]]:
+        with self.database.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(text(statement), values)]
+
+    def partitions(self, shard: str, step: str) -> dict[str, str]:
+        """What Dagit shows for each partition of an asset: MATERIALIZED or FAILED."""
+        statuses = self.instance.get_status_by_partition(
+            dg.AssetKey([shard, step]), self.instance.get_dynamic_partitions(f"frames/{shard}"), keys.frame_partitions(shard)
+        )
+        return {key: status.name for key, status in (statuses or {}).items() if status}
+
+
+def frame_of(key: str) -> Frame:
+    return parse_georef_key(key, SHARDS)
+
+
+@contextmanager
+def running_platform(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Platform]:
+    """A platform on empty databases; `storage` defaults to a folder below `folder`."""
+    bootstrap(cluster.admin_url, PASSWORDS)
+    url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
+    archive_folder = folder / "archive"
+    archive_folder.mkdir(parents=True, exist_ok=True)
+    chosen = {
+        "storage": storage or str(archive_folder),
+        "database_url": _role_url(url, "ls4"),
+        "public_url": "http://maps.test/archive",
+        "map_url": "http://maps.test",
+        "settle_seconds": "0.001",
+        "worker_processes": "2",
+    } | overrides
+    archive = Archive(overrides=chosen)
+    _empty(archive.database)
+    with ExitStack() as stack:
+        instance = stack.enter_context(_instance(folder / "dagster", _role_url(url, "dagster")))
+        stack.callback(_empty, archive.database)
+        yield Platform(archive, instance, build_definitions(SHARDS, archive, 5))
+
+
+def _role_url(admin: object, role: str) -> str:
+    url = make_url(str(admin)) if isinstance(admin, str) else admin
+    return url.set(username=role, password=PASSWORDS[role], database=role).render_as_string(hide_password=False)  # type: ignore[attr-defined]
+
+
+def _empty(database: Engine) -> None:
+    """Remove what a test made: the databases are shared by a session, as making them takes seconds."""
+    with database.begin() as connection:
+        owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
+        for name in connection.scalars(text(owned)).all():
+            connection.execute(text(f'DROP TABLE public."{name}"'))
+        connection.execute(text("TRUNCATE ls4.source, ls4.frame, ls4.collection"))
+
+
+@contextmanager
+def _instance(home: Path, url: str) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance on Postgres, emptied before use."""
+    home.mkdir(parents=True, exist_ok=True)
+    config = {"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
+    (home / "dagster.yaml").write_text(json.dumps(config))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.wipe()
+        for shard in SHARDS:
+            for kind in ("frames", "collections"):
+                for key in instance.get_dynamic_partitions(f"{kind}/{shard}"):
+                    instance.delete_dynamic_partition(f"{kind}/{shard}", key)
+        yield instance
