@@ -69,7 +69,7 @@ def make_frame(order: Order) -> Outcome:
         source = records.source_of(connection, order.frame)
         record = records.record_of(connection, order.frame)
     if source is None:
-        reason = f"{order.frame.id}: its tif is no longer under georef/; drop it again if it should be on the map."
+        reason = f"{order.frame.stem} is no longer under georef/; drop its tif again if it should be on the map."
         return Outcome(order.frame, "failed", reason)
     bench = _Bench(order, source, record, open_storage(order.settings), engine)
     try:
@@ -95,6 +95,10 @@ class _Bench:
     @property
     def frame(self) -> Frame:
         return self.order.frame
+
+    @property
+    def _name(self) -> str:
+        return PurePosixPath(self.source.key).name
 
     @property
     def profile(self) -> FrameProfile:
@@ -128,25 +132,24 @@ class _Bench:
         return self._publish(result, todo, content, scratch)
 
     def explain(self, fault: Exception) -> str:
-        """The sentence for staff: which file, what stays on the map, what is wrong and what to do."""
-        name = PurePosixPath(self.source.key).name
+        """The sentence for staff; each begins with the file's name."""
         served = self.record is not None and "cog" in self.record.products and not self.record.deleted
-        stays = " (its last good version stays on the map)" if served else ""
-        return f"{name}{stays}: {fault}"
+        kept = "The last good version of this frame stays on the map; the new one was not taken: " if served else ""
+        return f"{kept}{fault}"
 
     def _version_now(self) -> str | None:
         """Version of tif and sidecars as they lie in the bucket at this moment. Raises NotFound when the tif is gone."""
         tif = self.storage.head(self.source.key)
         if tif is None:
-            raise NotFound("it was deleted while it waited to be processed; drop it again if it should be on the map.")
+            raise NotFound(f"{self._name} was deleted before it was processed; drop it again if it should be on the map.")
         sidecars = [found for key in self.source.sidecars if (found := self.storage.head(key))]
         return combined_version(tif, sidecars)
 
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
-        """Copy tif and sidecars here, under one plain stem so that GDAL pairs them whatever their case. Returns path and hash."""
+        """Copy tif and sidecars here, with suffixes in lower case so that GDAL pairs them. Returns path and hash."""
         if self.source.size > self.order.settings.max_source_bytes:
             raise FrameFault(
-                f"it has {self.source.size:,} bytes and the limit is {self.order.settings.max_source_bytes:,}; "
+                f"{self._name} has {self.source.size:,} bytes and the limit is {self.order.settings.max_source_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
         folder = scratch / "source"
@@ -155,15 +158,15 @@ class _Bench:
         stem = str(PurePosixPath(self.source.key).with_suffix(""))
         for key in (self.source.key, *self.source.sidecars):
             suffix = key[len(stem) :].lower().replace(".tiff", ".tif")
-            path = folder / f"source{suffix}"
+            path = folder / f"{PurePosixPath(stem).name}{suffix}"
             self.storage.download(key, path)
             digest.update(suffix.encode())
             with path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
         if self._version_now() != self.source.version:
-            raise FrameFault("it changed while it was being read; its new version is taken up by itself, so only wait.")
-        return folder / "source.tif", digest.hexdigest()
+            raise FrameFault(f"{self._name} changed while it was being read; its new version is taken up by itself, so only wait.")
+        return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
 
     def _is_right(self, step: Step, content: str) -> bool:
         """Is this product of these bytes and this profile, and still lying in the bucket as it was put?"""

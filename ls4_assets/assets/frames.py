@@ -123,11 +123,11 @@ def carry_out(orders: Sequence[Order], processes: int, timeout: float) -> Iterat
 def _explain(archive: Archive, order: Order, error: BaseException) -> str:
     """What to say of a frame whose worker did not come back with an outcome."""
     if isinstance(error, FutureTimeoutError):
-        reason = f"it took longer than {order.settings.frame_timeout:.0f} s and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
+        reason = f"{order.frame.stem} took longer than {order.settings.frame_timeout:.0f} s and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
         with archive.database.begin() as connection:
             if source := source_of(connection, order.frame):
                 mark_source(connection, source, SourceState.FAILED, reason)
         return reason
     if isinstance(error, ProcessExpired):
-        return f"its worker process was killed (exit code {error.exitcode}), most likely for want of memory; it is tried again by itself."
-    return f"it met an unexpected {type(error).__name__} ({error}); it is tried again by itself, or report it if it stays."
+        return f"The worker process of {order.frame.stem} was killed (exit code {error.exitcode}), most likely for want of memory; it is tried again by itself."
+    return f"{order.frame.stem} met an unexpected {type(error).__name__} ({error}); it is tried again by itself, or report it if it stays."

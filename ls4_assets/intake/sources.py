@@ -104,7 +104,7 @@ def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
     """Give the unfinished sources of a batch whose run is over to another run; after `max_attempts` they count as failed."""
     mine = and_(source.c.batch == batch_id, source.c.state == SourceState.REQUESTED)
     reason = (
-        f"the run that had this frame died {max_attempts} times before it was finished; "
+        f"The run that had this frame died {max_attempts} times before it was finished; "
         "ask the operator to look at the run's log in Dagit, then retry it."
     )
     with engine.begin() as connection:

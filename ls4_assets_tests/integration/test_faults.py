@@ -148,7 +148,7 @@ def test_a_frame_that_fails_after_it_was_served_stays_in_its_last_good_version(p
     platform.settle()
     state, reason = platform.state(GOOD)
     assert state == "failed"
-    assert reason and "last good version stays on the map" in reason
+    assert reason and "last good version of this frame stays on the map" in reason
     assert platform.storage.head(frame_of(GOOD).cog_key) == cog
     assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
     platform.drop(GOOD, good)
