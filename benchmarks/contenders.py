@@ -47,8 +47,6 @@ def legacy_chain(source: Path, folder: Path, band: Band) -> Path:
     """
     deflate_tif, out = folder / "deflate.tif", folder / "cog.tif"
     rasterio.shutil.copy(_vrt(source, band), deflate_tif, driver="GTiff", compress="DEFLATE", predictor=2, **_TILED)
-    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(deflate_tif) as dataset:
-        pass
     with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(deflate_tif, "r+") as dataset:
         dataset.build_overviews(_LEGACY_LEVELS, Resampling.average)
     codec = {"compress": "DEFLATE", "predictor": 2}
@@ -61,7 +59,7 @@ def legacy_chain(source: Path, folder: Path, band: Band) -> Path:
 def rio_cogeo(source: Path, folder: Path, band: Band) -> Path:
     """rio-cogeo with the defaults of its deflate and jpeg profiles."""
     out = folder / "cog.tif"
-    cog_translate(source, out, cog_profiles.get("deflate" if band == "bw" else "jpeg"), quiet=True)
+    cog_translate(source, out, cog_profiles["deflate" if band == "bw" else "jpeg"], quiet=True)
     return out
 
 

@@ -43,8 +43,14 @@ def _strips(size: int, bands: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     for top in range(0, size, _ROWS):
         rows = min(_ROWS, size - top)
         texture = sum(_octave(rng, number, size)[:rows] for number in range(_OCTAVES))
-        grain = rng.standard_normal((bands, rows, size), dtype=np.float32) * _GRAIN[bands]
-        yield top, np.clip(125 + tint * texture + grain, 1, 254).astype(np.uint8)
+        yield top, np.clip(125 + tint * texture + _grain(rng, bands, rows, size), 1, 254).astype(np.uint8)
+
+
+def _grain(rng: np.random.Generator, bands: int, rows: int, size: int) -> NDArray[np.float32]:
+    """Film grain as a scanner sees it: its optics spread each grain over neighbouring pixels."""
+    sharp = rng.standard_normal((bands, rows + 1, size + 1), dtype=np.float32)
+    spread: NDArray[np.float32] = sharp[:, 1:, 1:] + sharp[:, :-1, 1:] + sharp[:, 1:, :-1] + sharp[:, :-1, :-1]
+    return spread * np.float32(_GRAIN[bands] / 2)
 
 
 def _octave(rng: np.random.Generator, number: int, size: int) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """What is published and what is due, over all collections: the list that the map page reads, and what a sensor asks."""
 
 import json
+from typing import Any
 
-from sqlalchemy import Connection, exists, func, or_, select
+from sqlalchemy import Connection, Select, exists, func, or_, select
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
 from ls4_assets.links import map_url
@@ -44,7 +45,7 @@ def is_alive(connection: Connection, of: Collection) -> bool:
     return bool(connection.scalar(select(or_(sources, exists().where(frame.c.collection == of.name)))))
 
 
-def _frames_by_collection():  # type: ignore[no-untyped-def]  # the type of a five-column Select says nothing more
+def _frames_by_collection() -> Select[Any]:
     box = func.ST_Extent(frame.c.footprint)
     sides = (func.ST_XMin(box), func.ST_YMin(box), func.ST_XMax(box), func.ST_YMax(box))
     shown = (frame.c.footprint.is_not(None), ~frame.c.deleted)

@@ -1,4 +1,7 @@
-"""The `ls4` command: what scanning staff and the operator type. Each command is a few lines around functions that live elsewhere."""
+"""The `ls4` command: what scanning staff and the operator type.
+
+Each command is a few lines around functions that live elsewhere, and imports them only when it is called.
+"""
 
 import dataclasses
 import json

@@ -165,7 +165,9 @@ class _Bench:
                 while block := file.read(_BLOCK):
                     digest.update(block)
         if self._version_now() != self.source.version:
-            raise FrameFault(f"{self._name} changed while it was being read; its new version is taken up by itself, so only wait.")
+            raise FrameFault(
+                f"{self._name} changed while it was being read; its new version is taken up by itself, so only wait."
+            )
         return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
 
     def _is_right(self, step: Step, content: str) -> bool:

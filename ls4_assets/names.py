@@ -5,11 +5,11 @@ with the staff who drop scans and with published maps (docs/naming.md), so it ch
 round trip over frozen dataclasses.
 """
 
+import datetime
 import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import PurePosixPath
 from typing import Literal, cast, get_args
 
@@ -36,9 +36,7 @@ _DATE = r"(?P<date>\d{2}-\d{2}-\d{2})"
 _WORD = r"[A-Za-z0-9]+"
 _FRAME = re.compile(rf"{_DATE}_(?P<roll>{_WORD})-(?P<frame_num>{_WORD})")
 _FRAME_NO_ROLL = re.compile(rf"{_DATE}_(?P<frame_num>{_WORD})")
-_INDEX = re.compile(
-    rf"(?P<scan>(?P<roll>{_WORD})_(?P<date>\d{{4}})_(?P<frame_num>{_WORD}?)(?:_\d+dpi)?)(?:_(?P<tile>{_WORD}))?"
-)
+_INDEX = re.compile(rf"(?P<scan>(?P<roll>{_WORD})_(?P<date>\d{{4}})_(?P<frame_num>{_WORD}?)(?:_\d+dpi)?)(?:_(?P<tile>{_WORD}))?")
 _MOSAIC = re.compile(r"mosaic(?P<frame_num>\d{2,})")
 _STRATMAP = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>\d{{4,6}}))?")
 _SECOND = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
@@ -121,7 +119,7 @@ class Attributes:
     date: str
     roll: str
     frame_num: str
-    acquired: date | None
+    acquired: datetime.date | None
 
 
 @dataclass(frozen=True, order=True)
@@ -214,7 +212,7 @@ def parse_georef_key(key: str, shards: Shards) -> Frame:
         raise NameRefused(f"{key}: {_unknown_shard(shard, shards)}")
     if type_ not in TYPES:
         raise NameRefused(f"{key}: the folder after {second} must be frames, index or mosaic, not {type_!r}; rename it.")
-    collection = Collection(shard, second, cast(FrameType, type_))
+    collection = Collection(shard, second, type_)
     _check_collection(key, collection, shards[shard])
     frame = Frame(collection, cast(Band, band), PurePosixPath(file).stem)
     _check_file(key, frame)
@@ -245,9 +243,9 @@ def parse_collection_path(path: str, shards: Shards) -> tuple[Collection, Band]:
         raise NameRefused(f"{path}: write the collection as band/County/AGENCY_YYYY/type, like bw/Travis/USDA_1958/frames.")
     if parts[1] not in shards:
         raise NameRefused(f"{path}: {_unknown_shard(parts[1], shards)}")
-    collection = Collection(parts[1], parts[2], cast(FrameType, parts[3]))
+    collection = Collection(parts[1], parts[2], parts[3])
     _check_collection(path, collection, shards[parts[1]])
-    return collection, cast(Band, parts[0])
+    return collection, parts[0]
 
 
 def _unknown_shard(shard: str, shards: Shards) -> str:
@@ -264,7 +262,9 @@ def _check_collection(key: str, collection: Collection, kind: ShardKind) -> None
     if kind == "county" and not _AGENCY_YEAR.fullmatch(second):
         raise NameRefused(f"{key}: below a county the folder is AGENCY_YYYY, like USDA_1958, not {second!r}; rename it.")
     if len(collection.name) > MAX_NAME:
-        raise NameRefused(f"{key}: the collection's name {collection.name} is longer than {MAX_NAME} letters; shorten the folder's name.")
+        raise NameRefused(
+            f"{key}: the collection's name {collection.name} is longer than {MAX_NAME} letters; shorten the folder's name."
+        )
 
 
 def _pattern(frame: Frame) -> tuple[str, list[re.Pattern[str]]]:
@@ -298,7 +298,7 @@ def _check_file(key: str, frame: Frame) -> None:
         raise NameRefused(f"{key}: {error}") from None
 
 
-def _calendar_date(text: str, year: int | None) -> date:
+def _calendar_date(text: str, year: int | None) -> datetime.date:
     """MM-DD-YY in the century nearest the collection's year; missions without a year are 19xx."""
     month, day, short = (int(part) for part in text.split("-"))
     if year is None:
@@ -306,6 +306,6 @@ def _calendar_date(text: str, year: int | None) -> date:
     else:
         full = min((century + short for century in (1800, 1900, 2000)), key=lambda candidate: abs(candidate - year))
     try:
-        return date(full, month, day)
+        return datetime.date(full, month, day)
     except ValueError:
         raise NameRefused(f"{text} is not a date as MM-DD-YY; correct the file's name.") from None

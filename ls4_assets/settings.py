@@ -9,14 +9,14 @@ import tomllib
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.names import Band, ShardKind, Shards
-from ls4_assets.profiles import BW, NC, FrameProfile
+from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from mapserver.mapfile import Contact
 
 
@@ -25,6 +25,13 @@ class Profiles(BaseModel, frozen=True):
 
     bw: FrameProfile = BW
     nc: FrameProfile = NC
+
+    @field_validator("bw", "nc", mode="before")
+    @classmethod
+    def _over_the_default(cls, given: object, field: ValidationInfo) -> object:
+        """An operator names only the options that shall be otherwise; the band is the field's own."""
+        default = PROFILES[cast(Band, field.field_name)].model_dump()
+        return {**default, **given, "band": field.field_name} if isinstance(given, dict) else given
 
     def __getitem__(self, band: Band) -> FrameProfile:
         return {"bw": self.bw, "nc": self.nc}[band]

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, func, select
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
 from ls4_assets.intake.sources import WAITING, refused
@@ -45,23 +45,27 @@ def collect(settings: Settings) -> Status:
         failed = _failed(connection)
         indexed = _indexed(connection)
         rows = connection.execute(select(collection).order_by(collection.c.name)).all()
-    listed = [_status(row.name, counts[row.name], failed[row.name], indexed.get(row.name, 0),
-                      map_url(Collection.from_partition(row.shard, row.partition), settings.map_url) if row.published_at else None)
-              for row in rows]  # fmt: skip
-    return Status(tuple(listed), _refused(engine))
+    listed = []
+    for row in rows:
+        address = map_url(Collection.from_partition(row.shard, row.partition), settings.map_url) if row.published_at else None
+        listed.append(_status(row.name, counts[row.name], failed[row.name], indexed.get(row.name, 0), address))
+    return Status(tuple(listed), {key: reason for key, reason, _ in refused(engine)})
 
 
 def lines(status: Status) -> list[str]:
     """The same in plain words, for a terminal."""
     text = []
     for one in status.collections:
-        text.append(f"{one.name}: {one.dropped} dropped, {one.done} done, {one.waiting} waiting, {len(one.failed)} failed, {one.indexed} on the map")
+        made = f"{one.dropped} dropped, {one.done} done, {one.waiting} waiting, {len(one.failed)} failed"
+        text.append(f"{one.name}: {made}, {one.indexed} on the map")
         text.append(f"    map: {one.map_url or 'not yet'}")
         text += [f"    failed: {reason}" for reason in one.failed.values()]
     if status.refused:
         text.append(f"Refused by name: {len(status.refused)}")
         text += [f"    {reason}" for reason in status.refused.values()]
-    return text or ["The archive is empty: drop a georeferenced tif, or run `ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames`."]
+    return text or [
+        "The archive is empty: drop a georeferenced tif, or run `ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames`."
+    ]
 
 
 def _status(name: str, counts: dict[str, int], failed: dict[str, str], indexed: int, address: str | None) -> CollectionStatus:
@@ -73,7 +77,9 @@ def _count_sources(connection: Connection) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
     for row in connection.execute(
-        select(source.c.collection, source.c.state, func.count().label("n")).where(live).group_by(source.c.collection, source.c.state)
+        select(source.c.collection, source.c.state, func.count().label("n"))
+        .where(live)
+        .group_by(source.c.collection, source.c.state)
     ):
         counts[row.collection][row.state] = row.n
     return counts
@@ -81,7 +87,11 @@ def _count_sources(connection: Connection) -> dict[str, dict[str, int]]:
 
 def _failed(connection: Connection) -> dict[str, dict[str, str]]:
     failed: dict[str, dict[str, str]] = defaultdict(dict)
-    query = select(source.c.collection, source.c.key, source.c.reason).where(source.c.state == SourceState.FAILED).order_by(source.c.key)
+    query = (
+        select(source.c.collection, source.c.key, source.c.reason)
+        .where(source.c.state == SourceState.FAILED)
+        .order_by(source.c.key)
+    )
     for row in connection.execute(query):
         failed[row.collection][row.key] = row.reason
     return failed
@@ -91,7 +101,3 @@ def _indexed(connection: Connection) -> dict[str, int]:
     shown = (frame.c.indexed_revision > 0, frame.c.footprint.is_not(None), ~frame.c.deleted)
     query = select(frame.c.collection, func.count().label("n")).where(*shown).group_by(frame.c.collection)
     return {row.collection: row.n for row in connection.execute(query)}
-
-
-def _refused(engine: Engine) -> dict[str, str]:
-    return {key: reason for key, reason, _ in refused(engine)}

@@ -24,7 +24,9 @@ from resources.storage import Storage
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PASSWORDS = dict.fromkeys(ROLES, "only-for-tests")
-SHARDS: Shards = {name: kind for name, kind in read_shards(None).items() if name in ("Travis", "Bastrop", "USDA", "AMS", "StratMap")}
+SHARDS: Shards = {
+    name: kind for name, kind in read_shards(None).items() if name in ("Travis", "Bastrop", "USDA", "AMS", "StratMap")
+}
 
 
 @dataclass
@@ -61,7 +63,10 @@ class Platform:
         """One evaluation of a sensor, with its events recorded as the daemon would."""
         sensor = self.definitions.get_sensor_def(sensor_name)
         context = dg.build_sensor_context(
-            instance=self.instance, definitions=self.definitions, cursor=self.cursors.get(sensor_name), resources={"archive": self.archive}
+            instance=self.instance,
+            definitions=self.definitions,
+            cursor=self.cursors.get(sensor_name),
+            resources={"archive": self.archive},
         )
         result = sensor(context)
         if isinstance(result, dg.SensorResult):
@@ -98,7 +103,11 @@ class Platform:
     ) -> dg.ExecuteInProcessResult:
         job = self.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=set(selection))
         return job.execute_in_process(
-            instance=self.instance, run_config=run_config or {}, partition_key=partition_key, tags=dict(tags or {}), raise_on_error=False
+            instance=self.instance,
+            run_config=run_config or {},
+            partition_key=partition_key,
+            tags=dict(tags or {}),
+            raise_on_error=False,
         )
 
     def state(self, key: str) -> tuple[str, str | None]:

@@ -1,7 +1,7 @@
-"""Servers that speak S3, for the tests: moto in a thread, and SeaweedFS, which checks signatures and serves ranges as AWS does.
+"""Servers that speak S3, for the tests: moto in a thread, and SeaweedFS, a real server in a process of its own.
 
-moto is quick to start and forgives much (it reads the whole object for each range, and takes any signature); what passes on
-SeaweedFS passes a real server. Both listen on free ports of 127.0.0.1 and leave nothing behind.
+moto starts at once and forgives much: it takes any signature, and reads the whole object for each range. SeaweedFS
+checks signatures and serves ranges. Both listen on free ports of 127.0.0.1 and leave nothing behind.
 """
 
 import json
@@ -45,7 +45,7 @@ class S3Server:
 
 @contextmanager
 def aws_environment() -> Iterator[None]:
-    """The servers' credentials in the environment, for this process and its workers, and nothing of the machine's own."""
+    """The servers' credentials in the environment of this process and its workers, and none of the machine's own."""
     ours = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -96,9 +96,9 @@ SERVERS: Mapping[str, Callable[[], AbstractContextManager[S3Server]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[Callable[[str], S3Server]]:
-    """The server of a name ("moto", "seaweedfs"), started when it is first asked for; credentials are in the environment."""
+@pytest.fixture(name="s3_server", scope="module")
+def s3_server_fixture() -> Iterator[Callable[[str], S3Server]]:
+    """The server of a name ("moto", "seaweedfs"), started when it is first asked for, under `aws_environment`."""
     with ExitStack() as stack:
         stack.enter_context(aws_environment())
         running: dict[str, S3Server] = {}
@@ -183,5 +183,6 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _remove_sockets(ports: Mapping[str, int]) -> None:
+    """Those that weed leaves where no option leads it elsewhere."""
     for name, port in ports.items():
-        Path(f"/tmp/seaweedfs-{name.replace('.', '-')}-{port}.sock").unlink(missing_ok=True)  # noqa: S108  # where weed puts them
+        Path(f"/tmp/seaweedfs-{name.replace('.', '-')}-{port}.sock").unlink(missing_ok=True)

@@ -181,9 +181,7 @@ def _account(user: str | None) -> pwd.struct_passwd | None:
 
 def _require_plain(path: Path) -> None:
     if not _PLAIN_PATH.fullmatch(str(path)):
-        raise ConfigurationError(
-            f"nginx cannot be told the path {path}: use an absolute one of letters, digits, and ._@+~-."
-        )
+        raise ConfigurationError(f"nginx cannot be told the path {path}: use an absolute one of letters, digits, and ._@+~-.")
 
 
 def _checked(options: Mapping[str, str]) -> dict[str, str]:

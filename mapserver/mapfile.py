@@ -74,9 +74,7 @@ class MapfileContext:
         if self.map_name in (self.name, self.footprint_layer, self.tile_index_layer):
             raise ValueError(f"MAP NAME {self.map_name} is also a layer's name: choose another.")
         if self.public_url is not None and not _PUBLIC_URL.fullmatch(self.public_url):
-            raise ValueError(
-                f"{self.public_url!r} is no public address: give scheme and host, no slash after."
-            )
+            raise ValueError(f"{self.public_url!r} is no public address: give scheme and host, no slash after.")
 
     @property
     def footprint_layer(self) -> str:

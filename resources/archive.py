@@ -1,11 +1,12 @@
 """The one Dagster resource: the archive, with its configuration, its bucket and its database.
 
-Clients are made when first asked for, never at import, and each worker process makes its own from the same configuration.
+Clients are made when first asked for, never at import; each worker process makes its own from the same configuration.
 """
 
 from functools import cached_property
 
 import dagster as dg
+from pydantic import Field
 from sqlalchemy import Engine
 
 from ls4_assets.settings import Settings, load_settings
@@ -16,7 +17,7 @@ from resources.storage import Storage
 class Archive(dg.ConfigurableResource[None]):
     """`overrides` replace single settings: tests point an archive at a folder and a database of their own."""
 
-    overrides: dict[str, str] = {}
+    overrides: dict[str, str] = Field(default_factory=dict)
 
     @cached_property
     def settings(self) -> Settings:

@@ -89,13 +89,9 @@ class DirectoryStorage:
         return True
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
+        # Its folder stays, even when it is empty now: another frame may be publishing there at this moment.
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            path.unlink()
-        # A bucket has no empty folders; staff's own georef/ and scanned/ are left for the next drop.
-        with suppress(OSError):
-            if path.parent.name not in ("georef", "scanned") and path.parent != self.root:
-                path.parent.rmdir()
+            self._path(key).unlink()
 
     def gdal_path(self, key: str) -> str:
         return str(self._path(key))
@@ -105,9 +101,7 @@ class DirectoryStorage:
             raise ValueError(f"{key!r} is no key of the archive; give a path relative to its root.")
         if not self.root.is_dir():
             # A disk that is not mounted is not an empty archive: neither deletions nor new files may follow from it.
-            raise ConfigurationError(
-                f"The archive's folder {self.root} is not there; mount or make it, or correct LS4_STORAGE."
-            )
+            raise ConfigurationError(f"The archive's folder {self.root} is not there; mount or make it, or correct LS4_STORAGE.")
         return self.root / key
 
     def _open(self, key: str) -> BinaryIO:
@@ -120,13 +114,11 @@ class DirectoryStorage:
     def _half(self, key: str) -> Iterator[Path]:
         """A hidden file to write to, beside the object that it may become; removed when it did not."""
         target = self._path(key)
+        _make_folder(target.parent)
         half = target.with_name(f".{target.name}.{uuid4().hex}")
         try:
-            _start(half)
-        except FileNotFoundError:
-            # The last object of the folder was deleted at this moment, and the folder with it.
-            _start(half)
-        try:
+            half.touch()
+            half.chmod(FILE_MODE)
             yield half
         finally:
             half.unlink(missing_ok=True)
@@ -150,12 +142,6 @@ def _stored(key: str, found: os.stat_result) -> StoredObject:
     return StoredObject(key, found.st_size, version, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-def _start(half: Path) -> None:
-    _make_folder(half.parent)
-    half.touch()
-    half.chmod(FILE_MODE)
-
-
 def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
@@ -166,5 +152,5 @@ def _make_folder(folder: Path) -> None:
 
 
 def _text(name: str) -> str:
-    """A file name that is not UTF-8 can be stored nowhere; shown like this, it is refused by name and staff are told."""
+    """A file name as a key. One that is not UTF-8 cannot be stored; shown like this, it is refused by name."""
     return os.fsencode(name).decode(errors="replace")

@@ -21,9 +21,7 @@ def open_storage(settings: Settings) -> Storage:
         return DirectoryStorage(Path(rest), settings.legacy_bucket)
     if scheme == "s3" and rest.strip("/") and "/" not in rest.strip("/"):
         return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region)
-    raise ConfigurationError(
-        f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting."
-    )
+    raise ConfigurationError(f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting.")
 
 
 @lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
-# The lifecycle rule that lets the deflate tif and its overviews expire filters on this tag (keys have no common prefix).
+# The lifecycle rule by which deflate tifs and overviews expire filters on this tag: their keys have no common prefix.
 INTERMEDIATE_TAG = "ls4=intermediate"
 # Workers are one frame a process: a few parallel parts fill the line without ten threads each.
 _TRANSFER = TransferConfig(max_concurrency=4)
@@ -52,9 +52,7 @@ class S3Storage:
         folders: list[str] = []
         for page in self._pages(Prefix=prefix, Delimiter="/"):
             objects += [_stored(entry) for entry in page.get("Contents", []) if is_listed(entry["Key"])]
-            folders += [
-                entry["Prefix"] for entry in page.get("CommonPrefixes", []) if is_listed(entry["Prefix"].rstrip("/"))
-            ]
+            folders += [entry["Prefix"] for entry in page.get("CommonPrefixes", []) if is_listed(entry["Prefix"].rstrip("/"))]
         return Folder(tuple(sorted(objects)), tuple(sorted(folders)))
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -99,9 +97,7 @@ class S3Storage:
 
     def put_new(self, key: str, data: bytes) -> bool:
         try:
-            self.client.put_object(
-                Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), IfNoneMatch="*"
-            )
+            self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), IfNoneMatch="*")
         except ClientError as error:
             if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
                 return False

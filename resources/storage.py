@@ -1,7 +1,7 @@
 """The archive's bucket behind one small port: a plain folder on a laptop, S3 in production.
 
-The port is the intersection of what both can do. State never lives in object metadata: Postgres holds it. Keys are relative,
-with "/" between segments; a segment that begins with a dot is never listed (half-copied files of rsync, macOS's `._*`).
+The port is the intersection of what both can do. State never lives in object metadata: Postgres holds it. Keys are
+relative, with "/" between segments; a segment that begins with a dot is never listed.
 """
 
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ class Folder:
 class Storage(Protocol):
     """What the platform asks of a bucket. A missing key raises NotFound, except where None is the answer.
 
-    An archive that is not there itself (a disk that is not mounted, a misspelt bucket) raises ConfigurationError when it
-    is listed: it is not an empty one.
+    Listing an archive that is not there itself (a disk that is not mounted, a misspelt bucket) raises
+    ConfigurationError: it is not an empty one.
     """
 
     def scan(self, prefix: str) -> Folder:
@@ -49,7 +49,7 @@ class Storage(Protocol):
     def download(self, key: str, path: Path) -> None: ...
 
     def upload(self, path: Path, key: str, *, intermediate: bool = False) -> StoredObject:
-        """Put a file whole: a reader sees the old object or the new one. Intermediates are tagged so that they can expire."""
+        """Put a file whole: a reader sees the old object or the new one. Intermediates are tagged so as to expire."""
 
     def put(self, key: str, data: bytes) -> StoredObject: ...
 
@@ -64,7 +64,7 @@ class Storage(Protocol):
 
     @property
     def is_folder(self) -> bool:
-        """A folder shows files while they are copied, and looks empty when its disk is not mounted; a bucket does neither."""
+        """A folder shows files while they are copied, and looks empty when its disk is not mounted; S3 does neither."""
 
     @property
     def bucket(self) -> str:

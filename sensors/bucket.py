@@ -77,7 +77,7 @@ def look_at_bucket(archive: Archive, start: str = listing.LOOSE, seconds: float 
     look = Look()
     try:
         units = listing.units(archive.storage)
-    except Exception as error:  # any storage has errors of its own; whatever it is, nothing is known of the bucket
+    except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, nothing is known now
         look.errors.append(f"The bucket cannot be listed ({error}); nothing is taken for deleted, the next look tries again.")
         look.next_unit = start
         return look
@@ -100,7 +100,7 @@ def look_at_bucket(archive: Archive, start: str = listing.LOOSE, seconds: float 
 def _look_at_unit(archive: Archive, unit: str, look: Look) -> None:
     try:
         listed = listing.dropped_in(archive.storage, unit)
-    except Exception as error:  # as above
+    except Exception as error:  # noqa: BLE001  # as above
         look.errors.append(f"{unit or 'The top folder'} cannot be listed ({error}); its frames stay as they are.")
         return
     settle = archive.settings.settle_seconds if archive.storage.is_folder else 0.0
@@ -167,6 +167,9 @@ def _georef_events(batch: sources.Batch) -> Iterator[dg.AssetMaterialization]:
 
 
 def _summary(look: Look, released: int) -> str:
-    found = ", ".join(f"{count} {what}" for what, count in sorted(look.counts.items()) if count) or "nothing new"
-    where = f"; the look goes on at {look.next_unit}" if look.next_unit else ""
-    return f"{found}{f', {released} taken back from dead runs' if released else ''}{where}{'; ' + look.errors[0] if look.errors else ''}"
+    said = [f"{count} {what}" for what, count in sorted(look.counts.items()) if count] or ["nothing new"]
+    if released:
+        said.append(f"{released} taken back from dead runs")
+    if look.next_unit:
+        said.append(f"the look goes on at {look.next_unit}")
+    return "; ".join([*said, *look.errors[:1]])

@@ -6,18 +6,19 @@ told of at the end, when its siblings are done.
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures import as_completed
 from typing import cast
 
 import dagster as dg
 from pebble import ProcessExpired, ProcessPool
+from pydantic import Field
 
 from ls4_assets.assets import events, keys
 from ls4_assets.frame_work import Order, Outcome, make_frame
 from ls4_assets.index.frames import mark_source, source_of
 from ls4_assets.index.schema import SourceState
-from ls4_assets.names import STEPS, Frame, Step
+from ls4_assets.names import STEPS, Frame
 from resources.archive import Archive
 
 # Partitions of one run of a backfill that is started in Dagit.
@@ -33,13 +34,13 @@ _DESCRIPTIONS = {
 
 
 class FramesConfig(dg.Config):
-    """`frames`: partition keys, for a run over a scattered set (the sensor's), whose own partition is the first of them. Empty: the
-    run's partition or range.
+    """`frames`: partition keys, for a run over a scattered set (the sensor's), whose own partition is the first of them.
+    Empty: the run's partition or range.
 
     `rebuild`: make products anew although they are right. None: as the run was started, by a person (yes) or by the sensor (no).
     """
 
-    frames: list[str] = []
+    frames: list[str] = Field(default_factory=list)
     rebuild: bool | None = None
 
 
@@ -55,7 +56,12 @@ def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     upstream = (dropped.key, *(keys.product(shard, step) for step in STEPS))
     specs = [
         dg.AssetSpec(
-            keys.product(shard, step), deps=[before], skippable=True, group_name=shard, kinds={"geotiff"}, description=_DESCRIPTIONS[step]
+            keys.product(shard, step),
+            deps=[before],
+            skippable=True,
+            group_name=shard,
+            kinds={"geotiff"},
+            description=_DESCRIPTIONS[step],
         )
         for step, before in zip(STEPS, upstream, strict=False)
     ]
@@ -110,7 +116,9 @@ def carry_out(orders: Sequence[Order], processes: int, timeout: float) -> Iterat
     context.set_forkserver_preload(["ls4_assets.frame_work"])
     pool = ProcessPool(max_workers=min(processes, len(orders)) or 1, context=context)
     try:
-        futures = {pool.schedule(make_frame, args=[order], timeout=timeout): order for order in orders}
+        futures: dict[Future[Outcome], Order] = {
+            pool.schedule(make_frame, args=[order], timeout=timeout): order for order in orders
+        }
         for future in as_completed(futures):
             error = future.exception()
             yield futures[future], error if error is not None else future.result()
@@ -122,12 +130,16 @@ def carry_out(orders: Sequence[Order], processes: int, timeout: float) -> Iterat
 
 def _explain(archive: Archive, order: Order, error: BaseException) -> str:
     """What to say of a frame whose worker did not come back with an outcome."""
+    name = order.frame.stem
     if isinstance(error, FutureTimeoutError):
-        reason = f"{order.frame.stem} took longer than {order.settings.frame_timeout:.0f} s and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
+        limit = f"{order.settings.frame_timeout:.0f} s"
+        reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
         with archive.database.begin() as connection:
             if source := source_of(connection, order.frame):
                 mark_source(connection, source, SourceState.FAILED, reason)
         return reason
     if isinstance(error, ProcessExpired):
-        return f"The worker process of {order.frame.stem} was killed (exit code {error.exitcode}), most likely for want of memory; it is tried again by itself."
-    return f"{order.frame.stem} met an unexpected {type(error).__name__} ({error}); it is tried again by itself, or report it if it stays."
+        killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely for want of memory"
+        return f"{killed}; give the run more memory and materialise the frame again, if it is not tried again by itself."
+    what = f"{type(error).__name__}: {error}"
+    return f"{name} met an unexpected {what}; materialise it again, and report it if it stays."

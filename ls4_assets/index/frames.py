@@ -65,7 +65,7 @@ def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
     """The live source of a frame; None when it is gone."""
     live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
     row = connection.execute(select(source).where(source.c.frame == of.id, live)).first()
-    return row and SourceRecord(row.key, row.version, row.size, tuple(row.sidecars))
+    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars)) if row else None
 
 
 def record_of(connection: Connection, of: Frame) -> FrameRecord | None:

@@ -29,5 +29,3 @@ def write_shapefile(connection: Connection, of: Collection, folder: Path) -> dic
         for path in files.values():
             zipped.write(path, path.name)
     return files | {"_idx.zip": archive}
-
-

@@ -39,14 +39,12 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     shown = [row for row in changed if not row.deleted and row.footprint is not None]
     for some in chunks(shown, 500):
         _upsert(connection, table, [_index_row(of, row, storage, public_url) for row in some])
-    leaving = tuple(Frame.from_partition(of.shard, row.partition) for row in connection.execute(
-        select(frame.c.partition).where(frame.c.collection == of.name, frame.c.deleted)
-    ))  # fmt: skip
-    for some in chunks(leaving, 1000):
-        connection.execute(delete(table).where(table.c.location.in_([_location(storage, gone) for gone in some])))
-    for some in chunks(changed, 1000):
-        done = update(frame).where(frame.c.id.in_([row.id for row in some]))
-        connection.execute(done.values(indexed_revision=frame.c.revision))
+    going = connection.scalars(select(frame.c.partition).where(frame.c.collection == of.name, frame.c.deleted))
+    leaving = tuple(Frame.from_partition(of.shard, partition) for partition in going)
+    for locations in chunks((_location(storage, gone) for gone in leaving), 1000):
+        connection.execute(delete(table).where(table.c.location.in_(locations)))
+    for ids in chunks((row.id for row in changed), 1000):
+        connection.execute(update(frame).where(frame.c.id.in_(ids)).values(indexed_revision=frame.c.revision))
     rows = connection.scalar(select(func.count()).select_from(table)) or 0
     return Refresh(len(shown), leaving, rows)
 

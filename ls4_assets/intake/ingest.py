@@ -34,7 +34,9 @@ def ingest_folder(folder: Path, collection_path: str, storage: Storage, shards: 
             good.add(frame_stem(path.name) or "")
         except NameRefused as refusal:
             report.refused.append(str(refusal))
-    for path in sorted((path for path in files if frame_stem(path.name) in good), key=lambda path: (is_tif(path.name), path.name)):
+    for path in sorted(
+        (path for path in files if frame_stem(path.name) in good), key=lambda path: (is_tif(path.name), path.name)
+    ):
         key = f"{georef}/{path.name}"
         if _is_there(storage, key, path):
             report.unchanged += 1

@@ -102,7 +102,9 @@ def _doubles(listed: Sequence[Dropped], known: Mapping[str, Known]) -> dict[str,
     for dropped in listed:
         if is_tif(dropped.key):
             same[str(PurePosixPath(dropped.key).with_suffix(""))].append(dropped.key)
-    return {key: first for keys in same.values() if len(keys) > 1 for first in [_first(keys, known)] for key in keys if key != first}
+    return {
+        key: first for keys in same.values() if len(keys) > 1 for first in [_first(keys, known)] for key in keys if key != first
+    }
 
 
 def _first(keys: Some[str], known: Mapping[str, Known]) -> str:

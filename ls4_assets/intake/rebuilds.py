@@ -24,7 +24,8 @@ class Due:
         """A rebuild that keeps failing is asked for ever more seldom, not at each look."""
         if self.attempts == 0 or self.requested_at is None:
             return True
-        return now - self.requested_at >= min(_FIRST_WAIT * 2 ** min(self.attempts - 1, 10), _LONGEST_WAIT)
+        doublings = min(self.attempts - 1, 10)
+        return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _LONGEST_WAIT)
 
 
 def due_collections(engine: Engine, public_url: str) -> list[Due]:

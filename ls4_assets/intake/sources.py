@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, and_, func, not_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, not_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.chunks import chunks
@@ -44,7 +44,9 @@ class Batch:
 def known_in(connection: Connection, unit: str) -> dict[str, Known]:
     """Rows of one unit by key."""
     inside = not_(source.c.key.like("%/%/%")) if unit == LOOSE else source.c.key.startswith(unit, autoescape=True)
-    rows = connection.execute(select(source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason).where(inside))
+    rows = connection.execute(
+        select(source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason).where(inside)
+    )
     return {row.key: Known(row.version, SourceState(row.state), row.changed_at, row.reason) for row in rows}
 
 
@@ -60,7 +62,7 @@ def tables_in_use(connection: Connection) -> dict[str, str]:
 
 
 def apply_changes(connection: Connection, changes: Changes) -> list[Frame]:
-    """Write what the planner decided. Returns the frames that left without ever having been made: only their partition remains."""
+    """Write what the planner decided. Returns the frames that left before they were ever made: only a partition remains."""
     for change in changes.rows:
         _write(connection, change)
     return _remove(connection, changes.gone)
@@ -84,7 +86,12 @@ def claim_batches(engine: Engine, batch_size: int, most: int) -> list[Batch]:
                 batches.append(Batch(uuid4().hex, shard, tuple(claimed)))
         for batch in batches[:most]:
             keys = [claimed.key for claimed in batch.sources]
-            values = {"state": SourceState.REQUESTED, "batch": batch.id, "attempts": source.c.attempts + 1, "changed_at": func.now()}
+            values = {
+                "state": SourceState.REQUESTED,
+                "batch": batch.id,
+                "attempts": source.c.attempts + 1,
+                "changed_at": func.now(),
+            }
             connection.execute(update(source).where(source.c.key.in_(keys)).values(values))
     return batches[:most]
 
@@ -116,7 +123,7 @@ def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
 
 def requeue(engine: Engine, states: Sequence[SourceState], collection_name: str | None) -> int:
     """Queue sources anew, as an operator asks after mending what made them fail."""
-    chosen = [source.c.state.in_(states), source.c.frame.is_not(None)]
+    chosen: list[ColumnElement[bool]] = [source.c.state.in_(states), source.c.frame.is_not(None)]
     if collection_name:
         chosen.append(source.c.collection == collection_name)
     with engine.begin() as connection:
@@ -167,7 +174,9 @@ def _remove(connection: Connection, keys: Iterable[str]) -> list[Frame]:
         # A frame whose tif was only renamed from .TIF to .tif has another live source, and stays.
         alive = set(
             connection.scalars(
-                select(source.c.frame).where(source.c.frame.in_(ids), source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED]))
+                select(source.c.frame).where(
+                    source.c.frame.in_(ids), source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
+                )
             )
         )
         leaving = [row for row in rows if row.frame and row.frame not in alive]

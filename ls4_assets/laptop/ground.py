@@ -158,9 +158,7 @@ def _fields(plan: Plan, rng: np.random.Generator, lots: list[Polygon], relief: A
 def _meander(plan: Plan, rng: np.random.Generator) -> LineString:
     """The river's middle line, from the left edge to the right."""
     along = np.linspace(-0.05, 1.05, 400)
-    bends = sum(
-        size * np.sin(2 * np.pi * (waves * along + rng.random())) for size, waves in ((0.10, 1.3), (0.045, 3.7))
-    )
+    bends = sum(size * np.sin(2 * np.pi * (waves * along + rng.random())) for size, waves in ((0.10, 1.3), (0.045, 3.7)))
     sway = 0.011 * np.sin(2 * np.pi * (5.1 * along + rng.random()))
     return LineString(np.column_stack([(along + sway) * plan.width, (0.62 + bends) * plan.height]))
 

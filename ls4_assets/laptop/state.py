@@ -77,9 +77,7 @@ class State:
             port = known.get(name, 0)
             while port == 0 or port in ports.values() or not port_is_free(port):
                 if name in (wanted or {}):
-                    raise ConfigurationError(
-                        f"Port {port} of 127.0.0.1 is taken: choose another PORT, or leave it out."
-                    )
+                    raise ConfigurationError(f"Port {port} of 127.0.0.1 is taken: choose another PORT, or leave it out.")
                 port = free_port()
             ports[name] = port
         file.write_text(json.dumps(known | ports, indent=1))

@@ -150,9 +150,7 @@ def _photograph(county: County, shot: Exposure, ground: NDArray[np.float32], rng
     matrix = [[to_ground.e, to_ground.d], [to_ground.b, to_ground.a]]  # rows first
     side = county.side
     offset = (to_ground.f, to_ground.c)
-    picture = np.stack(
-        [ndimage.affine_transform(band, matrix, offset, (side, side), order=1, mode="nearest") for band in ground]
-    )
+    picture = np.stack([ndimage.affine_transform(band, matrix, offset, (side, side), order=1, mode="nearest") for band in ground])
     away = np.linspace(-1, 1, side, dtype=np.float32) ** 2
     vignette = 1 - 0.10 * (away[:, None] + away[None]) / 2
     grain = rng.standard_normal((side, side), dtype=np.float32) * (5.5 if county.bands == 1 else 3.5)

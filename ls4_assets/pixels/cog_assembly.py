@@ -127,19 +127,11 @@ def _read_levels(deflate_tif: Path, overviews: Path) -> list[_Level] | None:
                     return None
                 images = [page for page in pages if not page.subfiletype & _MASK]
                 masks = {page.shape[:2]: page for page in pages if page.subfiletype & _MASK}
-                if (
-                    masks
-                    and {page.shape[:2] for page in images} != set(masks)
-                    or len(images) + len(masks) != len(pages)
-                ):
+                if (masks and {page.shape[:2] for page in images} != set(masks)) or len(images) + len(masks) != len(pages):
                     return None
                 for page in sorted(images, key=lambda page: -page.imagelength * page.imagewidth):
                     mask = masks.get(page.shape[:2])
-                    levels.append(
-                        _Level(
-                            _image(page, path, reduced), _image(mask, path, reduced | _MASK) if mask else None
-                        )
-                    )
+                    levels.append(_Level(_image(page, path, reduced), _image(mask, path, reduced | _MASK) if mask else None))
         except TiffFileError:
             return None
     # All levels masked or none: the ghost area promises one or the other.
@@ -200,9 +192,7 @@ def _tiles_in_order(levels: list[_Level]) -> Iterator[tuple[_Image, int]]:
                 yield image, number
 
 
-def _head(
-    levels: list[_Level], directories: list[_Image], offsets: dict[int, tuple[int, ...]], form: _Format
-) -> bytes:
+def _head(levels: list[_Level], directories: list[_Image], offsets: dict[int, tuple[int, ...]], form: _Format) -> bytes:
     ghost = _GHOST + _GHOST_MASK if levels[0].mask else _GHOST
     ghost = f"GDAL_STRUCTURAL_METADATA_SIZE={len(ghost):06d} bytes\n{ghost}"
     start = len(form.header(0)) + len(ghost)
@@ -239,9 +229,7 @@ def _place_directories(tables: list[list[_Entry]], start: int, form: _Format) ->
 
 def _directory_length(table: list[_Entry], form: _Format) -> int:
     """Length of a directory with the values that do not fit into it, the tile arrays left out."""
-    beside = sum(
-        _even(len(entry.value)) for entry in table if not _is_array(entry) and len(entry.value) > form.word
-    )
+    beside = sum(_even(len(entry.value)) for entry in table if not _is_array(entry) and len(entry.value) > form.word)
     return form.directory_size(len(table)) + beside
 
 

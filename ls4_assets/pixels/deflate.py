@@ -142,9 +142,7 @@ def _refuse_growth(warped: WarpedVRT, source: Source, limits: Limits) -> None:
 
 
 @contextmanager
-def _warped(
-    source: Source, dataset: DatasetReader, mask: Mask | None, profile: FrameProfile, out: Path
-) -> Iterator[WarpedVRT]:
+def _warped(source: Source, dataset: DatasetReader, mask: Mask | None, profile: FrameProfile, out: Path) -> Iterator[WarpedVRT]:
     """The source in EPSG:3857, north up, read on demand; its last band is alpha.
 
     The warper must see one mask for all bands, so that no value bleeds in from the collar and black is not

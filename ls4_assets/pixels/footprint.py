@@ -20,11 +20,12 @@ from shapely.geometry.base import BaseGeometry
 from ls4_assets.pixels.gdal_env import gdal_env
 from ls4_assets.pixels.overviews import has_mask
 
-_FINEST = 1024
-"""The outline is drawn on a grid whose longer side has at most this many pixels."""
+_FINEST = 2048
+"""The outline is drawn on a grid whose longer side has at most this many pixels, and about half of it at least."""
 _SPECK = 0.0005
 """Parts and holes smaller than this share of the image are dropped."""
-_NEARLY_CONVEX = 1.004
+_STAIR = 0.75
+"""Pixels by which the hull of a convex outline may lie outside the pixel stairs, on average along the outline."""
 _MAX_VERTICES = 100
 
 
@@ -46,12 +47,8 @@ def footprint(tif: Path) -> MultiPolygon:
     west, south, east, north = image.bounds
     pixel = max((east - west) / mask.shape[1], (north - south) / mask.shape[0])
     grid = rasterio.transform.from_bounds(*image.bounds, mask.shape[1], mask.shape[0])
-    outlines = [
-        shape(geometry) for geometry, _ in shapes(mask, mask=mask > 0, connectivity=8, transform=grid)
-    ]
-    parts = _without_specks(
-        [polygon for outline in outlines for polygon in _polygons(make_valid(outline))], image.area
-    )
+    outlines = [shape(geometry) for geometry, _ in shapes(mask, mask=mask > 0, connectivity=8, transform=grid)]
+    parts = _without_specks([polygon for outline in outlines for polygon in _polygons(make_valid(outline))], image.area)
     return _multi(union_all([_few_vertices(part, pixel) for part in parts]).intersection(image))
 
 
@@ -77,10 +74,7 @@ def _read_mask(dataset: DatasetReader) -> NDArray[np.uint8]:
 def _without_specks(parts: list[Polygon], image_area: float) -> list[Polygon]:
     smallest = _SPECK * image_area
     kept = [part for part in parts if part.area >= smallest] or [max(parts, key=lambda part: part.area)]
-    return [
-        Polygon(part.exterior, [hole for hole in part.interiors if Polygon(hole).area >= smallest])
-        for part in kept
-    ]
+    return [Polygon(part.exterior, [hole for hole in part.interiors if Polygon(hole).area >= smallest]) for part in kept]
 
 
 def _few_vertices(part: Polygon, pixel: float) -> BaseGeometry:
@@ -91,7 +85,7 @@ def _few_vertices(part: Polygon, pixel: float) -> BaseGeometry:
     may have cut off.
     """
     hull = part.convex_hull
-    if not part.interiors and hull.area <= _NEARLY_CONVEX * part.area:
+    if not part.interiors and hull.area - part.area <= _STAIR * pixel * hull.length:
         return hull
     tolerance = pixel
     simple = part.simplify(tolerance)
@@ -107,9 +101,7 @@ def _vertices(polygon: Polygon) -> int:
 
 def _polygons(geometry: BaseGeometry) -> list[Polygon]:
     parts = getattr(geometry, "geoms", [geometry])
-    return [
-        polygon for part in parts for polygon in ([part] if isinstance(part, Polygon) else _polygons_in(part))
-    ]
+    return [polygon for part in parts for polygon in ([part] if isinstance(part, Polygon) else _polygons_in(part))]
 
 
 def _polygons_in(part: BaseGeometry) -> list[Polygon]:

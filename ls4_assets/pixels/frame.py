@@ -13,6 +13,7 @@ from pathlib import Path
 
 import rasterio
 
+from ls4_assets.names import STEPS, Band, Step
 from ls4_assets.pixels.cog import HowMade, write_cog
 from ls4_assets.pixels.deflate import write_deflate
 from ls4_assets.pixels.footprint import footprint
@@ -22,9 +23,7 @@ from ls4_assets.pixels.overviews import overviews_path, write_overviews
 from ls4_assets.pixels.source import Limits, Source, open_source
 from ls4_assets.pixels.thumbnail import thumbnail
 from ls4_assets.pixels.validate import check_cog
-from ls4_assets.names import STEPS, Band, Step
 from ls4_assets.profiles import FrameProfile
-
 
 _KEEP_AT_MOST = 1_000_000_000
 """Bytes of pixels above which they are not kept: the disk would have to be written, and not only the page cache."""
@@ -82,7 +81,7 @@ def process(
     promises.
     """
     wanted = [step for step in STEPS if step in steps]
-    _refuse_missing_upstream(workdir, stem, wanted, source_path)
+    _refuse_missing_upstream(workdir, stem, wanted)
     deflate_tif, cog_tif = product_path(workdir, stem, "deflate"), product_path(workdir, stem, "cog")
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
@@ -91,21 +90,18 @@ def process(
 
     def deflate() -> None:
         nonlocal kept
-        assert source_path is not None
+        if source_path is None:
+            raise ValueError("The step deflate needs a source; give its path.")
         source = open_source(source_path, band, limits)
         if len(wanted) > 1 and source.width * source.height * profile.bands <= _KEEP_AT_MOST:
             kept = workdir / "pixels" / f"{stem}.tif"
-        share = write_deflate(
-            source, deflate_tif, profile, limits=limits, source_sha256=source_sha256, keep=kept
-        )
+        share = write_deflate(source, deflate_tif, profile, limits=limits, source_sha256=source_sha256, keep=kept)
         facts.update(_source_facts(source), valid_share=share)
 
     def cog() -> None:
         how = write_cog(deflate_tif, cog_tif, profile, pixels=kept)
         if findings := check_cog(cog_tif, profile, deflate_tif):
-            raise RuntimeError(
-                f"The COG of {stem} is not as it should be: {'; '.join(findings)}. Report this as a defect."
-            )
+            raise RuntimeError(f"The COG of {stem} is not as it should be: {'; '.join(findings)}. Report this as a defect.")
         facts.update(cog_made=how, footprint_wkb=footprint(cog_tif).wkb, thumbnail=thumbnail(cog_tif))
 
     work: dict[Step, Callable[[], object]] = {
@@ -130,18 +126,12 @@ def process(
     )  # fmt: skip
 
 
-def _refuse_missing_upstream(
-    workdir: Path, stem: str, wanted: Sequence[Step], source_path: Path | None
-) -> None:
+def _refuse_missing_upstream(workdir: Path, stem: str, wanted: Sequence[Step]) -> None:
     if not wanted:
         raise ValueError(f"No step is asked for; name some of {', '.join(STEPS)}.")
-    if wanted[0] == "deflate" and source_path is None:
-        raise ValueError("The step deflate needs a source; give its path.")
     for step in STEPS[: STEPS.index(wanted[-1])]:
         if step not in wanted and not product_path(workdir, stem, step).exists():
-            raise ValueError(
-                f"{product_path(workdir, stem, step)} is missing; fetch it before asking for {wanted[-1]}."
-            )
+            raise ValueError(f"{product_path(workdir, stem, step)} is missing; fetch it before asking for {wanted[-1]}.")
 
 
 def _source_facts(source: Source) -> dict[str, object]:

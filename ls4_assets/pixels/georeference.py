@@ -5,9 +5,10 @@ ArcGIS: both are read here, for a tif that names no CRS of its own.
 """
 
 import math
+import re
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -75,10 +76,7 @@ def _no_georeference(path: Path, has_control_points: bool) -> str:
             f"{path.name} has ground control points but no geotransform; rectify it first, for example with "
             "gdalwarp, and drop the result."
         )
-    return (
-        f"{path.name} has no georeference; drop its world file (.tfw) and .prj beside it, or a georeferenced "
-        "GeoTIFF."
-    )
+    return f"{path.name} has no georeference; drop its world file (.tfw) and .prj beside it, or a georeferenced GeoTIFF."
 
 
 def _corners(dataset: DatasetReader, transform: Affine, path: Path) -> NDArray[np.float64]:
@@ -110,7 +108,7 @@ def _on_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Path) -> N
 def _from_world_file(path: Path) -> Affine:
     """The geotransform of a world file beside a tif that itself says "identity", which is no place; identity: none."""
     with gdal_env(GDAL_GEOREF_SOURCES="WORLDFILE"), rasterio.open(path, driver="GTiff") as dataset:
-        return dataset.transform
+        return Affine(*dataset.transform[:6])
 
 
 def _from_prj(path: Path) -> CRS | None:
@@ -131,15 +129,19 @@ def _from_older_aux_xml(path: Path) -> tuple[Affine, CRS | None]:
     sidecar = _beside(path, ".aux.xml")
     if sidecar is None:
         return Affine.identity(), None
+    text = sidecar.read_text(encoding="utf-8", errors="replace")
     try:
-        root = ElementTree.fromstring(sidecar.read_bytes())
-        numbers = [float(number) for number in root.findtext("GeoTransform", "").split(",") if number.strip()]
-        crs = CRS.from_wkt(root.findtext("SRS", "")) if root.findtext("SRS") else None
-    except (ElementTree.ParseError, ValueError, CRSError) as error:
-        raise FrameFault(
-            f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it or write it again."
-        ) from error
+        numbers = [float(number) for number in _element(text, "GeoTransform").split(",") if number.strip()]
+        crs = CRS.from_wkt(_element(text, "SRS")) if _element(text, "SRS") else None
+    except (ValueError, CRSError) as error:
+        raise FrameFault(f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it or write it again.") from error
     return (Affine.from_gdal(*numbers) if len(numbers) == 6 else Affine.identity()), crs
+
+
+def _element(xml: str, name: str) -> str:
+    """The text of the first element `name`, without a parser: the file is a stranger's, and two elements are enough."""
+    found = re.search(rf"<{name}\b[^>]*>(.*?)</{name}>", xml, re.DOTALL)
+    return unescape(found.group(1)).strip() if found else ""
 
 
 def _beside(path: Path, suffix: str) -> Path | None:

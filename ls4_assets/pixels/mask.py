@@ -106,9 +106,7 @@ def _collar(source: Source, dataset: DatasetReader) -> Mask | None:
     return None
 
 
-def _extent_of_rows(
-    source: Source, dataset: DatasetReader, value: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _extent_of_rows(source: Source, dataset: DatasetReader, value: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and last column that is not `value`, of each row; first > last where the whole row is `value`."""
     first = np.full(source.height, source.width, dtype=np.int64)
     last = np.full(source.height, -1, dtype=np.int64)
@@ -121,9 +119,7 @@ def _extent_of_rows(
     return first, last
 
 
-def _hull_of_rows(
-    first: NDArray[np.int64], last: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _hull_of_rows(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The columns [left, right) of each row whose pixel centres lie in the convex hull of the centres given.
 
     Centres, not pixels as areas: the hull of the areas runs half a pixel outside a sloping edge, which would leave a
@@ -151,9 +147,7 @@ def _lower_chain(y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def _not_convex(before: tuple[int, int], middle: tuple[int, int], after: tuple[int, int]) -> bool:
-    return (middle[1] - before[1]) * (after[0] - before[0]) >= (after[1] - before[1]) * (
-        middle[0] - before[0]
-    )
+    return (middle[1] - before[1]) * (after[0] - before[0]) >= (after[1] - before[1]) * (middle[0] - before[0])
 
 
 def _between(left: NDArray[np.int64], right: NDArray[np.int64], window: Window) -> Valid:

@@ -6,6 +6,7 @@ its internal overviews, whose masks GDAL does keep. GDAL reads the whole like an
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -35,12 +36,16 @@ def write_overviews(deflate_tif: Path, profile: FrameProfile, *, pixels: Path | 
     """
     out = overviews_path(deflate_tif)
     out.unlink(missing_ok=True)
-    with gdal_env(), written_whole(out) as part:
-        with rasterio.open(pixels or deflate_tif) as full:
-            levels = profile.levels_for(full.width, full.height)
-            with rasterio.open(part, "w", **_creation_options(full, levels[0], profile)) as first:
-                _reduce(full, first, profile)
-        _write_further_levels(part, [level // levels[0] for level in levels[1:]], profile)
+    with gdal_env(**_options_of_further_levels(profile)), rasterio.open(pixels or deflate_tif) as full:
+        levels = profile.levels_for(full.width, full.height)
+        with (
+            written_whole(out) as part,
+            rasterio.open(part, "w", **_creation_options(full, levels[0], profile)) as first,
+        ):
+            _reduce(full, first, profile)
+            # Before `first` is closed: its pixels are still in GDAL's cache and need no decoding.
+            if further := [level // levels[0] for level in levels[1:]]:
+                first.build_overviews(further, Resampling[profile.overview_resampling])
     return out
 
 
@@ -77,8 +82,8 @@ def _reduce(full: DatasetReader, first: DatasetWriter, profile: FrameProfile) ->
         first.write(pixels, window=window)
 
 
-def _write_further_levels(path: Path, levels: list[int], profile: FrameProfile) -> None:
-    options = {
+def _options_of_further_levels(profile: FrameProfile) -> dict[str, Any]:
+    return {
         "COMPRESS_OVERVIEW": "DEFLATE",
         "PREDICTOR_OVERVIEW": "2",
         "ZLEVEL_OVERVIEW": str(profile.deflate_zlevel),
@@ -86,6 +91,3 @@ def _write_further_levels(path: Path, levels: list[int], profile: FrameProfile) 
         "INTERLEAVE_OVERVIEW": "PIXEL",
         "PHOTOMETRIC_OVERVIEW": _photometric(profile),
     }
-    if levels:
-        with gdal_env(**options), rasterio.open(path, "r+") as first:
-            first.build_overviews(levels, Resampling[profile.overview_resampling])

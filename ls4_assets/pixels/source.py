@@ -20,9 +20,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ls4_assets.errors import FrameFault
+from ls4_assets.names import Band
 from ls4_assets.pixels.gdal_env import GDAL_ERRORS, gdal_env
 from ls4_assets.pixels.georeference import Georeference, georeference_of
-from ls4_assets.names import Band
 
 Declared = Literal["mask", "alpha", "nodata", "nothing"]
 
@@ -129,9 +129,7 @@ def open_source(path: Path, band: Band, limits: Limits) -> Source:
 def _refuse_no_tif(path: Path, limits: Limits) -> None:
     size = path.stat().st_size
     if size == 0:
-        raise FrameFault(
-            f"{path.name} is empty (zero bytes); copy it again from the scanner's disk and drop it again."
-        )
+        raise FrameFault(f"{path.name} is empty (zero bytes); copy it again from the scanner's disk and drop it again.")
     if size > limits.max_bytes:
         raise FrameFault(
             f"{path.name} has {size:,} bytes and the limit is {limits.max_bytes:,}; store it compressed or in parts, "
@@ -139,9 +137,7 @@ def _refuse_no_tif(path: Path, limits: Limits) -> None:
         )
     with path.open("rb") as file:
         if file.read(4) not in _TIFF_MAGIC:
-            raise FrameFault(
-                f"{path.name} is not a tif, whatever its name says; export it as GeoTIFF and drop that."
-            )
+            raise FrameFault(f"{path.name} is not a tif, whatever its name says; export it as GeoTIFF and drop that.")
 
 
 def _refuse_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
@@ -182,16 +178,12 @@ def _bands(dataset: DatasetReader, path: Path, band: Band) -> tuple[tuple[int, .
     if band == "nc" and count == 4:
         return wanted, None
     if band == "bw":
-        advice = (
-            "drop it under nc/ instead" if count in (3, 4) else "keep its first band with gdal_translate -b 1"
-        )
+        advice = "drop it under nc/ instead" if count in (3, 4) else "keep its first band with gdal_translate -b 1"
     elif count <= 2:
         advice = "drop it under bw/ instead"
     else:
         advice = "keep red, green and blue with gdal_translate -b 1 -b 2 -b 3"
-    raise FrameFault(
-        f"{path.name} has {count} band(s) and a frame under {band}/ has {_NEEDED[band]}; {advice}."
-    )
+    raise FrameFault(f"{path.name} has {count} band(s) and a frame under {band}/ has {_NEEDED[band]}; {advice}.")
 
 
 def _declared(

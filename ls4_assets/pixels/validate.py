@@ -45,11 +45,7 @@ def _against_profile(cog: DatasetReader, profile: FrameProfile) -> list[str]:
             cog.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE"),
         ),
     }
-    return [
-        f"{what} should be {wanted}, found {found}"
-        for what, (wanted, found) in expected.items()
-        if wanted != found
-    ]
+    return [f"{what} should be {wanted}, found {found}" for what, (wanted, found) in expected.items() if wanted != found]
 
 
 def _against_deflate(cog: DatasetReader, deflate: DatasetReader) -> list[str]:

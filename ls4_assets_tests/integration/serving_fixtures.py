@@ -75,14 +75,10 @@ class IndexDatabase:
 def index_database_fixture(cluster: Cluster) -> Iterator[IndexDatabase]:
     """The index database with its three roles, as an administrator makes it."""
     bootstrap(cluster.admin_url, PASSWORDS)
-    url = URL.create(
-        "postgresql+psycopg2", "ls4", PASSWORDS["ls4"], host="127.0.0.1", port=cluster.port, database="ls4"
-    )
+    url = URL.create("postgresql+psycopg2", "ls4", PASSWORDS["ls4"], host="127.0.0.1", port=cluster.port, database="ls4")
     # Pre-ping: a test restarts the server. Path: the role's own schema, which would come first, has its name.
     owner = create_engine(url, pool_pre_ping=True, connect_args={"options": "-csearch_path=public"})
-    yield IndexDatabase(
-        owner, PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"])
-    )
+    yield IndexDatabase(owner, PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]))
     owner.dispose()
 
 
@@ -98,9 +94,7 @@ class Served:
     def get(self, address: str, **headers: str) -> httpx.Response:
         return self.client.get(address, headers=headers)
 
-    def wms(
-        self, request: str, *, version: str = "1.1.1", address: str = f"/wms/{TABLE}", **more: str
-    ) -> httpx.Response:
+    def wms(self, request: str, *, version: str = "1.1.1", address: str = f"/wms/{TABLE}", **more: str) -> httpx.Response:
         given = {"SERVICE": "WMS", "VERSION": version, "REQUEST": request}
         return self.client.get(address, params=given | more)
 
@@ -181,9 +175,7 @@ def index_row(archive: Path, stem: str) -> dict[str, object]:
 
 
 @contextmanager
-def indexed(
-    database: IndexDatabase, archive: Path, collection: Collection, stems: Iterable[str]
-) -> Iterator[None]:
+def indexed(database: IndexDatabase, archive: Path, collection: Collection, stems: Iterable[str]) -> Iterator[None]:
     """An index table made by the pipeline's role, with the grants that role gives by default."""
     made = tile_index(collection)
     rows = [index_row(archive, stem) for stem in stems]

@@ -60,7 +60,13 @@ def test_the_shapefile_is_the_table(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     zipped = platform.storage.read(frame_of(KEY).collection.tile_index_key("bw", "_idx.zip"))
-    assert sorted(name.rpartition(".")[2] for name in zipfile.ZipFile(io.BytesIO(zipped)).namelist()) == ["cpg", "dbf", "prj", "shp", "shx"]
+    assert sorted(name.rpartition(".")[2] for name in zipfile.ZipFile(io.BytesIO(zipped)).namelist()) == [
+        "cpg",
+        "dbf",
+        "prj",
+        "shp",
+        "shx",
+    ]
     path = tmp_path / "index.zip"
     path.write_bytes(zipped)
     frames = geopandas.read_file(path)
@@ -223,13 +229,16 @@ def test_grants_and_readers_survive_a_rebuild(platform: Platform, tmp_path: Path
     """After each rebuild the map server had lost its right to read the table, and the layer was down."""
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
-    granted = "SELECT has_table_privilege('mapserver', 'travis_usda_1958_frames', 'SELECT') AS may_read, 'travis_usda_1958_frames'::regclass::oid AS id"
+    table = "'travis_usda_1958_frames'"
+    granted = f"SELECT has_table_privilege('mapserver', {table}, 'SELECT') AS may_read, {table}::regclass::oid AS id"
     before = platform.rows(granted)
     platform.drop(OTHER, photo(tmp_path, seed=8))
     platform.settle()
     assert platform.rows(granted) == before
     assert before[0]["may_read"] is True
-    assert platform.rows("SELECT has_table_privilege('mapserver', 'travis_usda_1958_frames', 'INSERT') AS may_write") == [{"may_write": False}]
+    assert platform.rows("SELECT has_table_privilege('mapserver', 'travis_usda_1958_frames', 'INSERT') AS may_write") == [
+        {"may_write": False}
+    ]
 
 
 def test_links_follow_a_new_public_address(platform: Platform, tmp_path: Path) -> None:

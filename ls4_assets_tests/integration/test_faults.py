@@ -72,7 +72,15 @@ PIXEL_FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 def huge(path: Path) -> Path:
-    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:3857", "sparse_ok": True, "tiled": True, "bigtiff": "yes"}
+    profile = {
+        "driver": "GTiff",
+        "count": 1,
+        "dtype": "uint8",
+        "crs": "EPSG:3857",
+        "sparse_ok": True,
+        "tiled": True,
+        "bigtiff": "yes",
+    }
     with rasterio.open(path, "w", width=100_000, height=100_000, transform=rasterio.Affine(1, 0, 0, 0, -1, 0), **profile):
         pass
     return path
@@ -217,7 +225,9 @@ def test_sources_of_a_run_that_died_are_given_to_another(platform: Platform, goo
     assert isinstance(requested, dg.SensorResult) and requested.run_requests
     batch = requested.run_requests[0].tags["ls4/batch"]
     run = platform.instance.create_run_for_job(
-        platform.definitions.resolve_implicit_global_asset_job_def(), tags={"ls4/batch": batch}, status=dg.DagsterRunStatus.FAILURE
+        platform.definitions.resolve_implicit_global_asset_job_def(),
+        tags={"ls4/batch": batch},
+        status=dg.DagsterRunStatus.FAILURE,
     )
     assert run.status == dg.DagsterRunStatus.FAILURE
     runs = platform.settle()

@@ -84,9 +84,7 @@ def test_without_a_public_address_the_capabilities_name_the_host_that_was_asked(
     assert address.startswith(f"{served.config.base_url}/wms/{TABLE}?")
     assert str(served.archive) not in served.wms("GetCapabilities").text
     # a client goes on from that very address
-    assert (
-        served.client.get(address, params={"SERVICE": "WMS", "REQUEST": "GetCapabilities"}).status_code == 200
-    )
+    assert served.client.get(address, params={"SERVICE": "WMS", "REQUEST": "GetCapabilities"}).status_code == 200
 
 
 # --- pixels
@@ -109,9 +107,7 @@ def test_the_footprint_layer_draws_outlines_only(served: Served) -> None:
     assert 0 < drawn < 0.1
 
 
-def test_a_missing_frame_leaves_a_hole_and_the_others_are_drawn(
-    served: Served, index_database: IndexDatabase
-) -> None:
+def test_a_missing_frame_leaves_a_hole_and_the_others_are_drawn(served: Served, index_database: IndexDatabase) -> None:
     gone = Collection("Gone", "USDA_1958", "frames")
     publish_mapfile(served.archive, context_for(gone))
     with indexed(index_database, served.archive, gone, FRAMES):

@@ -57,7 +57,12 @@ class Maps:
         """RGBA (height, width, 4) of a box in EPSG:3857, through the legacy address."""
         name = frame.collection.name
         asked = {"SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap", "LAYERS": name, "SRS": "EPSG:3857", "STYLES": ""}
-        asked |= {"map": f"/{frame.collection.map_key}", "BBOX": ",".join(map(repr, box)), "WIDTH": str(width), "HEIGHT": str(height)}
+        asked |= {
+            "map": f"/{frame.collection.map_key}",
+            "BBOX": ",".join(map(repr, box)),
+            "WIDTH": str(width),
+            "HEIGHT": str(height),
+        }
         answer = self.client.get("/", params=asked | {"FORMAT": "image/png", "TRANSPARENT": "TRUE"})
         assert answer.headers["content-type"] == "image/png", answer.text
         return np.asarray(Image.open(BytesIO(answer.content)).convert("RGBA"))
@@ -76,7 +81,14 @@ def maps(cluster: Cluster, shared_data: Path) -> Iterator[Maps]:
         platform.settle()
         archive = home / "archive"
         service = PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"])
-        config = write_config(home / "serving", port=free_port(), mapfiles_dir=archive / "mapfiles", archive_dir=archive, database=service, workers=2)
+        config = write_config(
+            home / "serving",
+            port=free_port(),
+            mapfiles_dir=archive / "mapfiles",
+            archive_dir=archive,
+            database=service,
+            workers=2,
+        )
         log = stack.enter_context((home / "log").open("wb"))
         stack.enter_context(running(config.workers_argv, log))
         stack.enter_context(running(config.nginx_argv, log))

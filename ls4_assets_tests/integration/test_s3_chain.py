@@ -1,6 +1,7 @@
 """The whole chain with a bucket on S3: what test_chain.py shows of a folder, where S3 has ways of its own.
 
-Those are credentials that reach the workers, versions that depend on how a file was uploaded, and GDAL reading over the network.
+Those are credentials that reach the workers, versions that depend on how a file was uploaded, and GDAL reading over
+the network.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,11 +19,9 @@ from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.names import STEPS
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import Pixels, photograph, write_tif
-from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, SERVERS, S3Server, s3_server
+from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, SERVERS, S3Server, s3_server_fixture  # noqa: F401
 from resources.s3_storage import S3Storage
 from resources.storage import StoredObject
-
-__all__ = ["s3_server"]
 
 KEY = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
 FRAME = frame_of(KEY)
@@ -99,7 +98,7 @@ def test_a_dropped_frame_is_served_from_the_bucket(platform: Platform, tmp_path:
 
 
 def test_uploaded_again_replaced_and_deleted(platform: Platform, tmp_path: Path) -> None:
-    """The ETag of a large file depends on the part size of whoever uploads it: the same bytes look like a new version."""
+    """A large file's ETag depends on the part size of whoever uploads it: the same bytes look like a new version."""
     path = write_tif(tmp_path / "x.tif", photograph(2500, 2500))
     assert path.stat().st_size > 5 * MEGABYTE
     whole = upload_in_parts(platform, path, 64 * MEGABYTE)

@@ -167,9 +167,7 @@ def test_only_public_stages_of_the_archive_are_served(served: Served, key: str, 
 # --- life of the processes
 
 
-def test_a_new_mapfile_and_a_changed_one_are_live_at_once(
-    served: Served, index_database: IndexDatabase
-) -> None:
+def test_a_new_mapfile_and_a_changed_one_are_live_at_once(served: Served, index_database: IndexDatabase) -> None:
     context = context_for(Collection("Bexar", "USDA_1958", "frames"))
     assert served.get(f"/wms/{context.table}?SERVICE=WMS&REQUEST=GetCapabilities").status_code == 404
     with indexed(index_database, served.archive, Collection("Bexar", "USDA_1958", "frames"), [WHITE]):

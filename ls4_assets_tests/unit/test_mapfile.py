@@ -42,9 +42,7 @@ def test_contract_names_and_the_stable_order_of_frames() -> None:
 
 
 def test_an_index_collection_keeps_its_doubled_suffix() -> None:
-    context = MapfileContext(
-        "A_B_1958_index", "AB1958INDEX", "A B 1958 Index", "a_b_1958_index", CONTEXT.extent
-    )
+    context = MapfileContext("A_B_1958_index", "AB1958INDEX", "A B 1958 Index", "a_b_1958_index", CONTEXT.extent)
     text = render(context)
     assert 'NAME "A_B_1958_index_index"' in text
     assert findings(text) == []

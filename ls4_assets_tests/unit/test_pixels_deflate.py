@@ -195,9 +195,7 @@ def test_blanks_umlauts_and_markup_in_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, UTM], ids=["plain", "warped"])
-def test_gdal_has_nothing_to_warn_of(
-    tmp_path: Path, options: dict[str, object], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_gdal_has_nothing_to_warn_of(tmp_path: Path, options: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
     inside = rotated_rectangle(HEIGHT, WIDTH)
     path = write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH, 3) * inside, **options)
     with caplog.at_level(logging.WARNING, logger="rasterio"):

@@ -87,7 +87,7 @@ def test_near_infrared_tagged_alpha_does_not_hide_a_collar(tmp_path: Path) -> No
 
 
 def test_nodata_of_bw(tmp_path: Path) -> None:
-    pixels, inside = collared(7)
+    pixels, _ = collared(7)
     pixels[0, 150, 200] = 7
     found = mask_of(write_tif(tmp_path / "a.tif", pixels, nodata=7))
     assert found is not None and found[0] == "nodata"

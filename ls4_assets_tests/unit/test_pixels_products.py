@@ -20,8 +20,8 @@ from ls4_assets.pixels.source import Limits, open_source
 from ls4_assets.pixels.validate import check_cog
 from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from ls4_assets_tests.rasters import (
-    WEST,
     NORTH,
+    WEST,
     Pixels,
     photograph,
     read,
@@ -190,9 +190,9 @@ def test_every_tile_stands_between_its_size_and_its_last_bytes(tmp_path: Path, b
         tiles = [(o, n) for page in pages for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
         smallest_first = [min(page.dataoffsets) for page in pages if not page.subfiletype & 4]
         full, mask = pages[0], pages[1]
-        assert mask.dataoffsets == tuple(
-            o + n + 8 for o, n in zip(full.dataoffsets, full.databytecounts, strict=True)
-        ), "mask tiles follow image tiles"
+        assert mask.dataoffsets == tuple(o + n + 8 for o, n in zip(full.dataoffsets, full.databytecounts, strict=True)), (
+            "mask tiles follow image tiles"
+        )
     assert offsets[0] == min(offsets)
     assert smallest_first == sorted(smallest_first, reverse=True)
     assert max(offsets) < min(offset for offset, _ in tiles)

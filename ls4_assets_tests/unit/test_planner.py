@@ -77,7 +77,9 @@ def test_a_bad_name_is_refused_once_and_does_not_stop_the_others() -> None:
 
 def test_a_refusal_that_no_longer_holds_is_taken_up() -> None:
     """A county was missing in the operator's list of shards; after it was added its frames stayed refused."""
-    assert states(plan([Dropped(TIF, "v1", 9)], {TIF: known(SourceState.REFUSED, reason="no county")})) == {TIF: SourceState.SETTLING}
+    assert states(plan([Dropped(TIF, "v1", 9)], {TIF: known(SourceState.REFUSED, reason="no county")})) == {
+        TIF: SourceState.SETTLING
+    }
 
 
 def test_of_two_tifs_that_make_one_product_the_second_is_refused_and_names_the_first() -> None:

@@ -1,0 +1,73 @@
+"""The configuration: from environment and file, validated, and told in plain words when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from ls4_assets.errors import ConfigurationError
+from ls4_assets.profiles import NC
+from ls4_assets.settings import load_settings, read_shards
+
+NEEDED = {
+    "LS4_STORAGE": "/srv/archive",
+    "LS4_DATABASE_URL": "postgresql+psycopg2://ls4:secret@db/ls4",
+    "LS4_PUBLIC_URL": "https://cdn.test/",
+    "LS4_MAP_URL": "https://maps.test",
+}
+
+
+@pytest.fixture(autouse=True)
+def needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LS4_CONFIG", raising=False)
+    for name, value in NEEDED.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_one_option_of_a_profile_can_be_set_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LS4_PROFILES__NC__JPEG_QUALITY", "90")
+    monkeypatch.setenv("LS4_PROFILES__BW__OVERVIEW_LEVELS", "[2, 4, 8]")
+    profiles = load_settings().profiles
+    assert profiles["nc"] == NC.model_copy(update={"jpeg_quality": 90})
+    assert profiles["bw"].overview_levels == (2, 4, 8)
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "ls4.toml"
+    file.write_text('public_url = "https://file.test"\nbatch_size = 7\n[profiles.nc]\njpeg_quality = 70\n')
+    monkeypatch.setenv("LS4_CONFIG", str(file))
+    settings = load_settings()
+    assert (settings.public_url, settings.batch_size, settings.profiles.nc.jpeg_quality) == ("https://cdn.test", 7, 70)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LS4_BATCH_SIZE", "0"),
+        ("LS4_PROFILES__NC__JPEG_QUALITY", "300"),
+        ("LS4_PROFILES__BW__RESAMPLING", "smudge"),
+        ("LS4_PROFILES__BW__ZLEVEL", "6"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name):
+        load_settings()
+
+
+def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LS4_STORAGE")
+    with pytest.raises(ConfigurationError, match="LS4_STORAGE"):
+        load_settings()
+
+
+def test_the_password_is_not_shown() -> None:
+    assert "secret" not in repr(load_settings())
+
+
+def test_an_archive_may_have_shards_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "shards.toml"
+    file.write_text('county = ["Adams", "Ashland"]\nagency = ["USDA"]\n')
+    assert read_shards(file) == {"Adams": "county", "Ashland": "county", "USDA": "agency"}
+    file.write_text('county = ["St. Croix"]\n')
+    with pytest.raises(ConfigurationError, match="letters and digits"):
+        read_shards(file)
