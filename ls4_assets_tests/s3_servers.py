@@ -80,9 +80,7 @@ def seaweedfs_server() -> Iterator[S3Server]:
         log = stack.enter_context((folder / "log").open("wb"))
         # One volume a bucket instead of seven: each test has a bucket of its own.
         environment = {"HOME": str(folder), "TMPDIR": str(folder), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-        server = subprocess.Popen(
-            [weed, "server", *_options(folder, ports)], cwd=folder, env=environment, stdout=log, stderr=log
-        )
+        server = subprocess.Popen([weed, "server", *_options(folder, ports)], cwd=folder, env=environment, stdout=log, stderr=log)
         stack.callback(_remove_sockets, ports)
         stack.callback(_end, server)
         url = f"http://127.0.0.1:{ports['s3']}"
@@ -131,9 +129,7 @@ def _options(folder: Path, ports: Mapping[str, int]) -> list[str]:
     """Everything of SeaweedFS in one process, on 127.0.0.1 alone, with one pair of credentials and no telemetry."""
     credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    (folder / "s3.json").write_text(
-        json.dumps({"identities": [{"name": "ls4", "credentials": credentials, "actions": actions}]})
-    )
+    (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "ls4", "credentials": credentials, "actions": actions}]}))
     options = {
         "dir": folder / "data",
         "ip": "127.0.0.1",

@@ -13,7 +13,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 
 from ls4_assets.assets import keys
-from ls4_assets.intake.rebuilds import due_collections, mark_requested
+from ls4_assets.intake.rebuilds import due_collections, forget_collection, mark_requested, withdrawn_collections
 from ls4_assets.names import STEPS, Collection, Frame
 from resources.archive import Archive
 
@@ -33,10 +33,11 @@ def collections_sensor(seconds: int) -> dg.SensorDefinition:
         description="Rebuilds tile index and mapfile of the collections whose frames changed.",
     )
     def collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+        busy = busy_collections(context.instance)
+        forget_withdrawn(context.instance, archive, busy)
         due = due_collections(archive.database, archive.settings.public_url)
         if not due:
             return dg.SkipReason("Every index shows its newest frames.")
-        busy = busy_collections(context.instance)
         now = datetime.now(UTC)
         free = [entry.collection for entry in due if entry.may_start(now) and not busy.blocks(entry.collection)]
         requests = [_request(context.instance, archive, of) for of in free[:RUNS_PER_TICK]]
@@ -68,6 +69,13 @@ def busy_collections(instance: DagsterInstance) -> Busy:
         else:
             _add_untagged(busy, run)
     return busy
+
+
+def forget_withdrawn(instance: DagsterInstance, archive: Archive, busy: Busy) -> None:
+    """Remove the partitions of collections whose last frame went, when no run of theirs is under way."""
+    for of in withdrawn_collections(archive.database):
+        if not busy.blocks(of) and forget_collection(archive.database, of):
+            instance.delete_dynamic_partition(str(keys.collection_partitions(of.shard).name), of.partition)
 
 
 def _add_untagged(busy: Busy, run: DagsterRun) -> None:

@@ -49,7 +49,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         description="MapServer's mapfile of a collection: once it is written the map is served.",
     )
     def mapfile(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        return publish_map(context, archive, Collection.from_partition(shard, context.partition_key))
+        return publish_map(archive, Collection.from_partition(shard, context.partition_key))
 
     return [tile_index, mapfile]
 
@@ -77,14 +77,14 @@ def refresh_index(context: dg.AssetExecutionContext, archive: Archive, of: Colle
     return dg.MaterializeResult(metadata=metadata)
 
 
-def publish_map(context: dg.AssetExecutionContext, archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
+def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
     """Write the mapfile, or withdraw the map of a collection that has no frames."""
     settings, storage = archive.settings, archive.storage
     with index.collection_lock(archive.database, of):
         with archive.database.connect() as connection:
             extent = index.extent(connection, of)
         if extent is None:
-            _withdraw(context, archive, of)
+            _withdraw(archive, of)
             return dg.MaterializeResult(metadata={"map": dg.MetadataValue.text("withdrawn: the collection has no frames")})
         text = mapfiles.render(
             mapfiles.MapfileContext(
@@ -153,8 +153,11 @@ def _is_published(archive: Archive, key: str, data: bytes) -> bool:
     return stored is not None and stored.size == len(data) and archive.storage.read(key) == data
 
 
-def _withdraw(context: dg.AssetExecutionContext, archive: Archive, of: Collection) -> None:
-    """Map first, then files, then table: nothing that is still served loses what it reads."""
+def _withdraw(archive: Archive, of: Collection) -> None:
+    """Map first, then files, then table: nothing that is still served loses what it reads.
+
+    The partition is the sensor's to remove: a run cannot finish on a partition that is gone.
+    """
     archive.storage.delete(of.map_key)
     for band in BANDS:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
@@ -165,7 +168,6 @@ def _withdraw(context: dg.AssetExecutionContext, archive: Archive, of: Collectio
             return
         index.drop(connection, of)
     _publish_catalogue(archive)
-    context.instance.delete_dynamic_partition(str(keys.collection_partitions(of.shard).name), of.partition)
 
 
 def _publish_catalogue(archive: Archive) -> None:

@@ -107,6 +107,7 @@ collection = Table(
     Column("table_name", Text, nullable=False, unique=True, comment="names that differ by case only would share a table"),
     Column("public_url", Text, comment="base of the links in the published index"),
     Column("published_at", DateTime(timezone=True), comment="when its map was last written; null: no map"),
+    Column("withdrawn_at", DateTime(timezone=True), comment="its last frame went; only its partition is left to remove"),
     Column("requested_at", DateTime(timezone=True), comment="when its rebuild was last requested"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="rebuilds requested since the last that ended well"),
 )

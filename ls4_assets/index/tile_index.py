@@ -72,7 +72,8 @@ def exists(connection: Connection, of: Collection) -> bool:
 def drop(connection: Connection, of: Collection) -> None:
     """Remove the index of a collection that has no frame any more; its map must be withdrawn before."""
     tile_index(of).drop(connection, checkfirst=True)
-    connection.execute(delete(collection).where(collection.c.name == of.name))
+    gone = {"withdrawn_at": func.now(), "published_at": None, "public_url": None, "attempts": 0}
+    connection.execute(update(collection).where(collection.c.name == of.name).values(gone))
 
 
 @contextmanager

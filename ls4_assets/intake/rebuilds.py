@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, func, or_, select, update
+from sqlalchemy import Engine, delete, func, or_, select, update
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
 from ls4_assets.names import Collection
@@ -53,3 +53,17 @@ def mark_requested(engine: Engine, of: Collection) -> None:
     with engine.begin() as connection:
         asked = update(collection).where(collection.c.name == of.name)
         connection.execute(asked.values(requested_at=func.now(), attempts=collection.c.attempts + 1))
+
+
+def withdrawn_collections(engine: Engine) -> list[Collection]:
+    """Collections of which nothing is left but a partition and a row."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(collection).where(collection.c.withdrawn_at.is_not(None))).all()
+    return [Collection.from_partition(row.shard, row.partition) for row in rows]
+
+
+def forget_collection(engine: Engine, of: Collection) -> bool:
+    """Delete the row, unless frames have come again meanwhile (then False)."""
+    with engine.begin() as connection:
+        gone = delete(collection).where(collection.c.name == of.name, collection.c.withdrawn_at.is_not(None))
+        return connection.execute(gone).rowcount == 1

@@ -158,7 +158,8 @@ def _write(connection: Connection, change: Change) -> None:
     connection.execute(row.on_conflict_do_update(index_elements=[source.c.key], set_=values))
     if of:
         known = {"name": of.collection.name, "shard": of.collection.shard, "partition": of.collection.partition}
-        connection.execute(insert(collection).values(**known, table_name=of.collection.table).on_conflict_do_nothing())
+        row = insert(collection).values(**known, table_name=of.collection.table)
+        connection.execute(row.on_conflict_do_update(index_elements=[collection.c.name], set_={"withdrawn_at": None}))
 
 
 def _remove(connection: Connection, keys: Iterable[str]) -> list[Frame]:

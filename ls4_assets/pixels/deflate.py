@@ -28,6 +28,9 @@ from ls4_assets.profiles import FrameProfile
 
 SOFTWARE = "ls4"
 
+# By bands, because that is how the steps that read it want them.
+_UNCOMPRESSED: dict[str, object] = {"interleave": "band"}
+
 Pixels = NDArray[np.uint8]
 ReadChunk = Callable[[Window], tuple[Pixels, NDArray[np.bool_] | None]]
 
@@ -82,7 +85,7 @@ def _write(
         parts = [stack.enter_context(written_whole(path)) for path in paths]
         stack.enter_context(gdal_env())
         targets = []
-        for part, codec in zip(parts, (_codec(profile), {}), strict=False):
+        for part, codec in zip(parts, (_codec(profile), _UNCOMPRESSED), strict=False):
             targets.append(stack.enter_context(rasterio.open(part, "w", **options, **codec)))
             targets[-1].update_tags(**tags)
         return _copy(read, targets, profile.blocksize)
@@ -93,14 +96,14 @@ def _creation_options(profile: FrameProfile, shape: tuple[int, int], transform: 
         "driver": "GTiff", "crs": WEB_MERCATOR, "transform": transform, "dtype": "uint8",
         "height": shape[0], "width": shape[1], "count": profile.bands,
         "photometric": "MINISBLACK" if profile.bands == 1 else "RGB",
-        "interleave": "pixel", "tiled": True, "blockxsize": profile.blocksize, "blockysize": profile.blocksize,
+        "tiled": True, "blockxsize": profile.blocksize, "blockysize": profile.blocksize,
         # Uncompressed a frame may pass 4 GB while compressed it does not: GDAL estimates the first.
         "bigtiff": "IF_SAFER",
     }  # fmt: skip
 
 
 def _codec(profile: FrameProfile) -> dict[str, object]:
-    return {"compress": "DEFLATE", "predictor": 2, "zlevel": profile.deflate_zlevel}
+    return {"compress": "DEFLATE", "predictor": 2, "zlevel": profile.deflate_zlevel, "interleave": "pixel"}
 
 
 def _copy(read: ReadChunk, targets: list[DatasetWriter], blocksize: int) -> int:
