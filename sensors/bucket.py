@@ -18,11 +18,13 @@ from ls4_assets.assets import keys
 from ls4_assets.index.schema import SourceState
 from ls4_assets.intake import listing, sources
 from ls4_assets.intake.planner import Rules, plan_changes
-from ls4_assets.names import STEPS, Frame
+from ls4_assets.names import STEPS
 from resources.archive import Archive
 
 # Dagster stops a sensor after 60 s; what is left is looked at by the next tick.
 LOOK_SECONDS = 20.0
+# Dagster deletes partitions one by one.
+LEFTOVERS_PER_TICK = 200
 # A batch whose run never appeared in Dagster was lost between the table and the run queue.
 LOST_AFTER = timedelta(seconds=90)
 
@@ -32,7 +34,6 @@ class Look:
     """What one look at the bucket found."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    unmade: list[Frame] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     next_unit: str = listing.LOOSE
 
@@ -54,8 +55,7 @@ def bucket_sensor(seconds: int) -> dg.SensorDefinition:
     def bucket(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         released = release_dead_batches(context.instance, archive)
         look = look_at_bucket(archive, start=context.cursor or listing.LOOSE)
-        for frame in look.unmade:
-            context.instance.delete_dynamic_partition(str(keys.frame_partitions(frame.collection.shard).name), frame.partition)
+        remove_leftover_partitions(context.instance, archive)
         for error in look.errors:
             context.log.error(error)
         batches = sources.claim_batches(archive.database, archive.settings.batch_size, archive.settings.batches_per_tick)
@@ -107,7 +107,7 @@ def _look_at_unit(archive: Archive, unit: str, look: Look) -> None:
     with archive.database.begin() as connection:
         rules = Rules(archive.settings.shards, timedelta(seconds=settle), sources.tables_in_use(connection))
         changes = plan_changes(listed, sources.known_in(connection, unit), datetime.now(UTC), rules)
-        look.unmade += sources.apply_changes(connection, changes)
+        sources.apply_changes(connection, changes)
     look.counts.update(str(change.state) for change in changes.rows)
     look.counts["gone"] += len(changes.gone)
 
@@ -121,6 +121,16 @@ def release_dead_batches(instance: DagsterInstance, archive: Archive) -> int:
         if lost or (runs and all(run.status in FINISHED_STATUSES for run in runs)):
             released += sources.release_batch(archive.database, batch, archive.settings.max_attempts)
     return released
+
+
+def remove_leftover_partitions(instance: DagsterInstance, archive: Archive) -> None:
+    """Take the partitions of frames that left out of Dagit.
+
+    Only here, where they are added too: a run that removed one could take it from a frame that has just come back.
+    """
+    for leftover in sources.leftover_partitions(archive.database, LEFTOVERS_PER_TICK):
+        instance.delete_dynamic_partition(str(keys.frame_partitions(leftover.shard).name), leftover.partition)
+        sources.forget_partition(archive.database, leftover)
 
 
 def add_partitions(instance: DagsterInstance, batch: sources.Batch) -> None:
@@ -139,7 +149,7 @@ def request(batch: sources.Batch) -> dg.RunRequest:
         asset_selection=[keys.product(batch.shard, step) for step in STEPS],
         partition_key=partitions[0],
         run_config={"ops": {keys.frames_op(batch.shard): {"config": {"frames": partitions}}}},
-        tags={keys.KIND_TAG: "frames", keys.BATCH_TAG: batch.id, keys.COLLECTIONS_TAG: ",".join(batch.collections)},
+        tags={keys.KIND_TAG: "frames", keys.BATCH_TAG: batch.id, **keys.NO_RETRIES},
     )
 
 

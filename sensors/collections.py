@@ -60,13 +60,16 @@ class Busy:
 
 
 def busy_collections(instance: DagsterInstance) -> Busy:
-    """Read from the runs in flight: those of a backfill carry none of our tags, so partitions and assets must tell."""
+    """Read from the runs in flight: those of a backfill carry none of our tags, so partitions and assets must tell.
+
+    What the bucket sensor's own batches still work on, the source table says (`due_collections`).
+    """
     busy = Busy()
     runs = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
     for run in runs:
-        if tagged := run.tags.get(keys.COLLECTION_TAG) or run.tags.get(keys.COLLECTIONS_TAG):
-            busy.collections.update(tagged.split(","))
-        else:
+        if tagged := run.tags.get(keys.COLLECTION_TAG):
+            busy.collections.add(tagged)
+        elif keys.BATCH_TAG not in run.tags:
             _add_untagged(busy, run)
     return busy
 
@@ -103,5 +106,5 @@ def _request(instance: DagsterInstance, archive: Archive, of: Collection) -> dg.
         run_key=uuid4().hex,
         asset_selection=[keys.tile_index(of.shard), keys.mapfile(of.shard)],
         partition_key=of.partition,
-        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name},
+        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES},
     )

@@ -37,7 +37,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         description="PostGIS table and zipped shapefile of a collection's frames, with footprints and download links.",
     )
     def tile_index(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        return refresh_index(context, archive, Collection.from_partition(shard, context.partition_key))
+        return refresh_index(archive, Collection.from_partition(shard, context.partition_key))
 
     @dg.asset(
         key=keys.mapfile(shard),
@@ -54,7 +54,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
     return [tile_index, mapfile]
 
 
-def refresh_index(context: dg.AssetExecutionContext, archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
+def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
     """Bring table and files up to date, then remove the products of frames that have left."""
     started = time.monotonic()
     storage, url = archive.storage, archive.settings.public_url
@@ -63,7 +63,7 @@ def refresh_index(context: dg.AssetExecutionContext, archive: Archive, of: Colle
             done = index.refresh(connection, of, storage, url)
         keys_written = _publish_files(archive, of) if done.rows else []
         for gone in done.leaving:
-            _remove_products(context, archive, gone)
+            _remove_products(archive, gone)
     metadata: dict[str, dg.MetadataValue] = {
         "table": dg.MetadataValue.text(of.table),
         "frames": dg.MetadataValue.int(done.rows),
@@ -135,7 +135,7 @@ def _publish_files(archive: Archive, of: Collection) -> list[str]:
     return written
 
 
-def _remove_products(context: dg.AssetExecutionContext, archive: Archive, gone: Frame) -> None:
+def _remove_products(archive: Archive, gone: Frame) -> None:
     """Delete what was made of a frame that is out of the index, unless it has come back meanwhile."""
     with records.frame_lock(archive.database, gone) as connection:
         record = records.record_of(connection, gone)
@@ -144,7 +144,6 @@ def _remove_products(context: dg.AssetExecutionContext, archive: Archive, gone: 
         for key in (*(gone.product_key(step) for step in STEPS), gone.thumbnail_key):
             archive.storage.delete(key)
         records.forget(connection, gone)
-    context.instance.delete_dynamic_partition(str(keys.frame_partitions(gone.collection.shard).name), gone.partition)
 
 
 def _is_published(archive: Archive, key: str, data: bytes) -> bool:

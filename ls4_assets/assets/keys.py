@@ -11,10 +11,10 @@ from ls4_assets.names import Step
 REFUSED = dg.AssetKey("refused_frames")
 # Tags by which the sensors find their own runs again.
 BATCH_TAG = "ls4/batch"
-# Of a frame run: the collections whose frames it makes, joined by commas. Of a rebuild: the one collection, of which dagster.yaml
-# lets only one run at a time.
-COLLECTIONS_TAG = "ls4/collections"
+# The collection of a rebuild, of which dagster.yaml lets only one run at a time.
 COLLECTION_TAG = "ls4/collection"
+# The sensors ask again for what a dead run left undone; Dagster's own retry beside it would do the work twice.
+NO_RETRIES = {"dagster/max_retries": "0"}
 KIND_TAG = "ls4/kind"
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, not_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, func, not_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.chunks import chunks
@@ -36,10 +36,6 @@ class Batch:
     shard: str
     sources: tuple[Claimed, ...]
 
-    @property
-    def collections(self) -> list[str]:
-        return sorted({claimed.frame.collection.name for claimed in self.sources})
-
 
 def known_in(connection: Connection, unit: str) -> dict[str, Known]:
     """Rows of one unit by key."""
@@ -61,11 +57,37 @@ def tables_in_use(connection: Connection) -> dict[str, str]:
     return {row.table_name: row.name for row in connection.execute(select(collection.c.table_name, collection.c.name))}
 
 
-def apply_changes(connection: Connection, changes: Changes) -> list[Frame]:
-    """Write what the planner decided. Returns the frames that left before they were ever made: only a partition remains."""
+def apply_changes(connection: Connection, changes: Changes) -> None:
+    """Write what the planner decided."""
     for change in changes.rows:
         _write(connection, change)
-    return _remove(connection, changes.gone)
+    _remove(connection, changes.gone)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A partition of a frame of which nothing is left."""
+
+    key: str
+    shard: str
+    partition: str
+
+
+def leftover_partitions(engine: Engine, most: int) -> list[Leftover]:
+    """Partitions whose tif is gone and whose products are removed, or were never made."""
+    other = source.alias()
+    live = exists().where(other.c.frame == source.c.frame, other.c.state.not_in([SourceState.DELETED, SourceState.REFUSED]))
+    made = exists().where(frame.c.id == source.c.frame)
+    gone = (source.c.state == SourceState.DELETED, source.c.partition.is_not(None), ~live, ~made)
+    with engine.connect() as connection:
+        rows = connection.execute(select(source.c.key, source.c.shard, source.c.partition).where(*gone).limit(most))
+        return [Leftover(row.key, row.shard, row.partition) for row in rows]
+
+
+def forget_partition(engine: Engine, leftover: Leftover) -> None:
+    with engine.begin() as connection:
+        of = update(source).where(source.c.key == leftover.key, source.c.state == SourceState.DELETED)
+        connection.execute(of.values(partition=None))
 
 
 def claim_batches(engine: Engine, batch_size: int, most: int) -> list[Batch]:
@@ -162,32 +184,13 @@ def _write(connection: Connection, change: Change) -> None:
         connection.execute(row.on_conflict_do_update(index_elements=[collection.c.name], set_={"withdrawn_at": None}))
 
 
-def _remove(connection: Connection, keys: Iterable[str]) -> list[Frame]:
-    unmade = []
+def _remove(connection: Connection, keys: Iterable[str]) -> None:
     for some in chunks(keys, 1000):
-        gone = update(source).where(source.c.key.in_(some))
-        rows = connection.execute(
-            gone.values(state=SourceState.DELETED, reason=None, changed_at=func.now(), gone_at=func.now()).returning(
-                source.c.frame, source.c.shard, source.c.partition
-            )
-        ).all()
-        ids = [row.frame for row in rows if row.frame]
+        gone = update(source).where(source.c.key.in_(some)).returning(source.c.frame)
+        values = {"state": SourceState.DELETED, "reason": None, "changed_at": func.now(), "gone_at": func.now()}
+        ids = {id_ for id_ in connection.scalars(gone.values(values)) if id_}
         # A frame whose tif was only renamed from .TIF to .tif has another live source, and stays.
-        alive = set(
-            connection.scalars(
-                select(source.c.frame).where(
-                    source.c.frame.in_(ids), source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
-                )
-            )
-        )
-        leaving = [row for row in rows if row.frame and row.frame not in alive]
-        made = set(
-            connection.scalars(
-                update(frame)
-                .where(frame.c.id.in_([row.frame for row in leaving]))
-                .values(deleted=True, revision=frame.c.revision + 1, updated_at=func.now())
-                .returning(frame.c.id)
-            )
-        )
-        unmade += [Frame.from_partition(row.shard, row.partition) for row in leaving if row.frame not in made]
-    return unmade
+        live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
+        ids -= set(connection.scalars(select(source.c.frame).where(source.c.frame.in_(ids), live)))
+        leaves = {"deleted": True, "revision": frame.c.revision + 1, "updated_at": func.now()}
+        connection.execute(update(frame).where(frame.c.id.in_(ids)).values(leaves))

@@ -56,6 +56,8 @@ def start_services(state: State, supervisor: Supervisor, port: int | None = None
     environment = _environment(state, ports["postgres"], passwords, addresses)
     state.save_environment(environment)
     os.environ.update(environment)
+    shutil.rmtree(state.work, ignore_errors=True)
+    state.work.mkdir()
     _make_dagster_home(state, ports["code"])
     supervisor.start(_code_server(ports["code"]), *_serving(state, ports, passwords["mapserver"]))
     fail_interrupted_runs()
@@ -64,7 +66,7 @@ def start_services(state: State, supervisor: Supervisor, port: int | None = None
 
 
 def fail_interrupted_runs() -> None:
-    """Report the runs that the last stop interrupted as failed, so that Dagster's retries take them up.
+    """Report the runs that the last stop interrupted as failed, so that their frames are given to others.
 
     Dagster does not find that out by itself when runs are mere processes of this machine. To be called before
     the daemon starts: at that moment no run can be running.
@@ -84,6 +86,7 @@ def _environment(state: State, port: int, passwords: dict[str, str], addresses: 
         "LS4_DATABASE_URL": database("ls4"),
         "LS4_PUBLIC_URL": f"{addresses.front}/archive",
         "LS4_MAP_URL": addresses.front,
+        "LS4_WORK_DIR": str(state.work),
         "LS4_DAGSTER_DATABASE_URL": database("dagster"),
         "DAGSTER_HOME": str(state.dagster),
     }

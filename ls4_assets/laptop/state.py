@@ -59,6 +59,11 @@ class State:
         """The run directory of MapServer and nginx."""
         return self.home / "serving"
 
+    @property
+    def work(self) -> Path:
+        """Scratch space of the runs; emptied at each start, as a killed run leaves its own."""
+        return self.home / "work"
+
     def make(self) -> None:
         """Make the folders; those who serve read them, only the owner writes."""
         for folder in (self.home, self.archive, self.logs, self.postgres, self.dagster, self.serving):
