@@ -18,6 +18,8 @@ from mapserver.rendering import TEMPLATES, environment
 
 SERVICE = "ls4"
 MAPSERV = Path("/usr/lib/cgi-bin/mapserv")
+# By its full path: an ordinary user's PATH has no sbin.
+NGINX = Path("/usr/sbin/nginx")
 
 _HEALTH = "health"
 _HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
@@ -158,7 +160,7 @@ def write_config(
             *(("--user", account.pw_name) if account else ()),
         ),
         nginx_argv=(
-            *("nginx", "-p", str(run_dir), "-c", str(conf / "nginx.conf")),
+            *(str(NGINX), "-p", str(run_dir), "-c", str(conf / "nginx.conf")),
             *("-e", str(logs / "nginx-error.log")),
         ),
         base_url=base_url,

@@ -70,3 +70,9 @@ def test_a_list_of_collections_that_exists_is_kept(tmp_path: Path) -> None:
     config = written(tmp_path)
     config.collections_file.write_text('{"collections": [1]}')
     assert written(tmp_path).collections_file.read_text() == '{"collections": [1]}'
+
+
+def test_an_ordinary_user_starts_nginx_too(tmp_path: Path) -> None:
+    """`make demo` of an ordinary user ended with "No such file or directory: 'nginx'": its PATH has no sbin."""
+    program = Path(written(tmp_path).nginx_argv[0])
+    assert program.is_absolute() and os.access(program, os.X_OK)
