@@ -274,10 +274,20 @@ def _python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
+@pytest.fixture(autouse=True)
+def _count_own_children_only() -> Iterator[None]:
+    """Other tests' pool servers live as long as this process does."""
+    _OTHERS.update(psutil.Process().children(recursive=True))
+    yield
+    _OTHERS.clear()
+
+
+_OTHERS: set[psutil.Process] = set()
+
+
 def _children() -> list[psutil.Process]:
     """What supervisors of this process started, without the cluster fixture's server (no child of ours)."""
-    children: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return children
+    return [child for child in psutil.Process().children(recursive=True) if child not in _OTHERS]
 
 
 def _wait_for_children(count: int) -> list[psutil.Process]:
