@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from ls4_assets.errors import ConfigurationError, Ls4Error
 from ls4_assets.settings import Settings, load_settings
@@ -35,6 +36,11 @@ def _plain_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except Ls4Error as error:
             raise click.ClickException(str(error)) from None
+        except OperationalError as error:
+            reason = str(error.orig).strip().splitlines()[0]
+            raise click.ClickException(
+                f"The database does not answer ({reason}); is `make demo` running, or LS4_DATABASE_URL wrong?"
+            ) from None
 
     return wrapped
 

@@ -33,13 +33,15 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Order:
-    """What a run asks for: these steps of this frame. `rebuild`: also what is right already, unless this `run` made it."""
+    """What a run asks for: these steps of this frame. `rebuild`: also what is right already, unless this `run` made it.
+    `scratch`: an existing folder of the run's own."""
 
     settings: Settings
     frame: Frame
     steps: tuple[Step, ...]
     rebuild: bool
     run: str
+    scratch: Path
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,19 @@ def make_frame(order: Order) -> Outcome:
         return Outcome(order.frame, "failed", reason)
     bench = _Bench(order, source, record, open_storage(order.settings), engine)
     try:
-        with tempfile.TemporaryDirectory(prefix="ls4-", dir=order.settings.work_dir) as scratch:
+        with tempfile.TemporaryDirectory(dir=order.scratch) as scratch:
             outcome = bench.work(Path(scratch))
+    except _SupersededError:
+        outcome = Outcome(order.frame, "superseded", source=source)
     except (FrameFault, NotFound) as fault:
         outcome = Outcome(order.frame, "failed", bench.explain(fault), source)
         with engine.begin() as connection:
             records.mark_source(connection, source, SourceState.FAILED, outcome.reason)
     return replace(outcome, seconds=round(time.monotonic() - started, 3))
+
+
+class _SupersededError(Exception):
+    """Another version of the source has come meanwhile."""
 
 
 @dataclass
@@ -106,7 +114,7 @@ class _Bench:
 
     def work(self, scratch: Path) -> Outcome:
         if self._version_now() != self.source.version:
-            return Outcome(self.frame, "superseded", source=self.source)
+            raise _SupersededError
         local: Path | None = None
         if self.record and self.record.source_version == self.source.version:
             content = self.record.content_hash
@@ -165,9 +173,7 @@ class _Bench:
                 while block := file.read(_BLOCK):
                     digest.update(block)
         if self._version_now() != self.source.version:
-            raise FrameFault(
-                f"{self._name} changed while it was being read; its new version is taken up by itself, so only wait."
-            )
+            raise _SupersededError
         return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
 
     def _is_right(self, step: Step, content: str) -> bool:
@@ -179,6 +185,11 @@ class _Bench:
             return False
         stored = self.storage.head(self.frame.product_key(step))
         return stored is not None and (stored.size, stored.version) == (product.size, product.version)
+
+    def _is_complete(self, products: Mapping[Step, Product], content: str) -> bool:
+        """Are all products of these bytes and this profile? (One that has expired since counts: it was made.)"""
+        wanted = {step: (content, self.profile.hash(step)) for step in STEPS}
+        return {step: (product.content, product.profile) for step, product in products.items()} == wanted
 
     def _fetch_upstream(self, first: Step, content: str, scratch: Path) -> list[Step]:
         """Copy what the first step needs of the steps before it; returns those that have to be made anew (expired, stale)."""
@@ -194,8 +205,8 @@ class _Bench:
 
     def _confirm(self, content: str) -> Outcome:
         with records.frame_lock(self.engine, self.frame) as connection:
-            records.confirm(connection, self.frame, self.source)
-        products = self.record.products if self.record else {}
+            products = self.record.products if self.record else {}
+            records.confirm(connection, self.frame, self.source, self._is_complete(products, content))
         facts = self.record.facts if self.record else None
         return Outcome(self.frame, "reused", None, self.source, content, products, facts)
 
@@ -204,7 +215,7 @@ class _Bench:
         with records.frame_lock(self.engine, self.frame) as connection:
             now = records.source_of(connection, self.frame)
             if now is None or now.version != self.source.version:
-                return Outcome(self.frame, "superseded", source=self.source)
+                raise _SupersededError
             before = records.record_of(connection, self.frame)
             products = dict(before.products) if before else {}
             for step in todo:
@@ -213,7 +224,8 @@ class _Bench:
             if result.thumbnail:
                 self.storage.put(self.frame.thumbnail_key, result.thumbnail)
             facts = _facts(result)
-            records.publish(connection, self.frame, self.source, content, products, facts, self._scan_file())
+            complete = self._is_complete(products, content)
+            records.publish(connection, self.frame, self.source, content, products, facts, self._scan_file(), complete)
             known = dict(before.facts) if before else {}
         return Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result)
 

@@ -4,6 +4,7 @@ Every field can be given as `LS4_<FIELD>` in the environment or in the TOML file
 Nested fields are written with two underscores (`LS4_PROFILES__NC__JPEG_QUALITY=90`). docs/configuration.md lists them.
 """
 
+import difflib
 import os
 import tomllib
 from functools import cached_property
@@ -18,6 +19,9 @@ from ls4_assets.errors import ConfigurationError
 from ls4_assets.names import Band, ShardKind, Shards
 from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from mapserver.mapfile import Contact
+
+# Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data.
+OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_TEST_DATA", "LS4_SHARED"}
 
 
 class Profiles(BaseModel, frozen=True):
@@ -59,7 +63,8 @@ class Settings(BaseSettings):
 
     batch_size: int = Field(100, ge=1, le=1000, description="most frames in one run")
     batches_per_tick: int = Field(10, ge=1, le=20, description="most runs that one sensor tick requests")
-    max_attempts: int = Field(3, ge=1, description="runs that may die under a frame before it is called failed")
+    open_batches: int = Field(20, ge=1, description="most runs that wait or work at the same time; the rest stays queued")
+    max_attempts: int = Field(5, ge=1, description="runs that may die under a frame before it is called failed")
     settle_seconds: float = Field(3.0, ge=0, description="a file that changed less than this ago may still be being copied")
     sensor_seconds: int = Field(5, ge=1, description="seconds between two looks at the bucket")
     worker_processes: int = Field(0, ge=0, description="frames processed at once in a run; 0: one a core")
@@ -93,7 +98,11 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the configuration. Raises ConfigurationError that names each wrong or missing setting."""
+    """Read the configuration. Raises ConfigurationError that names each wrong, missing or misspelt setting."""
+    file = os.environ.get("LS4_CONFIG")
+    if file and not Path(file).is_file():
+        raise ConfigurationError(f"LS4_CONFIG names {file}, which is no file; correct the path.")
+    _refuse_misspelt()
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # the fields come from environment and file
     except ValidationError as error:
@@ -101,10 +110,22 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigurationError(f"{wrong}: correct the environment or the file named by LS4_CONFIG.") from None
 
 
+def _refuse_misspelt() -> None:
+    """A setting that nobody reads would be believed to be in force."""
+    fields = {f"LS4_{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith("LS4_") and name.upper().partition("__")[0] not in fields | OTHER_VARIABLES:
+            close = difflib.get_close_matches(name.upper(), fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; see docs/configuration.md."
+            raise ConfigurationError(f"{name} is no setting of ls4{hint} Correct or unset it.")
+
+
 def read_shards(path: Path | None) -> Shards:
     """Read the list of shards: TOML lists `county`, `agency` and `programme`. Raises ConfigurationError."""
-    text = (path or files("ls4_assets") / "shards.toml").read_text(encoding="utf-8")
-    lists = tomllib.loads(text)
+    try:
+        lists = tomllib.loads((path or files("ls4_assets") / "shards.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"The list of shards {path} cannot be read ({error}); correct LS4_SHARDS_FILE.") from None
     kinds = get_args(ShardKind)
     if unknown := set(lists) - set(kinds):
         raise ConfigurationError(f"{path}: {', '.join(unknown)} is no kind of shard; use {', '.join(kinds)}.")

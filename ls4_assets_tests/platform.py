@@ -1,7 +1,7 @@
 """A whole platform for integration tests: a folder as the bucket, real databases, a real Dagster instance on Postgres.
 
 The sensors' own functions are evaluated and the runs they request are executed in this process, so that a test can look at
-each step; `test_laptop.py` covers the same with the real daemon and web server.
+each step; `test_demo.py` covers the same with the real daemon and web server, in the slow tier.
 """
 
 import json
@@ -77,7 +77,7 @@ class Platform:
         return result
 
     def look(self) -> list[dg.ExecuteInProcessResult]:
-        """Look at the bucket until every file has settled, and execute the runs that are requested."""
+        """Look at the bucket until every file has settled or gone, and execute the runs that are requested."""
         done = []
         for _ in range(3):
             done += self.execute(self.tick("bucket"))
@@ -89,6 +89,12 @@ class Platform:
     def settle(self) -> list[dg.ExecuteInProcessResult]:
         """All that follows from what lies in the bucket now."""
         return [*self.look(), *self.rebuild()]
+
+    def skip_waits(self) -> None:
+        """As if the time had passed after which something that died is tried again."""
+        with self.database.begin() as connection:
+            connection.execute(text("UPDATE ls4.source SET not_before = NULL"))
+            connection.execute(text("UPDATE ls4.collection SET requested_at = NULL"))
 
     def execute(self, result: dg.SensorResult | dg.SkipReason) -> list[dg.ExecuteInProcessResult]:
         requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []

@@ -99,17 +99,6 @@ def render(context: MapfileContext) -> str:
     return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES)
 
 
-def collection_entry(context: MapfileContext, frames: int) -> dict[str, object]:
-    """One collection in the landing page's `collections.json`, which is `{"collections": [entry, ...]}`."""
-    return {
-        "name": context.name,
-        "title": context.title,
-        "table": context.table,
-        "extent": list(context.extent),
-        "frames": frames,
-    }
-
-
 def findings(mapfile_text: str, public_url: str | None = None) -> list[str]:
     """What is wrong with a mapfile that is about to be published; empty when nothing is.
 

@@ -44,7 +44,7 @@ class S3Storage:
     @cached_property
     def client(self) -> "S3Client":
         # An outage is told within a minute, before Dagster stops the sensor that looks.
-        config = Config(retries={"mode": "adaptive", "total_max_attempts": 6}, connect_timeout=4)
+        config = Config(retries={"mode": "adaptive", "total_max_attempts": 4}, connect_timeout=4, read_timeout=10)
         return boto3.client("s3", endpoint_url=self._endpoint_url, region_name=self._region, config=config)
 
     def scan(self, prefix: str) -> Folder:

@@ -18,7 +18,7 @@ from ls4_assets.names import STEPS, Collection, Frame
 from resources.archive import Archive
 
 RUNS_PER_TICK = 20
-# More runs in flight than this are not looked into: the queue is then long, and waiting is right.
+# With more runs in flight than this nothing is rebuilt: the queue is then long, and waiting is right.
 _MOST_RUNS = 500
 
 
@@ -52,11 +52,12 @@ class Busy:
     """What runs in flight are still changing: whole shards, or single collections, by name."""
 
     def __init__(self) -> None:
+        self.everything = False
         self.shards: set[str] = set()
         self.collections: set[str] = set()
 
     def blocks(self, of: Collection) -> bool:
-        return of.shard in self.shards or of.name in self.collections
+        return self.everything or of.shard in self.shards or of.name in self.collections
 
 
 def busy_collections(instance: DagsterInstance) -> Busy:
@@ -66,6 +67,7 @@ def busy_collections(instance: DagsterInstance) -> Busy:
     """
     busy = Busy()
     runs = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
+    busy.everything = len(runs) == _MOST_RUNS
     for run in runs:
         if tagged := run.tags.get(keys.COLLECTION_TAG):
             busy.collections.add(tagged)
@@ -82,21 +84,27 @@ def forget_withdrawn(instance: DagsterInstance, archive: Archive, busy: Busy) ->
 
 
 def _add_untagged(busy: Busy, run: DagsterRun) -> None:
-    ends = [run.tags.get(tag) for tag in (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)]
+    tags = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+    partitions = [run.tags[tag] for tag in tags if tag in run.tags]
     for key in run.asset_selection or ():
-        if len(key.path) != 2:
-            continue
-        shard, asset = key.path
-        partitions = [end for end in ends if end]
-        if asset in STEPS:
-            names = {Frame.from_partition(shard, partition).collection.name for partition in partitions}
-        else:
-            names = {Collection.from_partition(shard, partition).name for partition in partitions}
-        if len(names) == 1:
-            busy.collections |= names
-        else:
-            # A range from one collection to another may hold any of the shard.
-            busy.shards.add(shard)
+        if len(key.path) == 2:
+            shard, asset = key.path
+            names = {_collection_name(shard, asset, partition) for partition in partitions}
+            if len(names) == 1 and None not in names:
+                busy.collections |= {str(name) for name in names}
+            else:
+                # A range from one collection to another may hold any of the shard.
+                busy.shards.add(shard)
+
+
+def _collection_name(shard: str, asset: str, partition: str) -> str | None:
+    """None for a partition that somebody added by hand and that names nothing."""
+    try:
+        if asset in (*STEPS, "georef"):
+            return Frame.from_partition(shard, partition).collection.name
+        return Collection.from_partition(shard, partition).name
+    except ValueError:
+        return None
 
 
 def _request(instance: DagsterInstance, archive: Archive, of: Collection) -> dg.RunRequest:
@@ -106,5 +114,5 @@ def _request(instance: DagsterInstance, archive: Archive, of: Collection) -> dg.
         run_key=uuid4().hex,
         asset_selection=[keys.tile_index(of.shard), keys.mapfile(of.shard)],
         partition_key=of.partition,
-        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES},
+        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
     )

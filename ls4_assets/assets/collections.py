@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy import func, update
+from sqlalchemy import func, select, text, update
 
 from ls4_assets import catalogue
 from ls4_assets.assets import keys
@@ -64,6 +64,7 @@ def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None
         keys_written = _publish_files(archive, of) if done.rows else []
         for gone in done.leaving:
             _remove_products(archive, gone)
+        _note(archive, of, files_revision=done.revision)
     metadata: dict[str, dg.MetadataValue] = {
         "table": dg.MetadataValue.text(of.table),
         "frames": dg.MetadataValue.int(done.rows),
@@ -82,9 +83,9 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
     settings, storage = archive.settings, archive.storage
     with index.collection_lock(archive.database, of):
         with archive.database.connect() as connection:
-            extent = index.extent(connection, of)
+            extent, revision = index.extent(connection, of), index.revision(connection, of)
         if extent is None:
-            _withdraw(archive, of)
+            _withdraw(archive, of, revision)
             return dg.MaterializeResult(metadata={"map": dg.MetadataValue.text("withdrawn: the collection has no frames")})
         text = mapfiles.render(
             mapfiles.MapfileContext(
@@ -101,10 +102,9 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
             raise dg.Failure(f"The mapfile of {of.name} was not published: {'; '.join(findings)}. Mend the template.")
         if not _is_published(archive, of.map_key, text.encode()):
             storage.put(of.map_key, text.encode())
-        with archive.database.begin() as connection:
-            written = update(collection_table).where(collection_table.c.name == of.name)
-            connection.execute(written.values(published_at=func.now(), attempts=0))
+        _note(archive, of, published_at=func.now(), attempts=0)
         _publish_catalogue(archive)
+        _note(archive, of, map_revision=revision)
     address = map_url(of, settings.map_url)
     return dg.MaterializeResult(
         metadata={
@@ -152,7 +152,7 @@ def _is_published(archive: Archive, key: str, data: bytes) -> bool:
     return stored is not None and stored.size == len(data) and archive.storage.read(key) == data
 
 
-def _withdraw(archive: Archive, of: Collection) -> None:
+def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
     """Map first, then files, then table: nothing that is still served loses what it reads.
 
     The partition is the sensor's to remove: a run cannot finish on a partition that is gone.
@@ -161,14 +161,24 @@ def _withdraw(archive: Archive, of: Collection) -> None:
     for band in BANDS:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
             archive.storage.delete(of.tile_index_key(band, suffix))
-    with archive.database.begin() as connection:
-        if catalogue.is_alive(connection, of):
-            # Frames are being made at this moment, or wait to be indexed: the next rebuild brings the map back.
-            return
-        index.drop(connection, of)
+    _note(archive, of, published_at=None, attempts=0)
     _publish_catalogue(archive)
+    with archive.database.begin() as connection:
+        connection.execute(select(collection_table).where(collection_table.c.name == of.name).with_for_update())
+        # Not while frames are being made, or failed ones lie in georef/: the next rebuild brings the map back.
+        if not catalogue.is_alive(connection, of):
+            index.drop(connection, of)
+    _note(archive, of, map_revision=revision)
+
+
+def _note(archive: Archive, of: Collection, **values: object) -> None:
+    """Write down how far a rebuild has come: what is not noted is done again, whatever killed the run."""
+    with archive.database.begin() as connection:
+        connection.execute(update(collection_table).where(collection_table.c.name == of.name).values(values))
 
 
 def _publish_catalogue(archive: Archive) -> None:
-    with archive.database.connect() as connection:
+    with archive.database.begin() as connection:
+        # One at a time: of two rebuilds that end together, the older list must not be written last.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('catalogue', 0))"))
         archive.storage.put(catalogue.COLLECTIONS_KEY, catalogue.collections_json(connection, archive.settings.map_url))

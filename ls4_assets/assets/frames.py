@@ -5,9 +5,11 @@ told of at the end, when its siblings are done.
 """
 
 import multiprocessing
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from typing import cast
 
 import dagster as dg
@@ -88,19 +90,21 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
         events.plan_partitions(context, frames, steps)
     rebuild = config.rebuild if config.rebuild is not None else not config.frames
     run = context.run.root_run_id or context.run.run_id
-    orders = [Order(archive.settings, frame, steps, rebuild, run) for frame in frames]
     failed: dict[str, str] = {}
-    for order, outcome in carry_out(orders, archive.settings.workers, archive.settings.frame_timeout):
-        reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
-        if reason:
-            context.log.error(f"{order.frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
-            failed[order.frame.partition] = reason
-            yield from events.fault(order.frame, steps, reason)
-        elif isinstance(outcome, Outcome) and outcome.status == "superseded":
-            context.log.info(f"{order.frame.id}: a newer version was dropped meanwhile; it gets a run of its own.")
-        else:
-            context.log.info(f"{order.frame.id}: {cast(Outcome, outcome).status} in {cast(Outcome, outcome).seconds} s")
-            yield from events.materializations(cast(Outcome, outcome), steps, archive.settings.public_url)
+    # One scratch folder a run: what a killed worker leaves in it goes with the run.
+    with tempfile.TemporaryDirectory(prefix="ls4-run-", dir=archive.settings.work_dir) as scratch:
+        orders = [Order(archive.settings, frame, steps, rebuild, run, Path(scratch)) for frame in frames]
+        for order, outcome in carry_out(orders, archive.settings.workers, archive.settings.frame_timeout):
+            reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
+            if reason:
+                context.log.error(f"{order.frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
+                failed[order.frame.partition] = reason
+                yield from events.fault(order.frame, steps, reason)
+            elif isinstance(outcome, Outcome) and outcome.status == "superseded":
+                context.log.info(f"{order.frame.id}: a newer version was dropped meanwhile; it gets a run of its own.")
+            else:
+                context.log.info(f"{order.frame.id}: {cast(Outcome, outcome).status} in {cast(Outcome, outcome).seconds} s")
+                yield from events.materializations(cast(Outcome, outcome), steps, archive.settings.public_url)
     if failed:
         raise dg.Failure(
             description=f"{len(failed)} of {len(frames)} frames failed; the others are done. " + " | ".join(failed.values()),
@@ -129,17 +133,19 @@ def carry_out(orders: Sequence[Order], processes: int, timeout: float) -> Iterat
 
 
 def _explain(archive: Archive, order: Order, error: BaseException) -> str:
-    """What to say of a frame whose worker did not come back with an outcome."""
-    name = order.frame.stem
+    """What to say of a frame whose worker did not come back with an outcome; written down for `ls4 status` too."""
+    name, state = order.frame.stem, None
     if isinstance(error, FutureTimeoutError):
         limit = f"{order.settings.frame_timeout:.0f} s"
         reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
-        with archive.database.begin() as connection:
-            if source := source_of(connection, order.frame):
-                mark_source(connection, source, SourceState.FAILED, reason)
-        return reason
-    if isinstance(error, ProcessExpired):
+        state = SourceState.FAILED
+    elif isinstance(error, ProcessExpired):
         killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely for want of memory"
-        return f"{killed}; give the run more memory and materialise the frame again, if it is not tried again by itself."
-    what = f"{type(error).__name__}: {error}"
-    return f"{name} met an unexpected {what}; materialise it again, and report it if it stays."
+        reason = f"{killed}; give the run more memory and materialise the frame again, if it is not tried again by itself."
+    else:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{name} met an unexpected {what}; materialise it again, and report it if it stays."
+    with archive.database.begin() as connection:
+        if source := source_of(connection, order.frame):
+            mark_source(connection, source, state, reason)
+    return reason

@@ -15,6 +15,8 @@ BATCH_TAG = "ls4/batch"
 COLLECTION_TAG = "ls4/collection"
 # The sensors ask again for what a dead run left undone; Dagster's own retry beside it would do the work twice.
 NO_RETRIES = {"dagster/max_retries": "0"}
+# A rebuild takes seconds and shows what hours of frames have made.
+AHEAD_OF_FRAMES = {"dagster/priority": "1"}
 KIND_TAG = "ls4/kind"
 
 

@@ -6,6 +6,7 @@ may only SELECT the tile indexes. Passwords are set anew at each call, so a rota
 
 from collections.abc import Mapping
 
+from psycopg2.extensions import encrypt_password
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
 from ls4_assets.index.schema import SCHEMA, metadata
@@ -43,9 +44,10 @@ def _autocommit(url: URL) -> Connection:
 def _ensure_role(server: Connection, role: str, password: str) -> None:
     exists = server.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role})
     verb = "ALTER" if exists else "CREATE"
-    # Utility statements take no parameters: the server itself quotes the literal.
-    quoted = server.scalar(text("SELECT quote_literal(:password)"), {"password": password})
-    server.exec_driver_sql(f"{verb} ROLE {role} LOGIN PASSWORD {quoted}".replace("%", "%%"))
+    # Utility statements take no parameters and may be logged: the server is told the SCRAM verifier, never the password.
+    driver = server.connection.driver_connection
+    verifier = encrypt_password(password, role, scope=driver, algorithm="scram-sha-256")
+    server.exec_driver_sql(f"{verb} ROLE {role} LOGIN PASSWORD '{verifier}'")
 
 
 def _ensure_database(server: Connection, name: str) -> None:

@@ -87,8 +87,13 @@ def publish(
     products: Mapping[Step, Product],
     facts: Facts,
     scan_file: str | None,
+    complete: bool,
 ) -> None:
-    """Write the frame's row and call its source done. Facts that were not found anew stay as they are."""
+    """Write the frame's row and call its source done. Facts that were not found anew stay as they are.
+
+    `complete`: all three products are of this content and the profile in force. A person may have asked for one alone; the
+    source is then queued, and the sensor has the others made.
+    """
     values: dict[str, Any] = {
         "shard": of.collection.shard,
         "collection": of.collection.name,
@@ -104,13 +109,14 @@ def publish(
     values |= facts
     if "footprint" in facts:
         values["footprint"] = WKBElement(facts["footprint"], srid=WEB_MERCATOR)
+    # Source before frame, as the sensor locks them when a tif is deleted.
+    mark_source(connection, made_from, SourceState.DONE if complete else SourceState.QUEUED)
     row = insert(frame).values(id=of.id, **values)
     # The index shows links, attributes and footprint of the COG: any write may have changed one of them.
     connection.execute(row.on_conflict_do_update(index_elements=[frame.c.id], set_=values | {"revision": frame.c.revision + 1}))
-    mark_source(connection, made_from, SourceState.DONE)
 
 
-def confirm(connection: Connection, of: Frame, made_from: SourceRecord) -> None:
+def confirm(connection: Connection, of: Frame, made_from: SourceRecord, complete: bool) -> None:
     """The same bytes came again: the products stand, and the index has nothing to show anew unless the frame was leaving."""
     values = {
         "source_key": made_from.key,
@@ -118,14 +124,20 @@ def confirm(connection: Connection, of: Frame, made_from: SourceRecord) -> None:
         "revision": frame.c.revision + frame.c.deleted.cast(Integer),
         "deleted": False,
     }
+    mark_source(connection, made_from, SourceState.DONE if complete else SourceState.QUEUED)
     connection.execute(update(frame).where(frame.c.id == of.id).values(values))
-    mark_source(connection, made_from, SourceState.DONE)
 
 
-def mark_source(connection: Connection, which: SourceRecord, state: SourceState, reason: str | None = None) -> bool:
-    """Set the state of a source, unless another version has come meanwhile (then False: that one's run will tell)."""
-    same = (source.c.key == which.key, source.c.version == which.version, source.c.state != SourceState.DELETED)
-    values = {"state": state, "reason": reason, "changed_at": func.now()}
+def mark_source(connection: Connection, which: SourceRecord, state: SourceState | None, reason: str | None = None) -> bool:
+    """Set state and reason of a source, unless another version has come meanwhile (then False: that one's run will tell).
+
+    State None: a run that has it goes on having it, and only the reason is written down.
+    """
+    same = [source.c.key == which.key, source.c.version == which.version, source.c.state != SourceState.DELETED]
+    if state is None:
+        noted = update(source).where(*same, source.c.state == SourceState.REQUESTED).values(reason=reason)
+        return connection.execute(noted).rowcount == 1
+    values = {"state": state, "reason": reason, "changed_at": func.now(), "not_before": None}
     return connection.execute(update(source).where(*same).values(values)).rowcount == 1
 
 

@@ -22,11 +22,13 @@ Extent = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Refresh:
-    """What one update did. `leaving` are frames that are out of the index and whose products may go now."""
+    """What one update did. `leaving` are frames that are out of the index and whose products may go now; `revision` is the
+    table's, by which files and map are known to be of it."""
 
     upserted: int
     leaving: tuple[Frame, ...]
     rows: int
+    revision: int
 
 
 def refresh(connection: Connection, of: Collection, storage: Storage, public_url: str) -> Refresh:
@@ -46,7 +48,15 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     for ids in chunks((row.id for row in changed), 1000):
         connection.execute(update(frame).where(frame.c.id.in_(ids)).values(indexed_revision=frame.c.revision))
     rows = connection.scalar(select(func.count()).select_from(table)) or 0
-    return Refresh(len(shown), leaving, rows)
+    grown = {"index_revision": collection.c.index_revision + 1}
+    revision = connection.scalar(
+        update(collection).where(collection.c.name == of.name).values(grown).returning(collection.c.index_revision)
+    )
+    return Refresh(len(shown), leaving, rows, revision or 0)
+
+
+def revision(connection: Connection, of: Collection) -> int:
+    return connection.scalar(select(collection.c.index_revision).where(collection.c.name == of.name)) or 0
 
 
 def extent(connection: Connection, of: Collection) -> Extent | None:
@@ -72,7 +82,7 @@ def exists(connection: Connection, of: Collection) -> bool:
 def drop(connection: Connection, of: Collection) -> None:
     """Remove the index of a collection that has no frame any more; its map must be withdrawn before."""
     tile_index(of).drop(connection, checkfirst=True)
-    gone = {"withdrawn_at": func.now(), "published_at": None, "public_url": None, "attempts": 0}
+    gone = {"withdrawn_at": func.now(), "public_url": None}
     connection.execute(update(collection).where(collection.c.name == of.name).values(gone))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ls4_assets.names import frame_stem, is_tif
+from ls4_assets.names import BANDS, frame_stem, is_tif
 from resources.storage import Storage, StoredObject
 
 GEOREF = "georef"
@@ -33,9 +33,9 @@ class Dropped:
 
 
 def units(storage: Storage) -> list[str]:
-    """Prefixes that are listed one by one, sorted; LOOSE comes first."""
+    """Prefixes that are listed one by one, sorted; LOOSE comes first. A top folder that is no band is a unit of its own."""
     tops = [folder for folder in storage.scan("").folders if folder.rstrip("/") not in TOP_PRODUCTS]
-    return [LOOSE, *(unit for top in tops for unit in storage.scan(top).folders)]
+    return [LOOSE, *(unit for top in tops for unit in (storage.scan(top).folders if top.rstrip("/") in BANDS else (top,)))]
 
 
 def dropped_in(storage: Storage, unit: str) -> list[Dropped]:
@@ -73,7 +73,7 @@ def _loose(storage: Storage) -> Iterator[StoredObject]:
     root = storage.scan("")
     yield from filter(_tif_or_image, root.objects)
     for top in root.folders:
-        if top.rstrip("/") not in TOP_PRODUCTS:
+        if top.rstrip("/") in BANDS:
             yield from filter(_tif_or_image, storage.scan(top).objects)
 
 

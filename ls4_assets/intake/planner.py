@@ -15,12 +15,13 @@ from ls4_assets.names import Frame, Shards, is_tif, parse_georef_key
 
 @dataclass(frozen=True)
 class Known:
-    """What the source table holds of one key. `changed_at` is aware UTC."""
+    """What the source table holds of one key. Times are aware UTC; `gone_at` is when it was first missing in a listing."""
 
     version: str
     state: SourceState
     changed_at: datetime
     reason: str | None = None
+    gone_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,19 @@ class Change:
 
 @dataclass
 class Changes:
-    """`gone` are keys that a complete listing no longer shows."""
+    """`missing` are keys that a complete listing does not show for the first time, `found` those that were missing and are
+    back, `gone` those that stayed away: staff who replace a file may delete it first."""
 
     rows: list[Change] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    refusals_changed: bool = False
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`settle`: how long a version must stay the same before it is read; zero where writes are atomic (S3).
+    """`settle`: how long a version must stay the same before it is read, and a file away before it is gone; zero on S3.
     `tables` maps table names to the collection that has each."""
 
     shards: Shards
@@ -55,20 +60,38 @@ def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: dat
     """Compare one unit's complete listing with what is known of it."""
     changes = Changes()
     doubles = _doubles(listed, known)
+    tables = dict(rules.tables)
     for dropped in listed:
         before = known.get(dropped.key)
+        was_refused = before is not None and before.state == SourceState.REFUSED
         try:
-            frame = _frame_of(dropped, doubles, rules)
+            frame = _frame_of(dropped, doubles, rules.shards, tables)
         except NameRefused as refusal:
             if before is None or (before.version, before.reason) != (dropped.version, str(refusal)):
                 changes.rows.append(Change(dropped, SourceState.REFUSED, reason=str(refusal)))
+                changes.refusals_changed = True
             continue
+        tables[frame.collection.table] = frame.collection.name
         state = _next_state(dropped, before, now, rules.settle)
         if state is not None:
             changes.rows.append(Change(dropped, state, frame))
-    present = {dropped.key for dropped in listed}
-    changes.gone = [key for key, row in known.items() if key not in present and row.state != SourceState.DELETED]
+            changes.refusals_changed |= was_refused
+        elif before is not None and before.gone_at is not None:
+            changes.found.append(dropped.key)
+    _note_absent(changes, {dropped.key for dropped in listed}, known, now, rules.settle)
     return changes
+
+
+def _note_absent(changes: Changes, present: set[str], known: Mapping[str, Known], now: datetime, settle: timedelta) -> None:
+    for key, row in known.items():
+        if key in present or row.state == SourceState.DELETED:
+            continue
+        if settle and (row.gone_at is None or now - row.gone_at < settle):
+            if row.gone_at is None:
+                changes.missing.append(key)
+            continue
+        changes.gone.append(key)
+        changes.refusals_changed |= row.state == SourceState.REFUSED
 
 
 def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: timedelta) -> SourceState | None:
@@ -83,14 +106,14 @@ def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: t
     return None
 
 
-def _frame_of(dropped: Dropped, doubles: Mapping[str, str], rules: Rules) -> Frame:
+def _frame_of(dropped: Dropped, doubles: Mapping[str, str], shards: Shards, tables: Mapping[str, str]) -> Frame:
     path = PurePosixPath(dropped.key)
     if not is_tif(dropped.key):
         raise NameRefused(f"{dropped.key}: only georeferenced tifs are taken; export it as {path.stem}.tif and drop that.")
-    frame = parse_georef_key(dropped.key, rules.shards)
+    frame = parse_georef_key(dropped.key, shards)
     if first := doubles.get(dropped.key):
         raise NameRefused(f"{dropped.key}: {PurePosixPath(first).name} of the same name is there already; remove one of the two.")
-    other = rules.tables.get(frame.collection.table, frame.collection.name)
+    other = tables.get(frame.collection.table, frame.collection.name)
     if other != frame.collection.name:
         raise NameRefused(f"{dropped.key}: its collection differs from {other} by upper and lower case only; use that spelling.")
     return frame

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, delete, func, or_, select, update
+from sqlalchemy import Engine, delete, exists, func, or_, select, update
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
+from ls4_assets.intake.sources import LIVE
 from ls4_assets.names import Collection
 
 _FIRST_WAIT = timedelta(seconds=30)
 _LONGEST_WAIT = timedelta(hours=1)
+# Under a steady stream of frames a collection is rebuilt this often.
+LONGEST_DELAY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,29 @@ class Due:
 
 
 def due_collections(engine: Engine, public_url: str) -> list[Due]:
-    """Collections with frames that the index does not show yet, or with links to another address, sorted.
+    """Collections whose table, files or map do not show the frames as they are, sorted; also those of which nothing is left.
 
-    One whose frames are in a run, or wait for one, is left out: it is rebuilt once, when its batch is done.
+    One whose frames are in a run, or wait for one, is left out, as it is rebuilt once, when its batch is done; unless
+    its changes have waited for long, behind a drop of many thousands.
     """
-    busy = (
-        select(source.c.collection)
-        .where(source.c.state.in_([SourceState.QUEUED, SourceState.REQUESTED]), source.c.collection.is_not(None))
-        .distinct()
+    live = exists().where(source.c.collection == collection.c.name, source.c.state.in_(LIVE))
+    made = exists().where(frame.c.collection == collection.c.name)
+    waiting = (SourceState.QUEUED, SourceState.REQUESTED)
+    busy = exists().where(source.c.collection == collection.c.name, source.c.state.in_(waiting))
+    unindexed = exists().where(
+        frame.c.collection == collection.c.name, or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
     )
-    unindexed = select(frame.c.collection).where(frame.c.revision != frame.c.indexed_revision).distinct()
+    overdue = exists().where(
+        frame.c.collection == collection.c.name,
+        frame.c.revision != frame.c.indexed_revision,
+        frame.c.updated_at < func.now() - LONGEST_DELAY,
+    )
     moved = collection.c.published_at.is_not(None) & (collection.c.public_url != public_url)
-    chosen = select(collection).where(collection.c.name.not_in(busy), or_(collection.c.name.in_(unindexed), moved))
+    unfinished = or_(
+        collection.c.files_revision != collection.c.index_revision, collection.c.map_revision != collection.c.index_revision
+    )
+    empty = ~live & ~made & collection.c.withdrawn_at.is_(None)
+    chosen = select(collection).where(or_(unindexed, unfinished, moved, empty), or_(~busy, overdue))
     with engine.connect() as connection:
         rows = connection.execute(chosen).all()
     return sorted(
@@ -64,6 +78,8 @@ def withdrawn_collections(engine: Engine) -> list[Collection]:
 
 def forget_collection(engine: Engine, of: Collection) -> bool:
     """Delete the row, unless frames have come again meanwhile (then False)."""
+    live = exists().where(source.c.collection == of.name, source.c.state.in_(LIVE))
+    made = exists().where(frame.c.collection == of.name)
     with engine.begin() as connection:
-        gone = delete(collection).where(collection.c.name == of.name, collection.c.withdrawn_at.is_not(None))
+        gone = delete(collection).where(collection.c.name == of.name, collection.c.withdrawn_at.is_not(None), ~live, ~made)
         return connection.execute(gone).rowcount == 1

@@ -12,10 +12,11 @@ import signal
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from ls4_assets.laptop.map_check import get_map, shows_imagery
 from ls4_assets.laptop.services import Addresses, start_services
@@ -47,9 +48,10 @@ def run_demo(once: bool, port: int | None = None) -> int:
         try:
             _say(f"Starting PostgreSQL, MapServer and Dagster (logs in {state.logs}).")
             addresses = start_services(state, services, port)
-            _drop_survey(state)
-            served = _await_map(services, addresses)
-            _print_addresses(state, addresses, served)
+            _print_addresses(state, addresses)
+            fresh = _drop_survey(state)
+            served = _await_map(services, addresses, fresh)
+            _say("Every sample collection is on the map." if served else "The sample survey is not on the map.")
             if once:
                 return 0 if served else 1
             _open_browser(addresses)
@@ -62,12 +64,12 @@ def run_demo(once: bool, port: int | None = None) -> int:
             _say("Stopping.")
 
 
-def _drop_survey(state: State) -> None:
-    """Put the sample survey into the archive, once: what the operator deletes of it later stays deleted."""
+def _drop_survey(state: State) -> bool:
+    """Put the sample survey into the archive, once: what the operator deletes of it later stays deleted (then False)."""
     record = state.home / "survey.json"
     if record.exists():
         _say("The sample survey was dropped by an earlier start: going on with what is there.")
-        return
+        return False
     _say("Making a sample survey: 15 photographs, an index sheet and a mosaic.")
     folder = state.home / "survey"
     keys = []
@@ -79,18 +81,29 @@ def _drop_survey(state: State) -> None:
     shutil.rmtree(folder)
     record.write_text(json.dumps(keys, indent=1))
     _say(f"Dropped {len(keys)} files into {state.archive}.")
+    return True
 
 
-def _await_map(services: Supervisor, addresses: Addresses) -> bool:
-    """Wait, telling the progress, until every sample collection is on the map; False when one is stuck."""
+def _await_map(services: Supervisor, addresses: Addresses, fresh: bool) -> bool:
+    """Wait, telling the progress, until every sample collection is on the map; False when one is stuck.
+
+    Unless the survey is `fresh`, collections of which the operator has since deleted every frame are left out.
+    """
     settings = load_settings()
     missing = sample_views()
     told: set[str] = set()
     changed = time.monotonic()
     while missing:
         services.poll()
-        status = collect(settings)
+        try:
+            status = collect(settings)
+        except OperationalError:
+            time.sleep(1)  # PostgreSQL is being started again
+            continue
         news = [line for line in _progress(status) if line not in told]
+        for name in [] if fresh else _withdrawn(status, missing):
+            news.append(f"  {name} is left out: its sample frames were deleted")
+            del missing[name]
         for name in sorted(missing.keys() & _complete(status)):
             if shows_imagery(get_map(addresses.wms(name), name, missing[name])):
                 news.append(f"  {name} is on the map")
@@ -109,8 +122,13 @@ def _await_map(services: Supervisor, addresses: Addresses) -> bool:
 
 
 def _complete(status: Status) -> set[str]:
-    """The collections whose frames are all made and in the index."""
-    return {one.name for one in status.collections if one.dropped and one.dropped == one.done == one.indexed}
+    """The collections that show all they can: no frame waits; one that failed does not keep the others from the map."""
+    return {one.name for one in status.collections if one.indexed and not one.waiting and one.indexed >= one.done}
+
+
+def _withdrawn(status: Status, names: Iterable[str]) -> list[str]:
+    there = {one.name for one in status.collections if one.dropped}
+    return [name for name in names if name not in there]
 
 
 def _progress(status: Status) -> Iterator[str]:
@@ -120,7 +138,7 @@ def _progress(status: Status) -> Iterator[str]:
     yield from (f"  refused: {reason}" for reason in status.refused.values())
 
 
-def _print_addresses(state: State, addresses: Addresses, served: bool) -> None:
+def _print_addresses(state: State, addresses: Addresses) -> None:
     _say("")
     _say(f"  Dagit      {addresses.dagit}")
     _say(f"  maps       {addresses.front}/")
@@ -129,7 +147,6 @@ def _print_addresses(state: State, addresses: Addresses, served: bool) -> None:
     _say(f"  archive    {state.archive}")
     _say("             copy your own tifs to <bw or nc>/<County>/<AGENCY_YYYY>/frames/georef/ in it")
     _say("")
-    _say("Every sample collection is on the map." if served else "The sample survey is not on the map.")
 
 
 def _open_browser(addresses: Addresses) -> None:

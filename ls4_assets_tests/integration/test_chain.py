@@ -254,7 +254,7 @@ def test_links_follow_a_new_public_address(platform: Platform, tmp_path: Path) -
     assert row["dl_georef"] == f"https://new.test/{frame_of(KEY).cog_key}"
 
 
-def test_a_late_scan_is_linked_by_its_real_name(platform: Platform, tmp_path: Path) -> None:
+def test_the_scan_is_linked_by_its_real_name(platform: Platform, tmp_path: Path) -> None:
     platform.drop("bw/Travis/USDA_1958/frames/scanned/02-08-60_6-107.TIF", b"the raw scan")
     platform.drop(KEY, photo(tmp_path))
     platform.settle()

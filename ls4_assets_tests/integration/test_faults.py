@@ -230,24 +230,11 @@ def test_sources_of_a_run_that_died_are_given_to_another(platform: Platform, goo
         status=dg.DagsterRunStatus.FAILURE,
     )
     assert run.status == dg.DagsterRunStatus.FAILURE
+    assert platform.look() == []
+    platform.skip_waits()
     runs = platform.settle()
     assert [run.success for run in runs] == [True, True]
     assert platform.state(GOOD) == ("done", None)
-
-
-def test_a_source_whose_runs_keep_dying_is_called_failed(platform: Platform, good: Path) -> None:
-    from ls4_assets.intake.sources import claim_batches, release_batch
-
-    platform.drop(GOOD, good)
-    platform.tick("bucket")
-    for _ in range(platform.settings.max_attempts):
-        platform.database.dispose()
-        with platform.database.begin() as connection:
-            connection.exec_driver_sql("UPDATE ls4.source SET state = 'queued' WHERE state = 'settling'")
-        (batch,) = claim_batches(platform.database, 100, 10)
-        release_batch(platform.database, batch.id, platform.settings.max_attempts)
-    state, reason = platform.state(GOOD)
-    assert (state, "died 3 times" in str(reason)) == ("failed", True)
 
 
 def test_a_killed_worker_costs_its_own_frame_only(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +251,9 @@ def test_a_killed_worker_costs_its_own_frame_only(platform: Platform, good: Path
     assert not run.success
     states = [platform.state(f"{FOLDER}/02-08-60_6-10{number}.tif")[0] for number in range(3)]
     assert states == ["done", "requested", "done"]
+    assert "was killed" in str(platform.state(f"{FOLDER}/02-08-60_6-101.tif")[1])
+    platform.look()
+    platform.skip_waits()
     platform.settle()
     assert platform.state(f"{FOLDER}/02-08-60_6-101.tif") == ("done", None)
 

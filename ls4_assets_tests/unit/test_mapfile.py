@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mapserver.mapfile import ATTRIBUTES, Contact, MapfileContext, collection_entry, findings, render
+from mapserver.mapfile import ATTRIBUTES, Contact, MapfileContext, findings, render
 from mapserver.rendering import quoted
 
 CONTEXT = MapfileContext(
@@ -126,10 +126,3 @@ def test_another_host_is_found_beside_the_public_one() -> None:
     assert findings(text) != []
     lookalike = text.replace('"ows_fees" "none"', '"ows_fees" "https://maps.example.org.evil.net/x"')
     assert findings(lookalike, PUBLIC.public_url) != []
-
-
-def test_the_entry_of_the_landing_page() -> None:
-    entry = collection_entry(CONTEXT, 3)
-    assert entry["table"] == CONTEXT.table
-    assert entry["frames"] == 3
-    assert entry["extent"] == list(CONTEXT.extent)

@@ -62,9 +62,23 @@ def test_a_file_that_reappears_is_new_again() -> None:
     assert states(plan([Dropped(TIF, "v1", 9)], {TIF: known(SourceState.DELETED)})) == {TIF: SourceState.SETTLING}
 
 
-def test_a_file_that_is_no_longer_listed_is_gone_once() -> None:
-    assert plan([], {TIF: known(SourceState.DONE)}).gone == [TIF]
-    assert plan([], {TIF: known(SourceState.DELETED)}).gone == []
+def test_an_object_that_is_no_longer_listed_is_gone_once() -> None:
+    assert plan([], {TIF: known(SourceState.DONE)}, settle=timedelta(0)).gone == [TIF]
+    assert plan([], {TIF: known(SourceState.DELETED)}, settle=timedelta(0)).gone == []
+
+
+def test_a_file_that_is_deleted_and_copied_again_does_not_leave_the_map() -> None:
+    """Staff replaced a file by deleting it first, and the frame was off the map until it was made again."""
+    first = plan([], {TIF: known(SourceState.DONE)})
+    assert (first.missing, first.gone) == ([TIF], [])
+    away = {TIF: Known("v1", SourceState.DONE, NOW, gone_at=NOW - timedelta(seconds=1))}
+    assert (plan([], away).missing, plan([], away).gone) == ([], [])
+    assert plan([Dropped(TIF, "v1", 9)], away).found == [TIF]
+
+
+def test_a_file_that_stays_away_is_gone() -> None:
+    away = {TIF: Known("v1", SourceState.DONE, NOW, gone_at=NOW - timedelta(seconds=4))}
+    assert plan([], away).gone == [TIF]
 
 
 def test_a_bad_name_is_refused_once_and_does_not_stop_the_others() -> None:
@@ -99,6 +113,12 @@ def test_collections_that_differ_by_case_only_would_share_a_table() -> None:
     changes = plan([Dropped(other, "v1", 9)], tables={"travis_usda_1958_frames": "Travis_USDA_1958_frames"})
     assert states(changes) == {other: SourceState.REFUSED}
     assert "Travis_USDA_1958_frames" in str(changes.rows[0].reason)
+
+
+def test_two_spellings_of_a_collection_in_one_look_do_not_stop_the_look() -> None:
+    """Both spellings were new in the same look; the second broke the table's uniqueness, and no county was looked at."""
+    keys = [TIF, TIF.replace("USDA_1958", "usda_1958")]
+    assert sorted(states(plan([Dropped(key, "v1", 9) for key in keys])).values()) == ["refused", "settling"]
 
 
 def test_a_picture_that_is_no_tif_is_refused_with_advice() -> None:

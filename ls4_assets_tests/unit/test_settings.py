@@ -71,3 +71,17 @@ def test_an_archive_may_have_shards_of_its_own(tmp_path: Path) -> None:
     file.write_text('county = ["St. Croix"]\n')
     with pytest.raises(ConfigurationError, match="letters and digits"):
         read_shards(file)
+
+
+def test_a_misspelt_setting_is_not_believed_to_be_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LS4_SETLE_SECONDS", "60")
+    with pytest.raises(ConfigurationError, match="LS4_SETLE_SECONDS.*did you mean LS4_SETTLE_SECONDS"):
+        load_settings()
+
+
+def test_files_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="LS4_SHARDS_FILE"):
+        read_shards(tmp_path / "none.toml")
+    monkeypatch.setenv("LS4_CONFIG", str(tmp_path / "none.toml"))
+    with pytest.raises(ConfigurationError, match="LS4_CONFIG"):
+        load_settings()

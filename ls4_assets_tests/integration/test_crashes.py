@@ -1,0 +1,205 @@
+"""What is left when something dies half-way, or a person does half of a thing: the next look must finish it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ls4_assets.assets import collections
+from ls4_assets.index.schema import SourceState
+from ls4_assets.intake.batches import claim_batches, release_batch
+from ls4_assets.intake.sources import requeue
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.status import collect
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+from resources.directory_storage import DirectoryStorage
+from resources.storage import Folder
+from sensors.bucket import look_at_bucket, only_one_look
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+KEY = f"{FOLDER}/02-08-60_6-107.tif"
+OTHER = f"{FOLDER}/02-08-60_6-108.tif"
+MAP = "mapfiles/travis_usda_1958_frames.map"
+
+
+@pytest.fixture
+def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
+    with running_platform(cluster, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_tif(tmp_path / "good.tif", photograph(200, 220))
+
+
+@pytest.mark.parametrize("step", ["_publish_files", "_publish_catalogue", "_note"])
+def test_a_rebuild_that_dies_after_the_table_is_done_again(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The table was committed, the run died before the shapefile and the mapfile, and nobody ever made them."""
+    platform.drop(KEY, good)
+    platform.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(collections, step, _die)
+        assert [run.success for run in platform.rebuild()] == [False]
+    platform.skip_waits()
+    assert [run.success for run in platform.rebuild()] == [True]
+    assert platform.storage.head(MAP)
+    assert platform.storage.head(frame_of(KEY).collection.tile_index_key("bw", "_idx.zip"))
+    assert platform.rebuild() == []
+
+
+def test_products_of_a_deleted_frame_go_although_the_run_that_should_remove_them_died(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.drop(KEY, good)
+    platform.drop(OTHER, good)
+    platform.settle()
+    platform.storage.delete(OTHER)
+    platform.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(collections, "_remove_products", _die)
+        assert [run.success for run in platform.rebuild()] == [False]
+    platform.skip_waits()
+    assert [run.success for run in platform.rebuild()] == [True]
+    assert platform.storage.head(frame_of(OTHER).cog_key) is None
+
+
+def _die(*_: object, **__: object) -> None:
+    raise OSError("the disk is full")
+
+
+def test_a_replaced_frame_of_which_only_one_product_was_made_by_hand_is_finished(
+    platform: Platform, good: Path, tmp_path: Path
+) -> None:
+    """A person materialised deflate alone after a replacement: the frame counted as done and the map kept the old picture."""
+    platform.drop(KEY, good)
+    platform.settle()
+    platform.drop(KEY, write_tif(tmp_path / "new.tif", photograph(240, 260, seed=3)))
+    platform.tick("bucket")
+    assert platform.run([dg.AssetKey(["Travis", "deflate"])], partition_key=frame_of(KEY).partition).success
+    assert platform.state(KEY)[0] == "queued"
+    platform.settle()
+    assert platform.state(KEY) == ("done", None)
+    assert platform.rows("SELECT width, height FROM ls4.frame") == [{"width": 260, "height": 240}]
+
+
+def test_a_collection_of_failed_frames_only_is_forgotten_with_them(platform: Platform, good: Path) -> None:
+    """A mistyped collection with one bad file stood in the status for ever, and the right spelling was refused."""
+    wrong = KEY.replace("USDA_1958", "usda_1958")
+    platform.drop(wrong, b"not a tif")
+    platform.settle()
+    assert [one.name for one in collect(platform.settings).collections] == ["Travis_usda_1958_frames"]
+    platform.storage.delete(wrong)
+    platform.settle()
+    platform.rebuild()
+    assert collect(platform.settings).collections == ()
+    platform.drop(KEY, good)
+    platform.settle()
+    assert platform.state(KEY) == ("done", None)
+
+
+def test_a_map_that_is_withdrawn_while_a_failed_frame_lies_there_is_not_announced(platform: Platform, good: Path) -> None:
+    platform.drop(KEY, good)
+    platform.drop(OTHER, b"not a tif")
+    platform.settle()
+    platform.storage.delete(KEY)
+    platform.settle()
+    (status,) = collect(platform.settings).collections
+    assert (status.indexed, status.map_url, len(status.failed)) == (0, None, 1)
+    platform.storage.delete(OTHER)
+    platform.settle()
+    platform.rebuild()
+    assert collect(platform.settings).collections == ()
+    assert platform.rows("SELECT to_regclass('public.travis_usda_1958_frames') AS it") == [{"it": None}]
+
+
+def test_a_frame_that_is_refused_later_can_still_be_deleted(platform: Platform, good: Path, tmp_path: Path) -> None:
+    """The county was taken off the list; its frames could not be removed from the map any more."""
+    platform.drop(KEY, good)
+    platform.settle()
+    shards = tmp_path / "shards.toml"
+    shards.write_text('agency = ["USDA"]\n')
+    without = platform.with_settings(shards_file=str(shards))
+    without.look()
+    assert platform.state(KEY)[0] == "refused"
+    assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
+    platform.storage.delete(KEY)
+    platform.settle()
+    assert platform.rows("SELECT to_regclass('public.travis_usda_1958_frames') AS it") == [{"it": None}]
+
+
+def test_the_partition_that_a_waiting_run_bears_stays_although_its_file_is_deleted(platform: Platform, good: Path) -> None:
+    """The first file of a batch was deleted while its run was queued, and the whole run failed for want of its partition."""
+    platform.drop(KEY, good)
+    platform.drop(OTHER, good)
+    platform.tick("bucket")
+    requested = platform.tick("bucket")
+    assert isinstance(requested, dg.SensorResult) and requested.run_requests
+    batch = requested.run_requests[0].tags["ls4/batch"]
+    waiting = platform.instance.create_run_for_job(
+        platform.definitions.resolve_implicit_global_asset_job_def(),
+        tags={"ls4/batch": batch},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    platform.storage.delete(KEY)
+    platform.look()
+    assert frame_of(KEY).partition in platform.instance.get_dynamic_partitions("frames/Travis")
+    (run,) = platform.execute(requested)
+    assert platform.state(OTHER) == ("done", None)
+    assert not run.success
+    platform.instance.report_run_canceled(waiting)
+    platform.look()
+    assert frame_of(KEY).partition not in platform.instance.get_dynamic_partitions("frames/Travis")
+
+
+def test_a_folder_that_cannot_be_read_does_not_keep_the_others_from_being_seen(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost+found that only root may read stopped every look at the archive."""
+    platform.drop(KEY, good)
+    (tmp := Path(platform.settings.storage) / "lost+found").mkdir()
+    scan = DirectoryStorage.scan
+
+    def guarded(self: DirectoryStorage, prefix: str) -> Folder:
+        if prefix.startswith(tmp.name):
+            raise PermissionError(13, "Permission denied", str(tmp))
+        return scan(self, prefix)
+
+    monkeypatch.setattr(DirectoryStorage, "scan", guarded)
+    look = look_at_bucket(platform.archive)
+    assert any("lost+found" in error for error in look.errors)
+    assert platform.state(KEY)[0] == "settling"
+
+
+def test_two_looks_at_once_exclude_each_other(platform: Platform) -> None:
+    with only_one_look(platform.database) as first, only_one_look(platform.database) as second:
+        assert (first, second) == (True, False)
+    with only_one_look(platform.database) as again:
+        assert again
+
+
+def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_called_failed(platform: Platform, good: Path) -> None:
+    platform.drop(KEY, good)
+    platform.tick("bucket")
+    platform.tick("bucket")
+    waits = []
+    for attempt in range(1, 4):
+        (row,) = platform.rows("SELECT batch, attempts FROM ls4.source")
+        assert row["attempts"] == attempt
+        release_batch(platform.database, str(row["batch"]), 3)
+        (after,) = platform.rows("SELECT extract(epoch FROM not_before - now())::int AS wait, state FROM ls4.source")
+        waits.append(after["wait"])
+        assert claim_batches(platform.database, 100, 10) == []
+        platform.skip_waits()
+        claim_batches(platform.database, 100, 10)
+    assert 25 <= int(str(waits[0])) <= 30 < int(str(waits[1])) <= 120
+    state, reason = platform.state(KEY)
+    assert state == "failed"
+    assert reason and "died 3 times" in reason and "ls4 retry" in reason
+    assert requeue(platform.database, [SourceState.FAILED], None) == 1
+    platform.settle()
+    assert platform.state(KEY) == ("done", None)
