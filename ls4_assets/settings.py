@@ -21,7 +21,7 @@ from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from mapserver.mapfile import Contact
 
 # Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data.
-OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_TEST_DATA", "LS4_SHARED"}
+OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"}
 
 
 class Profiles(BaseModel, frozen=True):

@@ -15,11 +15,11 @@ from ls4_assets.laptop.state import free_port
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real imagery, LS4_TEST_DATA or shared/data beside the checkout; skips where none is."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("LS4_TEST_DATA", beside))
+    """The folder of real imagery: data/ in LS4_SHARED, or in shared/ beside the checkout; skips where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("LS4_SHARED", beside)) / "data"
     if not folder.is_dir():
-        pytest.skip("no real imagery here: set LS4_TEST_DATA to its folder")
+        pytest.skip("no real imagery here: LS4_SHARED names the folder above its data/")
     return folder
 
 
