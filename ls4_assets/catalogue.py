@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
-from ls4_assets.links import map_url
+from ls4_assets.links import index_url, map_url
 from ls4_assets.names import Collection
 
 COLLECTIONS_KEY = "derived/collections.json"
@@ -18,7 +18,7 @@ def published(connection: Connection) -> list[Collection]:
     return sorted(Collection.from_partition(row.shard, row.partition) for row in rows)
 
 
-def collections_json(connection: Connection, front: str) -> bytes:
+def collections_json(connection: Connection, front: str, public_url: str) -> bytes:
     """The list of published collections, for the page that the map front serves. Extents are EPSG:3857 metres."""
     frames = {row.collection: row for row in connection.execute(_frames_by_collection())}
     listed = [
@@ -30,8 +30,9 @@ def collections_json(connection: Connection, front: str) -> bytes:
             "year": of.year,
             "type": of.type,
             "frames": frames[of.name].count,
-            "extent": [round(value, 1) for value in frames[of.name][2:]],
+            "extent": [round(value, 1) for value in frames[of.name][2:6]],
             "wms": map_url(of, front),
+            "index": index_url(of, frames[of.name].band, public_url),
         }
         for of in published(connection)
         if of.name in frames
@@ -48,5 +49,6 @@ def is_alive(connection: Connection, of: Collection) -> bool:
 def _frames_by_collection() -> Select[Any]:
     box = func.ST_Extent(frame.c.footprint)
     sides = (func.ST_XMin(box), func.ST_YMin(box), func.ST_XMax(box), func.ST_YMax(box))
+    band = func.min(func.split_part(frame.c.id, "/", 1)).label("band")
     shown = (frame.c.footprint.is_not(None), ~frame.c.deleted)
-    return select(frame.c.collection, func.count().label("count"), *sides).where(*shown).group_by(frame.c.collection)
+    return select(frame.c.collection, func.count().label("count"), *sides, band).where(*shown).group_by(frame.c.collection)

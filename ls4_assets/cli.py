@@ -70,19 +70,25 @@ def status(as_json: bool) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--collection", "collection_path", required=True, help="Where they belong, like bw/Travis/USDA_1958/frames.")
+@click.option("--replace", is_flag=True, help="Files that are there already with other content give way.")
 @_plain_errors
-def ingest(folder: Path, collection_path: str) -> None:
+def ingest(folder: Path, collection_path: str, replace: bool) -> None:
     """Put the tifs of FOLDER, with their sidecars, under the collection's georef/."""
     from ls4_assets.intake.ingest import ingest_folder
     from resources.open import open_storage
 
     settings = _settings()
-    report = ingest_folder(folder, collection_path, open_storage(settings), settings.shards)
+    report = ingest_folder(folder, collection_path, open_storage(settings), settings.shards, replace=replace)
+    for name in report.put:
+        click.echo(f"put: {name}")
     for sentence in report.refused:
         click.echo(f"refused: {sentence}")
-    click.echo(f"{report.put} files put, {report.unchanged} were there already, {len(report.refused)} refused.")
-    click.echo("`ls4 status` tells when they are on the map.")
-    sys.exit(1 if report.refused else 0)
+    if report.skipped:
+        click.echo(f"skipped, as no tif or sidecar lying directly in the folder: {', '.join(report.skipped)}")
+    click.echo(f"{len(report.put)} files put, {len(report.unchanged)} were there already, {len(report.refused)} refused.")
+    if report.put:
+        click.echo("`ls4 status` tells when they are on the map.")
+    sys.exit(1 if report.refused or not (report.put or report.unchanged) else 0)
 
 
 @main.command()
@@ -95,7 +101,7 @@ def retry(name: str | None) -> None:
     from resources.open import open_database
 
     count = requeue(open_database(_settings().database_url.get_secret_value()), [SourceState.FAILED], name)
-    click.echo(f"{count} frames are queued again.")
+    click.echo(f"{count} frames are queued again." if count else f"No failed frame in {name or 'the archive'}; see `ls4 status`.")
 
 
 def _settings() -> Settings:

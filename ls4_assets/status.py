@@ -56,16 +56,23 @@ def lines(status: Status) -> list[str]:
     """The same in plain words, for a terminal."""
     text = []
     for one in status.collections:
-        made = f"{one.dropped} dropped, {one.done} done, {one.waiting} waiting, {len(one.failed)} failed"
-        text.append(f"{one.name}: {made}, {one.indexed} on the map")
-        text.append(f"    map: {one.map_url or 'not yet'}")
-        text += [f"    failed: {reason}" for reason in one.failed.values()]
+        dropped = f"{one.dropped} dropped: {one.done} done, {one.waiting} waiting, {len(one.failed)} failed"
+        text.append(f"{one.name}: {dropped}; {one.indexed} on the map{_explain(one)}")
+        text.append(f"    map: {one.map_url or 'none'}")
+        text += [f"    failed: {key}\n        {reason}" for key, reason in one.failed.items()]
     if status.refused:
         text.append(f"Refused by name: {len(status.refused)}")
-        text += [f"    {reason}" for reason in status.refused.values()]
+        text += [f"    {reason}" for reason in status.refused.values()]  # each begins with its key
     return text or [
         "The archive is empty: drop a georeferenced tif, or run `ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames`."
     ]
+
+
+def _explain(one: CollectionStatus) -> str:
+    """Why done and on the map differ, when they do."""
+    if one.indexed > one.done:
+        return f" ({one.indexed - one.done} of them in an earlier version)"
+    return " (the others follow when its map is rebuilt)" if one.indexed < one.done else ""
 
 
 def _status(name: str, counts: dict[str, int], failed: dict[str, str], indexed: int, address: str | None) -> CollectionStatus:

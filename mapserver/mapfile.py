@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 from mapserver.rendering import Extent, environment
 
+# What clients may ask for: the web's, then what a county's GIS works in (UTM, the state's planes and its Albers).
+_CODES = (3857, 4326, 900913, 4269, 26913, 26914, 26915, 2275, 2276, 2277, 2278, 2279, 3081)
+SRS = " ".join(f"EPSG:{code}" for code in _CODES)
+
 # What a person who clicks a footprint gets to read, in this order.
 ATTRIBUTES = ("date", "roll", "frame_num", "acquired", "band", "dl_orig", "dl_georef", "dl_index")
 
@@ -96,7 +100,7 @@ class MapfileContext:
 
 def render(context: MapfileContext) -> str:
     """The mapfile's text."""
-    return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES)
+    return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES, srs=SRS)
 
 
 def findings(mapfile_text: str, public_url: str | None = None) -> list[str]:

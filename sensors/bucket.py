@@ -199,7 +199,8 @@ def refused_event(archive: Archive) -> dg.AssetMaterialization:
     refused = sources.refused(archive.database)
     lines = ["| file | refused because | since |", "| --- | --- | --- |"]
     lines += [f"| {key} | {reason} | {since:%Y-%m-%d %H:%M} |".replace("\n", " ") for key, reason, since in refused[:500]]
-    metadata = {"refused": dg.MetadataValue.int(len(refused)), "files": dg.MetadataValue.md("\n".join(lines))}
+    files = "\n".join(lines) if refused else "none"
+    metadata = {"refused": dg.MetadataValue.int(len(refused)), "files": dg.MetadataValue.md(files)}
     return dg.AssetMaterialization(keys.REFUSED, metadata=metadata, description=f"{len(refused)} files are refused by name")
 
 

@@ -181,4 +181,6 @@ def _publish_catalogue(archive: Archive) -> None:
     with archive.database.begin() as connection:
         # One at a time: of two rebuilds that end together, the older list must not be written last.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('catalogue', 0))"))
-        archive.storage.put(catalogue.COLLECTIONS_KEY, catalogue.collections_json(connection, archive.settings.map_url))
+        settings = archive.settings
+        listed = catalogue.collections_json(connection, settings.map_url, settings.public_url)
+        archive.storage.put(catalogue.COLLECTIONS_KEY, listed)

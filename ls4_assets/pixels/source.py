@@ -178,7 +178,8 @@ def _bands(dataset: DatasetReader, path: Path, band: Band) -> tuple[tuple[int, .
     if band == "nc" and count == 4:
         return wanted, None
     if band == "bw":
-        advice = "drop it under nc/ instead" if count in (3, 4) else "keep its first band with gdal_translate -b 1"
+        keep = "keep its first band with gdal_translate -b 1"
+        advice = f"drop it under nc/ instead if it is in colour, or {keep} if it is not" if count in (3, 4) else keep
     elif count <= 2:
         advice = "drop it under bw/ instead"
     else:

@@ -227,3 +227,11 @@ def test_health_and_maps_follow_the_database(served: Served, cluster: Cluster) -
     assert served.get("/health").status_code == 200
     for _ in range(12):
         assert served.colour(left_half(WHITE), MIDDLE) == (255, 255, 255, 255)
+
+
+@pytest.mark.parametrize("address", [f"/?map=/mapfiles/{TABLE}.map", f"/wms/{TABLE}"])
+def test_a_person_who_opens_a_map_s_address_is_led_to_the_page(served: Served, address: str) -> None:
+    """The address that every list prints as the map showed "Web application error" in a browser."""
+    answer = served.get(address)
+    assert answer.status_code == 302
+    assert answer.headers["location"].endswith(f"/#{TABLE}")
