@@ -102,9 +102,9 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
             raise dg.Failure(f"The mapfile of {of.name} was not published: {'; '.join(findings)}. Mend the template.")
         if not _is_published(archive, of.map_key, text.encode()):
             storage.put(of.map_key, text.encode())
-        _note(archive, of, published_at=func.now(), attempts=0)
+        _note(archive, of, published_at=func.now())
         _publish_catalogue(archive)
-        _note(archive, of, map_revision=revision)
+        _note(archive, of, map_revision=revision, attempts=0)
     address = map_url(of, settings.map_url)
     return dg.MaterializeResult(
         metadata={
@@ -161,14 +161,14 @@ def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
     for band in BANDS:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
             archive.storage.delete(of.tile_index_key(band, suffix))
-    _note(archive, of, published_at=None, attempts=0)
+    _note(archive, of, published_at=None)
     _publish_catalogue(archive)
     with archive.database.begin() as connection:
         connection.execute(select(collection_table).where(collection_table.c.name == of.name).with_for_update())
         # Not while frames are being made, or failed ones lie in georef/: the next rebuild brings the map back.
         if not catalogue.is_alive(connection, of):
             index.drop(connection, of)
-    _note(archive, of, map_revision=revision)
+    _note(archive, of, map_revision=revision, attempts=0)
 
 
 def _note(archive: Archive, of: Collection, **values: object) -> None:

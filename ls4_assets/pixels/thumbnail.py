@@ -15,7 +15,6 @@ from ls4_assets.pixels.gdal_env import gdal_env
 from ls4_assets.pixels.overviews import has_mask
 
 SUFFIX = ".webp"
-MEDIA_TYPE = "image/webp"
 
 
 def thumbnail(cog: Path, size: int = 256) -> bytes:
