@@ -1,4 +1,4 @@
-"""A lossless COG put together from the tiles of a deflate tif and of its overviews, nothing compressed again.
+"""A COG put together from tiles that are compressed already: those of a deflate tif and its overviews, or any others.
 
 The layout is the one GDAL's COG driver writes (gdal.org/drivers/raster/cog.html, "File format details"):
 header; a text area that promises what follows; the directories (IFDs), full image first; their arrays of tile
@@ -6,7 +6,7 @@ offsets and sizes; then the tiles, smallest overview first, so that a reader get
 request. Every tile stands between its size (4 bytes) and a copy of its last 4 bytes; the tile of a mask
 follows the tile of the image that it belongs to.
 
-A layout that is not handled here (big-endian, sparse, stripped, another codec) is left to the driver.
+A deflate tif of a layout that is not handled here (big-endian, sparse, stripped, another codec) is left to the driver.
 """
 
 import struct
@@ -26,7 +26,7 @@ _LONG, _LONG8 = 4, 16
 
 # What describes the pixels; an overview needs no more. (GDAL writes georeference and metadata on the full
 # image only.)
-_IMAGE_TAGS = {256, 257, 258, 259, 262, 277, 284, 317, 322, 323, 338, 339}
+_IMAGE_TAGS = {256, 257, 258, 259, 262, 277, 284, 317, 322, 323, 338, 339, 530, 532}
 # Tags whose value is an offset in the file they come from: copying them would point at nonsense.
 _POINTER_TAGS = {330, 347, 34665, 34853}
 
@@ -39,7 +39,7 @@ _GHOST_MASK = "MASK_INTERLEAVED_WITH_IMAGERY=YES\n"
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One tag of a directory: TIFF type, number of values, and the values as bytes."""
 
     code: int
@@ -49,22 +49,31 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One directory of the COG to be: where its tiles are now, and its tags without the tile arrays."""
+class RawTile:
+    """Where the compressed bytes of a tile are now. A `size` of 0: nowhere, as nothing is in it."""
 
     path: Path
-    entries: tuple[_Entry, ...]
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
-class _Level:
-    image: _Image
-    mask: _Image | None
+class Image:
+    """One directory of the COG to be: its tags without the tile arrays, and its tiles, row by row."""
+
+    entries: tuple[Entry, ...]
+    tiles: tuple[RawTile, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """The full image, or one overview."""
+
+    image: Image
+    mask: Image | None
 
     @property
-    def parts(self) -> tuple[_Image, ...]:
+    def parts(self) -> tuple[Image, ...]:
         return (self.image,) if self.mask is None else (self.image, self.mask)
 
 
@@ -93,7 +102,7 @@ class _Format:
     def pack(self, values: tuple[int, ...], dtype: int) -> bytes:
         return struct.pack(f"<{len(values)}{'Q' if dtype == _LONG8 else 'I'}", *values)
 
-    def entry(self, entry: _Entry, value_or_offset: bytes) -> bytes:
+    def entry(self, entry: Entry, value_or_offset: bytes) -> bytes:
         head = struct.pack("<HHQ" if self.big else "<HHI", entry.code, entry.dtype, entry.count)
         return head + value_or_offset.ljust(self.word, b"\0")
 
@@ -106,6 +115,12 @@ def assemble_cog(deflate_tif: Path, overviews: Path, out: Path, *, bigtiff: bool
     levels = _read_levels(deflate_tif, overviews)
     if levels is None:
         return False
+    write_levels(levels, out, bigtiff=bigtiff)
+    return True
+
+
+def write_levels(levels: list[Level], out: Path, *, bigtiff: bool | None = None) -> None:
+    """Write the COG of `levels`, full image first; all of them have a mask, or none."""
     for big in (False, True) if bigtiff is None else (bigtiff,):
         head, end = _layout(levels, _Format(big))
         if big or end < _CLASSIC_END:
@@ -113,12 +128,11 @@ def assemble_cog(deflate_tif: Path, overviews: Path, out: Path, *, bigtiff: bool
     with out.open("wb") as target:
         target.write(head)
         _copy_tiles(levels, target)
-    return True
 
 
-def _read_levels(deflate_tif: Path, overviews: Path) -> list[_Level] | None:
+def _read_levels(deflate_tif: Path, overviews: Path) -> list[Level] | None:
     """The levels of the COG, full image first; None for a layout that is not handled."""
-    levels: list[_Level] = []
+    levels: list[Level] = []
     for path, reduced in ((deflate_tif, 0), (overviews, _REDUCED)):
         try:
             with TiffFile(path) as tif:
@@ -131,7 +145,8 @@ def _read_levels(deflate_tif: Path, overviews: Path) -> list[_Level] | None:
                     return None
                 for page in sorted(images, key=lambda page: -page.imagelength * page.imagewidth):
                     mask = masks.get(page.shape[:2])
-                    levels.append(_Level(_image(page, path, reduced), _image(mask, path, reduced | _MASK) if mask else None))
+                    masked = read_image(mask, path, reduced | _MASK) if mask else None
+                    levels.append(Level(read_image(page, path, reduced), masked))
         except TiffFileError:
             return None
     # All levels masked or none: the ghost area promises one or the other.
@@ -144,25 +159,27 @@ def _is_handled(page: TiffPage) -> bool:
     return bool(tiles and whole and not any(tag.code in _POINTER_TAGS for tag in page.tags))
 
 
-def _image(page: TiffPage, path: Path, subfile_type: int) -> _Image:
-    entries = [_Entry(_NEW_SUBFILE_TYPE, _LONG, 1, struct.pack("<I", subfile_type))] if subfile_type else []
+def read_image(page: TiffPage, path: Path, subfile_type: int) -> Image:
+    """The directory `page` of the file at `path`, as it shall stand in the COG."""
+    entries = [Entry(_NEW_SUBFILE_TYPE, _LONG, 1, struct.pack("<I", subfile_type))] if subfile_type else []
     for tag in page.tags:
         if tag.code in (_NEW_SUBFILE_TYPE, _TILE_OFFSETS, _TILE_BYTE_COUNTS):
             continue
         if not subfile_type or tag.code in _IMAGE_TAGS:
             handle = page.parent.filehandle
             handle.seek(tag.valueoffset)
-            entries.append(_Entry(tag.code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
-    return _Image(path, tuple(entries), tuple(page.dataoffsets), tuple(page.databytecounts))
+            entries.append(Entry(tag.code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
+    tiles = zip(page.dataoffsets, page.databytecounts, strict=True)
+    return Image(tuple(entries), tuple(RawTile(path, offset, size) for offset, size in tiles))
 
 
-def _layout(levels: list[_Level], form: _Format) -> tuple[bytes, int]:
+def _layout(levels: list[Level], form: _Format) -> tuple[bytes, int]:
     """Everything before the tiles, and the size of the whole file.
 
     Laid out twice: the offsets of the tiles, which stand in the head, depend on the size of the head.
     """
     directories = _in_order_of_gdal(levels)
-    unknown = {id(image): (0,) * len(image.sizes) for image in directories}
+    unknown = {id(image): (0,) * len(image.tiles) for image in directories}
     head_size = len(_head(levels, directories, unknown, form))
     offsets, end = _tile_offsets(levels, head_size)
     if end >= _CLASSIC_END and not form.big:
@@ -170,29 +187,30 @@ def _layout(levels: list[_Level], form: _Format) -> tuple[bytes, int]:
     return _head(levels, directories, offsets, form), end
 
 
-def _in_order_of_gdal(levels: list[_Level]) -> list[_Image]:
+def _in_order_of_gdal(levels: list[Level]) -> list[Image]:
     """Full image, its mask, the overviews, their masks: the order in which GDAL writes the directories."""
     overview_masks = [level.mask for level in levels[1:] if level.mask is not None]
     return [*levels[0].parts, *(level.image for level in levels[1:]), *overview_masks]
 
 
-def _tile_offsets(levels: list[_Level], start: int) -> tuple[dict[int, tuple[int, ...]], int]:
+def _tile_offsets(levels: list[Level], start: int) -> tuple[dict[int, tuple[int, ...]], int]:
     offsets: dict[int, list[int]] = {id(image): [] for level in levels for image in level.parts}
     position = start
     for image, number in _tiles_in_order(levels):
-        offsets[id(image)].append(position + 4)
-        position += image.sizes[number] + 8
+        size = image.tiles[number].size
+        offsets[id(image)].append(position + 4 if size else 0)
+        position += size + 8 if size else 0
     return {key: tuple(values) for key, values in offsets.items()}, position
 
 
-def _tiles_in_order(levels: list[_Level]) -> Iterator[tuple[_Image, int]]:
+def _tiles_in_order(levels: list[Level]) -> Iterator[tuple[Image, int]]:
     for level in reversed(levels):
-        for number in range(len(level.image.sizes)):
+        for number in range(len(level.image.tiles)):
             for image in level.parts:
                 yield image, number
 
 
-def _head(levels: list[_Level], directories: list[_Image], offsets: dict[int, tuple[int, ...]], form: _Format) -> bytes:
+def _head(levels: list[Level], directories: list[Image], offsets: dict[int, tuple[int, ...]], form: _Format) -> bytes:
     ghost = _GHOST + _GHOST_MASK if levels[0].mask else _GHOST
     ghost = f"GDAL_STRUCTURAL_METADATA_SIZE={len(ghost):06d} bytes\n{ghost}"
     start = len(form.header(0)) + len(ghost)
@@ -212,29 +230,29 @@ def _head(levels: list[_Level], directories: list[_Image], offsets: dict[int, tu
     return head + arrays
 
 
-def _tile_arrays(image: _Image, offsets: tuple[int, ...], form: _Format) -> tuple[_Entry, _Entry]:
-    count = len(image.sizes)
+def _tile_arrays(image: Image, offsets: tuple[int, ...], form: _Format) -> tuple[Entry, Entry]:
+    sizes = tuple(tile.size for tile in image.tiles)
     return (
-        _Entry(_TILE_OFFSETS, form.offset_type, count, form.pack(offsets, form.offset_type)),
-        _Entry(_TILE_BYTE_COUNTS, _LONG, count, form.pack(image.sizes, _LONG)),
+        Entry(_TILE_OFFSETS, form.offset_type, len(sizes), form.pack(offsets, form.offset_type)),
+        Entry(_TILE_BYTE_COUNTS, _LONG, len(sizes), form.pack(sizes, _LONG)),
     )
 
 
-def _place_directories(tables: list[list[_Entry]], start: int, form: _Format) -> list[int]:
+def _place_directories(tables: list[list[Entry]], start: int, form: _Format) -> list[int]:
     places = [start]
     for table in tables[:-1]:
         places.append(places[-1] + _even(_directory_length(table, form)))
     return places
 
 
-def _directory_length(table: list[_Entry], form: _Format) -> int:
+def _directory_length(table: list[Entry], form: _Format) -> int:
     """Length of a directory with the values that do not fit into it, the tile arrays left out."""
     beside = sum(_even(len(entry.value)) for entry in table if not _is_array(entry) and len(entry.value) > form.word)
     return form.directory_size(len(table)) + beside
 
 
 def _directory(
-    table: list[_Entry], place: int, following: int, arrays: bytes, arrays_at: int, form: _Format
+    table: list[Entry], place: int, following: int, arrays: bytes, arrays_at: int, form: _Format
 ) -> tuple[bytes, bytes]:
     """A directory with its values, and `arrays` lengthened by its tile arrays."""
     beside_at = place + form.directory_size(len(table))
@@ -252,7 +270,7 @@ def _directory(
     return count + b"".join(lines) + form.pack((following,), form.offset_type) + beside, arrays
 
 
-def _is_array(entry: _Entry) -> bool:
+def _is_array(entry: Entry) -> bool:
     return entry.code in (_TILE_OFFSETS, _TILE_BYTE_COUNTS)
 
 
@@ -260,14 +278,17 @@ def _even(length: int) -> int:
     return length + length % 2
 
 
-def _copy_tiles(levels: list[_Level], target: BinaryIO) -> None:
+def _copy_tiles(levels: list[Level], target: BinaryIO) -> None:
     with ExitStack() as stack:
-        paths = {image.path for level in levels for image in level.parts}
-        sources = {path: stack.enter_context(path.open("rb")) for path in paths}
+        sources: dict[Path, BinaryIO] = {}
         for image, number in _tiles_in_order(levels):
-            size = image.sizes[number]
-            sources[image.path].seek(image.offsets[number])
-            tile = sources[image.path].read(size)
-            if len(tile) != size:
-                raise EOFError(f"{image.path} ends inside tile {number}; make it again from its source.")
-            target.write(struct.pack("<I", size) + tile + tile[-4:])
+            tile = image.tiles[number]
+            if not tile.size:
+                continue
+            if tile.path not in sources:
+                sources[tile.path] = stack.enter_context(tile.path.open("rb"))
+            sources[tile.path].seek(tile.offset)
+            data = sources[tile.path].read(tile.size)
+            if len(data) != tile.size:
+                raise EOFError(f"{tile.path} ends inside tile {number}; make it again from its source.")
+            target.write(struct.pack("<I", tile.size) + data + data[-4:])
