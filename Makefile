@@ -6,9 +6,10 @@
 #   make test            all tests but the slow ones;  ARGS="-k names" is handed to pytest
 #   make test-slow       the slow ones
 #   make check           style and types
+#   make viewer          the map page anew from mapserver/viewer, with npm; the built page is part of the repository
 #   make clean           what tests and tools left behind;  the demonstration's archive in .ls4 stays
 
-.PHONY: demo install test test-slow check clean
+.PHONY: demo install install-tests viewer test test-slow check clean
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -17,15 +18,21 @@ demo: install
 install:
 	@deploy/install.sh
 
-test: install
+install-tests:
+	@deploy/install.sh tests
+
+test: install-tests
 	.venv/bin/pytest -m "not slow" $(ARGS)
 
-test-slow: install
+test-slow: install-tests
 	.venv/bin/pytest -m slow $(ARGS)
 
 check: install
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+viewer:
+	cd mapserver/viewer && npm ci --ignore-scripts && npm run build
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache dist

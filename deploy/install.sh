@@ -4,15 +4,19 @@
 # Run as root or by somebody who may use sudo; `make install` calls it, and it returns at once when nothing has changed
 # since it last succeeded. It starts no service: the system's own PostgreSQL cluster and web server are neither made nor
 # enabled because of ls4, and are left alone where they exist.
+#
+#   deploy/install.sh         what ls4 needs
+#   deploy/install.sh tests   and a browser, in which the tests look at the map page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
   postgresql postgresql-postgis   # the tile indexes and Dagster's own storage
   cgi-mapserver nginx-light       # the maps and the front
+  libnginx-mod-http-js            # the front computes where a tile lies
   python3 python3-venv procps util-linux
 )
-stamp=.venv/.ls4-installed
+stamp=.venv/.ls4-installed${1:+-$1}
 wanted=$(cat uv.lock pyproject.toml deploy/install.sh | sha256sum)
 
 say() { printf 'install: %s\n' "$*"; }
@@ -87,6 +91,18 @@ missing_packages() {
   done
 }
 
+# Ubuntu has Chromium as a snap only, which a test cannot drive: there, and without sudo, the tests of the page are skipped.
+browser() {
+  if [ -x /usr/bin/chromium ]; then return; fi
+  if [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then as_root apt-get update -q >/dev/null; fi
+  if LC_ALL=C apt-cache policy chromium | grep -q 'Candidate: [0-9]'; then
+    say "installing chromium, in which the tests look at the map page"
+    install_packages chromium
+  else
+    say "there is no package chromium here: the tests of the map page will be skipped"
+  fi
+}
+
 python_environment() {
   local uv
   python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || give_up \
@@ -108,6 +124,7 @@ if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 mapfile -t missing < <(missing_packages)
 if [ "${#missing[@]}" -gt 0 ]; then system_packages "${missing[@]}"; fi
+if [ "${1:-}" = tests ]; then browser; fi
 python_environment
 echo "$wanted" >"$stamp"
 say "everything is there"
