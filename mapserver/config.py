@@ -9,21 +9,25 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from ls4_assets.errors import ConfigurationError
+from mapserver import catalog
 from mapserver.rendering import TEMPLATES, environment
 
 SERVICE = "ls4"
 MAPSERV = Path("/usr/lib/cgi-bin/mapserv")
 # By its full path: an ordinary user's PATH has no sbin.
 NGINX = Path("/usr/sbin/nginx")
+NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
 _HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
 _STATIC = Path(__file__).parent / "static"
+_FRONT = Path(__file__).with_name("front.js")
 # nginx has no way to write a literal $ where variables are allowed.
 _PLAIN_PATH = re.compile(r"/[\w./@+~ -]*")
 _LONGEST_SOCKET_PATH = 107
@@ -72,7 +76,10 @@ def write_config(
     archive_dir: Path | None = None,
     collections_file: Path | None = None,
     user: str | None = None,
-    workers: int = 4,
+    workers: int | None = None,
+    worker_memory_mb: int = 600,
+    tile_cache_mb: int = 512,
+    proxies: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1",
 ) -> ServingConfig:
@@ -89,11 +96,15 @@ def write_config(
     collections_file: the JSON the pipeline writes for the landing page; `run_dir/collections.json` when None.
     user: whom nginx's workers and mapserv run as when this process is root (www-data when None); otherwise
       they run as whoever starts them.
+    workers: of mapserv; None: two a core on a folder, four on S3, where they wait more than they work.
+    worker_memory_mb: a worker that grows over this is replaced.
+    tile_cache_mb: the most disk that kept tiles may take; 0 keeps none.
+    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are believed.
     gdal_options: further GDAL configuration for mapserv (AWS_*, an endpoint): FastCGI discards the
       environment.
 
     Raises ConfigurationError for a path that nginx or a unix socket cannot take, an option that is no GDAL
-    option, an unknown user.
+    option, a proxy that is no address, an unknown user, and where nginx cannot run the front's JavaScript.
     """
     account = _account(user)
     conf, logs, sock = run_dir / "conf", run_dir / "logs", run_dir / "run" / "mapserv.sock"
@@ -101,6 +112,8 @@ def write_config(
     collections = collections_file or run_dir / "collections.json"
     for path in (run_dir, mapfiles_dir, collections, *([archive_dir] if archive_dir else [])):
         _require_plain(path)
+    if not NGINX_JAVASCRIPT.exists():
+        raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
     if len(os.fsencode(sock)) > _LONGEST_SOCKET_PATH:
         raise ConfigurationError(f"{sock} is too long for a unix socket: choose a shorter run directory.")
     for folder in (conf, logs, sock.parent, run_dir / "tmp"):
@@ -110,7 +123,9 @@ def write_config(
     for path in (sock.parent, error_log):
         _give(path, account)
     mapfiles_dir.mkdir(parents=True, exist_ok=True)
-    _publish(mapfiles_dir / "footprint.html", (TEMPLATES / "footprint.html").read_text())
+    # A read-only mount of the bucket brings it along.
+    if os.access(mapfiles_dir, os.W_OK):
+        _publish(mapfiles_dir / "footprint.html", (TEMPLATES / "footprint.html").read_text())
     collections.parent.mkdir(parents=True, exist_ok=True)
     if not collections.exists():
         _publish(collections, '{"collections": []}\n')
@@ -118,43 +133,60 @@ def write_config(
     service_file = conf / "pg_service.conf"
     _publish(service_file, _service(database), mode=0o600, account=account)
     _publish(conf / "health.map", _rendered("health.map.j2", service=SERVICE))
+    for name, text in catalog.documents(SERVICE).items():
+        _publish(conf / name, text)
+    _publish(conf / _FRONT.name, _FRONT.read_text())
+    _publish(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())
     _publish(
         conf / "mapserver.conf",
         _rendered(
             "mapserver.conf.j2",
-            error_log=error_log,
             html_templates=_HTML_TEMPLATES,
             gdal_options=_GDAL_OPTIONS | _checked(gdal_options or {}),
-            health_alias=_HEALTH,
-            health_map=conf / "health.map",
+            aliases={name: conf / f"{name}.map" for name in (_HEALTH, catalog.NAME)},
         ),
         mode=0o640,
         account=account,
     )
-    _publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file))
+    _publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=error_log))
+    _publish(
+        conf / "variables.conf",
+        _rendered(
+            "variables.conf.j2",
+            run=run_dir,
+            conf=conf,
+            mapfiles=mapfiles_dir,
+            proxies=_networks(proxies),
+            tile_cache_mb=tile_cache_mb,
+            catalog=catalog.NAME,
+            catalog_layers=catalog.TILE_LAYERS,
+        ),
+    )
     _publish(
         conf / "nginx.conf",
         _rendered(
             "nginx.conf.j2",
             user=account.pw_name if account else None,
             run=run_dir,
+            conf=conf,
             logs=logs,
             socket=sock,
             listen=listen,
             port=port,
             static=_published_page(run_dir),
-            mapfiles=mapfiles_dir,
             collections_file=collections,
             archive=archive_dir,
-            fastcgi=conf / "fastcgi.conf",
-            health_alias=_HEALTH,
+            javascript_module=NGINX_JAVASCRIPT,
+            tile_cache_mb=tile_cache_mb,
+            health=_HEALTH,
         ),
     )
     base_url = f"http://{listen}:{port}"
     return ServingConfig(
         workers_argv=(
             *(sys.executable, "-m", "mapserver.workers"),
-            *("--socket", str(sock), "--workers", str(workers), "--config", str(conf / "mapserver.conf")),
+            *("--socket", str(sock), "--workers", str(workers or _cores() * (2 if archive_dir else 4))),
+            *("--config", str(conf / "mapserver.conf"), "--max-rss-mb", str(worker_memory_mb)),
             *("--mapfiles", str(mapfiles_dir), "--mapserv", str(MAPSERV)),
             *(("--database-port", str(database.port)) if not database.host.startswith("/") else ()),
             *(("--user", account.pw_name) if account else ()),
@@ -179,6 +211,17 @@ def _account(user: str | None) -> pwd.struct_passwd | None:
         return pwd.getpwnam(name)
     except KeyError:
         raise ConfigurationError(f"There is no user {name} on this machine: name an existing one.") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _networks(given: Sequence[str]) -> list[str]:
+    try:
+        return [str(ip_network(each)) for each in given]
+    except ValueError as error:
+        raise ConfigurationError(f"{error}: name load balancers like 10.0.0.0/16.") from None
 
 
 def _require_plain(path: Path) -> None:
@@ -213,8 +256,13 @@ def _published_page(run_dir: Path) -> Path:
     home."""
     folder = run_dir / "static"
     folder.mkdir(exist_ok=True)
-    for page in _STATIC.iterdir():
-        _publish(folder / page.name, page.read_text())
+    # The assets first: the page must not name a file that is not there yet. Older ones stay, for pages that are open.
+    for part in sorted(_STATIC.rglob("*"), key=lambda path: path.name == "index.html"):
+        copied = folder / part.relative_to(_STATIC)
+        if part.is_dir():
+            copied.mkdir(parents=True, exist_ok=True)
+        else:
+            _publish(copied, part.read_bytes())
     return folder
 
 
@@ -223,11 +271,11 @@ def _give(path: Path, account: pwd.struct_passwd | None) -> None:
         os.chown(path, account.pw_uid, account.pw_gid)
 
 
-def _publish(path: Path, text: str, mode: int = 0o644, account: pwd.struct_passwd | None = None) -> None:
+def _publish(path: Path, content: str | bytes, mode: int = 0o644, account: pwd.struct_passwd | None = None) -> None:
     """Whole or not at all: a running worker may read the file at this moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.touch(mode=0o600)
-    temporary.write_text(text)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.chmod(mode)
     _give(temporary, account)
     temporary.replace(path)

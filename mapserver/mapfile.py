@@ -19,9 +19,19 @@ SRS = " ".join(f"EPSG:{code}" for code in _CODES)
 # What a person who clicks a footprint gets to read, in this order.
 ATTRIBUTES = ("date", "roll", "frame_num", "acquired", "band", "dl_orig", "dl_georef", "dl_index")
 
+# The imagery layer's names for what it reads: frames, or from a scale on the overview mosaic.
+TOKEN, FRAMES, OVERVIEW = "%lod%", "tileindex", "overview"
+# A pixel of the map must be at least this many of the mosaic's wide. Web maps ask for just 1, or 2 or 1/2; those in degrees
+# count metres on the ground, of which a mosaic's pixel has 0.87 in the middle of Texas.
+_OVERVIEW_FROM = 0.85
+# 72 pixels to the inch, as MapServer has it.
+_PIXELS_A_METRE = 72 * 39.3701
+
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _PUBLIC_URL = re.compile(r"https?://[\w.:/@~%-]*[\w~-]")
 _LAYER = re.compile(r"^  LAYER$(.*?)^  END$", re.MULTILINE | re.DOTALL)
+_BY_SCALE = re.compile(rf'^\s*NAME "{TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILINE | re.DOTALL)
+_SCALE_WORD = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
 _CONFIG = ("ON_MISSING_DATA",)
 _SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\baws_\w+|\w*_key\b", re.IGNORECASE)
 
@@ -55,6 +65,7 @@ class MapfileContext:
     public_url: scheme and host of the service without a trailing slash; None lets every answer name the host
       that was asked, which is right where the port changes from start to start.
     contact: printed in the capabilities when given.
+    overview_resolution: metres a pixel of the overview mosaic, in EPSG:3857; None: frames are read at every scale.
     service: the PostgreSQL service that mapserv connects to.
     """
 
@@ -66,6 +77,7 @@ class MapfileContext:
     public_url: str | None = None
     contact: Contact | None = None
     service: str = "ls4"
+    overview_resolution: float | None = None
 
     def __post_init__(self) -> None:
         minx, miny, maxx, maxy = self.extent
@@ -87,7 +99,24 @@ class MapfileContext:
     @property
     def tile_index_layer(self) -> str:
         """Hidden; the name of an index collection's footprints (`..._index_index`) must not meet it."""
-        return f"{self.name}_tileindex"
+        return f"{self.name}_{FRAMES}"
+
+    @property
+    def overview_layer(self) -> str:
+        """Hidden: what is read from `overview_scale` on."""
+        return f"{self.name}_{OVERVIEW}"
+
+    @property
+    def imagery_index(self) -> str:
+        """What the imagery layer reads; the token stands for the end of one of the two names above."""
+        return self.tile_index_layer if self.overview_resolution is None else f"{self.name}_{TOKEN}"
+
+    @property
+    def overview_scale(self) -> float | None:
+        """Scale denominator, as MapServer counts them, from which the overview mosaic is read."""
+        if self.overview_resolution is None:
+            return None
+        return self.overview_resolution * _OVERVIEW_FROM * _PIXELS_A_METRE
 
     @property
     def abstract(self) -> str:
@@ -100,7 +129,8 @@ class MapfileContext:
 
 def render(context: MapfileContext) -> str:
     """The mapfile's text."""
-    return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES, srs=SRS)
+    names = {"token": TOKEN, "frames": FRAMES, "overview": OVERVIEW}
+    return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES, srs=SRS, **names)
 
 
 def findings(mapfile_text: str, public_url: str | None = None) -> list[str]:
@@ -113,7 +143,8 @@ def findings(mapfile_text: str, public_url: str | None = None) -> list[str]:
     found = [f"It holds {word!r}: secrets belong into the service file." for word in _secrets(mapfile_text)]
     for connection in re.findall(r'^\s*CONNECTION\s+"(.*)"$', mapfile_text, re.MULTILINE):
         if not re.fullmatch(r"service=\w+", connection):
-            found.append(f"CONNECTION {connection!r} is not a service name: use service=<name>.")
+            # Not what it is: findings go into logs.
+            found.append("A CONNECTION is not a service name: use service=<name>.")
     for option in re.findall(r'^\s*CONFIG\s+"(.*?)"', mapfile_text, re.MULTILINE):
         if option not in _CONFIG:
             found.append(f"CONFIG {option} would leak into other maps: set it in mapserver.conf.")
@@ -135,10 +166,19 @@ def _layer_findings(text: str, layers: dict[str, str]) -> list[str]:
         found.append("Two layers have the same name: MapServer would serve only one of them.")
     if _value(text, "NAME") in layers:
         found.append("MAP NAME is also a layer's name: choose another.")
-    tile_index = layers.get(_value(layers[name], "TILEINDEX"))
-    if tile_index is None or '"ows_enable_request" "!*"' not in tile_index:
-        found.append("The tile index is missing or public: it must be a layer that no request may name.")
+    for tile_index in _tile_indexes(layers[name]):
+        if '"ows_enable_request" "!*"' not in layers.get(tile_index, ""):
+            found.append(f"The tile index {tile_index} is missing or public: it must be a layer that no request may name.")
     return found
+
+
+def _tile_indexes(imagery: str) -> list[str]:
+    """The layers that an imagery layer reads, by scale."""
+    pattern = _value(imagery, "TILEINDEX")
+    if TOKEN not in pattern:
+        return [pattern]
+    values = _BY_SCALE.search(imagery)
+    return [pattern.replace(TOKEN, word) for word in _SCALE_WORD.findall(values[1])] if values else [pattern]
 
 
 def _secrets(text: str) -> list[str]:

@@ -8,6 +8,7 @@ stays open all the while: a request that comes when no worker is free waits in i
 """
 
 import argparse
+import logging
 import os
 import pwd
 import signal
@@ -22,11 +23,15 @@ from types import FrameType
 
 import psutil
 
+from ls4_assets import logs
+
 BACKLOG = 512
 POLL_SECONDS = 0.5
 YOUNG_SECONDS = 5.0
 LONGEST_WAIT_SECONDS = 30.0
 GRACE_SECONDS = 5.0
+# Frames stay open between requests, and a process may usually hold 1,024 files.
+MOST_OPEN_FILES = 600
 PROC_NET_CLOSE_WAIT = "08"
 
 # The shortest FastCGI request (begin as a responder, then no parameters): what an idle worker waits for.
@@ -90,7 +95,7 @@ class Supervisor:
         assert slot.process is not None
         expected = slot.stopping_since is not None
         if not expected:
-            print(f"mapserv {slot.process.pid} ended with code {slot.process.returncode}", flush=True)
+            logs.event("mapserv_ended", logging.ERROR, pid=slot.process.pid, code=slot.process.returncode)
         young = now - slot.started < YOUNG_SECONDS and not expected
         slot.failures = slot.failures + 1 if young else 0
         slot.not_before = now + (min(LONGEST_WAIT_SECONDS, 0.25 * 2**slot.failures) if young else 0.0)
@@ -103,7 +108,7 @@ class Supervisor:
             return
         for slot in self.slots:
             if slot.process is not None and disconnected(slot.process.pid, self.database_port):
-                print(f"mapserv {slot.process.pid} has lost the database and is replaced", flush=True)
+                logs.event("mapserv_replaced", logging.WARNING, pid=slot.process.pid, reason="it has lost the database")
                 slot.process.kill()
                 slot.stopping_since = now
 
@@ -117,11 +122,14 @@ class Supervisor:
                 slot.process.kill()
             return
         for slot in self.slots:
-            if slot.process is not None and resident_bytes(slot.process.pid) > self.max_rss:
-                print(f"mapserv {slot.process.pid} has grown too large and is replaced", flush=True)
+            if slot.process is not None and self._overgrown(slot.process.pid):
+                logs.event("mapserv_replaced", pid=slot.process.pid, reason="it has grown too large")
                 slot.process.terminate()
                 slot.stopping_since = now
                 return
+
+    def _overgrown(self, pid: int) -> bool:
+        return resident_bytes(pid) > self.max_rss or open_files(pid) > MOST_OPEN_FILES
 
     def _end_all(self) -> None:
         alive = [slot.process for slot in self.slots if slot.process is not None]
@@ -151,6 +159,14 @@ def resident_bytes(pid: int) -> int:
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.NoSuchProcess:
+        return 0
+
+
+def open_files(pid: int) -> int:
+    """0 for a process that is gone."""
+    try:
+        return int(psutil.Process(pid).num_fds())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
 
 
@@ -202,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--max-rss-mb", type=int, default=600, help="a worker that grows over this is replaced")
     add("--database-port", type=int, help="PostgreSQL's TCP port: a worker that loses it is replaced")
     given = parser.parse_args(arguments)
+    logs.configure()
     if given.user and os.geteuid() == 0:
         become(given.user)
     # Workers die with this process, however it ends: orphans would go on taking requests from the socket.

@@ -1,21 +1,25 @@
 """The bucket as a plain folder: the laptop's default, where GDAL and MapServer read real paths."""
 
+import errno
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from ls4_assets.errors import ConfigurationError, NotFound
-from resources.storage import Folder, StoredObject, is_listed
+from ls4_assets.scratch import scratch_folder
+from resources.storage import StoredObject, end_of, is_listed
 
 # Products are read by the map server's own user, whatever the umask of the process that made them.
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
+# On the archive's own disk, so that a rename brings a finished file into its place.
+_HALVES = ".unfinished"
 
 
 class DirectoryStorage:
@@ -33,25 +37,24 @@ class DirectoryStorage:
     def bucket(self) -> str:
         return self._bucket
 
-    def scan(self, prefix: str) -> Folder:
-        objects: list[StoredObject] = []
-        folders: list[str] = []
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(prefix)) as entries:
-            for entry in entries:
-                key = f"{prefix}{_text(entry.name)}"
-                if not is_listed(key):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{key}/")
-                else:
-                    # A file that goes between listing and stat is simply not there.
-                    with suppress(FileNotFoundError):
-                        objects.append(_stored(key, entry.stat()))
-        return Folder(tuple(sorted(objects)), tuple(sorted(folders)))
+    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        found: list[tuple[str, os.DirEntry[str]]] = []
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(folder)) as entries:
+            found = [(f"{folder}{_text(entry.name)}{'/' if entry.is_dir() else ''}", entry) for entry in entries]
+        for key, entry in sorted(found, key=itemgetter(0)):
+            if not is_listed(key.rstrip("/")):
+                continue
+            if key.endswith("/"):
+                if end_of(key) > after:
+                    yield key
+            elif key > after:
+                # A file that goes between listing and stat is simply not there.
+                with suppress(FileNotFoundError):
+                    yield _stored(key, entry.stat())
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         parent = prefix.rpartition("/")[0]
-        yield from sorted(self._walk(f"{parent}/" if parent else "", prefix))
+        yield from self._walk(f"{parent}/" if parent else "", prefix)
 
     def head(self, key: str) -> StoredObject | None:
         try:
@@ -88,21 +91,29 @@ class DirectoryStorage:
                 return False
         return True
 
+    def copy(self, key: str, to: str) -> StoredObject:
+        with self._half(to) as half:
+            half.unlink()
+            try:
+                half.hardlink_to(self._path(key))
+            except FileNotFoundError:
+                raise NotFound(f"{key} is not in the archive; drop it again if it should be.") from None
+            return self._publish(half, to)
+
     def delete(self, key: str) -> None:
         # Its folder stays, even when it is empty now: another frame may be publishing there at this moment.
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._path(key).unlink()
 
     def gdal_path(self, key: str) -> str:
-        return str(self._path(key))
+        # Only a name: whether the archive is there is asked by who opens it.
+        return str(self.root / _inside(key))
 
     def _path(self, key: str) -> Path:
-        if key.startswith("/") or ".." in key.split("/"):
-            raise ValueError(f"{key!r} is no key of the archive; give a path relative to its root.")
         if not self.root.is_dir():
             # A disk that is not mounted is not an empty archive: neither deletions nor new files may follow from it.
             raise ConfigurationError(f"The archive's folder {self.root} is not there; mount or make it, or correct LS4_STORAGE.")
-        return self.root / key
+        return self.root / _inside(key)
 
     def _open(self, key: str) -> BinaryIO:
         try:
@@ -112,28 +123,40 @@ class DirectoryStorage:
 
     @contextmanager
     def _half(self, key: str) -> Iterator[Path]:
-        """A hidden file to write to, beside the object that it may become; removed when it did not."""
+        """A hidden file to write to, which may become the object; removed when it did not, by a later writer if need be."""
         target = self._path(key)
         _make_folder(target.parent)
-        half = target.with_name(f".{target.name}.{uuid4().hex}")
-        try:
+        _make_folder(self.root / _HALVES)
+        with scratch_folder("half-", self.root / _HALVES) as folder:
+            half = folder / target.name
             half.touch()
             half.chmod(FILE_MODE)
             yield half
-        finally:
-            half.unlink(missing_ok=True)
 
     def _publish(self, half: Path, key: str) -> StoredObject:
         written = _stored(key, half.stat())
-        half.replace(self._path(key))
+        try:
+            half.replace(self._path(key))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            where = f"{self._path(key).parent} lies on another disk than the archive's folder {self.root}"
+            raise ConfigurationError(f"{where}, so nothing can be put there in one step; mount one disk for all of it.") from None
         return written
 
     def _walk(self, folder: str, prefix: str) -> Iterator[StoredObject]:
-        level = self.scan(folder)
-        yield from (found for found in level.objects if found.key.startswith(prefix))
-        for below in level.folders:
-            if below.startswith(prefix) or prefix.startswith(below):
-                yield from self._walk(below, prefix)
+        for found in self.level(folder):
+            if isinstance(found, StoredObject):
+                if found.key.startswith(prefix):
+                    yield found
+            elif found.startswith(prefix) or prefix.startswith(found):
+                yield from self._walk(found, prefix)
+
+
+def _inside(key: str) -> str:
+    if key.startswith("/") or ".." in key.split("/"):
+        raise ValueError(f"{key!r} is no key of the archive; give a path relative to its root.")
+    return key
 
 
 def _stored(key: str, found: os.stat_result) -> StoredObject:

@@ -20,7 +20,8 @@ def open_storage(settings: Settings) -> Storage:
     if scheme == "file":
         return DirectoryStorage(Path(rest), settings.legacy_bucket)
     if scheme == "s3" and rest.strip("/") and "/" not in rest.strip("/"):
-        return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region)
+        owner = (settings.mapfile_uid, settings.mapfile_gid)
+        return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region, mapfile_owner=owner)
     raise ConfigurationError(f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting.")
 
 

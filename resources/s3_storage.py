@@ -1,5 +1,6 @@
 """The bucket on S3 (AWS, or any server that speaks its protocol), through boto3."""
 
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from ls4_assets.errors import ConfigurationError, NotFound
-from resources.storage import Folder, StoredObject, is_listed
+from resources.storage import StoredObject, end_of, is_listed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 INTERMEDIATE_TAG = "ls4=intermediate"
 # Workers are one frame a process: a few parallel parts fill the line without ten threads each.
 _TRANSFER = TransferConfig(max_concurrency=4)
+# Objects below it may be read through an s3fs mount, which takes owner and mode from their metadata: a regular file, rw-rw-r--.
+_MOUNTED = "mapfiles/"
+_S3FS_MODE = "33204"
+_DISORDER = (
+    "The bucket lists {key} behind {last}: without the order of keys nobody can tell what was deleted; "
+    "use a bucket that lists in key order, as S3's general purpose buckets do."
+)
 _MISSING = ("404", "NoSuchKey", "NotFound")
 _TYPES = {".tif": "image/tiff", ".webp": "image/webp", ".json": "application/json", ".zip": "application/zip"}
 
@@ -28,10 +36,21 @@ _TYPES = {".tif": "image/tiff", ".webp": "image/webp", ".json": "application/jso
 class S3Storage:
     """Objects of one bucket. No ACL is ever written: new buckets refuse them."""
 
-    def __init__(self, bucket: str, endpoint_url: str | None = None, region: str | None = None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        *,
+        mapfile_owner: tuple[int, int] = (0, 0),
+        read_timeout: float = 10,
+    ) -> None:
+        """`mapfile_owner`: uid and gid of mapfiles as an s3fs mount shows them."""
         self._bucket = bucket
         self._endpoint_url = endpoint_url
         self._region = region
+        self._mapfile_owner = mapfile_owner
+        self._read_timeout = read_timeout
 
     @property
     def is_folder(self) -> bool:
@@ -44,16 +63,30 @@ class S3Storage:
     @cached_property
     def client(self) -> "S3Client":
         # An outage is told within a minute, before Dagster stops the sensor that looks.
-        config = Config(retries={"mode": "adaptive", "total_max_attempts": 4}, connect_timeout=4, read_timeout=10)
+        config = Config(retries={"mode": "adaptive", "total_max_attempts": 4}, connect_timeout=4, read_timeout=self._read_timeout)
         return boto3.client("s3", endpoint_url=self._endpoint_url, region_name=self._region, config=config)
 
-    def scan(self, prefix: str) -> Folder:
-        objects: list[StoredObject] = []
-        folders: list[str] = []
-        for page in self._pages(Prefix=prefix, Delimiter="/"):
-            objects += [_stored(entry) for entry in page.get("Contents", []) if is_listed(entry["Key"])]
-            folders += [entry["Prefix"] for entry in page.get("CommonPrefixes", []) if is_listed(entry["Prefix"].rstrip("/"))]
-        return Folder(tuple(sorted(objects)), tuple(sorted(folders)))
+    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        start = ""
+        if after.startswith(folder):
+            start = after
+            head, below, _ = after[len(folder) :].partition("/")
+            if below:
+                # Servers differ in whether they name the sub-folder that the starting key itself lies in.
+                start = end_of(f"{folder}{head}/")
+                yield f"{folder}{head}/"
+        elif after > folder:
+            return
+        last = ""
+        for page in self._pages(Prefix=folder, Delimiter="/", **({"StartAfter": start} if start else {})):
+            objects = {entry["Key"]: _stored(entry) for entry in page.get("Contents", [])}
+            folders = {entry["Prefix"]: entry["Prefix"] for entry in page.get("CommonPrefixes", [])}
+            for key, found in sorted((objects | folders).items()):
+                if key < last:
+                    raise ConfigurationError(_DISORDER.format(key=key, last=last))
+                last = key
+                if key > start and is_listed(key.rstrip("/") if key in folders else key):
+                    yield found
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         # S3 itself lists in key order.
@@ -92,7 +125,8 @@ class S3Storage:
         return self._written(key)
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key))
+        about = self._s3fs_metadata() if key.startswith(_MOUNTED) else {}
+        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), Metadata=about)
         return self._written(key)
 
     def put_new(self, key: str, data: bytes) -> bool:
@@ -104,11 +138,24 @@ class S3Storage:
             raise
         return True
 
+    def copy(self, key: str, to: str) -> StoredObject:
+        # Said anew, because a copy in parts does not inherit it.
+        extra = {"ContentType": _content_type(to), "MetadataDirective": "REPLACE"}
+        try:
+            self.client.copy({"Bucket": self._bucket, "Key": key}, self._bucket, to, ExtraArgs=extra, Config=_TRANSFER)
+        except ClientError as error:
+            raise _translated(error, key) from error
+        return self._written(to)
+
     def delete(self, key: str) -> None:
         self.client.delete_object(Bucket=self._bucket, Key=key)
 
     def gdal_path(self, key: str) -> str:
         return f"/vsis3/{self._bucket}/{key}"
+
+    def _s3fs_metadata(self) -> dict[str, str]:
+        uid, gid = self._mapfile_owner
+        return {"mode": _S3FS_MODE, "uid": str(uid), "gid": str(gid), "mtime": str(int(time.time()))}
 
     def _pages(self, **what: Any) -> Iterator["ListObjectsV2OutputTypeDef"]:
         try:

@@ -21,14 +21,6 @@ class StoredObject:
     modified: datetime
 
 
-@dataclass(frozen=True)
-class Folder:
-    """One level of the archive: its objects and its sub-folders ("bw/Travis/"), each sorted."""
-
-    objects: tuple[StoredObject, ...]
-    folders: tuple[str, ...]
-
-
 class Storage(Protocol):
     """What the platform asks of a bucket. A missing key raises NotFound, except where None is the answer.
 
@@ -36,8 +28,12 @@ class Storage(Protocol):
     ConfigurationError: it is not an empty one.
     """
 
-    def scan(self, prefix: str) -> Folder:
-        """One level below `prefix` ("" or ending in "/")."""
+    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        """One level below `folder` ("" or ending in "/"), in key order: its objects and, as text, its sub-folders ("bw/Travis/").
+
+        Only what comes behind `after` in the order of all keys: a sub-folder that may hold a later key is among it. Raises in
+        the middle when the listing breaks off: what was not told of may be there.
+        """
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object below `prefix`, sorted by key."""
@@ -56,6 +52,9 @@ class Storage(Protocol):
     def put_new(self, key: str, data: bytes) -> bool:
         """Put only where nothing is; False when there was something."""
 
+    def copy(self, key: str, to: str) -> StoredObject:
+        """Put an object under another key too, whole as any; a folder needs no further space for it."""
+
     def delete(self, key: str) -> None:
         """Idempotent: a missing key is no error."""
 
@@ -69,6 +68,11 @@ class Storage(Protocol):
     @property
     def bucket(self) -> str:
         """Name that stands in the legacy `location` column, /vsis3/<bucket>/<key>."""
+
+
+def end_of(folder: str) -> str:
+    """A text that comes behind every key of the folder and before all others: "0" is the next after "/"."""
+    return f"{folder[:-1]}0"
 
 
 def is_listed(key: str) -> bool:

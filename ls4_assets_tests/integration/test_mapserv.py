@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from owslib.wms import WebMapService  # type: ignore[import-untyped]
 from sqlalchemy import text
@@ -133,6 +134,36 @@ def test_a_replaced_cog_is_seen_at_once_by_every_worker(served: Served) -> None:
         fresh = path.with_suffix(".new")
         fresh.write_bytes(before)
         fresh.replace(path)
+
+
+def test_frames_that_workers_keep_open_never_show_old_pixels(served: Served, index_database: IndexDatabase) -> None:
+    """At native zoom frames stay open. A replaced one comes under another path, as the pipeline has it; a deleted one's row goes.
+
+    Zoomed out they do not: one view could open all of them.
+    """
+    kept = Collection("Kept", "USDA_1958", "frames")
+    publish_mapfile(served.archive, replace(context_for(kept), overview_resolution=16.0))
+    old = cog_path(served.archive, BLACK)
+    fresh = old.with_name("version-2.tif")
+
+    def seen(resolution: float = RESOLUTION) -> set[tuple[int, ...]]:
+        half = 16 * resolution
+        x, y = left_half(BLACK), MIDDLE
+        extent = (x - half, y - half, x + half, y + half)
+        looks = [served.get_map(extent, resolution, layer=kept.name, address=f"/wms/{kept.table}") for _ in range(12)]
+        return {tuple(int(value) for value in pixels[16, 16]) for pixels in looks}
+
+    with indexed(index_database, served.archive, kept, [BLACK]):
+        assert seen(64.0) == seen() == {(0, 0, 0, 255)}
+        assert any(str(old) == file.path for pid in served.workers() for file in psutil.Process(pid).open_files())
+        write_cog(fresh, FRAMES[BLACK][0], ((33,), (44,)))
+        with index_database.owner.begin() as connection:
+            connection.execute(text(f"UPDATE {kept.table} SET served_location = :path"), {"path": str(fresh)})
+        assert seen() == seen(64.0) == {(33, 33, 33, 255)}
+        with index_database.owner.begin() as connection:
+            connection.execute(text(f"DELETE FROM {kept.table}"))
+        fresh.unlink()
+        assert seen() == seen(64.0) == {CLEAR}
 
 
 def test_a_map_larger_than_the_limit_is_refused(served: Served) -> None:

@@ -116,6 +116,31 @@ def test_other_services_and_stylesheets_from_outside_are_off(served: Served) -> 
     assert (served.get_map(EXTENT, 100.0, SLD="http://127.0.0.1:1/style.sld")[..., 3] == 255).any()
 
 
+@pytest.mark.parametrize(
+    "meddling",
+    [
+        "context=/etc/hostname",
+        "CONTEXT=http://127.0.0.1:1/x.xml",
+        "%63ontext=/etc/hostname",
+        "mode=nquery&queryfile=/etc/hostname",
+        "savequery=true",
+        f"map.layer[{NAME}].data=/etc/hostname",
+        "map_config=CPL_DEBUG+ON",
+        "map%2eweb.template=/etc/hostname",
+        "MAP.EXTENT=0+0+1+1",
+    ],
+)
+def test_no_parameter_changes_the_map_or_names_a_file(served: Served, meddling: str) -> None:
+    """`context=` read any file that the server may read, and an answer told the path of the mapfiles."""
+    for address in (
+        f"/wms/{TABLE}?SERVICE=WMS&REQUEST=GetCapabilities&",
+        f"/?map=/mapfiles/{TABLE}.map&mode=map&",
+        f"/ogcapi/{TABLE}?",
+    ):
+        answer = served.get(f"{address}{meddling}")
+        assert answer.status_code == 400 and "parameter" in answer.text
+
+
 def test_the_landing_page_and_its_list(served: Served) -> None:
     page = served.get("/")
     assert page.headers["content-type"].startswith("text/html") and "/collections.json" in page.text

@@ -1,5 +1,6 @@
 """What a rendered mapfile promises, and what the reading before publication finds."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,8 +18,10 @@ CONTEXT = MapfileContext(
 CONTACT = Contact("A", "B", "C", "a@b.org", "1", "2", "D", "E", "TX", "78701", "USA")
 PUBLIC = replace(CONTEXT, public_url="https://maps.example.org", contact=CONTACT)
 
+WITH_OVERVIEW = replace(CONTEXT, overview_resolution=9.554628535647032)
 
-@pytest.mark.parametrize("context", [CONTEXT, PUBLIC])
+
+@pytest.mark.parametrize("context", [CONTEXT, PUBLIC, WITH_OVERVIEW])
 def test_a_rendered_mapfile_has_no_findings(context: MapfileContext) -> None:
     assert findings(render(context), context.public_url) == []
 
@@ -39,6 +42,26 @@ def test_contract_names_and_the_stable_order_of_frames() -> None:
         assert line in text
     assert text.count("FROM travis_usda_1958_frames ORDER BY oid)") == 2
     assert "RESAMPLE" not in text  # would warp every frame
+
+
+def test_zoomed_out_the_overview_mosaic_is_read() -> None:
+    """From the scale on at which a pixel of the map is about as wide as one of the mosaic."""
+    text = render(WITH_OVERVIEW)
+    assert 'TILEINDEX "Travis_USDA_1958_frames_%lod%"' in text
+    assert re.search(r'"0" "tileindex"\s+"23021.\d+" "overview"\s+END', text)
+    for hidden in ("tileindex", "overview"):
+        assert f'NAME "Travis_USDA_1958_frames_{hidden}"' in text
+    assert "SCALETOKEN" not in render(CONTEXT)
+
+
+@pytest.mark.parametrize("hidden", ["tileindex", "overview"])
+def test_both_hidden_layers_must_be_there_and_closed(hidden: str) -> None:
+    text = render(WITH_OVERVIEW)
+    layer = f'NAME "Travis_USDA_1958_frames_{hidden}"'
+    assert any(f"_{hidden} is missing or public" in each for each in findings(text.replace(layer, 'NAME "elsewhere"')))
+    before, after = text.split(layer)
+    opened = before + layer + after.replace('"ows_enable_request" "!*"', '"ows_enable_request" "*"', 1)
+    assert any(f"_{hidden} is missing or public" in each for each in findings(opened))
 
 
 def test_an_index_collection_keeps_its_doubled_suffix() -> None:

@@ -1,6 +1,7 @@
 """The files that the serving processes start from."""
 
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -20,7 +21,7 @@ def written(folder: Path, **more: object) -> ServingConfig:
 
 def test_the_password_is_in_one_private_file_only(tmp_path: Path) -> None:
     config = written(tmp_path)
-    holding = [path for path in tmp_path.rglob("*") if path.is_file() and "s3cret" in path.read_text()]
+    holding = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert holding == [tmp_path / "run" / "conf" / "pg_service.conf"]
     assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
     assert "s3cret" not in " ".join(config.workers_argv + config.nginx_argv)
@@ -76,3 +77,47 @@ def test_an_ordinary_user_starts_nginx_too(tmp_path: Path) -> None:
     """`make demo` of an ordinary user ended with "No such file or directory: 'nginx'": its PATH has no sbin."""
     program = Path(written(tmp_path).nginx_argv[0])
     assert program.is_absolute() and os.access(program, os.X_OK)
+
+
+def test_balancers_are_addresses_or_networks(tmp_path: Path) -> None:
+    written(tmp_path, proxies=["10.0.0.0/8", "fd00::1"])
+    text = (tmp_path / "run" / "conf" / "variables.conf").read_text()
+    assert "10.0.0.0/8 yes;" in text and "fd00::1/128 yes;" in text
+    for wrong in ("balancer.internal", "10.0.0.1/8", "0 yes; } #"):
+        with pytest.raises(ConfigurationError, match=r": .*\.$"):
+            written(tmp_path, proxies=[wrong])
+
+
+@pytest.mark.parametrize("megabytes", [0, 64])
+def test_the_tile_cache_is_bounded_or_not_there(tmp_path: Path, megabytes: int) -> None:
+    config = written(tmp_path, tile_cache_mb=megabytes)
+    done = subprocess.run([*config.nginx_argv, "-t"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = "".join((tmp_path / "run" / "conf" / name).read_text() for name in ("nginx.conf", "variables.conf"))
+    assert ("max_size=64m" in text) == (megabytes == 64)
+    assert ("fastcgi_cache" in text) == (megabytes > 0)
+
+
+def test_workers_that_wait_for_a_bucket_are_more(tmp_path: Path) -> None:
+    def workers(**more: object) -> int:
+        argv = written(tmp_path, **more).workers_argv
+        return int(argv[argv.index("--workers") + 1])
+
+    assert workers() == 2 * workers(archive_dir=tmp_path / "archive") > 0
+    assert workers(workers=3) == 3
+
+
+def test_without_nginx_javascript_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mapserver.config.NGINX_JAVASCRIPT", tmp_path / "none.so")
+    with pytest.raises(ConfigurationError, match="libnginx-mod-http-js"):
+        written(tmp_path)
+
+
+def test_the_statewide_map_holds_no_state_and_no_host(tmp_path: Path) -> None:
+    written(tmp_path)
+    conf = tmp_path / "run" / "conf"
+    for suffix in (".map", ".tilejson", ".wmts", ".html"):
+        text = (conf / f"catalog{suffix}").read_text()
+        assert str(tmp_path) not in text and "127.0.0.1" not in text
+    text = (conf / "catalog.map").read_text()
+    assert set(re.findall(r'CONNECTION "(.*)"', text)) == {"service=ls4"}

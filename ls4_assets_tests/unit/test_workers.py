@@ -69,6 +69,17 @@ def test_a_worker_that_outgrows_the_bound_is_replaced_one_at_a_time(tmp_path: Pa
         eventually(lambda: len((tmp_path / "starts").read_text().split()) > 4)
 
 
+def test_a_worker_that_holds_too_many_files_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of open files it would leave out frames, and nobody would be told."""
+    monkeypatch.setattr("mapserver.workers.MOST_OPEN_FILES", 30)
+    hold = "; ".join(f"exec {number}</dev/null" for number in range(3, 10))
+    with supervised(tmp_path, f"echo x >> starts; {hold}; exec sleep 60", count=1):
+        time.sleep(2)
+        assert len((tmp_path / "starts").read_text().split()) == 1, "so many are fine"
+        monkeypatch.setattr("mapserver.workers.MOST_OPEN_FILES", 5)
+        eventually(lambda: len((tmp_path / "starts").read_text().split()) > 1)
+
+
 def test_workers_deaf_to_sigterm_are_killed(tmp_path: Path) -> None:
     with supervised(tmp_path, "trap '' TERM; while :; do sleep 1; done") as supervisor:
         eventually(lambda: len(pids(supervisor)) == 2)

@@ -1,0 +1,154 @@
+"""Mapfiles read through an s3fs mount, as docs/serving.md describes it: what the original did instead of the sidecar.
+
+Needs the program s3fs and the right to mount; skipped with the reason where one is missing.
+"""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ls4_assets.laptop.state import free_port
+from ls4_assets.names import Collection
+from ls4_assets.settings import load_settings
+from ls4_assets_tests.integration.serving_fixtures import (
+    TABLE,
+    IndexDatabase,
+    context_for,
+    index_database_fixture,  # noqa: F401
+    running,
+    wait_until_healthy,
+)
+from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, SERVERS, S3Server, s3_server_fixture  # noqa: F401
+from mapserver.config import write_config
+from mapserver.mapfile import render
+from mapserver.rendering import TEMPLATES
+from resources.open import open_storage
+from resources.storage import Storage
+
+pytestmark = pytest.mark.timeout(120)
+
+KEY = f"mapfiles/{TABLE}.map"
+MAP = render(context_for(Collection("Travis", "USDA_1958", "frames"))).encode()
+WEB_USER = "www-data"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Straight under the temporary directory: pytest's own folders are closed to the user that serves."""
+    folder = Path(tempfile.mkdtemp(prefix="ls4-s3fs-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["moto", pytest.param("seaweedfs", marks=pytest.mark.slow)])
+def server(request: pytest.FixtureRequest, s3_server: Callable[[str], S3Server]) -> S3Server:
+    if shutil.which("s3fs") is None:
+        pytest.skip("s3fs is not installed here: `apt-get install s3fs`")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("this machine has no /dev/fuse that may be used")
+    return s3_server(request.param)
+
+
+def bucket_of(server: S3Server, **settings: object) -> Storage:
+    """A new bucket, opened as the pipeline opens it."""
+    places = {"database_url": "x", "public_url": "x", "map_url": "x", "s3_endpoint_url": server.endpoint_url, "s3_region": REGION}
+    return open_storage(load_settings(storage=f"s3://{server.new_bucket().bucket}", **places, **settings))
+
+
+@contextmanager
+def mounted(server: S3Server, bucket: str, home: Path, *options: str) -> Iterator[Path]:
+    """`mapfiles/` of the bucket as a folder."""
+    folder, secret, log = home / "mapfiles", home / "passwd-s3fs", home / "s3fs.log"
+    folder.mkdir(exist_ok=True)
+    secret.touch(mode=0o600)
+    secret.write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
+    ours = (f"passwd_file={secret}", f"url={server.endpoint_url}", "use_path_request_style", f"endpoint={REGION}")
+    with log.open("wb") as stream:
+        command = ["s3fs", f"{bucket}:/mapfiles", str(folder), "-f", "-o", ",".join((*ours, *options))]
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
+    try:
+        deadline = time.monotonic() + 15
+        while not folder.is_mount():
+            if process.poll() is not None and "Operation not permitted" in log.read_text():
+                pytest.skip(f"this machine does not permit a mount: {log.read_text().strip().splitlines()[-1]}")
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield folder
+    finally:
+        process.terminate()  # s3fs unmounts
+        process.wait(20)
+
+
+def test_owner_mode_and_time_of_a_mapfile_are_in_its_metadata(server: S3Server, home: Path) -> None:
+    """Without them s3fs showed every map as root's own, readable by nobody else."""
+    bucket = bucket_of(server, mapfile_uid=1234, mapfile_gid=2345)
+    bucket.put(KEY, MAP)
+    with mounted(server, bucket.bucket, home) as folder:
+        shown = (folder / f"{TABLE}.map").stat()
+        assert (folder / f"{TABLE}.map").read_bytes() == MAP
+    assert (shown.st_mode, shown.st_uid, shown.st_gid) == (stat.S_IFREG | 0o664, 1234, 2345)
+    assert abs(shown.st_mtime - time.time()) < 60
+
+
+def test_only_mapfiles_carry_it(server: S3Server) -> None:
+    """State never lies in object metadata."""
+    bucket = bucket_of(server)
+    bucket.put("derived/collections.json", b"{}")
+    client = server.new_bucket().client
+    assert client.head_object(Bucket=bucket.bucket, Key="derived/collections.json")["Metadata"] == {}
+
+
+def as_user(name: str, *command: str) -> int:
+    account = pwd.getpwnam(name)
+    run_as = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    return subprocess.run([*run_as, *command], capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount for another user and start the server as one")
+def test_maps_are_served_from_a_mount(server: S3Server, home: Path, index_database: IndexDatabase) -> None:
+    """The recipe of docs/serving.md: read-only, owned by the server's user, closed to all others."""
+    bucket, web = bucket_of(server), pwd.getpwnam(WEB_USER)
+    bucket.put("mapfiles/footprint.html", (TEMPLATES / "footprint.html").read_bytes())
+    recipe = ("ro", "allow_other", f"uid={web.pw_uid}", f"gid={web.pw_gid}", "umask=0227", "stat_cache_expire=2")
+    with ExitStack() as stack:
+        folder = stack.enter_context(mounted(server, bucket.bucket, home, *recipe))
+        config = write_config(
+            home / "serving", port=free_port(), mapfiles_dir=folder, database=index_database.service, user=WEB_USER, workers=1
+        )
+        log = stack.enter_context((home / "processes.log").open("wb"))
+        stack.enter_context(running(config.workers_argv, log))
+        stack.enter_context(running(config.nginx_argv, log))
+        client = stack.enter_context(httpx.Client(base_url=config.base_url, timeout=30))
+        wait_until_healthy(client, config.health_url)
+
+        def title() -> str:
+            answer = client.get(f"/wms/{TABLE}?SERVICE=WMS&VERSION=1.1.1&REQUEST=GetCapabilities")
+            return answer.text.partition("<Title>")[2].partition("</Title>")[0] if answer.status_code == 200 else "none"
+
+        def becomes(wanted: str) -> bool:
+            deadline = time.monotonic() + 20
+            while title() != wanted and time.monotonic() < deadline:
+                time.sleep(0.2)
+            return title() == wanted
+
+        assert title() == "none"
+        bucket.put(KEY, MAP)
+        assert becomes("Travis Usda 1958 Frames")
+        assert as_user(WEB_USER, "cat", str(folder / f"{TABLE}.map")) == 0
+        assert as_user("nobody", "cat", str(folder / f"{TABLE}.map")) != 0
+        assert as_user(WEB_USER, "touch", str(folder / f"{TABLE}.map")) != 0
+        bucket.put(KEY, MAP.replace(b"Travis Usda 1958 Frames", b"Another Title"))
+        assert becomes("Another Title")
+        bucket.delete(KEY)
+        assert becomes("none")
