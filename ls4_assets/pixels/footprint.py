@@ -36,19 +36,30 @@ def footprint(tif: Path) -> MultiPolygon:
     """
     with gdal_env():
         with rasterio.open(tif) as dataset:
-            image = box(*array_bounds(dataset.height, dataset.width, dataset.transform))
+            bounds = array_bounds(dataset.height, dataset.width, dataset.transform)
             if not has_mask(dataset):
-                return MultiPolygon([image])
+                return outline(None, bounds)
             level = _level(dataset)
         with rasterio.open(tif, **({} if level is None else {"overview_level": level})) as dataset:
             mask = _read_mask(dataset)
     if not mask.any():
         raise ValueError(f"{tif.name} has no valid pixel, so it has no footprint; do not index it.")
+    return outline(mask, bounds)
+
+
+def outline(mask: NDArray[np.uint8] | None, bounds: tuple[float, float, float, float]) -> MultiPolygon:
+    """Outline of the pixels of `mask` that are not 0, at least one of them; the mask covers `bounds` in a grid of any fineness.
+
+    Without a mask it is exactly the rectangle.
+    """
+    image = box(*bounds)
+    if mask is None:
+        return MultiPolygon([image])
     west, south, east, north = image.bounds
     pixel = max((east - west) / mask.shape[1], (north - south) / mask.shape[0])
     grid = rasterio.transform.from_bounds(*image.bounds, mask.shape[1], mask.shape[0])
     outlines = [shape(geometry) for geometry, _ in shapes(mask, mask=mask > 0, connectivity=8, transform=grid)]
-    parts = _without_specks([polygon for outline in outlines for polygon in _polygons(make_valid(outline))], image.area)
+    parts = _without_specks([polygon for found in outlines for polygon in _polygons(make_valid(found))], image.area)
     return _multi(union_all([_few_vertices(part, pixel) for part in parts]).intersection(image))
 
 

@@ -1,0 +1,123 @@
+"""May this finished COG be served as it is? Told from its header and its mask at one small overview: a few range requests.
+
+The layout's rules are those of rio-cogeo's strict validation, asked of one open file: `cog_validate` opens the file anew for each
+overview, which would cost more than all the rest (test_adopt_header.py compares the verdicts).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import rasterio
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.io import DatasetReader
+from rasterio.transform import array_bounds
+
+from ls4_assets.errors import FrameFault
+from ls4_assets.names import Band
+from ls4_assets.pixels.footprint import outline
+from ls4_assets.pixels.gdal_env import GDAL_ERRORS
+from ls4_assets.pixels.georeference import WEB_MERCATOR
+
+_OUTLINE_GRID = 512
+"""Pixels of the longer side of the mask that the footprint is drawn from: a thousandth of a frame's side, in one tile."""
+_SMALLEST_OVERVIEW = 1024
+"""A map of the whole frame reads its smallest overview: that may have at most so many pixels on its longer side."""
+_SMALL = 512
+"""An image of this size or less needs neither tiles nor overviews."""
+_GHOST_AREA = 300
+_BANDS = {"bw": 1, "nc": 3}
+_SOURCE_TAG = "LS4_SOURCE"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the index wants to know. `source_sha256`: where ls4 made the COG, hash of the tif it was made from; else empty."""
+
+    width: int
+    height: int
+    footprint: bytes
+    source_sha256: str
+
+
+def read_header(path: str, size: int, band: Band) -> Header:
+    """Read a COG of `size` bytes by its GDAL path. Raises FrameFault: half a sentence that says what is wrong with it."""
+    try:
+        with rasterio.open(path) as cog:
+            for defect in _defects(cog, size, band):
+                raise FrameFault(defect)
+            return Header(cog.width, cog.height, _footprint(cog), cog.tags().get(_SOURCE_TAG, ""))
+    except GDAL_ERRORS as error:
+        what = str(error).strip().partition("\n")[0].rstrip(".")
+        raise FrameFault(f"cannot be read ({what}), as when it is no tif or was cut off") from error
+
+
+def _defects(cog: DatasetReader, size: int, band: Band) -> Iterator[str]:
+    """The gravest first."""
+    if cog.driver != "GTiff":
+        yield f"is a {cog.driver}, not a GeoTIFF"
+    if (cog.count, set(cog.dtypes)) != (_BANDS[band], {"uint8"}) or cog.colorinterp[0] == ColorInterp.palette:
+        yield f"has {cog.count} band(s) of {cog.dtypes[0]}, and under {band}/ a COG has {_BANDS[band]} of uint8 without a palette"
+    if not _is_web_mercator(cog.crs):
+        yield f"is not in EPSG:3857 (its coordinate system: {cog.crs.to_string() if cog.crs else 'none'})"
+    if cog.transform.b or cog.transform.d or cog.transform.a <= 0 or cog.transform.e >= 0:
+        yield "is rotated or not north up"
+    if cog.nodata == 255:
+        yield "shows true white as transparent (its no-data value is 255)"
+    levels = cog.overviews(1)
+    longer = max(cog.shape)
+    if longer > _SMALL and not levels:
+        yield "has no overviews"
+    elif longer > _SMALL and -(-longer // levels[-1]) > _SMALLEST_OVERVIEW:
+        yield f"has too few overviews (down to 1:{levels[-1]} only)"
+    yield from _layout_defects(cog, levels, size)
+
+
+def _is_web_mercator(crs: CRS | None) -> bool:
+    return crs is not None and (crs == WEB_MERCATOR or crs.to_epsg() == 3857)
+
+
+def _layout_defects(cog: DatasetReader, levels: list[int], size: int) -> Iterator[str]:
+    """Directories first, from the full image to the smallest overview; then tiles, the smallest overview's first."""
+    rows, columns = cog.block_shapes[0]
+    if max(cog.shape) > _SMALL and columns == cog.width:
+        yield "is no COG: it is not tiled"
+    if "KNOWN_INCOMPATIBLE_EDITION=YES" in (cog.get_tag_item("GDAL_STRUCTURAL_METADATA", "TIFF") or ""):
+        yield "is no COG any more: it was edited after it had been made"
+    each = (None, *range(len(levels)))
+    directories = [int(cog.get_tag_item("IFD_OFFSET", "TIFF", bidx=1, ovr=level)) for level in each]
+    if directories[0] > _GHOST_AREA or directories != sorted(directories):
+        yield "is no COG: its directories do not stand at its beginning"
+    tiles = [tile for level in each if (tile := _first_tile(cog, level, 1 if level is None else levels[level]))]
+    if tiles != sorted(tiles, reverse=True) or (tiles and tiles[-1] < directories[-1]):
+        yield "is no COG: the tiles of its overviews do not come before those of the full image"
+    last = f"{(cog.width - 1) // columns}_{(cog.height - 1) // rows}"
+    offset, length = (_tag(cog, f"{what}_{last}") for what in ("BLOCK_OFFSET", "BLOCK_SIZE"))
+    if offset + length > size:
+        yield "is truncated: its last tile is missing"
+
+
+def _first_tile(cog: DatasetReader, level: int | None, factor: int) -> int:
+    """Offset of the first tile that holds anything; 0 when none does."""
+    rows, columns = cog.block_shapes[0]
+    down, across = -(-cog.height // (factor * rows)), -(-cog.width // (factor * columns))
+    offsets = (_tag(cog, f"BLOCK_OFFSET_{x}_{y}", level) for y in range(down) for x in range(across))
+    return next((offset for offset in offsets if offset), 0)
+
+
+def _tag(cog: DatasetReader, name: str, level: int | None = None) -> int:
+    return int(cog.get_tag_item(name, "TIFF", bidx=1, ovr=level) or 0)
+
+
+def _footprint(cog: DatasetReader) -> bytes:
+    """WKB of the outline of the valid pixels: by the internal mask or an honest no-data value, else the image's rectangle."""
+    mask = None
+    if MaskFlags.all_valid not in cog.mask_flag_enums[0]:
+        levels = [1, *cog.overviews(1)]
+        factor = next((level for level in levels if max(cog.shape) <= _OUTLINE_GRID * level), levels[-1])
+        size = (-(-cog.height // factor), -(-cog.width // factor))
+        mask = cog.read_masks(1, out_shape=size, resampling=Resampling.nearest)
+        if not mask.any():
+            raise FrameFault("has no valid pixel")
+    wkb: bytes = outline(mask, array_bounds(cog.height, cog.width, cog.transform)).wkb
+    return wkb

@@ -1,0 +1,61 @@
+"""What Dagster is told of adopted frames: their partitions, and one materialisation of `cog` each.
+
+Dagster's public call stores one event in three transactions; the storage's own batch call, which is private API, stores hundreds
+in two. It stands here alone, and test_adopt.py fails if a new version of Dagster takes it differently.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.events.log import EventLogEntry
+from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+
+from ls4_assets.adopt.records import ADOPTED, Adoption
+from ls4_assets.assets import keys
+from ls4_assets.chunks import chunks
+from ls4_assets.links import links
+
+_PARTITIONS_AT_ONCE = 2000
+
+
+def add_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequence[str]) -> None:
+    """Make the partitions of a collection's frames known, sorted as given."""
+    for some in chunks(partitions, _PARTITIONS_AT_ONCE):
+        instance.add_dynamic_partitions(str(keys.frame_partitions(shard).name), some)
+
+
+def remove_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequence[str]) -> None:
+    """Take frames that are gone out of Dagit: the sensor does this only for those that had a georef tif."""
+    for partition in partitions:
+        instance.delete_dynamic_partition(str(keys.frame_partitions(shard).name), partition)
+
+
+def record(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], public_url: str) -> None:
+    """Store one materialisation for each; all are of one shard."""
+    instance.event_log_storage.store_event_batch([_entry(materialization(one, public_url)) for one in adoptions])
+
+
+def materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterialization:
+    frame, header, product = adoption.candidate.frame, adoption.header, adoption.product
+    return dg.AssetMaterialization(
+        asset_key=keys.product(frame.collection.shard, "cog"),
+        partition=frame.partition,
+        metadata={
+            "key": dg.MetadataValue.text(frame.cog_key),
+            "size": dg.MetadataValue.int(product.size),
+            "work": dg.MetadataValue.text("adopted: made before, found valid"),
+            "dimensions": dg.MetadataValue.text(f"{header.width} x {header.height}"),
+            "link": dg.MetadataValue.url(links(frame, public_url, None).dl_georef),
+        },
+        tags={"dagster/data_version": f"{ADOPTED}-{product.version}"},
+    )
+
+
+def _entry(event: dg.AssetMaterialization) -> EventLogEntry:
+    """As `DagsterInstance.report_runless_asset_event` makes it."""
+    kind = DagsterEventType.ASSET_MATERIALIZATION.value
+    what = DagsterEvent(kind, RUNLESS_JOB_NAME, event_specific_data=StepMaterializationData(event))
+    return EventLogEntry(None, logging.INFO, "", RUNLESS_RUN_ID, time.time(), job_name=RUNLESS_JOB_NAME, dagster_event=what)  # type: ignore[no-untyped-call]
