@@ -1,41 +1,46 @@
 """What is published and what is due, over all collections: the list that the map page reads, and what a sensor asks."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, exists, func, or_, select
+from sqlalchemy import Connection, Row, exists, func, or_, select
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
 from ls4_assets.links import index_url, map_url
-from ls4_assets.names import Collection
+from ls4_assets.names import Collection, Shards
 
 COLLECTIONS_KEY = "derived/collections.json"
 
 
 def published(connection: Connection) -> list[Collection]:
     """Collections that have a map, sorted."""
-    rows = connection.execute(select(collection.c.shard, collection.c.partition).where(collection.c.published_at.is_not(None)))
-    return sorted(Collection.from_partition(row.shard, row.partition) for row in rows)
+    return [_named(row) for row in _shown(connection)]
 
 
-def collections_json(connection: Connection, front: str, public_url: str) -> bytes:
-    """The list of published collections, for the page that the map front serves. Extents are EPSG:3857 metres."""
-    frames = {row.collection: row for row in connection.execute(_frames_by_collection())}
+def collections_json(connection: Connection, front: str, public_url: str, shards: Shards) -> bytes:
+    """The list of published collections, for the page that the map front serves. Extents are EPSG:3857 metres; `version`
+    grows whenever something of the collection changes on the map; `county` is null for missions over several."""
     listed = [
         {
-            "name": of.name,
-            "title": of.title,
-            "table": of.table,
-            "shard": of.shard,
-            "year": of.year,
-            "type": of.type,
-            "frames": frames[of.name].count,
-            "extent": [round(value, 1) for value in frames[of.name][2:6]],
-            "wms": map_url(of, front),
-            "index": index_url(of, frames[of.name].band, public_url),
+            "name": row.name,
+            "title": row.title,
+            "table": row.table_name,
+            "shard": row.shard,
+            "county": row.shard if shards.get(row.shard) == "county" else None,
+            "agency": row.agency,
+            "year": row.year,
+            "type": row.type,
+            "bands": row.bands,
+            "frames": row.frames,
+            "extent": [round(value, 1) for value in (row.minx, row.miny, row.maxx, row.maxy)],
+            "version": row.index_revision,
+            "updated": row.indexed_at.isoformat(timespec="seconds"),
+            "wms": map_url(_named(row), front),
+            "index": index_url(_named(row), row.bands[0], public_url),
         }
-        for of in published(connection)
-        if of.name in frames
+        for row in _shown(connection)
+        if row.frames
     ]
     return json.dumps({"collections": listed}, indent=1).encode()
 
@@ -46,9 +51,14 @@ def is_alive(connection: Connection, of: Collection) -> bool:
     return bool(connection.scalar(select(or_(sources, exists().where(frame.c.collection == of.name)))))
 
 
-def _frames_by_collection() -> Select[Any]:
-    box = func.ST_Extent(frame.c.footprint)
-    sides = (func.ST_XMin(box), func.ST_YMin(box), func.ST_XMax(box), func.ST_YMax(box))
-    band = func.min(func.split_part(frame.c.id, "/", 1)).label("band")
-    shown = (frame.c.footprint.is_not(None), ~frame.c.deleted)
-    return select(frame.c.collection, func.count().label("count"), *sides, band).where(*shown).group_by(frame.c.collection)
+def _shown(connection: Connection) -> Sequence[Row[Any]]:
+    """From the collections' own rows: no frame is counted here, however many there are."""
+    box = collection.c.outline
+    sides = {"minx": func.ST_XMin, "miny": func.ST_YMin, "maxx": func.ST_XMax, "maxy": func.ST_YMax}
+    columns = (side(box).label(name) for name, side in sides.items())
+    chosen = select(collection, *columns).where(collection.c.published_at.is_not(None))
+    return connection.execute(chosen.order_by(collection.c.shard, collection.c.partition)).all()
+
+
+def _named(row: Row[Any]) -> Collection:
+    return Collection.from_partition(row.shard, row.partition)

@@ -16,6 +16,7 @@ import click
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.errors import ConfigurationError, Ls4Error
+from ls4_assets.names import COLLECTION_STEPS, STEPS
 from ls4_assets.settings import Settings, load_settings
 
 P = ParamSpec("P")
@@ -57,14 +58,15 @@ def demo(once: bool, port: int | None) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For programs, with every name and reason.")
 @_plain_errors
-def status(as_json: bool) -> None:
-    """Say what became of everything that was dropped."""
-    from ls4_assets.status import collect, lines
+def status(name: str | None, as_json: bool) -> None:
+    """Say what became of everything that was dropped, or more of the collection NAME, like Travis_USDA_1958_frames."""
+    from ls4_assets.status import LISTED, collect, lines
 
-    found = collect(_settings())
-    click.echo(json.dumps(dataclasses.asdict(found), indent=1) if as_json else "\n".join(lines(found)))
+    found = collect(_settings(), name, listed=None if as_json else LISTED)
+    click.echo(json.dumps(dataclasses.asdict(found), indent=1, default=str) if as_json else "\n".join(lines(found)))
 
 
 @main.command()
@@ -102,6 +104,48 @@ def retry(name: str | None) -> None:
 
     count = requeue(open_database(_settings().database_url.get_secret_value()), [SourceState.FAILED], name)
     click.echo(f"{count} frames are queued again." if count else f"No failed frame in {name or 'the archive'}; see `ls4 status`.")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--from", "step", type=click.Choice([*STEPS, *COLLECTION_STEPS]), default="deflate", show_default=True)
+@click.option("--wait", is_flag=True, help="Tell the progress until it is done; exit status 1 when some of it failed.")
+@_plain_errors
+def rematerialize(name: str, step: str, wait: bool) -> None:
+    """Make the collection NAME, like Travis_USDA_1958_frames, anew from a step on: its frames, or only its index and map."""
+    from ls4_assets.rematerialize import follow, launch, open_instance
+
+    settings = _settings()
+    with open_instance() as instance:
+        launched = launch(instance, settings, name, step)
+        click.echo(f"Launched for {launched.of.name}: {launched.what}. Follow it, or stop it, in Dagit: {launched.address}")
+        if wait:
+            sys.exit(0 if follow(instance, settings, launched, click.echo) else 1)
+
+
+@main.command()
+@click.argument("collection_paths", nargs=-1)
+@click.option("--apply", "apply_", is_flag=True, help="Adopt; without it the plan is told only.")
+@click.option("--ignore-times", is_flag=True, help="Take a COG that is older than its georef tif for made of it all the same.")
+@_plain_errors
+def adopt(collection_paths: tuple[str, ...], apply_: bool, ignore_times: bool) -> None:
+    """Take over finished COGs that lie in the archive: all of them, or those of collections like bw/Travis/USDA_1958/frames."""
+    from ls4_assets.adopt.run import run
+
+    sys.exit(0 if run(_settings(), collection_paths, click.echo, apply=apply_, ignore_times=ignore_times) else 1)
+
+
+@main.command("confirm-deletion")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_plain_errors
+def confirm_deletion(name: str, yes: bool) -> None:
+    """Let frames of the collection NAME go that were deleted in such numbers that they are held back."""
+    from ls4_assets.intake.confirm import confirm_deletion as confirm
+    from resources.archive import Archive
+
+    _settings()
+    sys.exit(0 if confirm(Archive(), name, click.echo, lambda question: yes or click.confirm(question)) else 1)
 
 
 def _settings() -> Settings:

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from ls4_assets import logs
 from ls4_assets.assets import keys
 from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.frames import frame_assets
@@ -28,4 +29,5 @@ def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> 
 @dg.definitions
 def defs() -> dg.Definitions:
     settings = load_settings()
+    logs.configure(settings.log_file)
     return build_definitions(settings.shards, Archive(), settings.sensor_seconds)

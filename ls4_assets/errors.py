@@ -17,8 +17,16 @@ class FrameFault(Ls4Error):
     """Something is wrong with the content of one frame; its siblings go on."""
 
 
+class NoRoom(Ls4Error):
+    """A disk is too full for a frame at this moment: it waits, and is not at fault."""
+
+
 class NotFound(Ls4Error):
     """An object is not in the bucket (any more)."""
+
+
+class UnknownName(Ls4Error):
+    """Somebody typed the name of a collection that the archive does not have."""
 
 
 class ConfigurationError(Ls4Error):

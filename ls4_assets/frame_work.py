@@ -7,60 +7,36 @@ what happened. Dagster is not known here; a run hands out orders and turns outco
 import hashlib
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Literal, cast
+from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine
 
-from ls4_assets.errors import FrameFault, NotFound
+from ls4_assets import room
+from ls4_assets.errors import FrameFault, Ls4Error, NoRoom, NotFound
 from ls4_assets.index import frames as records
 from ls4_assets.index.frames import Facts, FrameRecord, Product, SourceRecord
 from ls4_assets.index.schema import SourceState
 from ls4_assets.intake.listing import combined_version
 from ls4_assets.names import STEPS, Frame, Step
+from ls4_assets.orders import Order, Outcome
 from ls4_assets.pixels.frame import FrameResult, process, product_path
-from ls4_assets.pixels.source import Limits
+from ls4_assets.pixels.gdal_env import is_out_of_memory
+from ls4_assets.pixels.source import Limits, open_source
 from ls4_assets.profiles import FrameProfile
-from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
-from resources.storage import Storage, StoredObject
+from resources.storage import Storage
 
 _SCAN_SUFFIXES = (".tif", ".TIF", ".tiff", ".TIFF", ".Tif")
 _BLOCK = 1 << 20
+_ROOM_AGAIN_SECONDS = 120
 
-
-@dataclass(frozen=True)
-class Order:
-    """What a run asks for: these steps of this frame. `rebuild`: also what is right already, unless this `run` made it.
-    `scratch`: an existing folder of the run's own."""
-
-    settings: Settings
-    frame: Frame
-    steps: tuple[Step, ...]
-    rebuild: bool
-    run: str
-    scratch: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an order.
-
-    made: products were written; reused: they were right already; superseded: a newer version has come, whose own run follows;
-    failed: the frame's content is at fault (`reason`).
-    """
-
-    frame: Frame
-    status: Literal["made", "reused", "superseded", "failed"]
-    reason: str | None = None
-    source: SourceRecord | None = None
-    content_hash: str = ""
-    products: Mapping[Step, Product] | None = None
-    facts: Facts | None = None
-    result: FrameResult | None = None
-    seconds: float = 0.0
+P = ParamSpec("P")
+R = TypeVar("R")
+_Work = Callable[Concatenate["_Bench", P], R]
 
 
 def make_frame(order: Order) -> Outcome:
@@ -76,18 +52,41 @@ def make_frame(order: Order) -> Outcome:
     bench = _Bench(order, source, record, open_storage(order.settings), engine)
     try:
         with tempfile.TemporaryDirectory(dir=order.scratch) as scratch:
-            outcome = bench.work(Path(scratch))
+            outcome = bench.work_within_bounds(Path(scratch))
     except _SupersededError:
         outcome = Outcome(order.frame, "superseded", source=source)
+    except NoRoom as full:
+        outcome = Outcome(order.frame, "waiting", str(full), source)
+        with engine.begin() as connection:
+            records.postpone(connection, source, str(full), _ROOM_AGAIN_SECONDS)
     except (FrameFault, NotFound) as fault:
         outcome = Outcome(order.frame, "failed", bench.explain(fault), source)
         with engine.begin() as connection:
             records.mark_source(connection, source, SourceState.FAILED, outcome.reason)
-    return replace(outcome, seconds=round(time.monotonic() - started, 3))
+    spent = {what: round(seconds, 3) for what, seconds in bench.spent.items()}
+    total = round(time.monotonic() - started, 3)
+    return replace(outcome, seconds=total, fetch_seconds=spent.get("fetch", 0.0), publish_seconds=spent.get("publish", 0.0))
 
 
 class _SupersededError(Exception):
     """Another version of the source has come meanwhile."""
+
+
+def _timed(what: Literal["fetch", "publish"]) -> Callable[[_Work[P, R]], _Work[P, R]]:
+    """Count the time of a method of the bench as spent on `what`."""
+
+    def decorate(method: _Work[P, R]) -> _Work[P, R]:
+        @wraps(method)
+        def timed(bench: "_Bench", /, *args: P.args, **kwargs: P.kwargs) -> R:
+            started = time.monotonic()
+            try:
+                return method(bench, *args, **kwargs)
+            finally:
+                bench.spent[what] = bench.spent.get(what, 0.0) + time.monotonic() - started
+
+        return timed
+
+    return decorate
 
 
 @dataclass
@@ -99,6 +98,7 @@ class _Bench:
     record: FrameRecord | None
     storage: Storage
     engine: Engine
+    spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def frame(self) -> Frame:
@@ -111,6 +111,19 @@ class _Bench:
     @property
     def profile(self) -> FrameProfile:
         return self.order.settings.profiles[self.frame.band]
+
+    def work_within_bounds(self, scratch: Path) -> Outcome:
+        """As `work`; where memory or a disk ran out in the middle, that is what is said."""
+        try:
+            return self.work(scratch)
+        except (Ls4Error, _SupersededError):
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise room.no_memory(self._name, self.order.settings.worker_memory_mb) from error
+            if full := room.exhausted([scratch, *self._archive_folder()]):
+                raise room.no_disk(self._name, full) from error
+            raise
 
     def work(self, scratch: Path) -> Outcome:
         if self._version_now() != self.source.version:
@@ -127,13 +140,15 @@ class _Bench:
         steps = tuple(step for step in STEPS if step in {*remade, *todo})
         if "deflate" in steps and local is None:
             local, content = self._fetch_source(scratch)
+        limits = Limits(self.order.settings.max_pixels, self.order.settings.max_source_bytes)
+        self._claim_room(local, limits, scratch)
         result = process(
             source_path=local,
             workdir=scratch,
             stem=self.frame.stem,
             band=self.frame.band,
             profile=self.profile,
-            limits=Limits(self.order.settings.max_pixels, self.order.settings.max_source_bytes),
+            limits=limits,
             steps=steps,
             source_sha256=content,
         )
@@ -153,6 +168,22 @@ class _Bench:
         sidecars = [found for key in self.source.sidecars if (found := self.storage.head(key))]
         return combined_version(tif, sidecars)
 
+    def _claim_room(self, local: Path | None, limits: Limits, scratch: Path) -> None:
+        """Raise NoRoom when the disks have too little left for what follows, FrameFault when no worker's memory can hold it."""
+        if local is None:
+            facts: Facts = self.record.facts if self.record else {}
+            need = room.need_of_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
+        else:
+            source = open_source(local, self.frame.band, limits)
+            room.refuse_memory(source, self.order.settings.worker_memory_mb)
+            need = room.need_of_source(source, self.source.size, self.profile)
+        room.claim_disk(self._name, need, scratch, self._archive_folder())
+
+    def _archive_folder(self) -> list[Path]:
+        """The folder that the archive is; none on S3, which is never full."""
+        return [Path(self.storage.gdal_path(""))] if self.storage.is_folder else []
+
+    @_timed("fetch")
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
         """Copy tif and sidecars here, with suffixes in lower case so that GDAL pairs them. Returns path and hash."""
         if self.source.size > self.order.settings.max_source_bytes:
@@ -160,6 +191,7 @@ class _Bench:
                 f"{self._name} has {self.source.size:,} bytes and the limit is {self.order.settings.max_source_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
+        room.claim_disk(self._name, room.need_of_download(self.source.size), scratch, self._archive_folder())
         folder = scratch / "source"
         folder.mkdir(exist_ok=True)
         digest = hashlib.sha256()
@@ -183,14 +215,19 @@ class _Bench:
             return False
         if self.order.rebuild and product.made_by != self.order.run:
             return False
-        stored = self.storage.head(self.frame.product_key(step))
+        stored = self.storage.head(self._product_key(step))
         return stored is not None and (stored.size, stored.version) == (product.size, product.version)
+
+    def _product_key(self, step: Step) -> str:
+        served = self.record.served_key if self.record else None
+        return served if step == "cog" and served else self.frame.product_key(step)
 
     def _is_complete(self, products: Mapping[Step, Product], content: str) -> bool:
         """Are all products of these bytes and this profile? (One that has expired since counts: it was made.)"""
         wanted = {step: (content, self.profile.hash(step)) for step in STEPS}
         return {step: (product.content, product.profile) for step, product in products.items()} == wanted
 
+    @_timed("fetch")
     def _fetch_upstream(self, first: Step, content: str, scratch: Path) -> list[Step]:
         """Copy what the first step needs of the steps before it; returns those that have to be made anew (expired, stale)."""
         before = STEPS[: STEPS.index(first)]
@@ -206,10 +243,12 @@ class _Bench:
     def _confirm(self, content: str) -> Outcome:
         with records.frame_lock(self.engine, self.frame) as connection:
             products = self.record.products if self.record else {}
-            records.confirm(connection, self.frame, self.source, self._is_complete(products, content))
+            complete = self._is_complete(products, content)
+            records.confirm(connection, self.frame, self.source, complete)
         facts = self.record.facts if self.record else None
-        return Outcome(self.frame, "reused", None, self.source, content, products, facts)
+        return Outcome(self.frame, "reused", None, self.source, content, products, facts, complete=complete)
 
+    @_timed("publish")
     def _publish(self, result: FrameResult, todo: list[Step], content: str, scratch: Path) -> Outcome:
         """Put the products and write the frame's row, unless a newer version has come. Intermediates first, the COG last."""
         with records.frame_lock(self.engine, self.frame) as connection:
@@ -218,20 +257,27 @@ class _Bench:
                 raise _SupersededError
             before = records.record_of(connection, self.frame)
             products = dict(before.products) if before else {}
+            served = before.served_key if before else None
             for step in todo:
-                stored = self._put(step, scratch)
+                key = self.frame.product_key(step)
+                if step == "cog":
+                    key = served = self._new_served_key(served, now.generation, content)
+                stored = self.storage.upload(product_path(scratch, self.frame.stem, step), key, intermediate=step != "cog")
                 products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run)
             if result.thumbnail:
                 self.storage.put(self.frame.thumbnail_key, result.thumbnail)
             facts = _facts(result)
             complete = self._is_complete(products, content)
-            records.publish(connection, self.frame, self.source, content, products, facts, self._scan_file(), complete)
+            records.publish(connection, self.frame, self.source, content, products, facts, served, self._scan_file(), complete)
             known = dict(before.facts) if before else {}
-        return Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result)
+        return Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result, complete)
 
-    def _put(self, step: Step, scratch: Path) -> StoredObject:
-        path, key = product_path(scratch, self.frame.stem, step), self.frame.product_key(step)
-        return self.storage.upload(path, key, intermediate=step != "cog")
+    def _new_served_key(self, served: str | None, generation: int, content: str) -> str:
+        """The public key for a frame that no map has shown yet; a key of its own for each COG after that. A warm map server has
+        parts of the COG it knows in memory, and would mix them with what it reads under the same key later."""
+        if served is None and generation == 1:
+            return self.frame.cog_key
+        return f"{self.frame.served_folder}{content[:12]}-{self.order.run[:8]}.tif"
 
     def _scan_file(self) -> str | None:
         """The raw scan's real name: scanners write .tif and .TIF as they please."""

@@ -24,6 +24,8 @@ Shards = Mapping[str, ShardKind]
 BANDS: tuple[Band, ...] = get_args(Band)
 TYPES: tuple[FrameType, ...] = get_args(FrameType)
 STEPS: tuple[Step, ...] = get_args(Step)
+# What follows from the frames of a collection, in its order.
+COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile")
 
 TIF_SUFFIXES = (".tif", ".tiff")
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
@@ -76,6 +78,14 @@ class Collection:
     def map_key(self) -> str:
         return f"mapfiles/{self.table}.map"
 
+    def map_document_key(self, suffix: str) -> str:
+        """Key of what is published beside the mapfile: `.tilejson` and `.wmts`."""
+        return f"mapfiles/{self.table}{suffix}"
+
+    def overview_mosaic_key(self, version: str) -> str:
+        """A key of its own for each version: the map server has parts of the one before in memory."""
+        return f"derived/{self.name}/overview_mosaic-{version}.tif"
+
     @property
     def map_name(self) -> str:
         return self.name.replace("_", "").upper()
@@ -93,6 +103,11 @@ class Collection:
     def may_lack_roll(self) -> bool:
         """AMS and USGS numbered frames without rolls; the agency is in AGENCY_YYYY, or a mission's first segment."""
         return not {self.shard, self.second.partition("_")[0]}.isdisjoint(NO_ROLL_AGENCIES)
+
+    @property
+    def agency(self) -> str:
+        """Who flew it: USDA of Travis/USDA_1958 and of USDA/DLK, StratMap of StratMap/..."""
+        return self.second.partition("_")[0] if _AGENCY_YEAR.fullmatch(self.second) else self.shard
 
     @property
     def year(self) -> int | None:
@@ -155,6 +170,11 @@ class Frame:
     @property
     def cog_key(self) -> str:
         return f"{self.folder}/cog/{self.stem}.tif"
+
+    @property
+    def served_folder(self) -> str:
+        """Where the COGs of a replaced frame lie that the map reads: the public key cannot change under a warm server."""
+        return f"derived/{self.collection.name}/served/{self.band}/{self.stem}/"
 
     @property
     def thumbnail_key(self) -> str:
@@ -220,7 +240,7 @@ def parse_georef_key(key: str, shards: Shards) -> Frame:
 
 
 def is_tif(key: str) -> bool:
-    return PurePosixPath(key).suffix.lower() in TIF_SUFFIXES
+    return key.lower().endswith(TIF_SUFFIXES)
 
 
 def frame_stem(key: str) -> str | None:
@@ -229,7 +249,7 @@ def frame_stem(key: str) -> str | None:
     Sidecars are the world file, the .prj and the .aux.xml, which GDAL writes as x.tif.aux.xml and ArcGIS as x.aux.xml too.
     """
     lower = key.lower()
-    for suffix in (".aux.xml", ".tifw", ".tiffw", ".tfw", ".wld", ".prj", *TIF_SUFFIXES):
+    for suffix in (*TIF_SUFFIXES, ".aux.xml", ".tifw", ".tiffw", ".tfw", ".wld", ".prj"):
         if lower.endswith(suffix):
             stem = key[: -len(suffix)]
             return stem[: -len(PurePosixPath(stem).suffix)] if suffix == ".aux.xml" and is_tif(stem) else stem

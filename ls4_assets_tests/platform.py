@@ -139,8 +139,8 @@ def frame_of(key: str) -> Frame:
 
 
 @contextmanager
-def running_platform(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Platform]:
-    """A platform on empty databases; `storage` defaults to a folder below `folder`."""
+def empty_archive(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Archive]:
+    """An archive on an empty index database, without Dagster; `storage` defaults to a folder below `folder`."""
     bootstrap(cluster.admin_url, PASSWORDS)
     url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
     archive_folder = folder / "archive"
@@ -151,13 +151,24 @@ def running_platform(cluster: Cluster, folder: Path, storage: str | None = None,
         "public_url": "http://maps.test/archive",
         "map_url": "http://maps.test",
         "settle_seconds": "0.001",
+        "reader_seconds": "0",
         "worker_processes": "2",
     } | overrides
     archive = Archive(overrides=chosen)
     _empty(archive.database)
+    try:
+        yield archive
+    finally:
+        _empty(archive.database)
+
+
+@contextmanager
+def running_platform(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Platform]:
+    """A platform on empty databases; `storage` defaults to a folder below `folder`."""
     with ExitStack() as stack:
+        archive = stack.enter_context(empty_archive(cluster, folder, storage, **overrides))
+        url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
         instance = stack.enter_context(_instance(folder / "dagster", _role_url(url, "dagster")))
-        stack.callback(_empty, archive.database)
         yield Platform(archive, instance, build_definitions(SHARDS, archive, 5))
 
 
@@ -170,9 +181,9 @@ def _empty(database: Engine) -> None:
     """Remove what a test made: the databases are shared by a session, as making them takes seconds."""
     with database.begin() as connection:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
-        for name in connection.scalars(text(owned)).all():
+        for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        connection.execute(text("TRUNCATE ls4.source, ls4.frame, ls4.collection"))
+        connection.execute(text("TRUNCATE ls4.source, ls4.frame, ls4.collection, overview_mosaics CASCADE"))
 
 
 @contextmanager

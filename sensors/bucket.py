@@ -4,11 +4,10 @@ Postgres is the truth; the cursor only says where the next look goes on. A look 
 that cannot be listed is left as it was: a failed listing is not an empty bucket.
 """
 
+import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -16,29 +15,24 @@ from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from sqlalchemy import Engine, text
 
+from ls4_assets import logs
 from ls4_assets.assets import keys
-from ls4_assets.intake import listing, sources
-from ls4_assets.intake.batches import Batch, claim_batches, release_batch, requested_batches
-from ls4_assets.intake.planner import Rules, plan_changes
+from ls4_assets.intake import sources
+from ls4_assets.intake.batches import Batch, Limits, claim_batches, release_batch, requested_batches
+from ls4_assets.intake.deletions import held_collections
+from ls4_assets.intake.look import Look, look_at_bucket
 from ls4_assets.names import STEPS
+from ls4_assets.settings import Settings
 from resources.archive import Archive
 
-# Dagster stops a sensor after 60 s; what is left is looked at by the next tick.
-LOOK_SECONDS = 20.0
 # Dagster deletes partitions one by one.
 LEFTOVERS_PER_TICK = 200
 # A batch whose run never appeared in Dagster was lost between the table and the run queue.
 LOST_AFTER = timedelta(seconds=90)
-
-
-@dataclass
-class Look:
-    """What one look at the bucket found."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    errors: list[str] = field(default_factory=list)
-    refusals_changed: bool = False
-    next_unit: str = listing.LOOSE
+# What a frame costs, roughly: by it a batch that is requested later, but has less before it, overtakes in the queue.
+SECONDS_A_FRAME = 5
+# Of the refused files so many are listed in Dagit; `ls4 status` has them all.
+REFUSED_LISTED = 500
 
 
 def bucket_sensor(seconds: int) -> dg.SensorDefinition:
@@ -63,22 +57,24 @@ def bucket_sensor(seconds: int) -> dg.SensorDefinition:
 def look_and_request(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
     """One tick: look, take back what dead runs left, request the next batches."""
     released, open_batches = release_dead_batches(context.instance, archive)
-    look = look_at_bucket(archive, start=context.cursor or listing.LOOSE)
+    look = look_at_bucket(archive, start=context.cursor or "")
     remove_leftover_partitions(context.instance, archive)
-    for error in look.errors:
+    for error in [*look.errors, *newly_held(archive, look)]:
         context.log.error(error)
-    settings = archive.settings
-    most = min(settings.batches_per_tick, settings.open_batches - open_batches)
-    batches = claim_batches(archive.database, settings.batch_size, most) if most > 0 else []
+        logs.event("look", logging.ERROR, reason=error)
+    if changes := {what: count for what, count in look.counts.items() if count}:
+        logs.event("look", changes=changes)
+    batches = claim_batches(archive.database, batch_limits(archive.settings, open_batches))
     for batch in batches:
         add_partitions(context.instance, batch)
+        logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
     events = [event for batch in batches for event in _georef_events(batch)]
     if look.refusals_changed:
         events.append(refused_event(archive))
     if not (batches or events):
-        context.update_cursor(look.next_unit)
+        context.update_cursor(look.next_key)
         return dg.SkipReason(_summary(look, released))
-    return dg.SensorResult(run_requests=[request(batch) for batch in batches], asset_events=events, cursor=look.next_unit)
+    return dg.SensorResult(run_requests=[request(batch) for batch in batches], asset_events=events, cursor=look.next_key)
 
 
 @contextmanager
@@ -92,45 +88,6 @@ def only_one_look(database: Engine) -> Iterator[bool]:
         finally:
             if alone:
                 connection.execute(text(f"SELECT pg_advisory_unlock{lock}"))
-
-
-def look_at_bucket(archive: Archive, start: str = listing.LOOSE, seconds: float = LOOK_SECONDS) -> Look:
-    """Compare the bucket with the source table, unit by unit from `start`, until all are seen or the time is over."""
-    look = Look()
-    try:
-        units = listing.units(archive.storage)
-    except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, nothing is known now
-        look.errors.append(f"The bucket cannot be listed ({error}); nothing is taken for deleted, the next look tries again.")
-        look.next_unit = start
-        return look
-    with archive.database.connect() as connection:
-        known = sources.known_units(connection)
-    if archive.storage.is_folder and known and units == [listing.LOOSE]:
-        look.errors.append("The archive's folder is empty, as when its disk is not mounted; nothing is taken for deleted.")
-        return look
-    deadline = time.monotonic() + seconds
-    for unit in sorted(unit for unit in {*units, *known} if unit >= start):
-        if time.monotonic() > deadline:
-            look.next_unit = unit
-            return look
-        try:
-            _look_at_unit(archive, unit, look)
-        except Exception as error:  # noqa: BLE001  # as above; one folder must not keep the others from being seen
-            where = unit or "The top folder"
-            look.errors.append(f"{where} cannot be looked at ({error}); its frames stay as they are.")
-    return look
-
-
-def _look_at_unit(archive: Archive, unit: str, look: Look) -> None:
-    listed = listing.dropped_in(archive.storage, unit)
-    settle = archive.settings.settle_seconds if archive.storage.is_folder else 0.0
-    with archive.database.begin() as connection:
-        rules = Rules(archive.settings.shards, timedelta(seconds=settle), sources.tables_in_use(connection))
-        changes = plan_changes(listed, sources.known_in(connection, unit), datetime.now(UTC), rules)
-        sources.apply_changes(connection, changes)
-    look.counts.update(str(change.state) for change in changes.rows)
-    look.counts["gone"] += len(changes.gone)
-    look.refusals_changed |= changes.refusals_changed
 
 
 def release_dead_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:
@@ -190,18 +147,41 @@ def request(batch: Batch) -> dg.RunRequest:
         asset_selection=[keys.product(batch.shard, step) for step in STEPS],
         partition_key=partitions[0],
         run_config={"ops": {keys.frames_op(batch.shard): {"config": {"frames": partitions}}}},
-        tags={keys.KIND_TAG: "frames", keys.BATCH_TAG: batch.id, **keys.NO_RETRIES},
+        tags={keys.KIND_TAG: "frames", keys.BATCH_TAG: batch.id, "dagster/priority": str(priority(batch)), **keys.NO_RETRIES},
     )
+
+
+def priority(batch: Batch) -> int:
+    """Place in Dagster's queue: by the second at which it would be done if its collection had the machine for itself.
+
+    Small and old batches come first, and a large one is overtaken only for as long as it would take itself. Always below zero,
+    which is what runs of people have, and rebuilds are above that.
+    """
+    return -int(time.time() + SECONDS_A_FRAME * (batch.ahead + len(batch.sources)))
+
+
+def batch_limits(settings: Settings, open_batches: int) -> Limits:
+    """How much may be claimed now, while so many batches are open."""
+    most = min(settings.batches_per_tick, settings.open_batches - open_batches)
+    return Limits(settings.batch_size, most, settings.open_batches_per_shard, settings.open_batches_per_collection)
+
+
+def newly_held(archive: Archive, look: Look) -> list[str]:
+    """What the operator has to be asked since this look."""
+    with archive.database.connect() as connection:
+        return [str(held) for name in sorted(look.held) for held in held_collections(connection, name)]
 
 
 def refused_event(archive: Archive) -> dg.AssetMaterialization:
     """The list of refused files, as the newest state of one asset."""
-    refused = sources.refused(archive.database)
+    count, refused = sources.count_refused(archive.database), sources.refused(archive.database, REFUSED_LISTED)
     lines = ["| file | refused because | since |", "| --- | --- | --- |"]
-    lines += [f"| {key} | {reason} | {since:%Y-%m-%d %H:%M} |".replace("\n", " ") for key, reason, since in refused[:500]]
+    lines += [f"| {key} | {reason} | {since:%Y-%m-%d %H:%M} |".replace("\n", " ") for key, reason, since in refused]
+    if count > len(refused):
+        lines.append(f"| and {count - len(refused)} more | `ls4 status` lists them all | |")
     files = "\n".join(lines) if refused else "none"
-    metadata = {"refused": dg.MetadataValue.int(len(refused)), "files": dg.MetadataValue.md(files)}
-    return dg.AssetMaterialization(keys.REFUSED, metadata=metadata, description=f"{len(refused)} files are refused by name")
+    metadata = {"refused": dg.MetadataValue.int(count), "files": dg.MetadataValue.md(files)}
+    return dg.AssetMaterialization(keys.REFUSED, metadata=metadata, description=f"{count} files are refused by name")
 
 
 def _georef_events(batch: Batch) -> Iterator[dg.AssetMaterialization]:
@@ -222,6 +202,6 @@ def _summary(look: Look, released: int) -> str:
     said = [f"{count} {what}" for what, count in sorted(look.counts.items()) if count] or ["nothing new"]
     if released:
         said.append(f"{released} taken back from dead runs")
-    if look.next_unit:
-        said.append(f"the look goes on at {look.next_unit}")
+    if look.next_key:
+        said.append(f"the look goes on behind {look.next_key}")
     return "; ".join([*said, *look.errors[:1]])

@@ -9,16 +9,18 @@ from uuid import uuid4
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRun, RunsFilter
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 
+from ls4_assets import logs
 from ls4_assets.assets import keys
+from ls4_assets.index.tile_index import served_root
 from ls4_assets.intake.rebuilds import due_collections, forget_collection, mark_requested, withdrawn_collections
 from ls4_assets.names import STEPS, Collection, Frame
 from resources.archive import Archive
 
 RUNS_PER_TICK = 20
-# With more runs in flight than this nothing is rebuilt: the queue is then long, and waiting is right.
+# With more runs unfinished than this nothing is rebuilt: the queue is then long, and waiting is right.
 _MOST_RUNS = 500
 
 
@@ -30,12 +32,12 @@ def collections_sensor(seconds: int) -> dg.SensorDefinition:
         asset_selection=dg.AssetSelection.all(),
         minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Rebuilds tile index and mapfile of the collections whose frames changed.",
+        description="Rebuilds tile index, overview mosaic and mapfile of the collections whose frames changed.",
     )
     def collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         busy = busy_collections(context.instance)
         forget_withdrawn(context.instance, archive, busy)
-        due = due_collections(archive.database, archive.settings.public_url)
+        due = due_collections(archive.database, archive.settings.public_url, served_root(archive.storage))
         if not due:
             return dg.SkipReason("Every index shows its newest frames.")
         now = datetime.now(UTC)
@@ -61,17 +63,18 @@ class Busy:
 
 
 def busy_collections(instance: DagsterInstance) -> Busy:
-    """Read from the runs in flight: those of a backfill carry none of our tags, so partitions and assets must tell.
+    """Read from the runs that wait or work: those of a backfill carry none of our tags, so partitions and assets must tell.
 
     What the bucket sensor's own batches still work on, the source table says (`due_collections`).
     """
     busy = Busy()
-    runs = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
+    runs = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES), limit=_MOST_RUNS)
     busy.everything = len(runs) == _MOST_RUNS
     for run in runs:
         if tagged := run.tags.get(keys.COLLECTION_TAG):
             busy.collections.add(tagged)
-        elif keys.BATCH_TAG not in run.tags:
+        elif keys.BATCH_TAG not in run.tags and run.status in IN_PROGRESS_RUN_STATUSES:
+            # Those of a large backfill wait for hours; what it has made is shown meanwhile.
             _add_untagged(busy, run)
     return busy
 
@@ -109,10 +112,11 @@ def _collection_name(shard: str, asset: str, partition: str) -> str | None:
 
 def _request(instance: DagsterInstance, archive: Archive, of: Collection) -> dg.RunRequest:
     mark_requested(archive.database, of)
+    logs.event("rebuild_requested", shard=of.shard, collection=of.name)
     instance.add_dynamic_partitions(str(keys.collection_partitions(of.shard).name), [of.partition])
     return dg.RunRequest(
         run_key=uuid4().hex,
-        asset_selection=[keys.tile_index(of.shard), keys.mapfile(of.shard)],
+        asset_selection=keys.from_step_on(of.shard, "tile_index"),
         partition_key=of.partition,
         tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
     )

@@ -1,29 +1,35 @@
-"""The collection assets of a shard: tile_index (table and shapefile) -> mapfile.
+"""The collection assets of a shard: tile_index (table and shapefile) -> overview_mosaic -> mapfile.
 
-Both rebuild from what Postgres holds; no frame is read from the bucket. A collection whose last frame went is withdrawn.
+tile_index and mapfile rebuild from what Postgres holds; no frame is read from the bucket. A collection whose last frame went is
+withdrawn.
 """
 
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import dagster as dg
 from sqlalchemy import func, select, text, update
 
 from ls4_assets import catalogue
-from ls4_assets.assets import keys
+from ls4_assets.assets import checks, events, keys
+from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.index import frames as records
 from ls4_assets.index import tile_index as index
+from ls4_assets.index.overview_mosaics import resolution_on_map
 from ls4_assets.index.schema import collection as collection_table
 from ls4_assets.index.shapefile import write_shapefile
 from ls4_assets.links import map_url
-from ls4_assets.names import BANDS, SHAPEFILE_SUFFIXES, STEPS, Collection, Frame
+from ls4_assets.names import BANDS, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.public_cogs import publish_cogs, remove_cogs, wait_for_readers
+from ls4_assets.report import report_metadata
+from ls4_assets.scratch import scratch_folder
+from ls4_assets.tile_documents import publish_tiles, withdraw_tiles
 from mapserver import mapfile as mapfiles
 from resources.archive import Archive
 
 
 def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
-    """The two collection assets of a shard."""
+    """The collection assets of a shard."""
     partitions = keys.collection_partitions(shard)
 
     @dg.asset(
@@ -37,21 +43,34 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         description="PostGIS table and zipped shapefile of a collection's frames, with footprints and download links.",
     )
     def tile_index(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        return refresh_index(archive, Collection.from_partition(shard, context.partition_key))
+        of = Collection.from_partition(shard, context.partition_key)
+        with events.logged(context, of):
+            return refresh_index(archive, of)
 
     @dg.asset(
         key=keys.mapfile(shard),
         group_name=shard,
         partitions_def=partitions,
-        deps=[keys.tile_index(shard)],
+        deps=[keys.overview_mosaic(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"mapserver"},
+        check_specs=[checks.mapfile_spec(shard)],
         description="MapServer's mapfile of a collection: once it is written the map is served.",
     )
-    def mapfile(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        return publish_map(archive, Collection.from_partition(shard, context.partition_key))
+    def mapfile(
+        context: dg.AssetExecutionContext, archive: Archive
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        of = Collection.from_partition(shard, context.partition_key)
+        try:
+            with events.logged(context, of):
+                done = publish_map(archive, of)
+        except checks.MapfileRefused as refused:
+            yield checks.refused_mapfile(of, refused)
+            raise
+        yield done
+        yield checks.published_mapfile(archive, of)
 
-    return [tile_index, mapfile]
+    return [tile_index, overview_mosaic_asset(shard), mapfile]
 
 
 def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
@@ -62,12 +81,17 @@ def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None
         with archive.database.begin() as connection:
             done = index.refresh(connection, of, storage, url)
         keys_written = _publish_files(archive, of) if done.rows else []
+        if done.leaving:
+            wait_for_readers(archive, of)
         for gone in done.leaving:
             _remove_products(archive, gone)
         _note(archive, of, files_revision=done.revision)
+        with archive.database.connect() as connection:
+            told = report_metadata(connection, of)
     metadata: dict[str, dg.MetadataValue] = {
-        "table": dg.MetadataValue.text(of.table),
         "frames": dg.MetadataValue.int(done.rows),
+        **told,
+        "table": dg.MetadataValue.text(of.table),
         "frames_updated": dg.MetadataValue.int(done.upserted),
         "frames_removed": dg.MetadataValue.int(len(done.leaving)),
         "seconds": dg.MetadataValue.float(round(time.monotonic() - started, 3)),
@@ -84,6 +108,7 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
     with index.collection_lock(archive.database, of):
         with archive.database.connect() as connection:
             extent, revision = index.extent(connection, of), index.revision(connection, of)
+            overview_resolution = resolution_on_map(connection, of)
         if extent is None:
             _withdraw(archive, of, revision)
             return dg.MaterializeResult(metadata={"map": dg.MetadataValue.text("withdrawn: the collection has no frames")})
@@ -94,16 +119,19 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
                 title=of.title,
                 table=of.table,
                 extent=extent,
+                overview_resolution=overview_resolution,
                 contact=settings.contact,
                 service=settings.postgres_service,
             )
         )
         if findings := mapfiles.findings(text):
-            raise dg.Failure(f"The mapfile of {of.name} was not published: {'; '.join(findings)}. Mend the template.")
+            raise checks.MapfileRefused(of, findings)
         if not _is_published(archive, of.map_key, text.encode()):
             storage.put(of.map_key, text.encode())
+        publish_tiles(archive, of, extent, revision)
         _note(archive, of, published_at=func.now())
         _publish_catalogue(archive)
+        replaced = publish_cogs(archive, of)
         _note(archive, of, map_revision=revision, attempts=0)
     address = map_url(of, settings.map_url)
     return dg.MaterializeResult(
@@ -113,6 +141,7 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
             "capabilities": dg.MetadataValue.url(f"{address}&SERVICE=WMS&VERSION=1.3.0&REQUEST=GetCapabilities"),
             "extent_3857": dg.MetadataValue.text(" ".join(f"{value:.1f}" for value in extent)),
             "layers": dg.MetadataValue.text(f"{of.name} {of.name}_index"),
+            "public_cogs_replaced": dg.MetadataValue.int(len(replaced)),
         }
     )
 
@@ -120,9 +149,9 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
 def _publish_files(archive: Archive, of: Collection) -> list[str]:
     """Put the shapefile under each band that has frames. Returns the keys; the zip, which people download, comes last."""
     written = []
-    with tempfile.TemporaryDirectory(prefix="ls4-index-", dir=archive.settings.work_dir) as folder:
+    with scratch_folder("ls4-index-", archive.settings.work_dir) as folder:
         with archive.database.connect() as connection:
-            files = write_shapefile(connection, of, Path(folder))
+            files = write_shapefile(connection, of, folder)
             bands = index.bands(connection, of)
         for band in BANDS:
             for suffix, path in files.items():
@@ -141,7 +170,8 @@ def _remove_products(archive: Archive, gone: Frame) -> None:
         record = records.record_of(connection, gone)
         if record is None or not record.deleted:
             return
-        for key in (*(gone.product_key(step) for step in STEPS), gone.thumbnail_key):
+        remove_cogs(archive, gone)
+        for key in (gone.deflate_key, gone.overviews_key, gone.thumbnail_key):
             archive.storage.delete(key)
         records.forget(connection, gone)
 
@@ -158,6 +188,8 @@ def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
     The partition is the sensor's to remove: a run cannot finish on a partition that is gone.
     """
     archive.storage.delete(of.map_key)
+    withdraw_tiles(archive, of)
+    withdraw_overview_mosaic(archive, of, revision)
     for band in BANDS:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
             archive.storage.delete(of.tile_index_key(band, suffix))
@@ -182,5 +214,5 @@ def _publish_catalogue(archive: Archive) -> None:
         # One at a time: of two rebuilds that end together, the older list must not be written last.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('catalogue', 0))"))
         settings = archive.settings
-        listed = catalogue.collections_json(connection, settings.map_url, settings.public_url)
+        listed = catalogue.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
         archive.storage.put(catalogue.COLLECTIONS_KEY, listed)

@@ -1,14 +1,20 @@
-"""What Dagster is told of each frame: materialisations with what an operator wants to read, and why a frame failed."""
+"""What is told of each frame: to Dagster, materialisations with what an operator wants to read, or why it failed; to the log
+(ls4_assets.logs), a line of each frame, run and rebuild.
+"""
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
+from ls4_assets import logs
 from ls4_assets.assets import keys
-from ls4_assets.frame_work import Outcome
 from ls4_assets.links import links
-from ls4_assets.names import Frame, Step
+from ls4_assets.names import STEPS, Collection, Frame, Step
+from ls4_assets.orders import Outcome
 
 
 def plan_partitions(context: dg.AssetExecutionContext, frames: Sequence[Frame], steps: Sequence[Step]) -> None:
@@ -52,6 +58,63 @@ def fault(outcome_frame: Frame, steps: Sequence[Step], reason: str) -> Iterator[
         )
 
 
+def log_frame(context: dg.AssetExecutionContext, frame: Frame, outcome: Outcome | BaseException, reason: str | None) -> None:
+    """The frame's line in the log: the run tells for its pool, whose processes write none."""
+    of = frame.collection
+    told: dict[str, object] = {"outcome": "died"}
+    if isinstance(outcome, Outcome):
+        steps = outcome.result.seconds if outcome.result else {}
+        told = {
+            "outcome": outcome.status,
+            "seconds": outcome.seconds,
+            "fetch_seconds": outcome.fetch_seconds,
+            "publish_seconds": outcome.publish_seconds,
+            "stages": {step: _stage(outcome, step) for step in steps} or None,
+        }
+    level = logging.ERROR if reason else logging.INFO
+    logs.event("frame", level, **_of_run(context, of.shard), collection=of.name, frame=frame.id, **told, reason=reason)
+
+
+def log_batch(context: dg.AssetExecutionContext, shard: str, frames: int, failed: int, seconds: float) -> None:
+    """The run's line, at its end."""
+    told = {"frames": frames, "failed": failed, "seconds": round(seconds, 3)}
+    logs.event("batch", logging.ERROR if failed else logging.INFO, **_of_run(context, shard), **told)
+
+
+@contextmanager
+def logged(context: dg.AssetExecutionContext, of: Collection) -> Iterator[None]:
+    """The line of one asset of a collection, named as the asset: how long it took, and why it failed when it did."""
+    started, reason = time.monotonic(), None
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        told = {"outcome": "failed" if reason else "made", "seconds": round(time.monotonic() - started, 3), "reason": reason}
+        level = logging.ERROR if reason else logging.INFO
+        logs.event(context.asset_key.path[-1], level, **_of_run(context, of.shard), collection=of.name, **told)
+
+
+def _of_run(context: dg.AssetExecutionContext, shard: str) -> dict[str, object]:
+    tags = context.run.tags
+    return {
+        "run": context.run.run_id,
+        "batch": tags.get(keys.BATCH_TAG),
+        "backfill": tags.get("dagster/backfill"),
+        "shard": shard,
+    }
+
+
+def _stage(outcome: Outcome, step: Step) -> dict[str, float]:
+    """What one step took: seconds, and bytes of what it read and wrote."""
+    assert outcome.result is not None
+    sizes = {step: product.size for step, product in (outcome.products or {}).items()} | outcome.result.sizes
+    source = outcome.source.size if outcome.source else 0
+    read = source if step == "deflate" else sum(sizes.get(before, 0) for before in STEPS[: STEPS.index(step)])
+    return {"seconds": outcome.result.seconds[step], "bytes_in": read, "bytes_out": sizes[step]}
+
+
 def _metadata(outcome: Outcome, step: Step, public_url: str) -> dict[str, dg.MetadataValue]:
     frame, product, facts, result = outcome.frame, (outcome.products or {})[step], outcome.facts or {}, outcome.result
     found: dict[str, dg.MetadataValue] = {
@@ -63,6 +126,8 @@ def _metadata(outcome: Outcome, step: Step, public_url: str) -> dict[str, dg.Met
         "source_sha256": dg.MetadataValue.text(outcome.content_hash),
         "work": dg.MetadataValue.text("made now" if outcome.status == "made" else "right already, nothing to do"),
         "frame_seconds": dg.MetadataValue.float(outcome.seconds),
+        "fetch_seconds": dg.MetadataValue.float(outcome.fetch_seconds),
+        "publish_seconds": dg.MetadataValue.float(outcome.publish_seconds),
     }
     if "width" in facts:
         found["dimensions"] = dg.MetadataValue.text(f"{facts['width']} x {facts['height']}")
@@ -70,7 +135,10 @@ def _metadata(outcome: Outcome, step: Step, public_url: str) -> dict[str, dg.Met
         found["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
         found["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
     if result and step in result.seconds:
-        found["seconds"] = dg.MetadataValue.float(result.seconds[step])
+        stage = _stage(outcome, step)
+        found["seconds"] = dg.MetadataValue.float(stage["seconds"])
+        found["bytes_in"] = dg.MetadataValue.int(int(stage["bytes_in"]))
+        found["bytes_out"] = dg.MetadataValue.int(int(stage["bytes_out"]))
         found["peak_memory_mb"] = dg.MetadataValue.float(result.peak_mb[step])
     if result and step != "deflate":
         found["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))

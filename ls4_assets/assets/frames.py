@@ -4,23 +4,24 @@ One operation makes all three products of many frames, in a pool of processes. E
 told of at the end, when its siblings are done.
 """
 
-import multiprocessing
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, as_completed
+import time
+from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from pathlib import Path
 from typing import cast
 
 import dagster as dg
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired
 from pydantic import Field
 
 from ls4_assets.assets import events, keys
-from ls4_assets.frame_work import Order, Outcome, make_frame
-from ls4_assets.index.frames import mark_source, source_of
+from ls4_assets.frame_work import make_frame
+from ls4_assets.index.frames import mark_source, source_of, told
 from ls4_assets.index.schema import SourceState
 from ls4_assets.names import STEPS, Frame
+from ls4_assets.orders import Order, Outcome
+from ls4_assets.pool import carry_out
+from ls4_assets.room import RUN_PREFIX
+from ls4_assets.scratch import scratch_folder
 from resources.archive import Archive
 
 # Partitions of one run of a backfill that is started in Dagit.
@@ -91,11 +92,13 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
     rebuild = config.rebuild if config.rebuild is not None else not config.frames
     run = context.run.root_run_id or context.run.run_id
     failed: dict[str, str] = {}
-    # One scratch folder a run: what a killed worker leaves in it goes with the run.
-    with tempfile.TemporaryDirectory(prefix="ls4-run-", dir=archive.settings.work_dir) as scratch:
-        orders = [Order(archive.settings, frame, steps, rebuild, run, Path(scratch)) for frame in frames]
-        for order, outcome in carry_out(orders, archive.settings.workers, archive.settings.frame_timeout):
+    started = time.monotonic()
+    # One scratch folder a run: what a killed worker leaves in it goes with the run, what a killed run leaves with the next.
+    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch:
+        orders = [Order(archive.settings, frame, steps, rebuild, run, scratch) for frame in frames]
+        for order, outcome in carry_out(make_frame, orders, archive.settings):
             reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
+            events.log_frame(context, order.frame, outcome, reason)
             if reason:
                 context.log.error(f"{order.frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
                 failed[order.frame.partition] = reason
@@ -105,6 +108,8 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
             else:
                 context.log.info(f"{order.frame.id}: {cast(Outcome, outcome).status} in {cast(Outcome, outcome).seconds} s")
                 yield from events.materializations(cast(Outcome, outcome), steps, archive.settings.public_url)
+                _note_told(archive, cast(Outcome, outcome))
+    events.log_batch(context, shard, len(frames), len(failed), time.monotonic() - started)
     if failed:
         raise dg.Failure(
             description=f"{len(failed)} of {len(frames)} frames failed; the others are done. " + " | ".join(failed.values()),
@@ -113,23 +118,11 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
         )
 
 
-def carry_out(orders: Sequence[Order], processes: int, timeout: float) -> Iterator[tuple[Order, Outcome | BaseException]]:
-    """Each order with its outcome, as they finish. A worker that is killed, or hangs, costs its own frame only."""
-    # Not fork: the run process has threads. The server process imports the pixel code once for all workers.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ls4_assets.frame_work"])
-    pool = ProcessPool(max_workers=min(processes, len(orders)) or 1, context=context)
-    try:
-        futures: dict[Future[Outcome], Order] = {
-            pool.schedule(make_frame, args=[order], timeout=timeout): order for order in orders
-        }
-        for future in as_completed(futures):
-            error = future.exception()
-            yield futures[future], error if error is not None else future.result()
-        pool.close()
-    finally:
-        pool.stop()
-        pool.join()
+def _note_told(archive: Archive, outcome: Outcome) -> None:
+    """Only now is the frame done: a run that dies before leaves it to another, which tells Dagster without making it again."""
+    if outcome.source and outcome.complete:
+        with archive.database.begin() as connection:
+            told(connection, outcome.source)
 
 
 def _explain(archive: Archive, order: Order, error: BaseException) -> str:

@@ -6,7 +6,7 @@ collection is only a new partition key.
 
 import dagster as dg
 
-from ls4_assets.names import Step
+from ls4_assets.names import COLLECTION_STEPS, STEPS, Step
 
 REFUSED = dg.AssetKey("refused_frames")
 # Tags by which the sensors find their own runs again.
@@ -32,8 +32,19 @@ def tile_index(shard: str) -> dg.AssetKey:
     return dg.AssetKey([shard, "tile_index"])
 
 
+def overview_mosaic(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "overview_mosaic"])
+
+
 def mapfile(shard: str) -> dg.AssetKey:
     return dg.AssetKey([shard, "mapfile"])
+
+
+def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:
+    """The assets of a shard that are made anew when one starts at `step`, all of one partition set: those of frames end with
+    the COG, as the sensor then sees to the collection by itself."""
+    chain: tuple[str, ...] = STEPS if step in STEPS else COLLECTION_STEPS
+    return [dg.AssetKey([shard, name]) for name in chain[chain.index(step) :]]
 
 
 def frames_op(shard: str) -> str:

@@ -10,6 +10,7 @@ from psycopg2.extensions import encrypt_password
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
 from ls4_assets.index.schema import SCHEMA, metadata
+from ls4_assets.index.views import create_views
 
 ROLES = ("dagster", "ls4", "mapserver")
 OWNED_DATABASES = ("dagster", "ls4")
@@ -29,12 +30,15 @@ def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> None:
         index.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
         index.execute(text("GRANT CREATE, USAGE ON SCHEMA public TO ls4"))
         index.execute(text("GRANT USAGE ON SCHEMA public TO mapserver"))
+        # A second line of defence behind the missing rights: it also closes large objects and temporary tables.
+        index.execute(text("ALTER ROLE mapserver SET default_transaction_read_only = on"))
         index.execute(text("GRANT SELECT ON spatial_ref_sys, geometry_columns TO ls4, mapserver"))
         # Every tile index that the pipeline will ever make is readable by the map server from its first moment.
         index.execute(text("ALTER DEFAULT PRIVILEGES FOR ROLE ls4 IN SCHEMA public GRANT SELECT ON TABLES TO mapserver"))
         # As the pipeline's role, which thereby owns its tables and may alter them later.
         index.execute(text("SET ROLE ls4"))
         metadata.create_all(index)
+        create_views(index)
 
 
 def _autocommit(url: URL) -> Connection:

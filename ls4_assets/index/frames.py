@@ -6,6 +6,7 @@ A frame's row always tells of its last good version: a later version that fails 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any, TypedDict, cast
 
 from geoalchemy2.elements import WKBElement
@@ -48,24 +49,26 @@ class FrameRecord:
     content_hash: str
     products: Mapping[Step, Product]
     facts: Facts
+    served_key: str | None
     deleted: bool
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """The tif that a frame is to be made of."""
+    """The tif that a frame is to be made of. `generation` counts the versions that were ever seen under its key."""
 
     key: str
     version: str
     size: int
     sidecars: tuple[str, ...]
+    generation: int
 
 
 def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
     """The live source of a frame; None when it is gone."""
     live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
     row = connection.execute(select(source).where(source.c.frame == of.id, live)).first()
-    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars)) if row else None
+    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), row.generation) if row else None
 
 
 def record_of(connection: Connection, of: Frame) -> FrameRecord | None:
@@ -76,7 +79,7 @@ def record_of(connection: Connection, of: Frame) -> FrameRecord | None:
     facts = {name: getattr(row, name) for name in Facts.__annotations__ if getattr(row, name) is not None}
     if isinstance(row.footprint, WKBElement):
         facts["footprint"] = bytes.fromhex(row.footprint.desc)
-    return FrameRecord(row.source_version, row.content_hash, products, cast(Facts, facts), row.deleted)
+    return FrameRecord(row.source_version, row.content_hash, products, cast(Facts, facts), row.served_key, row.deleted)
 
 
 def publish(
@@ -86,10 +89,14 @@ def publish(
     content_hash: str,
     products: Mapping[Step, Product],
     facts: Facts,
+    served_key: str | None,
     scan_file: str | None,
     complete: bool,
 ) -> None:
-    """Write the frame's row and call its source done. Facts that were not found anew stay as they are.
+    """Write the frame's row. Facts that were not found anew stay as they are. Its source is the run's to call done (`told`).
+
+    `served_key`: of the COG that the map shall read, None while there is none; where that is not the public key, the public
+    COG follows once the index has changed over (ls4_assets/public_cogs.py).
 
     `complete`: all three products are of this content and the profile in force. A person may have asked for one alone; the
     source is then queued, and the sensor has the others made.
@@ -102,15 +109,17 @@ def publish(
         "source_version": made_from.version,
         "content_hash": content_hash,
         "products": {step: asdict(product) for step, product in products.items()},
+        "served_key": served_key,
         "scan_file": scan_file,
-        "deleted": False,
+        # A tif that was deleted while this was uploaded: the row tells the next rebuild what to remove.
+        "deleted": not _keep_source(connection, of, made_from, complete),
         "updated_at": func.now(),
     }
     values |= facts
+    if served_key == of.cog_key:
+        values["public_version"] = products["cog"].version
     if "footprint" in facts:
         values["footprint"] = WKBElement(facts["footprint"], srid=WEB_MERCATOR)
-    # Source before frame, as the sensor locks them when a tif is deleted.
-    mark_source(connection, made_from, SourceState.DONE if complete else SourceState.QUEUED)
     row = insert(frame).values(id=of.id, **values)
     # The index shows links, attributes and footprint of the COG: any write may have changed one of them.
     connection.execute(row.on_conflict_do_update(index_elements=[frame.c.id], set_=values | {"revision": frame.c.revision + 1}))
@@ -124,8 +133,24 @@ def confirm(connection: Connection, of: Frame, made_from: SourceRecord, complete
         "revision": frame.c.revision + frame.c.deleted.cast(Integer),
         "deleted": False,
     }
-    mark_source(connection, made_from, SourceState.DONE if complete else SourceState.QUEUED)
-    connection.execute(update(frame).where(frame.c.id == of.id).values(values))
+    if _keep_source(connection, of, made_from, complete):
+        connection.execute(update(frame).where(frame.c.id == of.id).values(values))
+
+
+def _keep_source(connection: Connection, of: Frame, made_from: SourceRecord, complete: bool) -> bool:
+    """Lock the frame's source, and queue it for what is missing. False when it was deleted meanwhile.
+
+    Source before frame, as the sensor locks them when a tif is deleted.
+    """
+    there = select(source.c.key).where(source.c.frame == of.id, source.c.state != SourceState.DELETED).with_for_update()
+    kept = connection.execute(there).first() is not None
+    mark_source(connection, made_from, None if complete else SourceState.QUEUED)
+    return kept
+
+
+def told(connection: Connection, made_from: SourceRecord) -> None:
+    """Call a source done: its products are published and Dagster knows. One whose run died before is looked at again."""
+    mark_source(connection, made_from, SourceState.DONE)
 
 
 def mark_source(connection: Connection, which: SourceRecord, state: SourceState | None, reason: str | None = None) -> bool:
@@ -139,6 +164,19 @@ def mark_source(connection: Connection, which: SourceRecord, state: SourceState 
         return connection.execute(noted).rowcount == 1
     values = {"state": state, "reason": reason, "changed_at": func.now(), "not_before": None}
     return connection.execute(update(source).where(*same).values(values)).rowcount == 1
+
+
+def postpone(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> None:
+    """Let a source that a run has wait for another run, which does not count as a death of this one."""
+    values = {
+        "state": SourceState.QUEUED,
+        "reason": reason,
+        "not_before": func.now() + timedelta(seconds=seconds),
+        "attempts": func.greatest(source.c.attempts - 1, 0),
+        "changed_at": func.now(),
+    }
+    mine = (source.c.key == which.key, source.c.version == which.version, source.c.state == SourceState.REQUESTED)
+    connection.execute(update(source).where(*mine).values(values))
 
 
 def forget(connection: Connection, of: Frame) -> None:

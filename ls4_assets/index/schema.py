@@ -1,7 +1,7 @@
-"""The tables: three of our own in schema `ls4`, and one tile index per collection in `public`, where the legacy ones were.
+"""The tables: our own in schema `ls4`; in `public`, where the legacy ones were, one tile index per collection and one of mosaics.
 
-`source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published. The
-event log of Dagster is history, never asked for state.
+`source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
+`overview_mosaic` about the map zoomed out. The event log of Dagster is history, never asked for state.
 """
 
 from enum import StrEnum
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     Double,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from ls4_assets.names import Collection
 
@@ -53,7 +54,8 @@ class SourceState(StrEnum):
 source = Table(
     "source",
     metadata,
-    Column("key", Text, primary_key=True, comment="key of the georef tif"),
+    # Compared in ranges with a listing of the bucket, which is in byte order whatever the database's own is.
+    Column("key", Text(collation="C"), primary_key=True, comment="key of the georef tif"),
     Column("state", Text, nullable=False),
     Column("reason", Text, comment="why it was refused or failed, in words for staff"),
     Column("version", Text, nullable=False, comment="of the tif and its sidecars together"),
@@ -67,11 +69,22 @@ source = Table(
     Column("attempts", Integer, nullable=False, server_default="0", comment="runs that died under this version"),
     Column("first_seen", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("generation", Integer, nullable=False, server_default="1", comment="versions that were ever seen under this key"),
     Column("gone_at", DateTime(timezone=True), comment="when a complete listing first no longer showed it"),
+    Column("held_at", DateTime(timezone=True), comment="since when its deletion waits for a word of the operator"),
     Column("not_before", DateTime(timezone=True), comment="a source whose runs die is tried again ever more seldom"),
-    Index("source_waiting", "changed_at", postgresql_where=text("state in ('queued', 'requested', 'settling')")),
-    Index("source_collection", "collection", "state"),
+    # `ls4 status` counts and sums the whole archive from this index alone.
+    Index("source_collection", "collection", "state", postgresql_include=["size"]),
+    Index("source_failed", "collection", "key", postgresql_where=text("state = 'failed'")),
     Index("source_frame", "frame"),
+    # What a sensor asks for is few among millions: each question has an index of just the rows that are its answer.
+    Index("source_settling", "changed_at", postgresql_where=text("state = 'settling'")),
+    Index("source_queued", "collection", "changed_at", "key", postgresql_where=text("state = 'queued'")),
+    Index("source_requested", "batch", postgresql_where=text("state = 'requested'")),
+    Index("source_refused", "key", postgresql_where=text("state = 'refused'")),
+    Index("source_missing", "gone_at", postgresql_where=text("gone_at is not null and held_at is null and state <> 'deleted'")),
+    Index("source_held", "collection", postgresql_where=text("held_at is not null and state <> 'deleted'")),
+    Index("source_leftover", "key", postgresql_where=text("state = 'deleted' and partition is not null")),
 )
 
 frame = Table(
@@ -90,13 +103,15 @@ frame = Table(
     Column("height", Integer),
     Column("source_crs", Text),
     Column("valid_share", Double),
-    Column("footprint", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR, spatial_index=False)),
+    Column("footprint", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR)),
+    Column("served_key", Text, comment="of the COG that the map reads; no two versions ever have the same"),
+    Column("public_version", Text, comment="of the COG under the public key, which follows when nobody reads the old one"),
     Column("deleted", Boolean, nullable=False, server_default="false", comment="its source is gone; leaves with the next index"),
     Column("revision", Integer, nullable=False, server_default="1", comment="grows with each change that the index shows"),
     Column("indexed_revision", Integer, nullable=False, server_default="0"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("frame_collection", "collection"),
-    Index("frame_unindexed", "collection", postgresql_where=text("revision <> indexed_revision")),
+    Index("frame_unindexed", "collection", "updated_at", postgresql_where=text("revision <> indexed_revision or deleted")),
 )
 
 collection = Table(
@@ -107,13 +122,56 @@ collection = Table(
     Column("partition", Text, nullable=False),
     Column("table_name", Text, nullable=False, unique=True, comment="names that differ by case only would share a table"),
     Column("public_url", Text, comment="base of the links in the published index"),
-    Column("index_revision", Integer, nullable=False, server_default="0", comment="grows with each change of the table"),
-    Column("files_revision", Integer, nullable=False, server_default="0", comment="of the table that the shapefile shows"),
-    Column("map_revision", Integer, nullable=False, server_default="0", comment="of the table that the mapfile was made for"),
+    Column("served_root", Text, comment="what stands before the keys in `served_location`: a folder, or /vsis3/<bucket>/"),
+    Column("title", Text),
+    Column("agency", Text),
+    Column("year", Integer),
+    Column("type", Text),
+    Column("frames", Integer, nullable=False, server_default="0", comment="rows of the table"),
+    Column("bands", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("outline", Geometry("GEOMETRY", srid=WEB_MERCATOR), comment="convex hull of all footprints; null: no frames"),
+    Column("index_revision", BigInteger, nullable=False, server_default="0", comment="grows with each change of the table"),
+    Column("indexed_at", DateTime(timezone=True), comment="when the table last changed"),
+    Column("files_revision", BigInteger, nullable=False, server_default="0", comment="of the table that the shapefile shows"),
+    Column("map_revision", BigInteger, nullable=False, server_default="0", comment="of the table that the mapfile was made for"),
     Column("published_at", DateTime(timezone=True), comment="when its map was last written; null: no map"),
     Column("withdrawn_at", DateTime(timezone=True), comment="its last frame went; only its partition is left to remove"),
     Column("requested_at", DateTime(timezone=True), comment="when its rebuild was last requested"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="rebuilds requested since the last that ended well"),
+)
+
+overview_mosaic = Table(
+    "overview_mosaic",
+    metadata,
+    Column("collection", Text, ForeignKey(collection.c.name, ondelete="CASCADE"), primary_key=True),
+    Column("revision", BigInteger, nullable=False, server_default="0", comment="of the index whose frames it shows"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="since the last that left no frame out"),
+    Column("key", Text, comment="of the COG, whether or not it is on the map at the moment; null: none was made"),
+    Column("form", Text, comment="what must be the same for its tiles to be taken over"),
+    Column("zoom", Integer, comment="its resolution, as a zoom of web maps"),
+)
+
+overview_mosaic_frame = Table(
+    "overview_mosaic_frame",
+    metadata,
+    Column("collection", Text, ForeignKey(overview_mosaic.c.collection, ondelete="CASCADE"), primary_key=True),
+    Column("oid", Integer, primary_key=True, autoincrement=False),
+    Column("served_location", Text, nullable=False, comment="of the COG that was painted"),
+    Column("source_version", Text, nullable=False),
+    *(Column(side, Double, nullable=False) for side in ("minx", "miny", "maxx", "maxy")),
+)
+
+# The map server's: one row for each collection that has an overview mosaic on the map.
+overview_mosaics = Table(
+    "overview_mosaics",
+    metadata,
+    Column("collection", Text, primary_key=True),
+    Column("table_name", Text, nullable=False, unique=True),
+    Column("served_location", Text, nullable=False, comment="path by which MapServer opens the COG"),
+    Column("resolution", Double, nullable=False, comment="metres a pixel, in EPSG:3857"),
+    Column("frames", Integer, nullable=False, comment="that it shows"),
+    Column("geom", Geometry("GEOMETRY", srid=WEB_MERCATOR), nullable=False, comment="around all of them"),
+    schema=PUBLIC,
 )
 
 

@@ -7,20 +7,25 @@ import zipfile
 from pathlib import Path
 
 import geopandas
-from sqlalchemy import Connection
+import pandas
+from sqlalchemy import Connection, LargeBinary, func, select
 
-from ls4_assets.index.schema import tile_index
+from ls4_assets.index.schema import WEB_MERCATOR, tile_index
 from ls4_assets.names import SHAPEFILE_SUFFIXES, Collection
 
 # What the public reads; where the map server finds a file and what it was made with is ours alone.
-COLUMNS = ("location", "src_srs", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band", "acquired", "geom")
+COLUMNS = ("location", "src_srs", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band", "acquired")
 
 
 def write_shapefile(connection: Connection, of: Collection, folder: Path) -> dict[str, Path]:
     """Write the files below `folder`; returns path by suffix, the zip (`_idx.zip`) last."""
     table = tile_index(of)
-    chosen = table.select().with_only_columns(table.c.oid, *(table.c[name] for name in COLUMNS)).order_by(table.c.oid)
-    frames = geopandas.read_postgis(chosen, connection, geom_col="geom", crs="EPSG:3857")
+    attributes = (table.c.oid, *(table.c[name] for name in COLUMNS))
+    # Geometries as plain WKB, read in one go: with 10,000 frames geopandas.read_postgis takes half as long again.
+    chosen = select(*attributes, func.ST_AsBinary(table.c.geom, type_=LargeBinary).label("geom")).order_by(table.c.oid)
+    rows = pandas.read_sql(chosen, connection)
+    footprints = geopandas.GeoSeries.from_wkb(rows.pop("geom"), crs=f"EPSG:{WEB_MERCATOR}")
+    frames = geopandas.GeoDataFrame(rows, geometry=footprints)
     frames["acquired"] = frames["acquired"].astype("string")
     frames.to_file(folder / f"{of.name}.shp", driver="ESRI Shapefile", engine="pyogrio", encoding="UTF-8")
     files = {suffix: folder / f"{of.name}{suffix}" for suffix in SHAPEFILE_SUFFIXES}

@@ -8,10 +8,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, delete, func, or_, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Table,
+    Text,
+    and_,
+    cast,
+    delete,
+    func,
+    literal,
+    not_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.chunks import chunks
+from ls4_assets.errors import NotFound
 from ls4_assets.index.schema import PUBLIC, WEB_MERCATOR, collection, frame, tile_index
 from ls4_assets.links import links
 from ls4_assets.names import Collection, Frame
@@ -34,25 +53,37 @@ class Refresh:
 def refresh(connection: Connection, of: Collection, storage: Storage, public_url: str) -> Refresh:
     """Bring the table up to date inside the caller's transaction; only frames that changed since the last time are read."""
     table = tile_index(of)
+    # Locked before any frame: the summary below must follow one index after the other.
+    before = connection.execute(select(collection).where(collection.c.name == of.name).with_for_update()).first()
+    if before is None:
+        raise NotFound(f"{of.name} has no frames in the archive; drop one under its georef/ first.")
     table.create(connection, checkfirst=True)
-    _spread_new_links(connection, of, public_url)
+    root = served_root(storage)
+    _spread_new_addresses(connection, of, public_url, root)
     unindexed = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
     changed = connection.execute(select(frame).where(*unindexed).order_by(frame.c.id).with_for_update()).all()
     shown = [row for row in changed if not row.deleted and row.footprint is not None]
+    known = 0
     for some in chunks(shown, 500):
-        _upsert(connection, table, [_index_row(of, row, storage, public_url) for row in some])
+        known += _upsert(connection, table, [_index_row(of, row, storage, root, public_url) for row in some])
     going = connection.scalars(select(frame.c.partition).where(frame.c.collection == of.name, frame.c.deleted))
     leaving = tuple(Frame.from_partition(of.shard, partition) for partition in going)
+    left = 0
     for locations in chunks((_location(storage, gone) for gone in leaving), 1000):
-        connection.execute(delete(table).where(table.c.location.in_(locations)))
+        left += connection.execute(delete(table).where(table.c.location.in_(locations))).rowcount
+    grown_only = before.frames > 0 and not known and not left
+    summary = _grown(of, before, shown) if grown_only else _counted(table)
+    values = summary | _description(of) | {"index_revision": _next_revision(), "indexed_at": func.now()}
+    of_it = update(collection).where(collection.c.name == of.name)
+    row = connection.execute(of_it.values(values).returning(collection.c.index_revision, collection.c.frames)).one()
     for ids in chunks((row.id for row in changed), 1000):
         connection.execute(update(frame).where(frame.c.id.in_(ids)).values(indexed_revision=frame.c.revision))
-    rows = connection.scalar(select(func.count()).select_from(table)) or 0
-    grown = {"index_revision": collection.c.index_revision + 1}
-    revision = connection.scalar(
-        update(collection).where(collection.c.name == of.name).values(grown).returning(collection.c.index_revision)
-    )
-    return Refresh(len(shown), leaving, rows, revision or 0)
+    return Refresh(len(shown), leaving, row.frames, row.index_revision)
+
+
+def served_root(storage: Storage) -> str:
+    """What stands before a key in `served_location`: /srv/archive/ or /vsis3/<bucket>/."""
+    return storage.gdal_path("x")[:-1]
 
 
 def revision(connection: Connection, of: Collection) -> int:
@@ -60,19 +91,16 @@ def revision(connection: Connection, of: Collection) -> int:
 
 
 def extent(connection: Connection, of: Collection) -> Extent | None:
-    """minx, miny, maxx, maxy of all footprints in EPSG:3857; None when the index is empty or there is none."""
-    table = tile_index(of)
-    if not exists(connection, of):
-        return None
-    box = func.ST_Extent(table.c.geom)
-    row = connection.execute(select(func.ST_XMin(box), func.ST_YMin(box), func.ST_XMax(box), func.ST_YMax(box))).one()
-    return None if row[0] is None else (row[0], row[1], row[2], row[3])
+    """minx, miny, maxx, maxy of all footprints in EPSG:3857 metres; None when the index is empty or there is none."""
+    box = collection.c.outline
+    sides = (func.ST_XMin(box), func.ST_YMin(box), func.ST_XMax(box), func.ST_YMax(box))
+    row = connection.execute(select(*sides).where(collection.c.name == of.name)).first()
+    return None if row is None or row[0] is None else (row[0], row[1], row[2], row[3])
 
 
 def bands(connection: Connection, of: Collection) -> list[str]:
     """Bands that have frames in the index: its files are published under each of them."""
-    table = tile_index(of)
-    return list(connection.scalars(select(table.c.band).distinct().order_by(table.c.band)))
+    return connection.scalar(select(collection.c.bands).where(collection.c.name == of.name)) or []
 
 
 def exists(connection: Connection, of: Collection) -> bool:
@@ -82,7 +110,7 @@ def exists(connection: Connection, of: Collection) -> bool:
 def drop(connection: Connection, of: Collection) -> None:
     """Remove the index of a collection that has no frame any more; its map must be withdrawn before."""
     tile_index(of).drop(connection, checkfirst=True)
-    gone = {"withdrawn_at": func.now(), "public_url": None}
+    gone: dict[str, Any] = {"withdrawn_at": func.now(), "public_url": None, "frames": 0, "bands": [], "outline": None}
     connection.execute(update(collection).where(collection.c.name == of.name).values(gone))
 
 
@@ -100,17 +128,50 @@ def collection_lock(engine: Engine, of: Collection) -> Iterator[None]:
             connection.commit()
 
 
-def _spread_new_links(connection: Connection, of: Collection, public_url: str) -> None:
-    """When the public address changed since the last time, every row of the collection is due."""
-    stale = update(collection).where(
-        collection.c.name == of.name, or_(collection.c.public_url.is_(None), collection.c.public_url != public_url)
-    )
-    if connection.execute(stale.values(public_url=public_url)).rowcount:
+def _spread_new_addresses(connection: Connection, of: Collection, public_url: str, root: str) -> None:
+    """When the public address, or the place of the archive, changed since the last time, every row of the collection is due."""
+    same = (collection.c.public_url.is_not_distinct_from(public_url), collection.c.served_root.is_not_distinct_from(root))
+    stale = update(collection).where(collection.c.name == of.name, not_(and_(*same)))
+    if connection.execute(stale.values(public_url=public_url, served_root=root)).rowcount:
         all_rows = update(frame).where(frame.c.collection == of.name)
         connection.execute(all_rows.values(revision=frame.c.revision + 1))
 
 
-def _index_row(of: Collection, row: Row[Any], storage: Storage, public_url: str) -> dict[str, Any]:
+def _next_revision() -> ColumnElement[int]:
+    """Greater than any before, also of a collection that was withdrawn and comes again, or when the database was lost: caches
+    keep the tiles of a version for a year."""
+    seconds = cast(func.extract("epoch", func.now()), BigInteger)
+    return func.greatest(collection.c.index_revision + 1, seconds)
+
+
+def _description(of: Collection) -> dict[str, Any]:
+    """What the name says, for the statewide views: SQL knows no grammar."""
+    return {"title": of.title, "agency": of.agency, "year": of.year, "type": of.type}
+
+
+def _counted(table: Table) -> dict[str, Any]:
+    """The collection's frames, bands and outline, read from the whole table."""
+    hull = func.ST_ConvexHull(func.ST_Collect(table.c.geom))
+    bands = select(func.coalesce(func.array_agg(table.c.band.distinct()), literal([], ARRAY(Text))))
+    return {
+        "frames": select(func.count()).select_from(table).scalar_subquery(),
+        "bands": bands.scalar_subquery(),
+        "outline": select(hull).scalar_subquery(),
+    }
+
+
+def _grown(of: Collection, before: Row[Any], added: Sequence[Row[Any]]) -> dict[str, Any]:
+    """The same when frames were only added: one more costs the same in a collection of ten and of ten thousand."""
+    new = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision, frame.c.footprint.is_not(None))
+    footprints = select(func.ST_Collect(frame.c.footprint)).where(*new).scalar_subquery()
+    return {
+        "frames": before.frames + len(added),
+        "bands": sorted({*before.bands, *(row.id.partition("/")[0] for row in added)}),
+        "outline": func.ST_ConvexHull(func.ST_Collect(collection.c.outline, footprints)) if added else collection.c.outline,
+    }
+
+
+def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, public_url: str) -> dict[str, Any]:
     shown = Frame.from_partition(of.shard, row.partition)
     attributes = shown.attributes
     found = links(shown, public_url, row.scan_file)
@@ -125,7 +186,7 @@ def _index_row(of: Collection, row: Row[Any], storage: Storage, public_url: str)
         "dl_index": found.dl_index,
         "band": shown.band,
         "acquired": attributes.acquired,
-        "served_location": storage.gdal_path(shown.cog_key),
+        "served_location": f"{root}{row.served_key}",
         "source_version": row.source_version,
         "profile_hash": row.products["cog"]["profile"],
         "geom": row.footprint,
@@ -136,8 +197,12 @@ def _location(storage: Storage, of: Frame) -> str:
     return f"/vsis3/{storage.bucket}/{of.cog_key}"
 
 
-def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+    """Returns how many of the rows were there already."""
+    there = select(func.count()).where(table.c.location.in_([row["location"] for row in rows]))
+    known = connection.scalar(there) or 0
     statement = insert(table).values(list(rows))
     # The oid of a row that is there already stays: the stacking of overlapping frames does not jump.
     new = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in ("oid", "location")}
     connection.execute(statement.on_conflict_do_update(index_elements=["location"], set_=new))
+    return known

@@ -1,14 +1,16 @@
 """Batches: which queued sources the next runs take, and what becomes of those whose run is over before they were finished."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import groupby
+from heapq import heapify, heappop, heappush
+from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Engine, Interval, and_, cast, func, literal, or_, select, update
+from sqlalchemy import Connection, Engine, Interval, Select, and_, cast, func, literal, or_, select, true, update
 
-from ls4_assets.chunks import chunks
-from ls4_assets.index.schema import SourceState, source
+from ls4_assets.index.schema import SourceState, collection, source
 from ls4_assets.names import Frame
 
 # After a run died under a source: half a minute, two, eight ... An outage of storage or database ends before the attempts do.
@@ -28,39 +30,74 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames of one shard for one run."""
+    """Frames of one shard for one run, sorted by partition. `ahead`: about so many of its collection are in runs already."""
 
     id: str
     shard: str
     sources: tuple[Claimed, ...]
+    ahead: int
 
 
-def claim_batches(engine: Engine, batch_size: int, most: int) -> list[Batch]:
-    """Take up to `most` batches of queued sources, longest waiting first, each of one shard and sorted by partition."""
+@dataclass(frozen=True)
+class Limits:
+    """`size`: most frames in a batch. Most batches: newly claimed, and open at a time of one shard and of one collection."""
+
+    size: int
+    claimed: int
+    per_shard: int
+    per_collection: int
+
+    @property
+    def small(self) -> int:
+        """Drops up to this size share a batch with others of their shard: a run alone costs more than a frame."""
+        return max(1, self.size // 4)
+
+
+@dataclass(frozen=True, order=True)
+class Turn:
+    """A collection that waits. Next is who has the fewest batches open; among equals, who has waited longest."""
+
+    open_batches: int
+    since: datetime
+    name: str
+    shard: str
+
+
+def claim_batches(engine: Engine, limits: Limits) -> list[Batch]:
+    """Take queued sources in turns, a batch a collection, again and again: a large drop makes nobody wait but itself.
+
+    Nothing waits for ever: of those that have no batch open, the longest waiting comes first.
+    """
+    batches: dict[str, Batch] = {}
+    # By shard: the batch that its small drops share, while there is room in it.
+    shared: dict[str, str] = {}
     with engine.begin() as connection:
-        rows = connection.execute(
-            select(source.c.key, source.c.version, source.c.size, source.c.shard, source.c.partition)
-            .where(source.c.state == SourceState.QUEUED, or_(source.c.not_before.is_(None), source.c.not_before <= func.now()))
-            .order_by(source.c.changed_at, source.c.key)
-            .limit(batch_size * most)
-            .with_for_update(skip_locked=True)
-        ).all()
-        ordered = sorted(rows, key=lambda row: (row.shard, row.partition))
-        batches = []
-        for shard, of_shard in groupby(ordered, key=lambda row: row.shard):
-            for some in chunks(of_shard, batch_size):
-                claimed = (Claimed(r.key, r.version, r.size, Frame.from_partition(r.shard, r.partition)) for r in some)
-                batches.append(Batch(uuid4().hex, shard, tuple(claimed)))
-        for batch in batches[:most]:
-            keys = [claimed.key for claimed in batch.sources]
-            values = {
-                "state": SourceState.REQUESTED,
-                "batch": batch.id,
-                "attempts": source.c.attempts + 1,
-                "changed_at": func.now(),
-            }
-            connection.execute(update(source).where(source.c.key.in_(keys)).values(values))
-    return batches[:most]
+        of_shard, of_collection = _count_open(connection)
+        rows = connection.execute(_waiting_collections()) if limits.claimed > 0 else ()
+        turns = [Turn(of_collection[row.name], row.since, row.name, row.shard) for row in rows]
+        heapify(turns)
+        while turns:
+            turn = heappop(turns)
+            batch_id = shared.get(turn.shard)
+            may_open = len(batches) < limits.claimed and of_shard[turn.shard] < limits.per_shard
+            if turn.open_batches >= limits.per_collection or not (may_open or batch_id):
+                continue
+            taken = _next_sources(connection, turn.name, limits.size if may_open else limits.small)
+            if not taken:
+                continue
+            is_small = len(taken) <= limits.small
+            if batch_id is None or not is_small:
+                batch_id = uuid4().hex
+                batches[batch_id] = Batch(batch_id, turn.shard, (), turn.open_batches * limits.size)
+                of_shard[turn.shard] += 1
+            _mark_requested(connection, batch_id, taken)
+            batches[batch_id] = replace(batches[batch_id], sources=(*batches[batch_id].sources, *taken))
+            if is_small:
+                shared[turn.shard] = batch_id
+                if len(batches[batch_id].sources) > limits.size - limits.small:
+                    del shared[turn.shard]
+            heappush(turns, replace(turn, open_batches=turn.open_batches + 1))
+    return [replace(one, sources=tuple(sorted(one.sources, key=lambda of: of.frame.partition))) for one in batches.values()]
 
 
 def requested_batches(engine: Engine) -> dict[str, datetime]:
@@ -89,3 +126,36 @@ def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
         not_before = func.now() + wait * cast(literal("1 second"), Interval)
         again = update(source).where(mine).values(state=SourceState.QUEUED, not_before=not_before, changed_at=func.now())
         return connection.execute(again).rowcount
+
+
+def _count_open(connection: Connection) -> tuple[Counter[str], Counter[str]]:
+    """How many batches are open, by shard and by collection."""
+    query = select(source.c.shard, source.c.collection, source.c.batch).where(source.c.state == SourceState.REQUESTED).distinct()
+    rows = connection.execute(query).all()
+    return Counter(shard for shard, _ in {(row.shard, row.batch) for row in rows}), Counter(row.collection for row in rows)
+
+
+def _waiting_collections() -> Select[Any]:
+    """Each collection with queued sources, and since when the first of them waits: one look into an index a collection, however
+    many are queued."""
+    queued = (source.c.collection == collection.c.name, source.c.state == SourceState.QUEUED)
+    first = select(source.c.changed_at).where(*queued).order_by(source.c.changed_at).limit(1).lateral("first")
+    return select(collection.c.name, collection.c.shard, first.c.changed_at.label("since")).join(first, true())
+
+
+def _next_sources(connection: Connection, of: str, most: int) -> tuple[Claimed, ...]:
+    """The sources of a collection that have waited longest, locked."""
+    may_start = or_(source.c.not_before.is_(None), source.c.not_before <= func.now())
+    rows = connection.execute(
+        select(source.c.key, source.c.version, source.c.size, source.c.shard, source.c.partition)
+        .where(source.c.collection == of, source.c.state == SourceState.QUEUED, may_start)
+        .order_by(source.c.changed_at, source.c.key)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return tuple(Claimed(row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition)) for row in rows)
+
+
+def _mark_requested(connection: Connection, batch_id: str, taken: Sequence[Claimed]) -> None:
+    values = {"state": SourceState.REQUESTED, "batch": batch_id, "attempts": source.c.attempts + 1, "changed_at": func.now()}
+    connection.execute(update(source).where(source.c.key.in_([claimed.key for claimed in taken])).values(values))

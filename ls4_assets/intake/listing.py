@@ -1,46 +1,118 @@
 """Reading the drop folders: which tifs lie where staff put them, each with its sidecars.
 
-The archive is read one unit at a time (`bw/Travis/`), so that a look is bounded whatever the archive holds. Product folders are
-never entered: they hold most of the objects and none of the drops.
+The archive is walked in key order, and the walk can begin behind any key, so that a look is bounded whatever the archive holds.
+Product folders are never entered: they hold most of the objects and none of the drops. A folder that cannot be listed is told
+of, not raised: nothing is known of it, and it keeps nobody from the others.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ls4_assets.names import BANDS, frame_stem, is_tif
-from resources.storage import Storage, StoredObject
+from ls4_assets.names import frame_stem, is_tif
+from resources.storage import Storage, StoredObject, end_of
 
 GEOREF = "georef"
 PRODUCT_FOLDERS = frozenset({"scanned", "cog"})
 TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson"})
-# Objects above the units: the root's own and those beside the counties.
-LOOSE = ""
 # Dropped in the hope of a map: worth a word of advice. Anything else in georef/ (notes, Thumbs.db) is left alone.
 FOREIGN_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".jp2", ".img", ".sid", ".ecw", ".pdf", ".bmp", ".zip"})
+# Behind every key.
+END = "\U0010ffff"
+# Up to so many stems of one folder are asked for one by one; more are read off its listing.
+_FEW = 8
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A tif in the bucket. `version` covers its sidecars too: a corrected world file is a new version."""
+    """A tif in the bucket. `version` covers its sidecars too: a corrected world file is a new version.
+
+    `empty`: it, or one of its sidecars, has no bytes (yet).
+    """
 
     key: str
     version: str
     size: int
     sidecars: tuple[str, ...] = ()
+    empty: bool = False
 
 
-def units(storage: Storage) -> list[str]:
-    """Prefixes that are listed one by one, sorted; LOOSE comes first. A top folder that is no band is a unit of its own."""
-    tops = [folder for folder in storage.scan("").folders if folder.rstrip("/") not in TOP_PRODUCTS]
-    return [LOOSE, *(unit for top in tops for unit in (storage.scan(top).folders if top.rstrip("/") in BANDS else (top,)))]
+@dataclass(frozen=True)
+class Unseen:
+    """A folder that could not be listed, or not to its end."""
+
+    folder: str
+    error: Exception
 
 
-def dropped_in(storage: Storage, unit: str) -> list[Dropped]:
-    """All that was dropped below `unit`. Raises whatever the storage raises: a failed listing is not an empty folder."""
-    return pair_sidecars(_loose(storage) if unit == LOOSE else _walk(storage, unit))
+@dataclass(frozen=True)
+class Piece:
+    """Every object with a key behind `after` and up to `upto`; then, maybe, a folder that could not be seen and is passed over.
+
+    Objects that belong together, a tif and its sidecars, x.tif and x.TIF, are never in two pieces.
+    """
+
+    after: str
+    upto: str
+    objects: tuple[StoredObject, ...]
+    unseen: Unseen | None = None
+
+    @property
+    def next(self) -> str:
+        """Where the piece that follows begins."""
+        return max(self.upto, end_of(self.unseen.folder)) if self.unseen and self.unseen.folder else self.upto
+
+
+def pieces(storage: Storage, after: str, most: int, hurry: Callable[[], bool]) -> Iterator[Piece]:
+    """The archive behind `after`, in pieces of about `most` objects, smaller ones when there is `hurry`."""
+    objects: list[StoredObject] = []
+    together: list[str] = []
+    for item in _walk(storage, "", after):
+        if isinstance(item, Unseen):
+            # What was listed of the folder may lack a sidecar: none of it is believed.
+            seen = tuple(found for found in objects if not found.key.startswith(item.folder))
+            piece = Piece(after, max(after, item.folder), seen, item)
+            yield piece
+            if not item.folder:
+                return
+            after, objects, together = piece.next, [], []
+            continue
+        key = item if isinstance(item, str) else item.key
+        together = [stem for stem in together if key.startswith(f"{stem}.")]
+        if (objects or isinstance(item, str)) and not together and (len(objects) >= most or hurry()):
+            upto = key if isinstance(item, str) else objects[-1].key
+            yield Piece(after, upto, tuple(objects))
+            after, objects = upto, []
+        if isinstance(item, StoredObject):
+            objects.append(item)
+            together += [stem for stem in [frame_stem(key)] if stem]
+    yield Piece(after, END, tuple(objects))
+
+
+def beside(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:
+    """Drops of `folder` that have the path and stem of one of the keys. Raises what the storage raises."""
+    stems = sorted({_stem(key) for key in keys})
+    is_georef = _is_georef(folder)
+    for run in [stems] if len(stems) > _FEW else [[stem] for stem in stems]:
+        among, last = set(run), f"{run[-1]}."
+        for found in storage.level(folder, run[0]):
+            key = found if isinstance(found, str) else found.key
+            if key > last and not key.startswith(last):
+                break
+            if isinstance(found, StoredObject) and _stem(key) in among and _is_drop(found, is_georef):
+                yield found
+
+
+def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Those of the keys that lie where drops are looked for, by folder."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        folder = key[: key.rfind("/") + 1]
+        if key != folder and _is_entered(folder):
+            folders[folder].append(key)
+    return folders
 
 
 def pair_sidecars(objects: Iterable[StoredObject]) -> list[Dropped]:
@@ -48,12 +120,11 @@ def pair_sidecars(objects: Iterable[StoredObject]) -> list[Dropped]:
     tifs: list[StoredObject] = []
     sidecars: dict[str, list[StoredObject]] = defaultdict(list)
     for found in objects:
-        stem = frame_stem(found.key)
-        if is_tif(found.key) or stem is None:
+        if is_tif(found.key) or (stem := frame_stem(found.key)) is None:
             tifs.append(found)
         else:
             sidecars[stem].append(found)
-    return [_dropped(tif, sidecars.get(frame_stem(tif.key) or "", [])) for tif in tifs]
+    return [_dropped(tif, sidecars.get(_stem(tif.key), [])) for tif in tifs]
 
 
 def combined_version(tif: StoredObject, sidecars: Iterable[StoredObject]) -> str:
@@ -66,30 +137,41 @@ def combined_version(tif: StoredObject, sidecars: Iterable[StoredObject]) -> str
 
 def _dropped(tif: StoredObject, sidecars: list[StoredObject]) -> Dropped:
     keys = tuple(sidecar.key for sidecar in sorted(sidecars))
-    return Dropped(tif.key, combined_version(tif, sidecars), tif.size, keys)
+    empty = not all(found.size for found in (tif, *sidecars))
+    return Dropped(tif.key, combined_version(tif, sidecars), tif.size, keys, empty)
 
 
-def _loose(storage: Storage) -> Iterator[StoredObject]:
-    root = storage.scan("")
-    yield from filter(_tif_or_image, root.objects)
-    for top in root.folders:
-        if top.rstrip("/") in BANDS:
-            yield from filter(_tif_or_image, storage.scan(top).objects)
-
-
-def _walk(storage: Storage, folder: str) -> Iterator[StoredObject]:
-    name = PurePosixPath(folder).name
-    if name in PRODUCT_FOLDERS:
+def _walk(storage: Storage, folder: str, after: str) -> Iterator[StoredObject | str | Unseen]:
+    """Drops behind `after` in key order; as text, how far the walk has come where it meets none."""
+    is_georef = _is_georef(folder)
+    try:
+        for found in storage.level(folder, after):
+            if isinstance(found, StoredObject):
+                yield found if _is_drop(found, is_georef) else found.key
+            elif _is_entered(found):
+                yield from _walk(storage, found, after)
+    except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, the rest is unknown
+        yield Unseen(folder, error)
         return
-    level = storage.scan(folder)
-    if name == GEOREF:
-        # Never below it: deflate/ is ours, and taking it for a drop would feed the platform its own output.
-        yield from (found for found in level.objects if _tif_or_image(found) or frame_stem(found.key))
-        return
-    yield from filter(_tif_or_image, level.objects)
-    for below in level.folders:
-        yield from _walk(storage, below)
+    if folder:
+        yield end_of(folder)
 
 
-def _tif_or_image(found: StoredObject) -> bool:
-    return is_tif(found.key) or PurePosixPath(found.key).suffix.lower() in FOREIGN_IMAGES
+def _is_entered(folder: str) -> bool:
+    """Never below georef/: deflate/ is ours, and taking it for a drop would feed the platform its own output."""
+    segments = folder.rstrip("/").split("/")
+    return segments[0] not in TOP_PRODUCTS and PRODUCT_FOLDERS.isdisjoint(segments) and GEOREF not in segments[:-1]
+
+
+def _is_georef(folder: str) -> bool:
+    return PurePosixPath(folder).name == GEOREF
+
+
+def _is_drop(found: StoredObject, is_georef: bool) -> bool:
+    if is_tif(found.key) or (is_georef and frame_stem(found.key)):
+        return True
+    return PurePosixPath(found.key).suffix.lower() in FOREIGN_IMAGES
+
+
+def _stem(key: str) -> str:
+    return frame_stem(key) or str(PurePosixPath(key).with_suffix(""))

@@ -49,15 +49,16 @@ class Changes:
 @dataclass(frozen=True)
 class Rules:
     """`settle`: how long a version must stay the same before it is read, and a file away before it is gone; zero on S3.
-    `tables` maps table names to the collection that has each."""
+    `settle_empty` instead while it has no bytes. `tables` maps table names to the collection that has each."""
 
     shards: Shards
     settle: timedelta
+    settle_empty: timedelta
     tables: Mapping[str, str]
 
 
 def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: datetime, rules: Rules) -> Changes:
-    """Compare one unit's complete listing with what is known of it."""
+    """Compare a complete listing of some keys with what is known of them."""
     changes = Changes()
     doubles = _doubles(listed, known)
     tables = dict(rules.tables)
@@ -70,9 +71,11 @@ def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: dat
             if before is None or (before.version, before.reason) != (dropped.version, str(refusal)):
                 changes.rows.append(Change(dropped, SourceState.REFUSED, reason=str(refusal)))
                 changes.refusals_changed = True
+            elif before.gone_at is not None:
+                changes.found.append(dropped.key)
             continue
         tables[frame.collection.table] = frame.collection.name
-        state = _next_state(dropped, before, now, rules.settle)
+        state = _next_state(dropped, before, now, rules.settle_empty if dropped.empty else rules.settle)
         if state is not None:
             changes.rows.append(Change(dropped, state, frame))
             changes.refusals_changed |= was_refused
@@ -86,12 +89,11 @@ def _note_absent(changes: Changes, present: set[str], known: Mapping[str, Known]
     for key, row in known.items():
         if key in present or row.state == SourceState.DELETED:
             continue
-        if settle and (row.gone_at is None or now - row.gone_at < settle):
-            if row.gone_at is None:
-                changes.missing.append(key)
-            continue
-        changes.gone.append(key)
-        changes.refusals_changed |= row.state == SourceState.REFUSED
+        if row.gone_at is None:
+            changes.missing.append(key)
+        elif now - row.gone_at >= settle:
+            changes.gone.append(key)
+            changes.refusals_changed |= row.state == SourceState.REFUSED
 
 
 def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: timedelta) -> SourceState | None:
@@ -107,9 +109,9 @@ def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: t
 
 
 def _frame_of(dropped: Dropped, doubles: Mapping[str, str], shards: Shards, tables: Mapping[str, str]) -> Frame:
-    path = PurePosixPath(dropped.key)
     if not is_tif(dropped.key):
-        raise NameRefused(f"{dropped.key}: only georeferenced tifs are taken; export it as {path.stem}.tif and drop that.")
+        stem = PurePosixPath(dropped.key).stem
+        raise NameRefused(f"{dropped.key}: only georeferenced tifs are taken; export it as {stem}.tif and drop that.")
     frame = parse_georef_key(dropped.key, shards)
     if first := doubles.get(dropped.key):
         raise NameRefused(f"{dropped.key}: {PurePosixPath(first).name} of the same name is there already; remove one of the two.")
@@ -124,7 +126,7 @@ def _doubles(listed: Sequence[Dropped], known: Mapping[str, Known]) -> dict[str,
     same: dict[str, list[str]] = defaultdict(list)
     for dropped in listed:
         if is_tif(dropped.key):
-            same[str(PurePosixPath(dropped.key).with_suffix(""))].append(dropped.key)
+            same[dropped.key.rpartition(".")[0]].append(dropped.key)
     return {
         key: first for keys in same.values() if len(keys) > 1 for first in [_first(keys, known)] for key in keys if key != first
     }

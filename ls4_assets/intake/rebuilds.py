@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, delete, exists, func, or_, select, update
+from sqlalchemy import Engine, case, delete, exists, func, or_, select, update
 
-from ls4_assets.index.schema import SourceState, collection, frame, source
+from ls4_assets.index.schema import SourceState, collection, frame, overview_mosaic, source
 from ls4_assets.intake.sources import LIVE
 from ls4_assets.names import Collection
 
@@ -13,6 +13,7 @@ _FIRST_WAIT = timedelta(seconds=30)
 _LONGEST_WAIT = timedelta(hours=1)
 # Under a steady stream of frames a collection is rebuilt this often.
 LONGEST_DELAY = timedelta(minutes=10)
+UNINDEXED = or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Due:
         return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _LONGEST_WAIT)
 
 
-def due_collections(engine: Engine, public_url: str) -> list[Due]:
-    """Collections whose table, files or map do not show the frames as they are, sorted; also those of which nothing is left.
+def due_collections(engine: Engine, public_url: str, served_root: str) -> list[Due]:
+    """Collections whose table, files, mosaic or map do not show the frames as they are, sorted; also those with nothing left.
 
     One whose frames are in a run, or wait for one, is left out, as it is rebuilt once, when its batch is done; unless
     its changes have waited for long, behind a drop of many thousands.
@@ -41,24 +42,27 @@ def due_collections(engine: Engine, public_url: str) -> list[Due]:
     made = exists().where(frame.c.collection == collection.c.name)
     waiting = (SourceState.QUEUED, SourceState.REQUESTED)
     busy = exists().where(source.c.collection == collection.c.name, source.c.state.in_(waiting))
-    unindexed = exists().where(
-        frame.c.collection == collection.c.name, or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
-    )
-    overdue = exists().where(
-        frame.c.collection == collection.c.name,
-        frame.c.revision != frame.c.indexed_revision,
-        frame.c.updated_at < func.now() - LONGEST_DELAY,
-    )
-    moved = collection.c.published_at.is_not(None) & (collection.c.public_url != public_url)
+    # Worded as the predicate of the index frame_unindexed: a question a collection, whatever the number of frames.
+    unindexed = exists().where(frame.c.collection == collection.c.name, UNINDEXED)
+    oldest = select(frame.c.updated_at).where(frame.c.collection == collection.c.name, UNINDEXED)
+    overdue = oldest.order_by(frame.c.updated_at).limit(1).scalar_subquery() < func.now() - LONGEST_DELAY
+    elsewhere = or_(collection.c.public_url != public_url, collection.c.served_root != served_root)
+    moved = collection.c.published_at.is_not(None) & elsewhere
     unfinished = or_(
         collection.c.files_revision != collection.c.index_revision, collection.c.map_revision != collection.c.index_revision
     )
     empty = ~live & ~made & collection.c.withdrawn_at.is_(None)
-    chosen = select(collection).where(or_(unindexed, unfinished, moved, empty), or_(~busy, overdue))
+    map_due = or_(unindexed, unfinished, moved, empty)
+    shown, tried = (func.coalesce(column, 0) for column in (overview_mosaic.c.revision, overview_mosaic.c.attempts))
+    mosaic_due = collection.c.withdrawn_at.is_(None) & (shown != collection.c.index_revision)
+    # A mosaic that keeps failing is tried ever more seldom by itself, and holds up nothing new.
+    attempts = case((map_due, collection.c.attempts), else_=tried).label("tries")
+    joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
+    chosen = select(collection, attempts).select_from(joined).where(or_(map_due, mosaic_due), or_(~busy, overdue))
     with engine.connect() as connection:
         rows = connection.execute(chosen).all()
     return sorted(
-        (Due(Collection.from_partition(row.shard, row.partition), row.requested_at, row.attempts) for row in rows),
+        (Due(Collection.from_partition(row.shard, row.partition), row.requested_at, row.tries) for row in rows),
         key=lambda due: due.collection,
     )
 

@@ -5,33 +5,48 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, exists, func, not_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Connection, Engine, Integer, Select, Text, cast, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ls4_assets.chunks import chunks
 from ls4_assets.index.schema import SourceState, collection, frame, source
-from ls4_assets.intake.listing import LOOSE
 from ls4_assets.intake.planner import Change, Changes, Known
 
 WAITING = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
 # States of a tif that lies in georef/ under a name that can be taken.
 LIVE = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REFUSED))
 _ROWS = 500
+_KNOWN = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.gone_at)
 
 
-def known_in(connection: Connection, unit: str) -> dict[str, Known]:
-    """Rows of one unit by key."""
-    inside = not_(source.c.key.like("%/%/%")) if unit == LOOSE else source.c.key.startswith(unit, autoescape=True)
-    columns = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.gone_at)
-    rows = connection.execute(select(*columns).where(inside))
-    return {row.key: Known(row.version, SourceState(row.state), row.changed_at, row.reason, row.gone_at) for row in rows}
+def known_of(connection: Connection, keys: Sequence[str]) -> dict[str, Known]:
+    """What is known of these keys."""
+    # As one array, which Postgres joins with the table however many they are.
+    these = func.unnest(cast(list(keys), ARRAY(Text))).column_valued("these")
+    return _known(connection, select(*_KNOWN).where(source.c.key.in_(select(these))))
 
 
-def known_units(connection: Connection) -> set[str]:
-    """Units in which a source is known to be: one whose folder is gone must be looked at too."""
-    two = func.split_part(source.c.key, "/", 1) + "/" + func.split_part(source.c.key, "/", 2) + "/"
-    live = source.c.state != SourceState.DELETED
-    return set(connection.scalars(select(two).where(live, source.c.key.like("%/%/%")).distinct()))
+def known_between(connection: Connection, after: str, upto: str, most: int) -> dict[str, Known]:
+    """The first `most` rows with a key behind `after` and up to `upto`, in key order; not those that are deleted."""
+    inside = (source.c.key > after, source.c.key <= upto, source.c.state != SourceState.DELETED)
+    return _known(connection, select(*_KNOWN).where(*inside).order_by(source.c.key).limit(most))
+
+
+def due_again(connection: Connection, changed_before: datetime, gone_before: datetime, not_in: str, most: int) -> list[str]:
+    """Keys that wait for a second look, longest first: unsettled ones, and missing ones except in the folder `not_in`."""
+    settling = select(source.c.key).where(source.c.state == SourceState.SETTLING, source.c.changed_at <= changed_before)
+    missing = select(source.c.key).where(
+        source.c.gone_at <= gone_before,
+        source.c.held_at.is_(None),
+        source.c.state != SourceState.DELETED,
+        *([~source.c.key.startswith(not_in, autoescape=True)] if not_in else []),
+    )
+    queries = (settling.order_by(source.c.changed_at), missing.order_by(source.c.gone_at))
+    return [key for query in queries for key in connection.scalars(query.limit(most))]
+
+
+def anything_known(connection: Connection) -> bool:
+    return bool(connection.scalar(select(exists().where(source.c.state != SourceState.DELETED))))
 
 
 def tables_in_use(connection: Connection) -> dict[str, str]:
@@ -39,16 +54,28 @@ def tables_in_use(connection: Connection) -> dict[str, str]:
 
 
 def apply_changes(connection: Connection, changes: Changes) -> None:
-    """Write what the planner decided."""
+    """Write what the planner decided. What is `gone` goes through the guard of `deletions`."""
     for some in chunks([change for change in changes.rows if change.frame], _ROWS):
         _write_collections(connection, some)
         _write(connection, some)
     for some in chunks([change for change in changes.rows if not change.frame], _ROWS):
         _write(connection, some)
-    for keys, gone_at in ((changes.missing, func.now()), (changes.found, None)):
-        for part in chunks(keys, _ROWS):
-            connection.execute(update(source).where(source.c.key.in_(part)).values(gone_at=gone_at))
-    _remove(connection, changes.gone)
+    for some_keys in chunks(changes.missing, _ROWS):
+        connection.execute(update(source).where(source.c.key.in_(some_keys)).values(gone_at=func.now()))
+    for some_keys in chunks(changes.found, _ROWS):
+        connection.execute(update(source).where(source.c.key.in_(some_keys)).values(gone_at=None, held_at=None))
+
+
+def remove(connection: Connection, keys: Iterable[str]) -> None:
+    """Their tifs are gone: frames that have no other leave the index with its next rebuild."""
+    for some in chunks(keys, _ROWS):
+        gone = update(source).where(source.c.key.in_(some)).returning(source.c.frame)
+        values = {"state": SourceState.DELETED, "reason": None, "changed_at": func.now()}
+        ids = {id_ for id_ in connection.scalars(gone.values(values)) if id_}
+        # A frame whose tif was only renamed from .TIF to .tif has another live source, and stays.
+        ids -= set(connection.scalars(select(source.c.frame).where(source.c.frame.in_(ids), source.c.state.in_(LIVE))))
+        leaves = {"deleted": True, "revision": frame.c.revision + 1, "updated_at": func.now()}
+        connection.execute(update(frame).where(frame.c.id.in_(ids)).values(leaves))
 
 
 def requeue(engine: Engine, states: Sequence[SourceState], collection_name: str | None) -> int:
@@ -61,11 +88,16 @@ def requeue(engine: Engine, states: Sequence[SourceState], collection_name: str 
         return connection.execute(update(source).where(*chosen).values(values)).rowcount
 
 
-def refused(engine: Engine) -> list[tuple[str, str, datetime]]:
-    """Key, reason and first sight of every source that was refused by name."""
+def refused(engine: Engine, most: int | None = None) -> list[tuple[str, str, datetime]]:
+    """Key, reason and first sight of the sources that were refused by name, or of the first so many."""
     with engine.connect() as connection:
         query = select(source.c.key, source.c.reason, source.c.first_seen).where(source.c.state == SourceState.REFUSED)
-        return [(row.key, row.reason, row.first_seen) for row in connection.execute(query.order_by(source.c.key))]
+        return [(row.key, row.reason, row.first_seen) for row in connection.execute(query.order_by(source.c.key).limit(most))]
+
+
+def count_refused(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).where(source.c.state == SourceState.REFUSED)) or 0
 
 
 @dataclass(frozen=True)
@@ -106,9 +138,13 @@ def _write_collections(connection: Connection, changes: Sequence[Change]) -> Non
 def _write(connection: Connection, changes: Sequence[Change]) -> None:
     """Upsert rows that are all named well, or all refused. A refused source keeps the frame it had: its deletion must be seen."""
     rows = [_row(change) for change in changes]
-    statement = insert(source).values(rows)
-    new = {name: statement.excluded[name] for name in rows[0] if name != "key"}
-    connection.execute(statement.on_conflict_do_update(index_elements=[source.c.key], set_=new))
+    statement = insert(source)
+    new: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name != "key"}
+    came_anew = or_(source.c.version != statement.excluded.version, source.c.state == SourceState.DELETED)
+    new["generation"] = source.c.generation + came_anew.cast(Integer)
+    upsert = statement.on_conflict_do_update(index_elements=[source.c.key], set_=new)
+    # Only with something to return are the rows sent in one statement, not each in its own.
+    connection.execute(upsert.returning(source.c.key), rows)
 
 
 def _row(change: Change) -> dict[str, Any]:
@@ -123,6 +159,7 @@ def _row(change: Change) -> dict[str, Any]:
         "attempts": 0,
         "changed_at": datetime.now(UTC),
         "gone_at": None,
+        "held_at": None,
         "not_before": None,
     }
     if of := change.frame:
@@ -130,12 +167,6 @@ def _row(change: Change) -> dict[str, Any]:
     return row
 
 
-def _remove(connection: Connection, keys: Iterable[str]) -> None:
-    for some in chunks(keys, _ROWS):
-        gone = update(source).where(source.c.key.in_(some)).returning(source.c.frame)
-        values = {"state": SourceState.DELETED, "reason": None, "changed_at": func.now()}
-        ids = {id_ for id_ in connection.scalars(gone.values(values)) if id_}
-        # A frame whose tif was only renamed from .TIF to .tif has another live source, and stays.
-        ids -= set(connection.scalars(select(source.c.frame).where(source.c.frame.in_(ids), source.c.state.in_(LIVE))))
-        leaves = {"deleted": True, "revision": frame.c.revision + 1, "updated_at": func.now()}
-        connection.execute(update(frame).where(frame.c.id.in_(ids)).values(leaves))
+def _known(connection: Connection, query: Select[Any]) -> dict[str, Known]:
+    rows = connection.execute(query)
+    return {row.key: Known(row.version, SourceState(row.state), row.changed_at, row.reason, row.gone_at) for row in rows}

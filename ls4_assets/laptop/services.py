@@ -17,6 +17,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from ls4_assets.catalogue import COLLECTIONS_KEY
 from ls4_assets.index.bootstrap import ROLES, bootstrap
+from ls4_assets.laptop.launcher import Life, life_of
 from ls4_assets.laptop.postgres import SUPERUSER, Cluster
 from ls4_assets.laptop.state import CHECKOUT, State
 from ls4_assets.laptop.supervisor import Service, Supervisor
@@ -49,7 +50,6 @@ def start_services(state: State, supervisor: Supervisor, port: int | None = None
     addresses = Addresses(f"http://127.0.0.1:{ports['dagit']}", f"http://127.0.0.1:{ports['front']}")
 
     cluster = Cluster(state.postgres / "data", ports["postgres"], passwords[SUPERUSER], state.database_user)
-    cluster.prepare()
     supervisor.start(_postgres(cluster))
     bootstrap(cluster.admin_url, {role: passwords[role] for role in ROLES})
 
@@ -68,13 +68,14 @@ def start_services(state: State, supervisor: Supervisor, port: int | None = None
 def fail_interrupted_runs() -> None:
     """Report the runs that the last stop interrupted as failed, so that their frames are given to others.
 
-    Dagster does not find that out by itself when runs are mere processes of this machine. To be called before
-    the daemon starts: at that moment no run can be running.
+    The daemon would find them too (`launcher`), but later, and those that had not begun much later. To be called before it
+    starts: nobody launches a run at that moment, so one whose process is not to be found has none.
     """
     under_way = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
     with DagsterInstance.get() as instance:
         for run in instance.get_runs(RunsFilter(statuses=under_way)):
-            instance.report_run_failed(run, "The machine's services stopped while this run was under way.")
+            if life_of(instance, run) is not Life.ALIVE:
+                instance.report_run_failed(run, "The machine's services stopped while this run was under way.")
 
 
 def _environment(state: State, port: int, passwords: dict[str, str], addresses: Addresses) -> dict[str, str]:
@@ -86,6 +87,8 @@ def _environment(state: State, port: int, passwords: dict[str, str], addresses: 
         "LS4_DATABASE_URL": database("ls4"),
         "LS4_PUBLIC_URL": f"{addresses.front}/archive",
         "LS4_MAP_URL": addresses.front,
+        "LS4_DAGIT_URL": addresses.dagit,
+        "LS4_LOG_FILE": str(state.logs / "ls4.jsonl"),
         "LS4_WORK_DIR": str(state.work),
         "LS4_DAGSTER_DATABASE_URL": database("dagster"),
         "DAGSTER_HOME": str(state.dagster),
@@ -104,7 +107,7 @@ def _postgres(cluster: Cluster) -> Service:
     # SIGINT is PostgreSQL's fast shutdown; on SIGTERM it would wait for its clients to leave
     return Service(
         "postgres", tuple(cluster.command()), cluster.ready, {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-        cluster.os_user, signal.SIGINT, stop_within=30,
+        cluster.os_user, signal.SIGINT, stop_within=30, prepare=cluster.prepare,
     )  # fmt: skip
 
 

@@ -11,9 +11,8 @@ import os
 import signal
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +21,10 @@ import psutil
 from ls4_assets.errors import Ls4Error
 from ls4_assets.laptop.postgres import run_as
 
+# A service that dies younger than this, so many times in a row, has something that a restart does not mend.
+YOUNG_SECONDS = 30.0
+YOUNG_DEATHS = 5
+
 
 class ServiceError(Ls4Error):
     """A service does not start or does not stay up."""
@@ -29,7 +32,8 @@ class ServiceError(Ls4Error):
 
 @dataclass(frozen=True)
 class Service:
-    """One process to keep running. ``ready`` tells whether it serves; it is quick and never raises."""
+    """One process to keep running. ``ready`` tells whether it serves; it is quick and never raises. ``prepare`` clears the way
+    for it, before each start of it."""
 
     name: str
     argv: tuple[str, ...]
@@ -39,13 +43,16 @@ class Service:
     stop_signal: signal.Signals = signal.SIGTERM
     ready_within: float = 90
     stop_within: float = 15
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass
 class _Running:
     service: Service
     process: subprocess.Popen[bytes]
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=5))
+    started: float
+    young_deaths: int = 0
+    start_again_at: float | None = None
 
 
 class Supervisor:
@@ -76,7 +83,7 @@ class Supervisor:
         fresh = []
         for service in services:
             self.log(service.name).unlink(missing_ok=True)
-            fresh.append(_Running(service, self._spawn(service)))
+            fresh.append(_Running(service, self._spawn(service), time.monotonic()))
             self._running.append(fresh[-1])
             self._write_ledger()
         for one in fresh:
@@ -85,17 +92,23 @@ class Supervisor:
     def poll(self) -> None:
         """Restart what has died; call it often. Raises ServiceError for what keeps dying."""
         for one in self._running:
-            code = one.process.poll()
-            if code is None:
+            if one.process.poll() is None:
                 continue
-            now = time.monotonic()
-            if len(one.deaths) == one.deaths.maxlen and now - one.deaths[0] < 300:
-                raise ServiceError(f"{one.service.name} dies again and again; {self._tail(one.service)}")
-            one.deaths.append(now)
-            self._say(f"{one.service.name} ended (exit status {code}): starting it again")
-            self._end(one)  # what it had started must not be in the way of the new one
-            one.process = self._spawn(one.service)
-            self._write_ledger()
+            if one.start_again_at is None:
+                self._bury(one)
+            if one.start_again_at is not None and time.monotonic() >= one.start_again_at:
+                one.process, one.started, one.start_again_at = self._spawn(one.service), time.monotonic(), None
+                self._write_ledger()
+
+    def _bury(self, one: _Running) -> None:
+        """What lived for a while is started again at once, what dies young ever more slowly, and not for ever."""
+        now = time.monotonic()
+        one.young_deaths = one.young_deaths + 1 if now - one.started < YOUNG_SECONDS else 0
+        if one.young_deaths >= YOUNG_DEATHS:
+            raise ServiceError(f"{one.service.name} dies again and again; {self._tail(one.service)}")
+        self._say(f"{one.service.name} ended (exit status {one.process.returncode}): starting it again")
+        self._end(one)  # what it had started must not be in the way of the new one
+        one.start_again_at = now + (0.25 * 2**one.young_deaths if one.young_deaths > 1 else 0)
 
     def stop(self) -> None:
         """Stop all that was started, in reverse order; returns when nothing of it is left."""
@@ -105,6 +118,7 @@ class Supervisor:
         self._ledger.unlink(missing_ok=True)
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
+        service.prepare()
         with self.log(service.name).open("ab") as log:
             return subprocess.Popen(
                 service.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd="/",

@@ -28,7 +28,7 @@ from ls4_assets.pixels.thumbnail import thumbnail
 from ls4_assets.pixels.validate import check_cog
 from ls4_assets.profiles import FrameProfile
 
-_KEEP_AT_MOST = 1_000_000_000
+KEEP_AT_MOST = 1_000_000_000
 """Bytes of pixels above which they are not kept: the disk would have to be written, and not only the page cache."""
 
 
@@ -96,7 +96,7 @@ def process(
         if source_path is None:
             raise ValueError("The step deflate needs a source; give its path.")
         source = open_source(source_path, band, limits)
-        if len(wanted) > 1 and source.width * source.height * profile.bands <= _KEEP_AT_MOST:
+        if len(wanted) > 1 and source.width * source.height * profile.bands <= KEEP_AT_MOST:
             kept = workdir / "pixels" / f"{stem}.tif"
         share = write_deflate(source, deflate_tif, profile, limits=limits, source_sha256=source_sha256, keep=kept)
         facts.update(_source_facts(source), valid_share=share)

@@ -4,6 +4,7 @@
 and external overviews of local files.)
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import rasterio
 from rasterio._env import del_gdal_config
-from rasterio._err import CPLE_BaseError
+from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 GDAL_ERRORS = (RasterioError, CRSError, CPLE_BaseError)
@@ -20,6 +21,8 @@ GDAL_ERRORS = (RasterioError, CRSError, CPLE_BaseError)
 
 CACHE_BYTES = 256 * 1024 * 1024
 """GDAL's block cache a process, in bytes: rasterio hands the number to the cache as it is, without guessing a unit."""
+
+_NO_MEMORY = re.compile("no space for|out of memory|(cannot|failed to|unable to) allocate", re.IGNORECASE)
 
 _DEFAULTS: dict[str, Any] = {
     "GDAL_CACHEMAX": CACHE_BYTES,
@@ -49,6 +52,15 @@ def gdal_env(*, pam: bool = False, **options: Any) -> Iterator[None]:
         # A source without georeference is refused in words of our own, and a thumbnail never has one.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """numpy says so itself; of GDAL's errors, one further down the chain does, in libtiff's case by its words only."""
+    while error is not None:
+        if isinstance(error, MemoryError | CPLE_OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

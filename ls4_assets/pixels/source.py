@@ -21,7 +21,7 @@ from rasterio.windows import Window
 
 from ls4_assets.errors import FrameFault
 from ls4_assets.names import Band
-from ls4_assets.pixels.gdal_env import GDAL_ERRORS, gdal_env
+from ls4_assets.pixels.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
 from ls4_assets.pixels.georeference import Georeference, georeference_of
 
 Declared = Literal["mask", "alpha", "nodata", "nothing"]
@@ -76,8 +76,10 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[DatasetReader]:
-        """The dataset for reading; whatever GDAL cannot read of it inside the block becomes a FrameFault."""
-        with reading(self.path), rasterio.open(self.path, driver="GTiff") as dataset:
+        """The dataset for reading. Not every error inside the block is the file's: the disk that is written to may be full."""
+        with reading(self.path):
+            dataset = rasterio.open(self.path, driver="GTiff")
+        with dataset:
             yield dataset
 
     def read(self, dataset: DatasetReader, window: Window) -> NDArray[np.uint8]:
@@ -89,10 +91,12 @@ class Source:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn GDAL's errors while the source is read, and only those, into a FrameFault."""
+    """Turn GDAL's errors while the source is read, and only those, into a FrameFault. Want of memory is none of the file's."""
     try:
         yield
     except GDAL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise FrameFault(
             f"{path.name} is truncated or corrupt; copy it again from the scanner's disk and drop it again."
         ) from error

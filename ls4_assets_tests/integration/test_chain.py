@@ -202,6 +202,7 @@ def test_each_asset_can_be_made_on_its_own(platform: Platform, tmp_path: Path) -
     for step in STEPS:
         before = {other: platform.storage.head(frame.product_key(other)) for other in STEPS}
         assert platform.run([dg.AssetKey(["Travis", step])], partition_key=frame.partition).success
+        platform.settle()
         after = {other: platform.storage.head(frame.product_key(other)) for other in STEPS}
         assert {other for other in STEPS if before[other] != after[other]} == {step}
 

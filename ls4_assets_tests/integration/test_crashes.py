@@ -8,15 +8,16 @@ import pytest
 
 from ls4_assets.assets import collections
 from ls4_assets.index.schema import SourceState
-from ls4_assets.intake.batches import claim_batches, release_batch
+from ls4_assets.intake.batches import Limits, claim_batches, release_batch
+from ls4_assets.intake.look import look_at_bucket
 from ls4_assets.intake.sources import requeue
 from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.status import collect
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
-from resources.storage import Folder
-from sensors.bucket import look_at_bucket, only_one_look
+from resources.storage import StoredObject
+from sensors.bucket import only_one_look
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
@@ -163,14 +164,14 @@ def test_a_folder_that_cannot_be_read_does_not_keep_the_others_from_being_seen(
     """A lost+found that only root may read stopped every look at the archive."""
     platform.drop(KEY, good)
     (tmp := Path(platform.settings.storage) / "lost+found").mkdir()
-    scan = DirectoryStorage.scan
+    level = DirectoryStorage.level
 
-    def guarded(self: DirectoryStorage, prefix: str) -> Folder:
-        if prefix.startswith(tmp.name):
+    def guarded(self: DirectoryStorage, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        if folder.startswith(tmp.name):
             raise PermissionError(13, "Permission denied", str(tmp))
-        return scan(self, prefix)
+        return level(self, folder, after)
 
-    monkeypatch.setattr(DirectoryStorage, "scan", guarded)
+    monkeypatch.setattr(DirectoryStorage, "level", guarded)
     look = look_at_bucket(platform.archive)
     assert any("lost+found" in error for error in look.errors)
     assert platform.state(KEY)[0] == "settling"
@@ -194,9 +195,9 @@ def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_calle
         release_batch(platform.database, str(row["batch"]), 3)
         (after,) = platform.rows("SELECT extract(epoch FROM not_before - now())::int AS wait, state FROM ls4.source")
         waits.append(after["wait"])
-        assert claim_batches(platform.database, 100, 10) == []
+        assert claim_batches(platform.database, Limits(100, 10, 10, 10)) == []
         platform.skip_waits()
-        claim_batches(platform.database, 100, 10)
+        claim_batches(platform.database, Limits(100, 10, 10, 10))
     assert 25 <= int(str(waits[0])) <= 30 < int(str(waits[1])) <= 120
     state, reason = platform.state(KEY)
     assert state == "failed"

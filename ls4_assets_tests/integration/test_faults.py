@@ -262,7 +262,7 @@ def die_at_101(order: object) -> object:
     import os
     import signal
 
-    from ls4_assets.frame_work import Order
+    from ls4_assets.orders import Order
 
     assert isinstance(order, Order)
     if order.frame.stem.endswith("101"):

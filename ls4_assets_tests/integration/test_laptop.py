@@ -9,19 +9,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import psycopg2
 import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.launcher.base import WorkerStatus
 
 from ls4_assets.errors import ConfigurationError
+from ls4_assets.laptop import launcher as launcher_module
 from ls4_assets.laptop import state as state_module
+from ls4_assets.laptop.launcher import Life, LocalRunLauncher, life_of
 from ls4_assets.laptop.map_check import shows_imagery
 from ls4_assets.laptop.postgres import Cluster, run_as
+from ls4_assets.laptop.services import fail_interrupted_runs
 from ls4_assets.laptop.state import State, choose_state, free_port, port_is_free
 from ls4_assets.laptop.supervisor import Service, ServiceError, Supervisor
+from ls4_assets_tests.platform import running_platform
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root lends processes to other OS users")
 DATABASE_USER = "postgres" if os.geteuid() == 0 else None
@@ -198,7 +205,24 @@ def test_what_dies_is_started_again(supervised: Supervisor, tmp_path: Path) -> N
 def test_what_dies_again_and_again_is_given_up_with_its_log(supervised: Supervisor) -> None:
     supervised.start(_service("fickle", "print('no such folder')"))
     with pytest.raises(ServiceError, match="fickle dies again and again.*\n.*no such folder"):
-        _poll_for(supervised, seconds=10)
+        _poll_for(supervised, seconds=30)
+
+
+def test_what_lived_for_a_while_is_started_again_however_often(supervised: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that was killed six times in five minutes ended the whole platform."""
+    monkeypatch.setattr("ls4_assets.laptop.supervisor.YOUNG_SECONDS", 0)
+    prepared: list[int] = []
+    service = Service(
+        "sleeper", _python("import time; time.sleep(1000)"), lambda: True, prepare=lambda: prepared.append(len(_children()))
+    )
+    supervised.start(service)
+    for _ in range(7):
+        (running,) = _children()
+        running.kill()
+        running.wait()
+        supervised.poll()
+    assert len(_children()) == 1
+    assert prepared == [0] * 8, "the way is cleared before each start, when nothing is left of the one before"
 
 
 def test_a_service_that_does_not_come_up_shows_the_end_of_its_log(supervised: Supervisor) -> None:
@@ -254,9 +278,63 @@ def test_a_number_that_means_another_process_now_is_left_alone(tmp_path: Path) -
         signal.signal(signal.SIGTERM, before)
 
 
+# Runs as processes of this machine
+
+
+def test_a_run_is_given_up_only_when_its_process_is_gone(cluster: Cluster, tmp_path: Path) -> None:
+    """Runs of a killed code server counted as running for ever, and their frames waited; a living one must not be given up."""
+    with running_platform(cluster, tmp_path) as platform, subprocess.Popen(["sleep", "100"]) as sleeper:
+        launcher = LocalRunLauncher()
+        launcher.register_instance(platform.instance)
+        run = platform.instance.create_run_for_job(
+            platform.definitions.resolve_implicit_global_asset_job_def(), status=dg.DagsterRunStatus.STARTED
+        )
+        assert life_of(platform.instance, run) is Life.UNKNOWN
+        assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+        platform.instance.report_engine_event("Started process for run", run, EngineEventData.in_process(sleeper.pid))
+        assert life_of(platform.instance, run) is Life.ALIVE
+        sleeper.kill()
+        _wait_until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE)
+        assert life_of(platform.instance, run) is Life.GONE
+        sleeper.wait()
+        assert life_of(platform.instance, run) is Life.GONE
+        assert launcher.check_run_worker_health(run).status is WorkerStatus.FAILED
+
+
+def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a reboot the number of a dead run was that of some daemon, and the run was waited for."""
+    began = psutil.Process().create_time()
+    assert launcher_module._is_alive(os.getpid(), began + 1)
+    assert not launcher_module._is_alive(os.getpid(), began - 3600)
+
+
+def test_a_start_gives_up_the_runs_of_the_last_stop_but_none_that_lives(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    with running_platform(cluster, tmp_path) as platform, subprocess.Popen(["sleep", "100"]) as sleeper:
+        job = platform.definitions.resolve_implicit_global_asset_job_def()
+        started, starting, living = (
+            platform.instance.create_run_for_job(job, status=dg.DagsterRunStatus(status))
+            for status in ("STARTED", "STARTING", "STARTED")
+        )
+        platform.instance.report_engine_event("Started process for run", living, EngineEventData.in_process(sleeper.pid))
+        fail_interrupted_runs()
+        after = [platform.instance.get_run_by_id(run.run_id) for run in (started, starting, living)]
+        assert [run.status.value for run in after if run] == ["FAILURE", "FAILURE", "STARTED"]
+        sleeper.kill()
+
+
 def test_an_error_message_in_place_of_a_picture_is_not_imagery() -> None:
     assert not shows_imagery(b"<ServiceException>msDrawMap(): no</ServiceException>")
     assert not shows_imagery(b"")
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _poll_for(supervisor: Supervisor, seconds: float) -> None:

@@ -29,7 +29,8 @@ def test_lineage_of_a_shard(graph: AssetGraph) -> None:
         "overviews": ["Travis/deflate"],
         "cog": ["Travis/overviews"],
         "tile_index": ["Travis/cog"],
-        "mapfile": ["Travis/tile_index"],
+        "overview_mosaic": ["Travis/tile_index"],
+        "mapfile": ["Travis/overview_mosaic"],
     }
 
 
@@ -38,13 +39,13 @@ def test_partition_sets_and_groups_of_a_shard(graph: AssetGraph) -> None:
     sets = {name: node.partitions_def.name for name, node in nodes.items()}
     frames, collections = "frames/VanZandt", "collections/VanZandt"
     assert sets == dict.fromkeys(("georef", "deflate", "overviews", "cog"), frames) | dict.fromkeys(
-        ("tile_index", "mapfile"), collections
+        ("tile_index", "overview_mosaic", "mapfile"), collections
     )
     assert {node.group_name for node in nodes.values()} == {"VanZandt"}
 
 
-def test_every_shard_has_its_six_assets(graph: AssetGraph) -> None:
-    assert len(graph.get_all_asset_keys()) == 6 * len(read_shards(None)) + 1
+def test_every_shard_has_its_seven_assets(graph: AssetGraph) -> None:
+    assert len(graph.get_all_asset_keys()) == 7 * len(read_shards(None)) + 1
 
 
 def test_the_code_location_loads_from_another_folder(tmp_path: Path) -> None:

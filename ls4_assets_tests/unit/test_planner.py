@@ -19,11 +19,16 @@ TIF = f"{FOLDER}/02-08-60_6-107.tif"
 def plan(
     listed: list[Dropped], known: dict[str, Known] | None = None, settle: timedelta = SETTLE, tables: dict[str, str] | None = None
 ) -> Changes:
-    return plan_changes(listed, known or {}, NOW, Rules(read_shards(None), settle, tables or {}))
+    rules = Rules(read_shards(None), settle, settle or timedelta(minutes=2), tables or {})
+    return plan_changes(listed, known or {}, NOW, rules)
 
 
 def known(state: SourceState, version: str = "v1", seconds_ago: float = 60, reason: str | None = None) -> Known:
     return Known(version, state, NOW - timedelta(seconds=seconds_ago), reason)
+
+
+def away(state: SourceState, seconds: float, reason: str | None = None) -> Known:
+    return Known("v1", state, NOW - timedelta(minutes=1), reason, NOW - timedelta(seconds=seconds))
 
 
 def states(changes: Changes) -> dict[str, SourceState]:
@@ -62,23 +67,44 @@ def test_a_file_that_reappears_is_new_again() -> None:
     assert states(plan([Dropped(TIF, "v1", 9)], {TIF: known(SourceState.DELETED)})) == {TIF: SourceState.SETTLING}
 
 
-def test_an_object_that_is_no_longer_listed_is_gone_once() -> None:
-    assert plan([], {TIF: known(SourceState.DONE)}, settle=timedelta(0)).gone == [TIF]
-    assert plan([], {TIF: known(SourceState.DELETED)}, settle=timedelta(0)).gone == []
+def test_an_object_that_is_no_longer_listed_is_missing_and_at_the_next_look_gone() -> None:
+    """Missing is a mark only: whether much of a collection is, is known when the look is past it."""
+    first = plan([], {TIF: known(SourceState.DONE)}, settle=timedelta(0))
+    assert (first.missing, first.gone) == ([TIF], [])
+    second = plan([], {TIF: away(SourceState.DONE, 0)}, settle=timedelta(0))
+    assert (second.missing, second.gone) == ([], [TIF])
+    never = plan([], {TIF: known(SourceState.DELETED)}, settle=timedelta(0))
+    assert (never.missing, never.gone) == ([], [])
 
 
 def test_a_file_that_is_deleted_and_copied_again_does_not_leave_the_map() -> None:
     """Staff replaced a file by deleting it first, and the frame was off the map until it was made again."""
-    first = plan([], {TIF: known(SourceState.DONE)})
-    assert (first.missing, first.gone) == ([TIF], [])
-    away = {TIF: Known("v1", SourceState.DONE, NOW, gone_at=NOW - timedelta(seconds=1))}
-    assert (plan([], away).missing, plan([], away).gone) == ([], [])
-    assert plan([Dropped(TIF, "v1", 9)], away).found == [TIF]
+    for_a_second = {TIF: away(SourceState.DONE, 1)}
+    assert (plan([], for_a_second).missing, plan([], for_a_second).gone) == ([], [])
+    assert plan([Dropped(TIF, "v1", 9)], for_a_second).found == [TIF]
 
 
 def test_a_file_that_stays_away_is_gone() -> None:
-    away = {TIF: Known("v1", SourceState.DONE, NOW, gone_at=NOW - timedelta(seconds=4))}
-    assert plan([], away).gone == [TIF]
+    assert plan([], {TIF: away(SourceState.DONE, 4)}).gone == [TIF]
+
+
+def test_a_refused_file_that_was_away_for_a_moment_is_found_again() -> None:
+    """The mark stayed, and the next time that it was away for a moment it counted as deleted at once."""
+    bad = f"{FOLDER}/scan0001.tif"
+    refusal = plan([Dropped(bad, "v1", 9)]).rows[0].reason
+    assert plan([Dropped(bad, "v1", 9)], {bad: away(SourceState.REFUSED, 1, refusal)}).found == [bad]
+
+
+def test_an_empty_object_on_s3_waits_for_its_content() -> None:
+    """s3fs puts an empty object first: it was called an empty file while the scan was still going up."""
+    empty = Dropped(TIF, "v1", 0, empty=True)
+    assert states(plan([empty], settle=timedelta(0))) == {TIF: SourceState.SETTLING}
+    assert states(plan([empty], {TIF: known(SourceState.SETTLING, seconds_ago=60)}, settle=timedelta(0))) == {}
+    assert states(plan([empty], {TIF: known(SourceState.SETTLING, seconds_ago=130)}, settle=timedelta(0))) == {
+        TIF: SourceState.QUEUED
+    }
+    full = plan([Dropped(TIF, "v2", 9)], {TIF: known(SourceState.SETTLING, seconds_ago=1)}, settle=timedelta(0))
+    assert states(full) == {TIF: SourceState.QUEUED}
 
 
 def test_a_bad_name_is_refused_once_and_does_not_stop_the_others() -> None:
@@ -136,6 +162,11 @@ def test_a_changed_sidecar_is_a_new_version_of_its_tif() -> None:
     assert before.version != after.version != tif.version
     assert before.sidecars == (world,)
     assert combined_version(tif, []) == "1"
+
+
+def test_a_sidecar_without_bytes_makes_its_tif_wait() -> None:
+    world = StoredObject(TIF.replace(".tif", ".tfw"), 0, "1", NOW)
+    assert [dropped.empty for dropped in (*pair_sidecars([stored(TIF), world]), *pair_sidecars([stored(TIF)]))] == [True, False]
 
 
 def test_sidecars_without_a_tif_wait() -> None:

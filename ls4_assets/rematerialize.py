@@ -1,0 +1,165 @@
+"""`ls4 rematerialize`: the products of a collection made anew, as a backfill that an operator follows, or stops, in Dagit.
+
+The backfill is stored as Dagit stores one, and the daemon does the rest. Dagster has no public call for this: what is imported
+from its inside stands in this module alone, and test_rematerialize.py fails if a new version takes it differently.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.errors import DagsterHomeNotSetError
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
+from sqlalchemy import Engine, select
+
+from ls4_assets.assets import keys
+from ls4_assets.definitions import build_definitions
+from ls4_assets.errors import ConfigurationError, UnknownName
+from ls4_assets.index.schema import source
+from ls4_assets.intake.sources import LIVE
+from ls4_assets.lookup import find_collection
+from ls4_assets.names import STEPS, Collection
+from ls4_assets.settings import Settings
+from resources.archive import Archive
+from resources.open import open_database
+
+POLL_SECONDS = 3.0
+# After this long without a single run something is wrong with the daemon, or the queue is very long.
+QUIET_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Rematerialization:
+    """A backfill that was launched: `assets` of `partitions`, which are the collection's frames or the collection itself."""
+
+    id: str
+    of: Collection
+    assets: tuple[dg.AssetKey, ...]
+    partitions: tuple[str, ...]
+    address: str
+
+    @property
+    def what(self) -> str:
+        """Words for what is made anew."""
+        made = ", ".join(key.path[1] for key in self.assets)
+        return f"{made} of {len(self.partitions)} frames" if self.assets[0].path[1] in STEPS else made
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is. `failed` are partitions; `begun`: some run was asked for; `ended`: why nothing more comes, None before."""
+
+    done: int
+    failed: tuple[str, ...]
+    begun: bool
+    ended: BulkActionStatus | None
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The instance that DAGSTER_HOME names. Raises ConfigurationError."""
+    try:
+        return dg.DagsterInstance.get()
+    except DagsterHomeNotSetError:
+        raise ConfigurationError("DAGSTER_HOME is not set; set it to the folder of the instance's dagster.yaml.") from None
+
+
+def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: str) -> Rematerialization:
+    """Have everything from `step` on made anew. Raises UnknownName for a collection that is not there or has no frames."""
+    engine = open_database(settings.database_url.get_secret_value())
+    with engine.connect() as connection:
+        of = find_collection(connection, name)
+    partitions = _frames(engine, of) if step in STEPS else [of.partition]
+    if not partitions:
+        raise UnknownName(f"No frame of {of.name} lies under georef/; drop its tifs first.")
+    known = keys.frame_partitions(of.shard) if step in STEPS else keys.collection_partitions(of.shard)
+    # Known already, unless Dagster's history was lost.
+    instance.add_dynamic_partitions(str(known.name), partitions)
+    backfill_id = make_new_backfill_id()
+    launched = Rematerialization(
+        backfill_id,
+        of,
+        tuple(keys.from_step_on(of.shard, step)),
+        tuple(partitions),
+        f"{settings.dagit_url}/runs/b/{backfill_id}",
+    )
+    instance.add_backfill(_backfill(instance, settings, launched, step))
+    return launched
+
+
+def progress(instance: dg.DagsterInstance, launched: Rematerialization) -> Progress:
+    """As the daemon wrote it down last. A frame is done when the last of its assets is."""
+    backfill = instance.get_backfill(launched.id)
+    if backfill is None or backfill.asset_backfill_data is None:
+        raise UnknownName(f"The backfill {launched.id} was deleted; launch it again.")
+    data = backfill.asset_backfill_data
+    done = [made for made in data.materialized_subset.iterate_asset_partitions() if made.asset_key == launched.assets[-1]]
+    failed = {str(one.partition_key) for one in data.failed_and_downstream_subset.iterate_asset_partitions()}
+    ended = backfill.status if backfill.status in BULK_ACTION_TERMINAL_STATUSES else None
+    return Progress(len(done), tuple(sorted(failed)), not data.requested_subset.is_empty, ended)
+
+
+def follow(instance: dg.DagsterInstance, settings: Settings, launched: Rematerialization, say: Callable[[str], None]) -> bool:
+    """Tell the progress until it has ended, then what failed and why. Returns whether all was made."""
+    started, told, warned = time.monotonic(), "", False
+    while (now := progress(instance, launched)).ended is None:
+        line = f"{now.done} of {len(launched.partitions)} made" + (f", {len(now.failed)} failed so far" if now.failed else "")
+        if line != told:
+            say(line)
+            told = line
+        if not (now.begun or warned) and time.monotonic() - started > QUIET_SECONDS:
+            say("No run has begun yet; look in Dagit, Deployment, whether the daemon runs.")
+            warned = True
+        time.sleep(POLL_SECONDS)
+    for line in _verdict(settings, launched, now):
+        say(line)
+    return now.ended in (BulkActionStatus.COMPLETED_SUCCESS, BulkActionStatus.COMPLETED)
+
+
+def _verdict(settings: Settings, launched: Rematerialization, end: Progress) -> Iterator[str]:
+    yield f"{end.done} of {len(launched.partitions)} made anew, {len(end.failed)} failed."
+    if end.ended == BulkActionStatus.CANCELED:
+        yield "It was cancelled in Dagit; launch it again for the rest."
+    elif end.ended == BulkActionStatus.FAILED:
+        yield f"Dagster gave it up; read why at {launched.address}, mend that and launch it again."
+    reasons = _reasons(open_database(settings.database_url.get_secret_value()), launched.of)
+    for partition in end.failed:
+        yield f"failed: {partition}\n    {reasons.get(partition) or f'Its run says why: {launched.address}'}"
+
+
+def _frames(engine: Engine, of: Collection) -> list[str]:
+    """Partitions of all frames whose tif lies in georef/, in Dagster's order of a new drop."""
+    there = (source.c.collection == of.name, source.c.state.in_(LIVE), source.c.gone_at.is_(None))
+    with engine.connect() as connection:
+        return list(connection.scalars(select(source.c.partition).where(*there).distinct().order_by(source.c.partition)))
+
+
+def _reasons(engine: Engine, of: Collection) -> dict[str, str]:
+    told = (source.c.collection == of.name, source.c.state.in_(LIVE), source.c.reason.is_not(None))
+    with engine.connect() as connection:
+        rows = connection.execute(select(source.c.partition, source.c.reason).where(*told))
+        return {row.partition: row.reason for row in rows}
+
+
+def _backfill(instance: dg.DagsterInstance, settings: Settings, launched: Rematerialization, step: str) -> PartitionBackfill:
+    shard = launched.of.shard
+    if shard not in settings.shards:
+        raise ConfigurationError(f"{shard} is in the archive's list of shards no more; put it back (LS4_SHARDS_FILE).")
+    # The definitions of one shard: loading those of all would take longer than everything else here.
+    graph = build_definitions({shard: settings.shards[shard]}, Archive(), settings.sensor_seconds).resolve_asset_graph()
+    # As the sensor's rebuilds: one at a time for a collection, and ahead of the frames in the queue.
+    tags = {} if step in STEPS else {keys.COLLECTION_TAG: launched.of.name, **keys.AHEAD_OF_FRAMES}
+    return PartitionBackfill.from_asset_partitions(
+        backfill_id=launched.id,
+        asset_graph=graph,
+        partition_names=launched.partitions,
+        asset_selection=launched.assets,
+        backfill_timestamp=time.time(),
+        tags=tags,
+        dynamic_partitions_store=instance,
+        all_partitions=False,
+        title=f"{launched.of.name} from {step} on",
+        description="ls4 rematerialize",
+        run_config=None,
+    )

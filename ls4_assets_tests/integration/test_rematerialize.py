@@ -1,0 +1,215 @@
+"""A collection made anew by command: a real backfill, driven by the daemon's iteration, while its map goes on being served."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from affine import Affine
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._daemon.backfill import execute_backfill_iteration
+from sqlalchemy.exc import SQLAlchemyError
+
+from ls4_assets import rematerialize
+from ls4_assets.assets import keys
+from ls4_assets.errors import UnknownName
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import COLLECTION_STEPS, STEPS
+from ls4_assets.rematerialize import follow, launch, progress
+from ls4_assets_tests.platform import SHARDS, Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+
+NAME = "Travis_USDA_1958_frames"
+KEYS = [f"bw/Travis/USDA_1958/frames/georef/02-08-60_6-10{number}.tif" for number in range(3)]
+COLLECTION = frame_of(KEYS[0]).collection
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("platform")
+
+
+@pytest.fixture(scope="module")
+def platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
+    """Three frames on the map, for all tests here; only the last one spoils a tif."""
+    with running_platform(cluster, folder, dagit_url="http://dagit.test") as running:
+        for number, key in enumerate(KEYS):
+            running.drop(key, photo(folder, number))
+        running.settle()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def daemon(platform: Platform, folder: Path) -> Iterator["Daemon"]:
+    shards = folder / "shards.toml"
+    shards.write_text("\n".join(f"{kind} = {[name for name in SHARDS if SHARDS[name] == kind]}" for kind in set(SHARDS.values())))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (platform.archive.overrides | {"shards_file": str(shards)}).items():
+            patch.setenv(f"LS4_{name.upper()}", value)
+        with _daemon(folder) as running:
+            yield running
+
+
+def photo(folder: Path, number: int) -> Path:
+    place = Affine(1, 0, -10_880_000.0 + 200 * number, 0, -1, 3_540_000.0)
+    return write_tif(folder / f"{number}.tif", photograph(200, 220, 1, number), transform=place)
+
+
+class Daemon:
+    """The backfill daemon's iteration over the code location; runs are executed where they are launched."""
+
+    def __init__(self, instance: dg.DagsterInstance, workspace: object) -> None:
+        self.instance = instance
+        self._workspace = workspace
+
+    def run(self, backfill_id: str) -> BulkActionStatus:
+        for _ in range(6):
+            errors = [e for e in execute_backfill_iteration(self._workspace, logging.getLogger("test")) if e]  # type: ignore[arg-type]
+            assert not errors, errors
+            backfill = self.instance.get_backfill(backfill_id)
+            assert isinstance(backfill, PartitionBackfill)
+            if backfill.status != BulkActionStatus.REQUESTED:
+                return backfill.status
+        raise AssertionError("the backfill does not end")
+
+
+@contextmanager
+def _daemon(folder: Path) -> Iterator[Daemon]:
+    """On the platform's own Dagster database, as another process would be."""
+    config = json.loads((folder / "dagster" / "dagster.yaml").read_text())
+    sync = ("run_launcher", "sync_in_memory_run_launcher"), ("run_coordinator", "sync_in_memory_run_coordinator")
+    for what, module in sync:
+        name = "".join(word.title() for word in module.split("_"))
+        place = "launcher" if what == "run_launcher" else "run_coordinator"
+        config[what] = {"module": f"dagster._core.{place}.{module}", "class": name}
+    home = folder / "daemon"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(json.dumps(config))
+    origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ls4_assets.definitions"))
+    with (
+        dg.DagsterInstance.from_config(str(home)) as instance,
+        create_test_daemon_workspace_context(InProcessTestWorkspaceLoadTarget(origin), instance) as workspace,
+    ):
+        yield Daemon(instance, workspace)
+
+
+@contextmanager
+def watched(platform: Platform) -> Iterator[list[str]]:
+    """What a map user would have missed meanwhile: rows of the index, the mapfile, or a COG that a row leads to."""
+    missed: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            try:
+                rows = platform.rows(f"SELECT served_location FROM {COLLECTION.table}")
+            except SQLAlchemyError as error:
+                missed.append(f"the table: {error}")
+                return
+            served = [str(row["served_location"]) for row in rows]
+            if len(served) != len(KEYS):
+                missed.append(f"{len(served)} rows")
+            missed.extend(path for path in served if not Path(path).is_file())
+            if platform.storage.head(COLLECTION.map_key) is None:
+                missed.append("the mapfile")
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield missed
+    finally:
+        over.set()
+        thread.join()
+
+
+def events(platform: Platform, step: str) -> int:
+    """Materialisations of an asset so far."""
+    return len(platform.instance.fetch_materializations(dg.AssetKey(["Travis", step]), limit=1000).records)
+
+
+def test_all_frames_are_made_anew_while_the_map_is_served(platform: Platform, daemon: Daemon) -> None:
+    before = {row["id"]: row["products"] for row in platform.rows("SELECT id, products FROM ls4.frame")}
+    counted = {step: events(platform, step) for step in STEPS}
+    platform.storage.delete(frame_of(KEYS[1]).deflate_key)  # as when it has expired
+    with watched(platform) as missed:
+        launched = launch(platform.instance, platform.settings, NAME, "deflate")
+        assert progress(platform.instance, launched).ended is None
+        assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
+        assert [run.success for run in platform.rebuild()] == [True]
+    assert missed == []
+    assert launched.address == f"http://dagit.test/runs/b/{launched.id}"
+    runs = platform.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": launched.id}))
+    assert len(runs) == 1  # one batch, not a run a frame
+    for step in STEPS:
+        assert events(platform, step) == counted[step] + len(KEYS)
+        after = {row["id"]: row["products"] for row in platform.rows("SELECT id, products FROM ls4.frame")}
+        assert all(after[id_][step]["made_by"] != before[id_][step]["made_by"] for id_ in before)  # type: ignore[index]
+    end = progress(platform.instance, launched)
+    assert (end.done, end.failed, end.ended) == (3, (), BulkActionStatus.COMPLETED_SUCCESS)
+    assert platform.rebuild() == [] and platform.look() == []
+
+
+def test_from_the_cog_on_only_cogs_are_made_and_what_expired_is_no_obstacle(platform: Platform, daemon: Daemon) -> None:
+    frame = frame_of(KEYS[0])
+    platform.storage.delete(frame.deflate_key)
+    platform.storage.delete(frame.overviews_key)
+    counted = {step: events(platform, step) for step in STEPS}
+    launched = launch(platform.instance, platform.settings, NAME.lower(), "cog")
+    assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
+    assert {step: events(platform, step) - counted[step] for step in STEPS} == {"deflate": 0, "overviews": 0, "cog": 3}
+
+
+def test_index_and_map_are_made_anew_without_their_frames(platform: Platform, daemon: Daemon) -> None:
+    counted = {made: events(platform, made) for made in ("cog", *COLLECTION_STEPS)}
+    with watched(platform) as missed:
+        launched = launch(platform.instance, platform.settings, NAME, "tile_index")
+        assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
+    assert missed == []
+    made = {step: events(platform, step) - before for step, before in counted.items()}
+    assert made == {"cog": 0} | dict.fromkeys(COLLECTION_STEPS, 1)
+    (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": launched.id}))
+    assert run.tags["ls4/collection"] == NAME
+
+
+def test_what_follows_from_a_step() -> None:
+    made = {step: [key.path[1] for key in keys.from_step_on("Travis", step)] for step in (*STEPS, *COLLECTION_STEPS)}
+    assert made["deflate"] == ["deflate", "overviews", "cog"] and made["cog"] == ["cog"]
+    assert made["tile_index"] == ["tile_index", "overview_mosaic", "mapfile"] and made["mapfile"] == ["mapfile"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(platform: Platform) -> None:
+    before = platform.instance.get_backfills_count()
+    with pytest.raises(UnknownName, match=r"no collection Travis_USDA_1985_frames; did you mean Travis_USDA_1958_frames\?"):
+        launch(platform.instance, platform.settings, "Travis_USDA_1985_frames", "deflate")
+    assert platform.instance.get_backfills_count() == before
+
+
+def test_whoever_waits_is_told_the_progress_and_what_failed_and_why(
+    platform: Platform, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rematerialize, "POLL_SECONDS", 0.05)
+    platform.drop(KEYS[1], b"no tif any more")
+    platform.tick("bucket")
+    launched = launch(platform.instance, platform.settings, NAME, "deflate")
+    platform.tick("bucket")
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as beside:
+        made_all = beside.submit(follow, platform.instance, platform.settings, launched, said.append)
+        while not said and not made_all.done():
+            time.sleep(0.01)
+        assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_FAILED
+        assert not made_all.result(timeout=60)
+    assert said[0] == "0 of 3 made"
+    assert said[-2] == "2 of 3 made anew, 1 failed."
+    assert said[-1].startswith(f"failed: {frame_of(KEYS[1]).partition}\n")
+    assert "02-08-60_6-101.tif" in said[-1]

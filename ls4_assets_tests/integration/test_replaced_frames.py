@@ -1,0 +1,203 @@
+"""A replaced frame: the map changes over to a COG of its own key, the public COG follows, and nothing is left behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import sleep
+
+import dagster as dg
+import pytest
+from affine import Affine
+from sqlalchemy import text
+
+from ls4_assets.index import tile_index
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import Collection
+from ls4_assets.public_cogs import publish_cogs
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+KEY = f"{FOLDER}/02-08-60_6-107.tif"
+COLLECTION = Collection("Travis", "USDA_1958", "frames")
+FRAME = frame_of(KEY)
+
+
+@pytest.fixture
+def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
+    with running_platform(cluster, tmp_path) as running:
+        yield running
+
+
+def photo(folder: Path, seed: int, east: float = 0, side: int = 200) -> bytes:
+    place = Affine(1, 0, -10_880_000.0 + east, 0, -1, 3_540_000.0)
+    return write_tif(folder / f"{seed}.tif", photograph(side, side, 1, seed), transform=place).read_bytes()
+
+
+def served(platform: Platform) -> str:
+    (row,) = platform.rows("SELECT served_location FROM travis_usda_1958_frames")
+    return str(row["served_location"])
+
+
+def served_copies(platform: Platform) -> list[str]:
+    return [platform.storage.gdal_path(found.key) for found in platform.storage.list(FRAME.served_folder)]
+
+
+def test_the_map_reads_a_new_key_and_the_public_cog_follows(platform: Platform, tmp_path: Path) -> None:
+    """A warm map server mixed the blocks it knew with those of the COG that was written over them."""
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    first = platform.storage.read(FRAME.cog_key)
+    assert served(platform) == platform.storage.gdal_path(FRAME.cog_key)
+    platform.drop(KEY, photo(tmp_path, 2))
+    platform.look()
+    # The frame is made, the index not yet changed over: what the map reads is untouched.
+    assert platform.storage.read(FRAME.cog_key) == first
+    platform.rebuild()
+    assert served(platform) != platform.storage.gdal_path(FRAME.cog_key)
+    assert served_copies(platform) == [served(platform)]
+    assert platform.storage.read(FRAME.cog_key) == Path(served(platform)).read_bytes() != first
+
+
+def test_a_frame_replaced_twice_leaves_one_served_copy(platform: Platform, tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        platform.drop(KEY, photo(tmp_path, seed))
+        platform.settle()
+    assert served_copies(platform) == [served(platform)]
+    assert platform.storage.read(FRAME.cog_key) == Path(served(platform)).read_bytes()
+
+
+def test_a_frame_that_was_deleted_and_comes_again_gets_a_new_key(platform: Platform, tmp_path: Path) -> None:
+    """Deleted and dropped anew with other pixels, the frame came back under the key that warm map servers remembered."""
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    platform.storage.delete(KEY)
+    platform.settle()
+    assert platform.storage.head(FRAME.cog_key) is None
+    platform.drop(KEY, photo(tmp_path, 2))
+    platform.settle()
+    assert served(platform) != platform.storage.gdal_path(FRAME.cog_key)
+    assert platform.storage.read(FRAME.cog_key) == Path(served(platform)).read_bytes()
+
+
+def test_deleting_a_replaced_frame_removes_its_copies_too(platform: Platform, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        platform.drop(KEY, photo(tmp_path, seed))
+        platform.settle()
+    platform.storage.delete(KEY)
+    platform.settle()
+    assert not list(platform.storage.list("derived/Travis_USDA_1958_frames/served/"))
+    assert platform.storage.head(FRAME.cog_key) is None
+
+
+def test_a_public_cog_that_a_crash_left_behind_follows_with_the_next_rebuild(platform: Platform, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        platform.drop(KEY, photo(tmp_path, seed))
+        platform.settle()
+    old = b"the COG before the crash"
+    platform.storage.put(FRAME.cog_key, old)
+    with platform.database.begin() as connection:
+        connection.execute(text("UPDATE ls4.frame SET public_version = 'older'"))
+        connection.execute(text("UPDATE ls4.collection SET map_revision = map_revision - 1"))
+    assert [run.success for run in platform.rebuild()] == [True]
+    assert platform.storage.read(FRAME.cog_key) == Path(served(platform)).read_bytes() != old
+    assert publish_cogs(platform.archive, COLLECTION) == []
+
+
+def test_the_readers_of_an_old_cog_are_waited_for(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("ls4_assets.public_cogs.sleep", waits.append)
+    patient = platform.with_settings(reader_seconds="30")
+    patient.drop(KEY, photo(tmp_path, 1))
+    patient.settle()
+    assert waits == []
+    patient.drop(KEY, photo(tmp_path, 2))
+    patient.settle()
+    assert len(waits) == 1
+    assert 5 < waits[0] <= 30
+
+
+def test_a_remade_cog_is_not_written_over_the_one_that_is_served(platform: Platform, tmp_path: Path) -> None:
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    written = platform.storage.head(FRAME.cog_key)
+    assert platform.run([dg.AssetKey(["Travis", "cog"])], partition_key=FRAME.partition).success
+    assert platform.storage.head(FRAME.cog_key) == written
+    platform.rebuild()
+    assert platform.storage.head(FRAME.cog_key) != written
+
+
+def test_the_collections_summary_is_the_same_grown_and_counted(platform: Platform, tmp_path: Path) -> None:
+    """Frames are added one by one to what the collection's row says; it must say what the whole table says."""
+    stored = "SELECT frames, bands, ST_AsText(ST_Normalize(outline)) AS outline FROM ls4.collection"
+    counted = (
+        "SELECT count(*)::int AS frames, array_agg(DISTINCT band) AS bands, "
+        "ST_AsText(ST_Normalize(ST_ConvexHull(ST_Collect(geom)))) AS outline FROM travis_usda_1958_frames"
+    )
+    for number, key in enumerate((KEY, f"{FOLDER}/02-08-60_6-108.tif", f"{FOLDER}/02-08-60_6-109.tif")):
+        platform.drop(key, photo(tmp_path, number, east=150.0 * number))
+        platform.settle()
+        assert platform.rows(stored) == platform.rows(counted)
+    platform.drop(KEY, photo(tmp_path, 8, side=120))
+    platform.settle()
+    platform.storage.delete(f"{FOLDER}/02-08-60_6-109.tif")
+    platform.settle()
+    (row,) = platform.rows(stored)
+    assert (row["frames"], row["bands"]) == (2, ["bw"])
+    assert platform.rows(stored) == platform.rows(counted)
+    with platform.database.connect() as connection:
+        extent = tile_index.extent(connection, COLLECTION)
+    (sides,) = platform.rows(
+        "SELECT ST_XMin(b), ST_YMin(b), ST_XMax(b), ST_YMax(b) FROM "
+        "(SELECT ST_Extent(geom) AS b FROM travis_usda_1958_frames) AS whole"
+    )
+    assert extent == tuple(sides.values())
+
+
+def test_a_collection_that_comes_again_does_not_begin_at_its_old_version(platform: Platform, tmp_path: Path) -> None:
+    """Browsers keep the tiles of a version for a year: a collection dropped anew after its withdrawal showed the old."""
+    version = "SELECT index_revision FROM ls4.collection"
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    (first,) = platform.rows(version)
+    platform.storage.delete(KEY)
+    platform.settle()
+    platform.rebuild()
+    assert platform.rows(version) == []
+    sleep(1)
+    platform.drop(KEY, photo(tmp_path, 2))
+    platform.settle()
+    (second,) = platform.rows(version)
+    assert int(str(second["index_revision"])) > int(str(first["index_revision"]))
+
+
+def test_an_archive_that_moved_is_served_from_its_new_place(platform: Platform, tmp_path: Path) -> None:
+    """The folder was moved to a larger disk: every row still named files of the old one, and the map was empty."""
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    old = Path(platform.settings.storage)
+    new = old.rename(tmp_path / "larger-disk")
+    moved = platform.with_settings(storage=str(new))
+    moved.settle()
+    assert served(moved) == str(new / FRAME.cog_key)
+
+
+def test_the_map_server_sees_the_statewide_views_and_nothing_behind_them(
+    platform: Platform, cluster: Cluster, tmp_path: Path
+) -> None:
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    with platform.database.begin() as connection:
+        for view in ("archive_collections", "archive_frames", "travis_usda_1958_frames"):
+            allowed = (
+                "SELECT has_table_privilege('mapserver', :view, 'SELECT'), has_table_privilege('mapserver', :view, 'INSERT')"
+            )
+            assert tuple(connection.execute(text(allowed), {"view": f"public.{view}"}).one()) == (True, False)
+        behind = connection.scalar(text("SELECT has_schema_privilege('mapserver', 'ls4', 'USAGE')"))
+        assert behind is False
+    (collection,) = platform.rows("SELECT name, title, agency, year, frames, bands FROM archive_collections")
+    assert collection == {
+        "name": "Travis_USDA_1958_frames", "title": "Travis Usda 1958 Frames", "agency": "USDA", "year": 1958,
+        "frames": 1, "bands": "bw",
+    }  # fmt: skip
+    (frame,) = platform.rows("SELECT collection, year, served_location FROM archive_frames")
+    assert frame == {"collection": COLLECTION.name, "year": 1958, "served_location": served(platform)}

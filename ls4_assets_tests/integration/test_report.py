@@ -1,0 +1,183 @@
+"""What an operator reads of a collection: in `ls4 status`, in Dagit beside its tile index, and in the log lines of its runs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from affine import Affine
+from click.testing import CliRunner, Result
+
+from ls4_assets import logs
+from ls4_assets.cli import main
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import STEPS
+from ls4_assets.status import CollectionStatus, Status, collect, lines
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+
+NAME = "Travis_USDA_1958_frames"
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+GOOD = [f"{FOLDER}/02-08-60_6-10{number}.tif" for number in range(3)]
+BAD = f"{FOLDER}/02-08-60_6-666.tif"
+MISNAMED = f"{FOLDER}/scan0001.tif"
+ELSEWHERE = "bw/Bastrop/USDA_1964/frames/georef/scan0002.tif"
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("log") / "ls4.jsonl"
+    logs.configure(path)
+    yield path
+    logs.configure()
+
+
+@pytest.fixture(scope="module")
+def platform(cluster: Cluster, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """Three frames on the map, one that failed, and two files with wrong names, one of them in another county."""
+    folder = tmp_path_factory.mktemp("platform")
+    with running_platform(cluster, folder) as running:
+        for number, key in enumerate(GOOD):
+            place = Affine(1, 0, -10_880_000.0 + 200 * number, 0, -1, 3_540_000.0)
+            running.drop(key, write_tif(folder / f"{number}.tif", photograph(200, 220, 1, number), transform=place))
+        for key in (BAD, MISNAMED, ELSEWHERE):
+            running.drop(key, b"no tif")
+        running.settle()
+        yield running
+
+
+def metadata(platform: Platform, asset: str, partition: str) -> dict[str, object]:
+    records = dg.AssetRecordsFilter(dg.AssetKey(["Travis", asset]), asset_partitions=[partition])
+    newest = platform.instance.fetch_materializations(records, limit=1).records[0].asset_materialization
+    assert newest
+    return {name: value.value for name, value in newest.metadata.items()}
+
+
+def test_the_report_stands_with_the_tile_index_in_dagit(platform: Platform) -> None:
+    told = metadata(platform, "tile_index", frame_of(BAD).collection.partition)
+    assert (told["frames"], told["failed"], told["waiting"], told["refused_names"]) == (3, 1, 0, 1)
+    reason = platform.state(BAD)[1]
+    assert told["failed_frames"] == f"| file | reason |\n| --- | --- |\n| {BAD} | {reason} |"
+    assert MISNAMED in str(told["refused_files"]) and ELSEWHERE not in str(told["refused_files"])
+    for step in STEPS:
+        stored = [platform.storage.head(frame_of(key).product_key(step)) for key in GOOD]
+        assert told[f"bytes_{step}"] == sum(found.size for found in stored if found)
+    dropped = [platform.storage.head(key) for key in (*GOOD, BAD)]
+    assert told["bytes_georef"] == sum(found.size for found in dropped if found)
+    assert told["last_run_frames"] == 3
+    spans = platform.rows("SELECT extract(epoch FROM max(updated_at) - min(updated_at))::float AS s FROM ls4.frame")
+    assert told["seconds_per_frame"] == pytest.approx(float(str(spans[0]["s"])) / 2, abs=0.01)
+    assert told["frames_per_minute"] == pytest.approx(120 / float(str(spans[0]["s"])), rel=0.01)
+    (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/kind": "frames"}))
+    assert told["last_run"] == run.run_id
+
+
+def test_a_materialisation_tells_seconds_and_bytes_of_each_stage(platform: Platform) -> None:
+    frame = frame_of(GOOD[0])
+    sizes = {step: found.size for step in STEPS if (found := platform.storage.head(frame.product_key(step)))}
+    source = platform.storage.head(GOOD[0])
+    assert source
+    reads = {"deflate": source.size, "overviews": sizes["deflate"], "cog": sizes["deflate"] + sizes["overviews"]}
+    for step in STEPS:
+        told = metadata(platform, step, frame.partition)
+        assert (told["bytes_in"], told["bytes_out"]) == (reads[step], sizes[step])
+        parts = [told[name] for name in ("seconds", "fetch_seconds", "publish_seconds", "frame_seconds")]
+        assert all(isinstance(part, float) and part > 0 for part in parts)
+        assert sum(parts[:3]) <= parts[3]  # type: ignore[arg-type,operator]
+
+
+def test_runs_tell_of_each_frame_and_rebuild_in_the_log(platform: Platform, log: Path) -> None:
+    told = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    frames = {line["frame"]: line for line in told if line["event"] == "frame"}
+    assert set(frames) == {frame_of(key).id for key in (*GOOD, BAD)}
+    (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/kind": "frames"}))
+    for line in frames.values():
+        assert (line["run"], line["batch"]) == (run.run_id, run.tags["ls4/batch"])
+        assert (line["shard"], line["collection"]) == ("Travis", NAME)
+    good, bad = frames[frame_of(GOOD[0]).id], frames[frame_of(BAD).id]
+    assert (good["level"], good["outcome"]) == ("info", "made")
+    assert set(good["stages"]) == set(STEPS) and good["seconds"] > good["fetch_seconds"] > 0
+    assert (bad["level"], bad["outcome"], bad["reason"]) == ("error", "failed", platform.state(BAD)[1])
+    (batch,) = [line for line in told if line["event"] == "batch"]
+    assert (batch["frames"], batch["failed"], batch["level"]) == (4, 1, "error")
+    rebuilt = [line["event"] for line in told if line.get("collection") == NAME and line["event"] != "frame"]
+    assert {"tile_index", "mapfile"} <= set(rebuilt)
+
+
+def test_the_status_of_one_collection_has_its_report(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = ls4(platform, monkeypatch, "status", NAME.lower()).output
+    assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in shown
+    assert "    size: georef " in shown and "    last run: 3 frames, " in shown
+    assert "Refused by name: 1" in shown and ELSEWHERE not in shown
+    read = json.loads(ls4(platform, monkeypatch, "status", NAME, "--json").output)
+    assert read["report"]["bytes"]["cog"] > 0
+    assert [one["name"] for one in read["collections"]] == [NAME]
+    wrong = ls4(platform, monkeypatch, "status", "Travis_USDA_1985_frames")
+    assert wrong.exit_code == 1
+    assert wrong.output.startswith("Error: There is no collection Travis_USDA_1985_frames; did you mean Travis_USDA_1958_frames?")
+
+
+def test_the_status_of_the_archive_keeps_its_json_keys(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = json.loads(ls4(platform, monkeypatch, "status", "--json").output)
+    (one,) = read["collections"]
+    assert {"name", "dropped", "done", "waiting", "indexed", "map_url", "failed"} <= set(one)
+    assert one["failed"] == {BAD: platform.state(BAD)[1]}
+    assert set(read["refused"]) == {MISNAMED, ELSEWHERE}
+    assert one["bytes"] == sum(found.size for key in (*GOOD, BAD) if (found := platform.storage.head(key)))
+    assert (one["rebuild"], one["held"]) == ("none", 0)
+
+
+def test_a_rebuild_that_is_due_or_keeps_failing_is_told(platform: Platform) -> None:
+    for attempts, said in ((0, "pending"), (3, "failing")):
+        with platform.database.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE ls4.collection SET attempts = {attempts}, map_revision = 0")
+        status = collect(platform.settings)
+        assert [one.rebuild for one in status.collections] == [said]
+    assert "cannot be rebuilt" in "\n".join(lines(status))
+    platform.skip_waits()
+    platform.rebuild()
+    assert [one.rebuild for one in collect(platform.settings).collections] == ["none"]
+
+
+def test_deletions_that_are_held_are_told(platform: Platform) -> None:
+    with platform.database.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE ls4.source SET held_at = now() WHERE key = '{GOOD[0]}'")
+    status = collect(platform.settings, NAME)
+    with platform.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ls4.source SET held_at = NULL")
+    assert [one.held for one in status.collections] == [1]
+    assert f"    1 of 4 frames of {NAME} are gone from georef/; nothing was removed. If that is meant: " in "\n".join(
+        lines(status)
+    )
+
+
+def test_long_lists_are_cut_in_a_terminal_and_whole_in_json(platform: Platform) -> None:
+    with platform.database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO ls4.source (key, state, reason, version, size, collection) "
+            f"SELECT '{FOLDER}/z' || i, 'failed', 'reason ' || i, 'v', 1, '{NAME}' FROM generate_series(1, 199) i"
+        )
+    try:
+        text = lines(collect(platform.settings, listed=20))
+        assert sum("    failed: " in line for line in text) == 20
+        assert "    and 180 more: --json lists all" in text
+        assert len(collect(platform.settings).collections[0].failed) == 200
+    finally:
+        with platform.database.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM ls4.source WHERE version = 'v'")
+
+
+def test_of_many_collections_those_with_something_to_say_come_first() -> None:
+    quiet = [CollectionStatus(f"A{number:03}", 5, 5, 0, 5, "http://x") for number in range(100)]
+    troubled = CollectionStatus("Z", 5, 4, 0, 4, "http://x", {"key": "reason"}, failed_count=1)
+    text = lines(Status((*quiet, troubled), {}))
+    assert text[0] == "101 collections: 505 dropped, 504 done, 504 on the map"
+    assert text[1].startswith("Z: 5 dropped: 4 done")
+    assert text[-1] == "and 81 more, all of their frames on the map: `ls4 status NAME` tells of one, --json lists all"
+
+
+def ls4(platform: Platform, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
+    for name, value in platform.archive.overrides.items():
+        monkeypatch.setenv(f"LS4_{name.upper()}", value)
+    return CliRunner().invoke(main, list(arguments))
