@@ -20,7 +20,7 @@ _COARSENING = 1.45
 _GRAIN = {1: 5.0, 3: 2.2}
 
 
-def write_photograph(path: Path, size: int, bands: int, *, collar: bool) -> None:
+def write_photograph(path: Path, size: int, bands: int, *, collar: bool, seed: int = 58) -> None:
     """Write a `size` x `size` scan, uint8, EPSG:3857, uncompressed; with `collar`, turned in a masked black one."""
     options = {
         "driver": "GTiff", "width": size, "height": size, "count": bands, "dtype": "uint8", "interleave": "pixel",
@@ -28,7 +28,7 @@ def write_photograph(path: Path, size: int, bands: int, *, collar: bool) -> None
         "photometric": "RGB" if bands == 3 else "MINISBLACK",
     }  # fmt: skip
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **options) as target:
-        for top, pixels in _strips(size, bands):
+        for top, pixels in _strips(size, bands, seed):
             window = Window(0, top, size, pixels.shape[1])
             if collar:
                 inside = _inside(size, top, pixels.shape[1])
@@ -37,8 +37,8 @@ def write_photograph(path: Path, size: int, bands: int, *, collar: bool) -> None
             target.write(pixels, window=window)
 
 
-def _strips(size: int, bands: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    rng = np.random.default_rng(58)
+def _strips(size: int, bands: int, seed: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    rng = np.random.default_rng(seed)
     tint = np.linspace(1.0, 0.8, bands, dtype=np.float32)[:, None, None]
     for top in range(0, size, _ROWS):
         rows = min(_ROWS, size - top)

@@ -1,0 +1,32 @@
+"""The yardstick of a batch: the pixels of its frames in a bare pool of processes, which knows neither archive nor Dagster.
+
+A module of its own, as its workers import it: nothing that a frame's pixels do not need may slow their start.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from ls4_assets.pixels.frame import process
+from ls4_assets.pixels.source import Limits
+from ls4_assets.profiles import BW
+
+
+def bare_pool(paths: Sequence[Path], workers: int) -> float:
+    """Seconds from the start of the pool to the last frame."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.scale_pool"])
+    started = time.perf_counter()
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for _ in pool.map(_pixels, paths):
+            pass
+    return time.perf_counter() - started
+
+
+def _pixels(path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=os.environ["LS4_WORK_DIR"]) as folder:
+        process(path, Path(folder), path.stem, "bw", BW, Limits(10**9, 10**10))
