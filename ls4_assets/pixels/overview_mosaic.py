@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from ls4_assets.chunks import chunks
 from ls4_assets.errors import FrameFault
@@ -116,7 +117,8 @@ def _painted_block(
 
     def read(frame: PlacedFrame) -> list[Part] | str:
         touching = sorted(order.grid.touched([frame.box]).intersection(tiles))
-        with gdal_env(**{**_REMOTE, **order.gdal_options}):
+        # The thread's own options, on top of those of the `gdal_env` around all of this.
+        with rasterio.Env(**{**_REMOTE, **order.gdal_options}):
             try:
                 return parts_of(frame, touching, order.grid, order.bands)
             except (*GDAL_ERRORS, FrameFault) as fault:

@@ -51,7 +51,7 @@ class FreshTiles:
         options: dict[str, object] = {
             "driver": "GTiff", "dtype": "uint8", "count": bands, "width": TILE, "height": TILE * room, "crs": WEB_MERCATOR,
             # Any place will do for tiles that are only passed on, but without one GDAL warns.
-            "transform": transform or Affine(1, 0, 0, 0, -1, 0),
+            "transform": transform or Affine(2, 0, 0, 0, -2, 0),
             "tiled": True, "blockxsize": TILE, "blockysize": TILE, "interleave": "pixel",
             "sparse_ok": True, "bigtiff": "IF_SAFER",
         }  # fmt: skip

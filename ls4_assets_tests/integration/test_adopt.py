@@ -287,20 +287,20 @@ def test_partitions_are_sorted_whatever_the_order_of_events(platform: Platform, 
 
 def test_a_kill_in_the_middle_loses_nothing(platform: Platform, cogs: dict[str, bytes]) -> None:
     """Killed when some frames have their rows, and others at most their events: a second call makes it whole."""
-    for number in range(1500):
+    for number in range(1100):
         platform.drop(f"{FOLDER}/cog/02-08-60_{number // 100}-{number % 100:02}.tif", cogs["small"])
     command = [sys.executable, "-c", "from ls4_assets.cli import main; main()", "adopt", "--apply"]
     child = subprocess.Popen(command, env=os.environ | environment(platform), start_new_session=True)
-    while not frame_rows(platform) and child.poll() is None:
-        time.sleep(0.01)
+    while not platform.rows("SELECT FROM ls4.frame LIMIT 1") and child.poll() is None:
+        time.sleep(0.03)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before = len(frame_rows(platform))
-    assert 0 < before < 1500, "killed too early or too late to show anything"
+    assert 0 < before < 1100, "killed too early or too late to show anything"
     report = adopted(platform)
-    assert (report.known, report.adopted) == (before, 1500 - before)
-    assert len(frame_rows(platform)) == 1500
-    assert len(materialized(platform)) == 1500
+    assert (report.known, report.adopted) == (before, 1100 - before)
+    assert len(frame_rows(platform)) == 1100
+    assert len(materialized(platform)) == 1100
 
 
 def test_the_sensor_waits_while_an_archive_is_adopted(platform: Platform, cogs: dict[str, bytes], tmp_path: Path) -> None:
