@@ -271,7 +271,8 @@ def test_a_collection_of_very_many_keys(intake: Intake, count: int) -> None:
     intake.look(2, keys=2 * count, seconds=300)
     assert intake.count() == {"done": count - 3, "deleted": 2, "queued": 1}
     # All of it gone at once, more rows than are held in memory: marked in parts, and held.
-    intake.archive.__dict__["storage"] = Listed({"bw/Zavala/USDA_1958/frames/georef/": found[:1]})
+    other = "bw/Zavala/USDA_1958/frames/georef"
+    intake.archive.__dict__["storage"] = Listed({f"{other}/": [StoredObject(tif(1, other), 5, "v1", datetime.now(UTC))]})
     intake.look(4, keys=2 * count, seconds=300)
     waiting = intake.count("held_at is null and gone_at is not null and state <> 'deleted'").total()
     assert waiting == max(0, count - 2 - 3 * PIECE)
