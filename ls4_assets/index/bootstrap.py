@@ -30,7 +30,7 @@ def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> None:
         index.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
         index.execute(text("GRANT CREATE, USAGE ON SCHEMA public TO ls4"))
         index.execute(text("GRANT USAGE ON SCHEMA public TO mapserver"))
-        # A second line of defence behind the missing rights: it also closes large objects and temporary tables.
+        # A second line of defence, behind the rights that the role does not have.
         index.execute(text("ALTER ROLE mapserver SET default_transaction_read_only = on"))
         index.execute(text("GRANT SELECT ON spatial_ref_sys, geometry_columns TO ls4, mapserver"))
         # Every tile index that the pipeline will ever make is readable by the map server from its first moment.

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.event_api import PartitionKeyFilter
 from sqlalchemy import URL, Engine, NullPool, create_engine, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import InternalError, ProgrammingError
 
 from ls4_assets.assets import checks
 from ls4_assets.laptop.postgres import Cluster
@@ -87,8 +87,15 @@ def reader(platform: Platform, cluster: Cluster) -> Iterator[Engine]:
     engine.dispose()
 
 
+def test_the_map_server_s_transactions_are_read_only_to_begin_with(reader: Engine) -> None:
+    with reader.connect() as connection, pytest.raises(InternalError, match="read-only transaction"):
+        connection.execute(text("CREATE TABLE x (y int)"))
+
+
 def test_the_map_server_s_role_can_only_read_indexes(reader: Engine) -> None:
     table = COLLECTION.table
+    # Whoever has taken a worker over can switch that off: the rights must hold by themselves.
+    able = create_engine(reader.url, poolclass=NullPool, connect_args={"options": "-c default_transaction_read_only=off"})
     for statement in (
         f"INSERT INTO {table} SELECT * FROM {table}",
         f"UPDATE {table} SET date = ''",
@@ -109,7 +116,7 @@ def test_the_map_server_s_role_can_only_read_indexes(reader: Engine) -> None:
         "COPY (SELECT 1) TO PROGRAM 'true'",
         "SET ROLE ls4",
     ):
-        with reader.connect() as connection, pytest.raises(ProgrammingError, match="permission denied|must be|aborted"):
+        with able.connect() as connection, pytest.raises(ProgrammingError, match="permission denied|must be|aborted"):
             connection.execute(text(statement))
 
 
