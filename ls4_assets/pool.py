@@ -60,12 +60,17 @@ def _in_one_pool(work: Work, orders: Sequence[Order], settings: Settings) -> Ite
 def _begin(memory: int) -> None:
     """What a worker does first."""
     room.bound_memory(memory)
-    threading.Thread(target=_end_with_the_run, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_the_run() -> None:
-    """A run that was killed cannot stop its workers, and they would publish, or hang, behind the back of the next run."""
-    run = multiprocessing.parent_process()
-    if run is not None:
-        run.join()
+def end_with_parent() -> None:
+    """From now on this worker dies with the process that made its pool: that one, killed, cannot stop its workers, and they would
+    publish, or hang, behind the back of whoever comes next."""
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+def _outlive_nobody() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os.kill(os.getpid(), signal.SIGKILL)

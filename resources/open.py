@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, NullPool, create_engine
 
@@ -23,6 +24,15 @@ def open_storage(settings: Settings) -> Storage:
         owner = (settings.mapfile_uid, settings.mapfile_gid)
         return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region, mapfile_owner=owner)
     raise ConfigurationError(f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting.")
+
+
+def s3_server_options(settings: Settings) -> dict[str, str]:
+    """GDAL options that lead to the S3 server of the settings; none where it is AWS's own."""
+    if not settings.s3_endpoint_url:
+        return {}
+    server = urlsplit(settings.s3_endpoint_url)
+    https = "YES" if server.scheme == "https" else "NO"
+    return {"AWS_S3_ENDPOINT": server.netloc, "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
 
 
 @lru_cache(maxsize=4)

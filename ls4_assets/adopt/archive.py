@@ -1,9 +1,6 @@
 """Many collections adopted at once: which they are, the pool of processes, and what is said meanwhile."""
 
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, as_completed
@@ -16,6 +13,7 @@ from ls4_assets.adopt.collection import Order, Report, adopt_collection
 from ls4_assets.adopt.survey import find_collections
 from ls4_assets.errors import ConfigurationError, Ls4Error
 from ls4_assets.names import Collection, parse_collection_path
+from ls4_assets.pool import end_with_parent
 from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
 from sensors.bucket import only_one_look
@@ -44,7 +42,7 @@ def adopt(
     # The processes start from one that has no threads, and imports everything once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ls4_assets.adopt.collection"])
-    pool = ProcessPool(max_workers=min(settings.workers, len(orders)) or 1, context=context, initializer=_begin)
+    pool = ProcessPool(max_workers=min(settings.workers, len(orders)) or 1, context=context, initializer=end_with_parent)
     try:
         futures: dict[Future[Report], Order] = {pool.schedule(adopt_collection, args=[order]): order for order in orders}
         for future in as_completed(futures):
@@ -54,18 +52,6 @@ def adopt(
     finally:
         pool.stop()
         pool.join()
-
-
-def _begin() -> None:
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
-
-
-def _end_with_the_command() -> None:
-    """A command that was killed holds the sensor back no more: its workers must not go on either."""
-    command = multiprocessing.parent_process()
-    if command is not None:
-        command.join()
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager

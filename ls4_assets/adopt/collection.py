@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import rasterio
 from dagster import DagsterInstance
@@ -30,7 +29,7 @@ from ls4_assets.errors import FrameFault
 from ls4_assets.index.tile_index import collection_lock
 from ls4_assets.names import Collection
 from ls4_assets.settings import Settings
-from resources.open import open_database, open_storage
+from resources.open import open_database, open_storage, s3_server_options
 from resources.storage import Storage
 
 _FRAMES_AT_ONCE = 500
@@ -189,11 +188,4 @@ def _gdal_options(settings: Settings, storage: Storage) -> dict[str, Any]:
     if storage.is_folder:
         return options
     options["session"] = AWSSession(region_name=settings.s3_region)
-    if settings.s3_endpoint_url:
-        endpoint = urlsplit(settings.s3_endpoint_url)
-        options |= {
-            "AWS_S3_ENDPOINT": endpoint.netloc,
-            "AWS_HTTPS": "YES" if endpoint.scheme == "https" else "NO",
-            "AWS_VIRTUAL_HOSTING": "FALSE",
-        }
-    return options
+    return options | s3_server_options(settings)

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import dagster as dg
 from sqlalchemy import Connection
@@ -27,6 +26,7 @@ from ls4_assets.pixels.overview_painting import PlacedFrame
 from ls4_assets.scratch import scratch_folder
 from ls4_assets.settings import Settings
 from resources.archive import Archive
+from resources.open import s3_server_options
 
 # Frames that a collection without a map does not wait for: it gets its map first, and the mosaic by a rebuild of its own.
 MAP_FIRST = 500
@@ -170,15 +170,8 @@ def _remove_others(archive: Archive, of: Collection, kept: tuple[str | None, ...
 
 def _gdal_options(settings: Settings) -> dict[str, str]:
     """Where a bucket on S3 is; credentials GDAL finds as boto3 does."""
-    options = {"AWS_REGION": settings.s3_region} if settings.s3_region else {}
-    if settings.s3_endpoint_url:
-        server = urlsplit(settings.s3_endpoint_url)
-        options |= {
-            "AWS_S3_ENDPOINT": server.netloc,
-            "AWS_HTTPS": "YES" if server.scheme == "https" else "NO",
-            "AWS_VIRTUAL_HOSTING": "FALSE",
-        }
-    return options
+    region = {"AWS_REGION": settings.s3_region} if settings.s3_region else {}
+    return region | s3_server_options(settings)
 
 
 def _digest(path: Path) -> str:
