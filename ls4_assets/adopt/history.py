@@ -1,20 +1,11 @@
-"""What Dagster is told of adopted frames: their partitions, and one materialisation of `cog` each.
+"""What Dagster is told of adopted frames: their partitions, and one materialisation of `cog` each."""
 
-Dagster's public call stores one event in three transactions; the storage's own batch call, which is private API, stores hundreds
-in two. It stands here alone, and test_adopt.py fails if a new version of Dagster takes it differently.
-"""
-
-import logging
-import time
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
-from dagster._core.events.log import EventLogEntry
-from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ls4_assets.adopt.records import ADOPTED, Adoption
-from ls4_assets.assets import keys
+from ls4_assets.assets import event_store, keys
 from ls4_assets.chunks import chunks
 from ls4_assets.links import links
 
@@ -34,8 +25,9 @@ def remove_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequ
 
 
 def record(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], public_url: str) -> None:
-    """Store one materialisation for each; all are of one shard."""
-    instance.event_log_storage.store_event_batch([_entry(materialization(one, public_url)) for one in adoptions])
+    """Store one materialisation for each."""
+    made = [materialization(one, public_url) for one in adoptions]
+    event_store.store_materializations(instance, event_store.RUNLESS, made)
 
 
 def materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterialization:
@@ -52,10 +44,3 @@ def materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterializat
         },
         tags={"dagster/data_version": f"{ADOPTED}-{product.version}"},
     )
-
-
-def _entry(event: dg.AssetMaterialization) -> EventLogEntry:
-    """As `DagsterInstance.report_runless_asset_event` makes it."""
-    kind = DagsterEventType.ASSET_MATERIALIZATION.value
-    what = DagsterEvent(kind, RUNLESS_JOB_NAME, event_specific_data=StepMaterializationData(event))
-    return EventLogEntry(None, logging.INFO, "", RUNLESS_RUN_ID, time.time(), job_name=RUNLESS_JOB_NAME, dagster_event=what)  # type: ignore[no-untyped-call]

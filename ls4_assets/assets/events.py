@@ -8,31 +8,64 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
 from ls4_assets import logs
-from ls4_assets.assets import keys
+from ls4_assets.assets import event_store, keys
+from ls4_assets.index.frames import told
 from ls4_assets.links import links
 from ls4_assets.names import STEPS, Collection, Frame, Step
 from ls4_assets.orders import Outcome
+from resources.archive import Archive
+
+# A frame shows in Dagit at most so much later than it is done; each telling costs what a frame of 2,000 px does.
+_FRAMES_AT_ONCE = 20
+_SECONDS_UNTOLD = 5.0
 
 
 def plan_partitions(context: dg.AssetExecutionContext, frames: Sequence[Frame], steps: Sequence[Step]) -> None:
     """Announce the frames of a run that was given a list, so that those which fail are shown as failed partitions.
 
-    Dagster does this itself for the run's own partition or range, but knows no run over a scattered set. The event is private
-    API: it stands here alone, and test_faults.py fails if a new version of Dagster takes it differently.
+    Dagster does this itself for the run's own partition or range, but knows no run over a scattered set.
     """
-    for frame in frames:
-        if context.has_partition_key and frame.partition == context.partition_key:
-            continue
-        for step in steps:
-            planned = DagsterEvent.build_asset_materialization_planned_event(
-                context.run.job_name,
-                str(context.op_execution_context.op_handle),
-                AssetMaterializationPlannedData(keys.product(frame.collection.shard, step), partition=frame.partition),
-            )
-            context.instance.report_dagster_event(planned, context.run.run_id)
+    own = context.partition_key if context.has_partition_key else None
+    if others := [frame.partition for frame in frames if frame.partition != own]:
+        products = [keys.product(frames[0].collection.shard, step) for step in steps]
+        event_store.store_planned(context.instance, event_store.Origin.of(context), products, others)
+
+
+class Telling:
+    """What a run has made, told to Dagster some frames at a time; a context manager, at whose end all of it is told.
+
+    Only a frame that Dagster knows of is done: a run that dies before leaves it to another, which tells without making it again.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, archive: Archive, steps: Sequence[Step]) -> None:
+        self._context, self._archive, self._steps = context, archive, steps
+        self._untold: list[Outcome] = []
+        self._since = 0.0
+
+    def __enter__(self) -> "Telling":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tell()
+
+    def add(self, outcome: Outcome) -> None:
+        if not self._untold:
+            self._since = time.monotonic()
+        self._untold.append(outcome)
+        if len(self._untold) >= _FRAMES_AT_ONCE or time.monotonic() - self._since > _SECONDS_UNTOLD:
+            self._tell()
+
+    def _tell(self) -> None:
+        some, self._untold = self._untold, []
+        public_url = self._archive.settings.public_url
+        made = [event for outcome in some for event in materializations(outcome, self._steps, public_url)]
+        event_store.store_materializations(self._context.instance, event_store.Origin.of(self._context), made)
+        with self._archive.database.begin() as connection:
+            for outcome in some:
+                if outcome.source and outcome.complete:
+                    told(connection, outcome.source)
 
 
 def materializations(outcome: Outcome, steps: Sequence[Step], public_url: str) -> Iterator[dg.AssetMaterialization]:

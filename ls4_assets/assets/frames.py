@@ -1,7 +1,7 @@
 """The frame assets of a shard: georef (dropped by staff) -> deflate -> overviews -> cog.
 
-One operation makes all three products of many frames, in a pool of processes. Each finished frame is its own event; a bad one is
-told of at the end, when its siblings are done.
+One operation makes all three products of many frames, in a pool of processes. Each finished frame is its own event, written
+beside the run's own stream (assets/events.py); a bad one is told of at the end, when its siblings are done.
 """
 
 import time
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ls4_assets.assets import events, keys
 from ls4_assets.frame_work import make_frame
-from ls4_assets.index.frames import mark_source, source_of, told
+from ls4_assets.index.frames import mark_source, source_of
 from ls4_assets.index.schema import SourceState
 from ls4_assets.names import STEPS, Frame
 from ls4_assets.orders import Order, Outcome
@@ -26,8 +26,6 @@ from resources.archive import Archive
 
 # Partitions of one run of a backfill that is started in Dagit.
 BACKFILL_BATCH = 100
-
-FrameEvent = dg.AssetMaterialization | dg.AssetObservation
 
 _DESCRIPTIONS = {
     "deflate": "Tiled deflate tif in EPSG:3857, collars masked. Private; it may expire.",
@@ -77,13 +75,15 @@ def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         backfill_policy=dg.BackfillPolicy.multi_run(BACKFILL_BATCH),
         pool="frames",
     )
-    def make(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[FrameEvent]:
+    def make(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[dg.AssetObservation]:
         yield from make_frames(context, config, archive, shard)
 
     return [dropped, make]
 
 
-def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str) -> Iterator[FrameEvent]:
+def make_frames(
+    context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str
+) -> Iterator[dg.AssetObservation]:
     """Make the products asked for of every frame of the run. Raises Failure at the end when some frames are at fault."""
     steps = tuple(step for step in STEPS if keys.product(shard, step) in context.selected_asset_keys)
     frames = [Frame.from_partition(shard, key) for key in config.frames or context.partition_keys]
@@ -94,7 +94,7 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
     failed: dict[str, str] = {}
     started = time.monotonic()
     # One scratch folder a run: what a killed worker leaves in it goes with the run, what a killed run leaves with the next.
-    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch:
+    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, events.Telling(context, archive, steps) as telling:
         orders = [Order(archive.settings, frame, steps, rebuild, run, scratch) for frame in frames]
         for order, outcome in carry_out(make_frame, orders, archive.settings):
             reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
@@ -106,9 +106,7 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
             elif isinstance(outcome, Outcome) and outcome.status == "superseded":
                 context.log.info(f"{order.frame.id}: a newer version was dropped meanwhile; it gets a run of its own.")
             else:
-                context.log.info(f"{order.frame.id}: {cast(Outcome, outcome).status} in {cast(Outcome, outcome).seconds} s")
-                yield from events.materializations(cast(Outcome, outcome), steps, archive.settings.public_url)
-                _note_told(archive, cast(Outcome, outcome))
+                telling.add(cast(Outcome, outcome))
     events.log_batch(context, shard, len(frames), len(failed), time.monotonic() - started)
     if failed:
         raise dg.Failure(
@@ -116,13 +114,6 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
             metadata={"failed": dg.MetadataValue.json(failed)},
             allow_retries=False,
         )
-
-
-def _note_told(archive: Archive, outcome: Outcome) -> None:
-    """Only now is the frame done: a run that dies before leaves it to another, which tells Dagster without making it again."""
-    if outcome.source and outcome.complete:
-        with archive.database.begin() as connection:
-            told(connection, outcome.source)
 
 
 def _explain(archive: Archive, order: Order, error: BaseException) -> str:

@@ -1,0 +1,60 @@
+"""Events written many at once say what Dagster's own calls would say: this fails when a new version takes them differently."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.event_api import EventRecordsFilter
+
+from ls4_assets.assets import keys
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+PRODUCTS = [keys.product("Travis", step) for step in ("deflate", "overviews", "cog")]
+
+
+@pytest.fixture
+def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
+    with running_platform(cluster, tmp_path) as running:
+        yield running
+
+
+def test_a_batch_is_planned_and_told_per_frame_and_product(platform: Platform, tmp_path: Path) -> None:
+    tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
+    names = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in range(1, 5)]
+    for name in names:
+        platform.drop(name, tif)
+    (run,) = platform.look()
+    partitions = {frame_of(name).partition for name in names}
+    for asset in PRODUCTS:
+        made = platform.instance.fetch_materializations(asset, limit=100).records
+        assert {record.asset_materialization.partition for record in made if record.asset_materialization} == partitions
+        assert {record.run_id for record in made} == {run.run_id}
+        assert {record.event_log_entry.step_key for record in made} == {keys.frames_op("Travis")}
+        planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        records = platform.instance.get_event_records(EventRecordsFilter(planned, asset, after_cursor=0))
+        assert {record.partition_key for record in records} - {None} >= partitions - {frame_of(names[0]).partition}
+        assert platform.instance.get_materialized_partitions(asset) == partitions
+        (known,) = platform.instance.get_asset_records([asset])
+        assert known.asset_entry.last_run_id == run.run_id
+    assert platform.instance.get_latest_data_version_record(PRODUCTS[2], partition_key=frame_of(names[3]).partition) is not None
+
+
+def test_no_frame_stays_untold_behind_one_that_fails(platform: Platform, tmp_path: Path) -> None:
+    """The last frame of a batch failed, the run raised, and the good ones told with it were missing in Dagit."""
+    tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
+    for number in range(3):
+        platform.drop(f"{FOLDER}/02-08-60_6-{number}.tif", tif)
+    platform.drop(f"{FOLDER}/02-08-60_6-9.tif", b"%PDF-1.7")
+    (run,) = platform.look()
+    assert not run.success
+    assert len(platform.instance.get_materialized_partitions(PRODUCTS[2])) == 3
+    assert {platform.state(f"{FOLDER}/02-08-60_6-{number}.tif")[0] for number in range(3)} == {"done"}
+    assert platform.state(f"{FOLDER}/02-08-60_6-9.tif")[0] == "failed"
+    failed = platform.instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+        PRODUCTS[2]
+    )
+    assert set(failed) == {frame_of(f"{FOLDER}/02-08-60_6-9.tif").partition}
