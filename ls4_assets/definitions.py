@@ -1,5 +1,8 @@
 """Everything Dagster loads, merged: the assets of each shard, the two sensors, and the archive as their resource."""
 
+import gc
+from functools import cache
+
 import dagster as dg
 
 from ls4_assets import logs
@@ -28,6 +31,19 @@ def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> 
 
 @dg.definitions
 def defs() -> dg.Definitions:
+    return _loaded()
+
+
+@cache
+def _loaded() -> dg.Definitions:
+    """Once a process: a run's asks twice. None of these hundreds of thousands of objects is ever garbage, and looking through
+    them for some, again and again and once more at the process's end, would take longer than to make them."""
+    gc.disable()
     settings = load_settings()
     logs.configure(settings.log_file)
-    return build_definitions(settings.shards, Archive(), settings.sensor_seconds)
+    definitions = build_definitions(settings.shards, Archive(), settings.sensor_seconds)
+    # Made now, as Dagster keeps it with the definitions.
+    definitions.get_repository_def()
+    gc.freeze()
+    gc.enable()
+    return definitions
