@@ -109,4 +109,5 @@ def _told_by_log(workers: int, run_s: float) -> dict[str, float]:
         "pixels_s": pixels / workers,
         "fetch_s": sum(line["fetch_seconds"] for line in frames) / workers,
         "publish_s": sum(line["publish_seconds"] for line in frames) / workers,
+        "frames_s": sum(line["seconds"] for line in frames) / workers,
     }

@@ -42,7 +42,7 @@ _Work = Callable[Concatenate["_Bench", P], R]
 def make_frame(order: Order) -> Outcome:
     """Carry out one order. A fault of the frame is an outcome; anything raised is a defect or an outage."""
     started = time.monotonic()
-    engine = open_database(order.settings.database_url.get_secret_value())
+    engine = open_database(order.settings.database_url.get_secret_value(), stay=True)
     with engine.connect() as connection:
         source = records.source_of(connection, order.frame)
         record = records.record_of(connection, order.frame)
@@ -262,7 +262,8 @@ class _Bench:
                 key = self.frame.product_key(step)
                 if step == "cog":
                     key = served = self._new_served_key(served, now.generation, content)
-                stored = self.storage.upload(product_path(scratch, self.frame.stem, step), key, intermediate=step != "cog")
+                made = product_path(scratch, self.frame.stem, step)
+                stored = self.storage.upload(made, key, intermediate=step != "cog", yielded=True)
                 products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run)
             if result.thumbnail:
                 self.storage.put(self.frame.thumbnail_key, result.thumbnail)

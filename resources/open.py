@@ -36,6 +36,11 @@ def s3_server_options(settings: Settings) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4)
-def open_database(url: str) -> Engine:
-    """The index database, one engine a process. No pool: runs are many and short, and connections are dear on RDS."""
+def open_database(url: str, *, stay: bool = False) -> Engine:
+    """The index database, one engine a process. No pool: runs are many and short, and connections are dear on RDS.
+
+    `stay`: for who asks again and again, one connection stays open; a new one takes 20 ms until it has read a geometry.
+    """
+    if stay:
+        return create_engine(url, pool_size=1, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})

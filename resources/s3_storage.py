@@ -119,7 +119,7 @@ class S3Storage:
         except ClientError as error:
             raise _translated(error, key) from error
 
-    def upload(self, path: Path, key: str, *, intermediate: bool = False) -> StoredObject:
+    def upload(self, path: Path, key: str, *, intermediate: bool = False, yielded: bool = False) -> StoredObject:
         extra = {"ContentType": _content_type(key)} | ({"Tagging": INTERMEDIATE_TAG} if intermediate else {})
         self.client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
         return self._written(key)

@@ -128,7 +128,7 @@ def _build(archive: Archive, of: Collection, now: State, extent: Box, changed: l
         if made.left_out and not made.frames:
             raise FrameFault(f"none of {len(made.left_out)} frames can be read ({next(iter(made.left_out.values()))})")
         key = of.overview_mosaic_key(_digest(out))
-        size = storage.upload(out, key).size
+        size = storage.upload(out, key, yielded=True).size
     complete = not made.left_out or now.attempts + 1 >= _TRIES
     with engine.begin() as connection:
         mosaic = Mosaic(key, storage.gdal_path(key), form, zoom)
