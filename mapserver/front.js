@@ -13,9 +13,10 @@ const ABSENT = 'absent';
 const UNCHANGED = 'unchanged';
 const BLANK = 'blank';
 
-// map.layer[x].data=..., map_config=... and the like; published maps choose their picture's format so, and no more.
+// map.layer[x].data=..., map_config=... and the like; published maps choose their picture's format so, QGIS tells its screen's
+// dots per inch in each request, and no more.
 const MEDDLING = /^(?:map[._].*|context|queryfile|savequery|template|shapepath|symbolset|fontset)$/;
-const LEGACY = /^map[._]imagetype$/;
+const TAKEN = /^map(?:[._]imagetype|_resolution)$/;
 
 /* The request to MapServer that draws the tile z/x/y, or one of the words above. */
 function tile(r) {
@@ -56,7 +57,7 @@ function version(r) {
 /* Does the request hold a parameter by which MapServer would change its map, or read or write a file? */
 function meddles(r) {
     const names = Object.keys(r.args).map(name => name.trim().toLowerCase());
-    return names.some(name => MEDDLING.test(name) && !LEGACY.test(name)) ? 'yes' : '';
+    return names.some(name => MEDDLING.test(name) && !TAKEN.test(name)) ? 'yes' : '';
 }
 
 function tilejson(r) {
