@@ -2,12 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from owslib.ogcapi.features import Features  # type: ignore[import-untyped]
 from owslib.wms import WebMapService  # type: ignore[import-untyped]
+from owslib.wmts import WebMapTileService  # type: ignore[import-untyped]
+from PIL import Image
+from rasterio.warp import transform_bounds
 from sqlalchemy import Connection, text
 
 from ls4_assets.names import Collection
@@ -222,6 +227,32 @@ def test_collections_are_an_ogc_api_with_links(served: Served, two_years: IndexD
     assert told == {f"{served.config.base_url}/ogcapi/{of.table}" for of in (OLD, NEW)}
     listed = served.get(f"/ogcapi/{NAME}/collections?f=json").json()["collections"]
     assert [each["id"] for each in listed] == [COLLECTIONS]
+
+
+@pytest.mark.parametrize("version", ["1.1.1", "1.3.0"])
+def test_owslib_gets_the_same_ground_as_map_and_as_tile(served: Served, two_years: IndexDatabase, version: str) -> None:
+    zoom, side = 17, 2 * HALF / 2**17
+    column, row = int((left_half(WHITE) + HALF) / side), int((HALF - MIDDLE) / side)
+    box = (column * side - HALF, HALF - (row + 1) * side, (column + 1) * side - HALF, HALF - row * side)
+    service = WebMapService(f"{served.config.base_url}/wms/{NAME}", version=version)
+    asked = {"layers": [IMAGERY, COLLECTIONS], "styles": ["", ""], "size": (256, 256), "format": "image/png", "transparent": True}
+    plain, degrees = (
+        np.asarray(Image.open(service.getmap(srs=crs, bbox=transform_bounds("EPSG:3857", crs, *box), **asked)).convert("RGBA"))
+        for crs in ("EPSG:3857", "EPSG:4326")
+    )
+    assert plain[128, 128].tolist() == degrees[128, 128].tolist() == [255, 255, 255, 255]
+    tiles = WebMapTileService(f"{served.config.base_url}/wmts/{NAME}/WMTSCapabilities.xml")
+    place = {"tilematrixset": "GoogleMapsCompatible", "tilematrix": str(zoom), "row": row, "column": column}
+    tile = tiles.gettile(layer=NAME, format="image/png", **place).read()
+    assert np.array_equal(np.asarray(Image.open(BytesIO(tile)).convert("RGBA")), plain)
+
+
+def test_owslib_gets_the_collections_as_features(served: Served, two_years: IndexDatabase) -> None:
+    service = Features(f"{served.config.base_url}/ogcapi/{NAME}")
+    assert service.feature_collections() == [COLLECTIONS]
+    found = service.collection_items(COLLECTIONS, bbox=[-98, 30, -97, 31])["features"]
+    assert {each["properties"]["name"] for each in found} == {OLD.name, NEW.name}
+    assert service.collection_items(COLLECTIONS, bbox=[-100, 35, -99, 36])["features"] == []
 
 
 def test_two_thousand_collections_are_one_quick_answer(served: Served, empty: IndexDatabase) -> None:

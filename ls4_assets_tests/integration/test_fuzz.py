@@ -39,9 +39,9 @@ NAMES = (
     "FEATURE_COUNT", "SLD", "SLD_BODY", "FILTER", "RULE", "ANGLE", "map", "MAP", "mode", "tile", "tilemode", "layers", "layer",
     "qlayer", "qstring", "qitem", "queryfile", "savequery", "imgext", "imgxy", "img", "mapext", "mapxy", "mapsize", "zoom",
     "zoomdir", "template", "context", "id", "outline", "year", "collection", "map.imagetype", "map.layer[0]", "map_web",
-    "map.config", "map.projection", "map_layer_data", "map.layer[x].data", "map.web.template", "TYPENAME", "TYPENAMES",
-    "OUTPUTFORMAT", "PROPERTYNAME", "MAXFEATURES", "STARTINDEX", "COVERAGE", "IDENTIFIER", "f", "limit", "offset", "bbox",
-    "crs", "bbox-crs", "filter", "v", "MAP_IMAGETYPE", "DIM_X", "icon", "shapepath", "class", "coordsys", "buffer",
+    "map_resolution", "map.config", "map.projection", "map_layer_data", "map.layer[x].data", "map.web.template", "TYPENAME",
+    "TYPENAMES", "OUTPUTFORMAT", "PROPERTYNAME", "MAXFEATURES", "STARTINDEX", "COVERAGE", "IDENTIFIER", "f", "limit", "offset",
+    "bbox", "crs", "bbox-crs", "filter", "v", "MAP_IMAGETYPE", "DIM_X", "icon", "shapepath", "class", "coordsys", "buffer",
 )  # fmt: skip
 REQUESTS = {
     "SERVICE": ("WMS", "WFS", "WCS", "SOS", "wms"),
