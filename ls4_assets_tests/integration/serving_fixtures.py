@@ -232,6 +232,27 @@ def served_fixture(index_database: IndexDatabase) -> Iterator[Served]:
 
 
 @contextmanager
+def front_of(home: Path, cluster: Cluster) -> Iterator[httpx.Client]:
+    """A client of nginx and two mapserv over the archive that a platform below `home` fills."""
+    archive = home / "archive"
+    config = write_config(
+        home / "serving",
+        port=free_port(),
+        mapfiles_dir=archive / "mapfiles",
+        archive_dir=archive,
+        database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
+        workers=2,
+    )
+    with ExitStack() as stack:
+        log = stack.enter_context((home / "processes.log").open("wb"))
+        stack.enter_context(running(config.workers_argv, log))
+        stack.enter_context(running(config.nginx_argv, log))
+        client = stack.enter_context(httpx.Client(base_url=config.base_url, timeout=60))
+        wait_until_healthy(client, config.health_url)
+        yield client
+
+
+@contextmanager
 def running(argv: Sequence[str], log: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(argv, stdout=log, stderr=log)
     try:

@@ -19,12 +19,10 @@ from PIL import Image
 from rasterio.windows import Window
 
 from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
 from ls4_assets.names import Frame
 from ls4_assets.status import collect
-from ls4_assets_tests.integration.serving_fixtures import running, wait_until_healthy
-from ls4_assets_tests.platform import PASSWORDS, Platform, frame_of, running_platform
-from mapserver.config import PostgresService, write_config
+from ls4_assets_tests.integration.serving_fixtures import front_of
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
 
 NC, BW = "nc/Travis/NOAA_2020/frames/georef", "bw/Travis/LINZ_1958/frames/georef"
 SERVED = {
@@ -79,22 +77,7 @@ def maps(cluster: Cluster, shared_data: Path) -> Iterator[Maps]:
         for key, name in {**SERVED, **{key: name for key, (name, _) in FAILED.items()}}.items():
             platform.drop(key, shared_data / name)
         platform.settle()
-        archive = home / "archive"
-        service = PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"])
-        config = write_config(
-            home / "serving",
-            port=free_port(),
-            mapfiles_dir=archive / "mapfiles",
-            archive_dir=archive,
-            database=service,
-            workers=2,
-        )
-        log = stack.enter_context((home / "log").open("wb"))
-        stack.enter_context(running(config.workers_argv, log))
-        stack.enter_context(running(config.nginx_argv, log))
-        client = stack.enter_context(httpx.Client(base_url=config.base_url, timeout=60))
-        wait_until_healthy(client, config.health_url)
-        yield Maps(platform, client)
+        yield Maps(platform, stack.enter_context(front_of(home, cluster)))
 
 
 def test_every_good_frame_is_on_the_map_and_every_other_says_why(maps: Maps) -> None:
