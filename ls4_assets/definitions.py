@@ -1,4 +1,4 @@
-"""Everything Dagster loads, merged: the assets of each shard, the two sensors, and the archive as their resource."""
+"""Everything Dagster loads, merged: the assets of each shard, the sensors, and the archive as their resource."""
 
 import gc
 from functools import cache
@@ -14,15 +14,16 @@ from ls4_assets.settings import load_settings
 from resources.archive import Archive
 from sensors.bucket import bucket_sensor
 from sensors.collections import collections_sensor
+from sensors.notices import SECONDS, notices_sensor
 
 
 def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> dg.Definitions:
     """The platform for these shards; a test gives an archive of its own."""
-    refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that are refused by name, and why.")
+    refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that could not be taken: why, and what to do.")
     assets = [asset for shard in shards for asset in (*frame_assets(shard), *collection_assets(shard))]
     return dg.Definitions(
         assets=[refused, *assets],
-        sensors=[bucket_sensor(sensor_seconds), collections_sensor(sensor_seconds)],
+        sensors=[bucket_sensor(sensor_seconds), collections_sensor(sensor_seconds), notices_sensor(max(SECONDS, sensor_seconds))],
         resources={"archive": archive},
         # A run's frames share a pool of processes; a process more for each step would only cost its start.
         executor=dg.in_process_executor,

@@ -25,6 +25,10 @@ class NotFound(Ls4Error):
     """An object is not in the bucket (any more)."""
 
 
+class NotSent(Ls4Error):
+    """A message to people was not accepted; it stays due and is sent again."""
+
+
 class UnknownName(Ls4Error):
     """Somebody typed the name of a collection that the archive does not have."""
 

@@ -6,6 +6,7 @@ Nested fields are written with two underscores (`LS4_PROFILES__NC__JPEG_QUALITY=
 
 import difflib
 import os
+import re
 import tomllib
 from functools import cached_property
 from importlib.resources import files
@@ -54,6 +55,13 @@ class Settings(BaseSettings):
     public_url: str = Field(description="base of the download links in the index, without a trailing slash")
     map_url: str = Field(description="address of the map front, without a trailing slash")
     dagit_url: str = Field("", description="address of Dagit, for the links that commands print")
+    staff_url: str = Field("", description="address of the staff page of refused files, for the links in messages")
+    notify_topic: str = Field("", description="ARN of the SNS topic that gets the messages; none: log and file only")
+    notify_endpoint_url: str | None = Field(None, description="an SNS server other than AWS")
+    notify_file: Path | None = Field(None, description="file to which each message is written too")
+    notify_settle_seconds: float = Field(60.0, ge=0, description="a trouble is told when nothing came to it for so long")
+    notify_window_seconds: float = Field(3600.0, ge=0, description="and not again before so long")
+    stuck_seconds: float = Field(7200.0, gt=0, description="frames that wait for so long, while none is finished, are told of")
     log_file: Path | None = Field(None, description="file that gets the log lines of all processes, beside their stderr")
     postgres_service: str = Field("ls4", description="libpq service through which MapServer reads the index")
     mapfile_uid: int = Field(0, ge=0, description="owner of a mapfile on S3, as an s3fs mount shows it")
@@ -83,10 +91,17 @@ class Settings(BaseSettings):
     reader_seconds: float = Field(10.0, ge=0, description="a COG that was replaced or removed is left to its readers this long")
     work_dir: Path | None = Field(None, description="scratch space of the workers; None: the system's temporary folder")
 
-    @field_validator("public_url", "map_url", "dagit_url")
+    @field_validator("public_url", "map_url", "dagit_url", "staff_url")
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+    @field_validator("notify_topic")
+    @classmethod
+    def _is_a_topic(cls, value: str) -> str:
+        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
+            raise ValueError("this is no ARN of an SNS topic, like arn:aws:sns:us-east-1:123456789012:ls4")
+        return value
 
     @cached_property
     def shards(self) -> Shards:

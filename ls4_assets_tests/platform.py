@@ -183,7 +183,8 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        connection.execute(text("TRUNCATE ls4.source, ls4.frame, ls4.collection, overview_mosaics CASCADE"))
+        tables = "source, ls4.frame, ls4.collection, ls4.refusal, ls4.failed_run, ls4.notice, public.overview_mosaics"
+        connection.execute(text(f"TRUNCATE ls4.{tables} CASCADE"))
 
 
 @contextmanager

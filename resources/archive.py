@@ -1,4 +1,4 @@
-"""The one Dagster resource: the archive, with its configuration, its bucket and its database.
+"""The one Dagster resource: the archive, with its configuration, its bucket, its database and its way to tell people.
 
 Clients are made when first asked for, never at import; each worker process makes its own from the same configuration.
 """
@@ -10,7 +10,8 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from ls4_assets.settings import Settings, load_settings
-from resources.open import open_database, open_storage
+from resources.notifier import Notifier
+from resources.open import open_database, open_notifier, open_storage
 from resources.storage import Storage
 
 
@@ -26,6 +27,10 @@ class Archive(dg.ConfigurableResource[None]):
     @cached_property
     def storage(self) -> Storage:
         return open_storage(self.settings)
+
+    @cached_property
+    def notifier(self) -> Notifier:
+        return open_notifier(self.settings)
 
     @property
     def database(self) -> Engine:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, NullPool, create_engine
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import Settings
 from resources.directory_storage import DirectoryStorage
+from resources.notifier import FileNotifier, LogNotifier, Notifier, Notifiers, SnsNotifier
 from resources.s3_storage import S3Storage
 from resources.storage import Storage
 
@@ -24,6 +25,16 @@ def open_storage(settings: Settings) -> Storage:
         owner = (settings.mapfile_uid, settings.mapfile_gid)
         return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region, mapfile_owner=owner)
     raise ConfigurationError(f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting.")
+
+
+def open_notifier(settings: Settings) -> Notifier:
+    """Where messages to people go, the one that may be away first."""
+    chosen: list[Notifier] = []
+    if settings.notify_topic:
+        chosen.append(SnsNotifier(settings.notify_topic, settings.notify_endpoint_url))
+    if settings.notify_file:
+        chosen.append(FileNotifier(settings.notify_file))
+    return Notifiers(*chosen, LogNotifier())
 
 
 def s3_server_options(settings: Settings) -> dict[str, str]:

@@ -7,13 +7,13 @@ that cannot be listed is left as it was: a failed listing is not an empty bucket
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from ls4_assets import logs
 from ls4_assets.assets import keys
@@ -24,6 +24,7 @@ from ls4_assets.intake.look import Look, look_at_bucket
 from ls4_assets.names import STEPS
 from ls4_assets.settings import Settings
 from resources.archive import Archive
+from resources.locks import only_one
 
 # Dagster deletes partitions one by one.
 LEFTOVERS_PER_TICK = 200
@@ -31,8 +32,6 @@ LEFTOVERS_PER_TICK = 200
 LOST_AFTER = timedelta(seconds=90)
 # What a frame costs, roughly: by it a batch that is requested later, but has less before it, overtakes in the queue.
 SECONDS_A_FRAME = 5
-# Of the refused files so many are listed in Dagit; `ls4 status` has them all.
-REFUSED_LISTED = 500
 
 
 def bucket_sensor(seconds: int) -> dg.SensorDefinition:
@@ -69,25 +68,15 @@ def look_and_request(context: dg.SensorEvaluationContext, archive: Archive) -> d
         add_partitions(context.instance, batch)
         logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
     events = [event for batch in batches for event in _georef_events(batch)]
-    if look.refusals_changed:
-        events.append(refused_event(archive))
     if not (batches or events):
         context.update_cursor(look.next_key)
         return dg.SkipReason(_summary(look, released))
     return dg.SensorResult(run_requests=[request(batch) for batch in batches], asset_events=events, cursor=look.next_key)
 
 
-@contextmanager
-def only_one_look(database: Engine) -> Iterator[bool]:
-    """False while another look is under way: Dagster gives a tick up after a minute, but its thread works on."""
-    lock = "(hashtextextended('look at the bucket', 0))"
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        alone = bool(connection.scalar(text(f"SELECT pg_try_advisory_lock{lock}")))
-        try:
-            yield alone
-        finally:
-            if alone:
-                connection.execute(text(f"SELECT pg_advisory_unlock{lock}"))
+def only_one_look(database: Engine) -> AbstractContextManager[bool]:
+    """False while another look is under way."""
+    return only_one(database, "look at the bucket")
 
 
 def release_dead_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:
@@ -170,18 +159,6 @@ def newly_held(archive: Archive, look: Look) -> list[str]:
     """What the operator has to be asked since this look."""
     with archive.database.connect() as connection:
         return [str(held) for name in sorted(look.held) for held in held_collections(connection, name)]
-
-
-def refused_event(archive: Archive) -> dg.AssetMaterialization:
-    """The list of refused files, as the newest state of one asset."""
-    count, refused = sources.count_refused(archive.database), sources.refused(archive.database, REFUSED_LISTED)
-    lines = ["| file | refused because | since |", "| --- | --- | --- |"]
-    lines += [f"| {key} | {reason} | {since:%Y-%m-%d %H:%M} |".replace("\n", " ") for key, reason, since in refused]
-    if count > len(refused):
-        lines.append(f"| and {count - len(refused)} more | `ls4 status` lists them all | |")
-    files = "\n".join(lines) if refused else "none"
-    metadata = {"refused": dg.MetadataValue.int(count), "files": dg.MetadataValue.md(files)}
-    return dg.AssetMaterialization(keys.REFUSED, metadata=metadata, description=f"{count} files are refused by name")
 
 
 def _georef_events(batch: Batch) -> Iterator[dg.AssetMaterialization]:

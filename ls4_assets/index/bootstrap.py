@@ -10,6 +10,7 @@ from psycopg2.extensions import encrypt_password
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
 from ls4_assets.index.schema import SCHEMA, metadata
+from ls4_assets.index.triggers import create_triggers
 from ls4_assets.index.views import create_views
 
 ROLES = ("dagster", "ls4", "mapserver")
@@ -39,6 +40,7 @@ def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> None:
         index.execute(text("SET ROLE ls4"))
         metadata.create_all(index)
         create_views(index)
+        create_triggers(index)
 
 
 def _autocommit(url: URL) -> Connection:

@@ -1,7 +1,8 @@
 """The tables: our own in schema `ls4`; in `public`, where the legacy ones were, one tile index per collection and one of mosaics.
 
 `source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
-`overview_mosaic` about the map zoomed out. The event log of Dagster is history, never asked for state.
+`overview_mosaic` about the map zoomed out; `refusal` is the history of what could not be taken; `failed_run` and `notice` say
+what goes wrong and what people were told of it. The event log of Dagster is history, never asked for state.
 """
 
 from enum import StrEnum
@@ -73,6 +74,7 @@ source = Table(
     Column("gone_at", DateTime(timezone=True), comment="when a complete listing first no longer showed it"),
     Column("held_at", DateTime(timezone=True), comment="since when its deletion waits for a word of the operator"),
     Column("not_before", DateTime(timezone=True), comment="a source whose runs die is tried again ever more seldom"),
+    Column("waiting_since", DateTime(timezone=True), comment="since when this version waits or works; null: it does not"),
     # `ls4 status` counts and sums the whole archive from this index alone.
     Index("source_collection", "collection", "state", postgresql_include=["size"]),
     Index("source_failed", "collection", "key", postgresql_where=text("state = 'failed'")),
@@ -81,6 +83,7 @@ source = Table(
     Index("source_settling", "changed_at", postgresql_where=text("state = 'settling'")),
     Index("source_queued", "collection", "changed_at", "key", postgresql_where=text("state = 'queued'")),
     Index("source_requested", "batch", postgresql_where=text("state = 'requested'")),
+    Index("source_waiting", "collection", "waiting_since", postgresql_where=text("waiting_since is not null")),
     Index("source_refused", "key", postgresql_where=text("state = 'refused'")),
     Index("source_missing", "gone_at", postgresql_where=text("gone_at is not null and held_at is null and state <> 'deleted'")),
     Index("source_held", "collection", postgresql_where=text("held_at is not null and state <> 'deleted'")),
@@ -159,6 +162,46 @@ overview_mosaic_frame = Table(
     Column("served_location", Text, nullable=False, comment="of the COG that was painted"),
     Column("source_version", Text, nullable=False),
     *(Column(side, Double, nullable=False) for side in ("minx", "miny", "maxx", "maxy")),
+)
+
+# Written by triggers alone (`triggers.py`): whoever refuses a source, or takes it at last, its history is exact.
+refusal = Table(
+    "refusal",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("key", Text(collation="C"), nullable=False, comment="of the georef tif"),
+    Column("kind", Text, nullable=False, comment="refused: its name is at fault; failed: its content"),
+    Column("place", Text, nullable=False, comment="name of its collection, or its folder where the name tells of none"),
+    Column("reason", Text, nullable=False, comment="in words for staff, with what to do"),
+    Column("version", Text, nullable=False, comment="that was refused last"),
+    Column("times", Integer, nullable=False, server_default="1", comment="how often it was refused"),
+    Column("first_seen", DateTime(timezone=True), nullable=False),
+    Column("last_seen", DateTime(timezone=True), nullable=False, comment="when it was refused last"),
+    Column("resolved_at", DateTime(timezone=True), comment="null: open"),
+    Column("resolved_by", Text, comment="the version that was taken; null: the file was renamed or taken away"),
+    Index("refusal_open", "key", unique=True, postgresql_where=text("resolved_at is null")),
+    Index("refusal_resolved", "resolved_at", postgresql_where=text("resolved_at is not null")),
+)
+
+failed_run = Table(
+    "failed_run",
+    metadata,
+    Column("kind", Text, primary_key=True, comment="rebuild: of a collection; run: any other"),
+    Column("place", Text, primary_key=True, comment="what it worked on; a later run of the same that ends well removes the row"),
+    Column("run", Text, nullable=False, comment="id of the run that failed last"),
+    Column("reason", Text, nullable=False),
+    Column("failed_at", DateTime(timezone=True), nullable=False, comment="when the first failed since the last that ended well"),
+)
+
+notice = Table(
+    "notice",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("place", Text, primary_key=True),
+    Column("count", Integer, nullable=False, comment="files or frames that were told of"),
+    Column("latest", DateTime(timezone=True), nullable=False, comment="the newest trouble that was told of"),
+    Column("told_at", DateTime(timezone=True), nullable=False),
+    Column("resolved_at", DateTime(timezone=True), comment="when it was told that the trouble is over"),
 )
 
 # The map server's: one row for each collection that has an overview mosaic on the map.

@@ -16,7 +16,7 @@ from resources.storage import Storage, StoredObject, end_of
 
 GEOREF = "georef"
 PRODUCT_FOLDERS = frozenset({"scanned", "cog"})
-TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson"})
+TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson", "staff"})
 # Dropped in the hope of a map: worth a word of advice. Anything else in georef/ (notes, Thumbs.db) is left alone.
 FOREIGN_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".jp2", ".img", ".sid", ".ecw", ".pdf", ".bmp", ".zip"})
 # Behind every key.

@@ -34,7 +34,6 @@ class Look:
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
-    refusals_changed: bool = False
     next_key: str = ""
 
 
@@ -165,7 +164,6 @@ class _Looking:
         self.look.counts.update(str(change.state) for change in changes.rows)
         self.look.counts["missing"] += len(changes.missing)
         self.look.counts["gone"] += removed
-        self.look.refusals_changed |= changes.refusals_changed
         self.look.held.update(holding)
         # The next piece may hold another spelling of a collection that was new in this one.
         if found := {change.frame.collection for change in changes.rows if change.frame}:

@@ -43,7 +43,6 @@ class Changes:
     missing: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
-    refusals_changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,11 @@ def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: dat
     tables = dict(rules.tables)
     for dropped in listed:
         before = known.get(dropped.key)
-        was_refused = before is not None and before.state == SourceState.REFUSED
         try:
             frame = _frame_of(dropped, doubles, rules.shards, tables)
         except NameRefused as refusal:
             if before is None or (before.version, before.reason) != (dropped.version, str(refusal)):
                 changes.rows.append(Change(dropped, SourceState.REFUSED, reason=str(refusal)))
-                changes.refusals_changed = True
             elif before.gone_at is not None:
                 changes.found.append(dropped.key)
             continue
@@ -78,7 +75,6 @@ def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: dat
         state = _next_state(dropped, before, now, rules.settle_empty if dropped.empty else rules.settle)
         if state is not None:
             changes.rows.append(Change(dropped, state, frame))
-            changes.refusals_changed |= was_refused
         elif before is not None and before.gone_at is not None:
             changes.found.append(dropped.key)
     _note_absent(changes, {dropped.key for dropped in listed}, known, now, rules.settle)
@@ -93,7 +89,6 @@ def _note_absent(changes: Changes, present: set[str], known: Mapping[str, Known]
             changes.missing.append(key)
         elif now - row.gone_at >= settle:
             changes.gone.append(key)
-            changes.refusals_changed |= row.state == SourceState.REFUSED
 
 
 def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: timedelta) -> SourceState | None:

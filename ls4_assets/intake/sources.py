@@ -88,18 +88,6 @@ def requeue(engine: Engine, states: Sequence[SourceState], collection_name: str 
         return connection.execute(update(source).where(*chosen).values(values)).rowcount
 
 
-def refused(engine: Engine, most: int | None = None) -> list[tuple[str, str, datetime]]:
-    """Key, reason and first sight of the sources that were refused by name, or of the first so many."""
-    with engine.connect() as connection:
-        query = select(source.c.key, source.c.reason, source.c.first_seen).where(source.c.state == SourceState.REFUSED)
-        return [(row.key, row.reason, row.first_seen) for row in connection.execute(query.order_by(source.c.key).limit(most))]
-
-
-def count_refused(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return connection.scalar(select(func.count()).where(source.c.state == SourceState.REFUSED)) or 0
-
-
 @dataclass(frozen=True)
 class Leftover:
     """A partition of a frame of which nothing is left; `batch` is the last that had it."""

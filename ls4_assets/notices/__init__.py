@@ -1,0 +1,1 @@
+"""What goes wrong and whom it concerns: the history of refusals, the troubles of the moment, and what people are told of them."""
