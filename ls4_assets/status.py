@@ -17,6 +17,8 @@ from ls4_assets.intake.sources import WAITING
 from ls4_assets.links import map_url
 from ls4_assets.lookup import find_collection
 from ls4_assets.names import Collection
+from ls4_assets.notices import refusals
+from ls4_assets.notices.refusals import Refusal
 from ls4_assets.report import Report, collect_report
 from ls4_assets.settings import Settings
 from resources.open import open_database
@@ -55,14 +57,25 @@ class CollectionStatus:
 
 
 @dataclass(frozen=True)
+class Quarantine:
+    """The list of files that could not be taken, with those that were since; `address` of the page that shows it."""
+
+    open: int
+    resolved: int
+    refusals: tuple[Refusal, ...]
+    address: str
+
+
+@dataclass(frozen=True)
 class Status:
     """The whole archive, or one collection with its `report`. `refused` has the reason by key: a file with a wrong name belongs
-    to no collection."""
+    to no collection. `quarantine` is of the whole archive."""
 
     collections: tuple[CollectionStatus, ...]
     refused: Mapping[str, str]
     refused_count: int = 0
     report: Report | None = None
+    quarantine: Quarantine = Quarantine(0, 0, (), "")
 
 
 def collect(settings: Settings, name: str | None = None, listed: int | None = None) -> Status:
@@ -74,7 +87,7 @@ def collect(settings: Settings, name: str | None = None, listed: int | None = No
             report = collect_report(connection, of)
             return Status(statuses, report.refused, report.refused_count, report)
         refused, count = _refused(connection, listed)
-        return Status(statuses, refused, count)
+        return Status(statuses, refused, count, quarantine=_quarantine(connection, listed, settings.staff_url))
 
 
 def lines(status: Status) -> list[str]:
@@ -97,6 +110,9 @@ def lines(status: Status) -> list[str]:
         text.append(f"Refused by name: {status.refused_count:,}")
         # Each reason begins with its key.
         text += _cut([f"    {reason}" for reason in status.refused.values()], status.refused_count)
+    if (quarantine := status.quarantine).open or quarantine.resolved:
+        page = f": {quarantine.address}" if quarantine.address else ""
+        text.append(f"Quarantine: {quarantine.open:,} open, {quarantine.resolved:,} resolved{page}")
     return text or [
         "The archive is empty: drop a georeferenced tif, or run `ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames`."
     ]
@@ -203,6 +219,11 @@ def _failed(connection: Connection, of: Collection | None, listed: int | None) -
 def _unindexed(connection: Connection, of: Collection | None) -> set[str]:
     changed = or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
     return set(connection.scalars(select(frame.c.collection).where(changed, _only(frame.c.collection, of)).distinct()))
+
+
+def _quarantine(connection: Connection, most: int | None, address: str) -> Quarantine:
+    counted = refusals.counts(connection)
+    return Quarantine(counted.open, counted.resolved, tuple(refusals.listed(connection, most or refusals.LISTED)), address)
 
 
 def _refused(connection: Connection, listed: int | None) -> tuple[dict[str, str], int]:

@@ -27,6 +27,7 @@ NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 _HEALTH = "health"
 _HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
 _STATIC = Path(__file__).parent / "static"
+_STAFF = Path(__file__).parent / "staff"
 _FRONT = Path(__file__).with_name("front.js")
 # nginx has no way to write a literal $ where variables are allowed.
 _PLAIN_PATH = re.compile(r"/[\w./@+~ -]*")
@@ -80,6 +81,8 @@ def write_config(
     worker_memory_mb: int = 600,
     tile_cache_mb: int = 512,
     proxies: Sequence[str] = (),
+    refusals_file: Path | None = None,
+    staff: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1",
 ) -> ServingConfig:
@@ -100,6 +103,8 @@ def write_config(
     worker_memory_mb: a worker that grows over this is replaced.
     tile_cache_mb: the most disk that kept tiles may take; 0 keeps none.
     proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are believed.
+    refusals_file: the JSON of refused files that the pipeline writes, for the page /staff; None: there is no such page.
+    staff: addresses or networks that may read it, as they reach nginx or as `proxies` tell of them; nobody else does.
     gdal_options: further GDAL configuration for mapserv (AWS_*, an endpoint): FastCGI discards the
       environment.
 
@@ -110,7 +115,7 @@ def write_config(
     conf, logs, sock = run_dir / "conf", run_dir / "logs", run_dir / "run" / "mapserv.sock"
     error_log = logs / "mapserv.log"
     collections = collections_file or run_dir / "collections.json"
-    for path in (run_dir, mapfiles_dir, collections, *([archive_dir] if archive_dir else [])):
+    for path in (run_dir, mapfiles_dir, collections, *filter(None, (archive_dir, refusals_file))):
         _require_plain(path)
     if not NGINX_JAVASCRIPT.exists():
         raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
@@ -157,6 +162,7 @@ def write_config(
             conf=conf,
             mapfiles=mapfiles_dir,
             proxies=_networks(proxies),
+            staff=_networks(staff),
             tile_cache_mb=tile_cache_mb,
             catalog=catalog.NAME,
             catalog_layers=catalog.TILE_LAYERS,
@@ -175,6 +181,7 @@ def write_config(
             port=port,
             static=_published_page(run_dir),
             collections_file=collections,
+            refusals_file=refusals_file,
             archive=archive_dir,
             javascript_module=NGINX_JAVASCRIPT,
             tile_cache_mb=tile_cache_mb,
@@ -221,7 +228,7 @@ def _networks(given: Sequence[str]) -> list[str]:
     try:
         return [str(ip_network(each)) for each in given]
     except ValueError as error:
-        raise ConfigurationError(f"{error}: name load balancers like 10.0.0.0/16.") from None
+        raise ConfigurationError(f"{error}: name load balancers and staff like 10.0.0.0/16.") from None
 
 
 def _require_plain(path: Path) -> None:
@@ -252,7 +259,7 @@ def _rendered(template: str, **values: object) -> str:
 
 
 def _published_page(run_dir: Path) -> Path:
-    """The landing page, copied to where the user of nginx can read it: a checkout may lie in a closed
+    """The landing page and the staff's, copied to where the user of nginx can read it: a checkout may lie in a closed
     home."""
     folder = run_dir / "static"
     folder.mkdir(exist_ok=True)
@@ -263,6 +270,10 @@ def _published_page(run_dir: Path) -> Path:
             copied.mkdir(parents=True, exist_ok=True)
         else:
             _publish(copied, part.read_bytes())
+    (folder / _STAFF.name).mkdir(exist_ok=True)
+    (font,) = (_STATIC / "assets").glob("*.woff2")
+    for part in _STAFF.iterdir():
+        _publish(folder / _STAFF.name / part.name, part.read_text().replace("%font%", f"/assets/{font.name}"))
     return folder
 
 

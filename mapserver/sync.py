@@ -30,6 +30,8 @@ from resources.storage import StoredObject
 PREFIX = "mapfiles/"
 # The list that the page reads; written by ls4_assets.catalogue.
 COLLECTIONS_KEY = "derived/collections.json"
+# The list that the staff's page reads; written by ls4_assets.notices.
+REFUSALS_KEY = "staff/refusals.json"
 SECONDS = 2.0
 LARGEST = 8 << 20
 FETCHES = 8
@@ -53,14 +55,14 @@ def map_findings(text: str) -> list[str]:
     return mapfile.findings(text)
 
 
-def list_findings(text: str) -> list[str]:
-    """What is wrong with the list of collections."""
+def list_findings(text: str, of: str = "collections") -> list[str]:
+    """What is wrong with the list of collections, or of refusals."""
     try:
         listed = json.loads(text)
     except ValueError as error:
         return [f"It is no JSON: {error}."]
-    sound = isinstance(listed, dict) and isinstance(listed.get("collections"), list)
-    return [] if sound else ["It is no list of collections."]
+    sound = isinstance(listed, dict) and isinstance(listed.get(of), list)
+    return [] if sound else [f"It is no list of {of}."]
 
 
 # What is brought from below PREFIX, by suffix, and how it is looked over. They are put in this order: with the TileJSON a version
@@ -75,12 +77,13 @@ DOCUMENTS: Mapping[str, Callable[[str], list[str]]] = {
 @dataclass
 class Sync:
     """`folder` is MapServer's and belongs to this process alone, but for files of other suffixes; `collections` is where the
-    page's list goes; `state` tells a health check when the last complete look was."""
+    page's list goes, `refusals` where the staff page's does; `state` tells a health check when the last complete look was."""
 
     storage: S3Storage
     folder: Path
     collections: Path
     state: Path
+    refusals: Path | None = None
     versions: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     absences: dict[str, int] = field(default_factory=dict)
@@ -98,8 +101,8 @@ class Sync:
     def look(self) -> None:
         """One look. Raises what the bucket raises, before anything is removed."""
         listed = list(self.storage.list(PREFIX))
-        page = self.storage.head(COLLECTIONS_KEY)
-        found = {each.key: each for each in (*filter(self._is_ours, listed), *([page] if page else []))}
+        pages = (self.storage.head(key) for key in self._pages)
+        found = {each.key: each for each in (*filter(self._is_ours, listed), *filter(None, pages))}
         served = self._served()
         self.refused = {key: reason for key, reason in self.refused.items() if key in found}
         self.versions = {key: version for key, version in self.versions.items() if key in found}
@@ -128,7 +131,12 @@ class Sync:
         return same and (found.key in self.refused or self._place(found.key).exists())
 
     def _place(self, key: str) -> Path:
-        return self.collections if key == COLLECTIONS_KEY else self.folder / key.removeprefix(PREFIX)
+        return self._pages.get(key) or self.folder / key.removeprefix(PREFIX)
+
+    @property
+    def _pages(self) -> dict[str, Path]:
+        """What pages read, by key, and where it goes."""
+        return {COLLECTIONS_KEY: self.collections} | ({REFUSALS_KEY: self.refusals} if self.refusals else {})
 
     def _served(self) -> set[str]:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
@@ -175,7 +183,7 @@ class Sync:
             text = data.decode()
         except UnicodeDecodeError as error:
             return [f"It is no UTF-8 text: {error}."]
-        return list_findings(text) if key == COLLECTIONS_KEY else DOCUMENTS[Path(key).suffix](text)
+        return list_findings(text, Path(key).stem) if key in self._pages else DOCUMENTS[Path(key).suffix](text)
 
     def _withdraw(self, served: set[str], published: set[str]) -> None:
         missing = served - published
@@ -231,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--region", default=environment("LS4_S3_REGION"), help="the bucket's region")
     add("--mapfiles", type=Path, required=True, help="MapServer's folder of mapfiles")
     add("--collections", type=Path, required=True, help="where the page's list of collections goes")
+    add("--refusals", type=Path, help="where the staff page's list of refused files goes; default: nowhere")
     add("--state", type=Path, required=True, help="written after each complete look, for a health check")
     add("--seconds", type=float, default=SECONDS, help="between two looks")
     given = parser.parse_args(arguments)
@@ -238,13 +247,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # At once, even from a request that hangs: every file is whole at every moment.
         signal.signal(number, lambda *_: os._exit(0))
-    for folder in (given.mapfiles, given.collections.parent, given.state.parent):
+    for folder in (
+        given.mapfiles,
+        given.collections.parent,
+        given.state.parent,
+        *([given.refusals.parent] if given.refusals else []),
+    ):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         bucket = open_bucket(given.storage, given.endpoint_url, given.region)
     except ConfigurationError as error:
         parser.error(str(error))
-    Sync(bucket, given.mapfiles, given.collections, given.state).run(given.seconds)
+    Sync(bucket, given.mapfiles, given.collections, given.state, given.refusals).run(given.seconds)
 
 
 if __name__ == "__main__":

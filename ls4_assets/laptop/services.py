@@ -21,6 +21,7 @@ from ls4_assets.laptop.launcher import Life, life_of
 from ls4_assets.laptop.postgres import SUPERUSER, Cluster
 from ls4_assets.laptop.state import CHECKOUT, State
 from ls4_assets.laptop.supervisor import Service, Supervisor
+from ls4_assets.notices.refusals import STAFF_KEY
 from mapserver.config import PostgresService, write_config
 
 PORTS = ("postgres", "front", "dagit", "code")
@@ -88,6 +89,8 @@ def _environment(state: State, port: int, passwords: dict[str, str], addresses: 
         "LS4_PUBLIC_URL": f"{addresses.front}/archive",
         "LS4_MAP_URL": addresses.front,
         "LS4_DAGIT_URL": addresses.dagit,
+        "LS4_STAFF_URL": f"{addresses.front}/staff",
+        "LS4_NOTIFY_FILE": str(state.logs / "notices.txt"),
         "LS4_LOG_FILE": str(state.logs / "ls4.jsonl"),
         "LS4_WORK_DIR": str(state.work),
         "LS4_DAGSTER_DATABASE_URL": database("dagster"),
@@ -121,6 +124,8 @@ def _serving(state: State, ports: dict[str, int], password: str) -> tuple[Servic
         database=PostgresService("127.0.0.1", ports["postgres"], "ls4", "mapserver", password),
         archive_dir=state.archive,
         collections_file=state.archive / COLLECTIONS_KEY,
+        refusals_file=state.archive / STAFF_KEY,
+        staff=("127.0.0.0/8",),
         user=state.web_user,
     )
     workers = Service("mapserver", serving.workers_argv, lambda: True)

@@ -137,10 +137,11 @@ def test_refusals_by_name_have_no_partition_and_stand_in_the_list(platform: Plat
         assert advice in refused[key]
         assert refused[key].endswith(".") and "\n" not in refused[key]
     assert list(platform.partitions("Travis", "cog")) == [frame_of(GOOD).partition]
+    platform.tick("notices")
     event = platform.instance.get_latest_materialization_event(dg.AssetKey("refused_frames"))
     assert event and event.asset_materialization
     assert event.asset_materialization.metadata["refused"].value == len(REFUSED_NAMES)
-    assert "did you mean Travis" in str(event.asset_materialization.metadata["files"].value)
+    assert "Did you mean Travis" in str(event.asset_materialization.metadata["files"].value)
     assert any("did you mean Travis" in line for line in lines(collect(platform.settings)))
     for key in REFUSED_NAMES:
         platform.storage.delete(key)

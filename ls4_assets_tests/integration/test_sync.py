@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from ls4_assets.catalogue import COLLECTIONS_KEY
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.names import Collection
+from ls4_assets.notices.refusals import STAFF_KEY, Counts, staff_json
 from ls4_assets_tests.integration.serving_fixtures import (
     EXTENT,
     NAME,
@@ -71,6 +73,19 @@ def test_maps_and_the_list_come_and_are_replaced(sidecar: Sync) -> None:
         sidecar.look()
         assert under_way.read() == MAP  # whoever reads at that moment gets the old one whole
     assert served_files(sidecar) == {f"{TABLE}.map": RETITLED}
+
+
+def test_the_list_for_staff_comes_when_it_is_asked_for(sidecar: Sync) -> None:
+    sidecar.storage.put(STAFF_KEY, staff_json(Counts(0, 0, ""), [], datetime.now(UTC)))
+    sidecar.look()
+    assert {path.name for path in sidecar.state.parent.iterdir()} == {"mapfiles", "state.json"}
+    sidecar.refusals = sidecar.state.with_name("refusals.json")
+    sidecar.look()
+    taken = sidecar.refusals.read_bytes()
+    assert json.loads(taken)["refusals"] == []
+    sidecar.storage.put(STAFF_KEY, LISTED)
+    sidecar.look()
+    assert sidecar.refusals.read_bytes() == taken and STAFF_KEY in sidecar.refused
 
 
 def test_tilejson_and_wmts_come_after_their_mapfile(sidecar: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
