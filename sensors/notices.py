@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from ls4_assets.assets import keys
+from ls4_assets.intake import sources
 from ls4_assets.notices.refusals import STAFF_KEY, Counts, Refusal, counts, listed, staff_json
 from ls4_assets.notices.runs import note_finished_runs
 from ls4_assets.notices.telling import tell_people
@@ -51,15 +52,24 @@ def look_and_tell(context: dg.SensorEvaluationContext, archive: Archive) -> dg.S
     telling = tell_people(archive, now)
     with archive.database.connect() as connection:
         counted = counts(connection)
-        changed = counted.stamp != seen.get("list")
+        changed = counted.stamp != seen.get("list") and is_mounted(archive)
         found = listed(connection) if changed else []
     if changed:
         archive.storage.put(STAFF_KEY, staff_json(counted, found, now))
-    cursor = json.dumps({"runs": runs.isoformat(), "list": counted.stamp})
+    cursor = json.dumps({"runs": runs.isoformat(), "list": counted.stamp if changed else seen.get("list")})
     if changed:
         return dg.SensorResult(asset_events=[refused_event(counted, found, archive.settings)], cursor=cursor)
     context.update_cursor(cursor)
     return dg.SkipReason(f"{telling.troubles} troubles; {telling.sent} messages sent, {telling.unsent} stay due.")
+
+
+def is_mounted(archive: Archive) -> bool:
+    """False for a folder that lies bare although files are known, as when its disk is not mounted: whatever is written there
+    would make it look like an archive from which everything was deleted."""
+    if not archive.storage.is_folder or next(iter(archive.storage.level("")), None) is not None:
+        return True
+    with archive.database.connect() as connection:
+        return not sources.anything_known(connection)
 
 
 def refused_event(counted: Counts, found: Sequence[Refusal], settings: Settings) -> dg.AssetMaterialization:

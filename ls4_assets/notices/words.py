@@ -53,32 +53,30 @@ _RESOLVED = {
 
 
 def _subject(trouble: Trouble, count: int, news: News) -> str:
-    more = " more" if news == News.MORE else ""
+    more = "more " if news == News.MORE else ""
     return {
-        Kind.REFUSED: f"{_number(count, 'file')}{more} refused by name in {trouble.place}",
-        Kind.FAILED: f"{_number(count, 'photograph')}{more} of {trouble.place} could not be taken",
+        Kind.REFUSED: f"{_number(count, f'{more}file')} refused by name in {trouble.place}",
+        Kind.FAILED: f"{_number(count, f'{more}photograph')} of {trouble.place} could not be taken",
         Kind.REBUILD: f"the map of {trouble.place} cannot be brought up to date",
         Kind.RUN: f"a run over {trouble.place} failed",
-        Kind.WAITING: f"{_number(count, 'photograph')} of {trouble.place} wait and nothing goes on",
+        Kind.WAITING: f"{_number(count, 'photograph')} of {trouble.place} waiting, and nothing goes on",
         Kind.HELD: f"{_number(count, 'photograph')} of {trouble.place} deleted: is that meant?",
     }[trouble.kind]
 
 
 def _what(trouble: Trouble, news: News, files: Sequence[Refusal]) -> str:
-    count = max(len(files), 1) if news == News.MORE else trouble.count
-    more = " more" if news == News.MORE else ""
-    are = "is" if count == 1 else "are"
-    files_are, photographs_are = f"{_number(count, 'file')}{more} {are}", f"{_number(count, 'photograph')}{more} {are}"
-    still = f" {_number(trouble.count, 'file')} there in all {'is' if trouble.count == 1 else 'are'} refused now." if more else ""
+    place, more = trouble.place, "more " if news == News.MORE else ""
+    count = len(files) if more else trouble.count
+    some_files, photographs = _number(count, f"{more}file"), _number(count, f"{more}photograph")
+    in_all = f" That makes {_number(trouble.count, 'file')} there." if more else ""
     return {
-        Kind.REFUSED: f"{files_are} in {trouble.place} under a name that the archive cannot take.{still}",
-        Kind.FAILED: f"{photographs_are} in {trouble.place} that could not be taken. The others are not held up.{still}",
-        Kind.REBUILD: f"The tile index or the map of {trouble.place} cannot be made. The last good map stays up; "
-        "what was dropped since is not on it.",
-        Kind.RUN: f"A run over {trouble.place} failed. What it had finished stays finished.",
-        Kind.WAITING: f"{photographs_are} waiting in {trouble.place}, since {trouble.since:%Y-%m-%d %H:%M} UTC, and none was "
-        "finished lately.",
-        Kind.HELD: f"{photographs_are} gone from the folder of {trouble.place}. Nothing was removed from the map.",
+        Kind.REFUSED: f"The archive cannot take the name of {some_files} in {place}. What is named well is not held up.{in_all}",
+        Kind.FAILED: f"{photographs} of {place} could not be taken. The others are not held up.{in_all}",
+        Kind.REBUILD: f"The tile index or the map of {place} cannot be made. The last good map stays up; what was dropped since "
+        "is not on it.",
+        Kind.RUN: f"A run over {place} failed. What it had finished stays finished.",
+        Kind.WAITING: f"{photographs} of {place} waiting since {trouble.since:%Y-%m-%d %H:%M} UTC; nothing was finished lately.",
+        Kind.HELD: f"{photographs} gone from the folder of {place}. Nothing was removed from the map.",
     }[trouble.kind]
 
 
@@ -132,26 +130,22 @@ def _over(trouble: Trouble) -> str:
 
 def _of_many(message: Message, settings: Settings) -> Text:
     """Several places at once: a list of them, in place of as many messages."""
-    places, kind, total = len(message.troubles), message.troubles[0].kind, sum(one.count for one in message.troubles)
+    places, over = len(message.troubles), message.news == News.OVER
     what = {
         Kind.REFUSED: "files refused by name",
         Kind.FAILED: "photographs that could not be taken",
         Kind.REBUILD: "maps that cannot be brought up to date",
         Kind.RUN: "failed runs",
-        Kind.WAITING: "photographs that wait while nothing goes on",
+        Kind.WAITING: "photographs waiting while nothing goes on",
         Kind.HELD: "deleted photographs that wait for a word",
-    }[kind]
-    head = {News.NEW: "", News.MORE: "more ", News.OVER: "resolved: "}[message.news]
-    lines = [f"  {one.place}: {one.count}" for one in message.troubles[:PLACES]]
+    }[message.kind]
+    subject = f"{'resolved: ' if over else ''}{what} in {places} places"
+    head = f"This is resolved; nothing is left to do. It was about {what} in:" if over else f"There are {what} in:"
+    lines = [f"  {one.place}: {one.count:,}" for one in message.troubles[:PLACES]]
     if places > PLACES:
         lines.append(f"  and {places - PLACES} more")
-    nothing = (
-        "Nothing is left to do there." if message.news == News.OVER else "The list says of each what is wrong and what to do."
-    )
-    subject = f"ls4: {head}{what} in {places} places"
-    return Text(
-        subject, _joined(f"{total:,} {what}, {head}in:", "\n".join(lines), nothing, _links(message.troubles[0], settings, places))
-    )
+    do = "" if over else "What to do: open the list, which says of each what is wrong and how to mend it."
+    return Text(f"ls4: {subject}", _joined(head, "\n".join(lines), do, _links(message.troubles[0], settings, places)))
 
 
 def _links(trouble: Trouble, settings: Settings, places: int = 1) -> str:

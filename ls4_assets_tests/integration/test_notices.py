@@ -156,7 +156,7 @@ def test_a_corrected_file_is_told_to_be_resolved(platform: Platform, topic: Topi
     assert topic.received() == []  # within the window
     pass_time(platform, 60)
     platform.tick("notices")
-    assert [subject for subject, _ in topic.received()] == [f"ls4: 1 photograph more of {COLLECTION} could not be taken"]
+    assert [subject for subject, _ in topic.received()] == [f"ls4: 1 more photograph of {COLLECTION} could not be taken"]
     platform.drop(bad, good)
     platform.look()
     platform.tick("notices")
@@ -314,7 +314,7 @@ def test_a_collection_that_waits_for_long_is_told_unless_something_of_it_goes_on
     assert topic.received() == []  # a long drop that goes on
     pass_time(platform, 130)
     platform.tick("notices")
-    assert [subject for subject, _ in topic.received()] == [f"ls4: 1 photograph of {COLLECTION} wait and nothing goes on"]
+    assert [subject for subject, _ in topic.received()] == [f"ls4: 1 photograph of {COLLECTION} waiting, and nothing goes on"]
     take(platform)
     platform.tick("notices")
     assert [subject for subject, _ in topic.received()] == [f"ls4: resolved: {COLLECTION} goes on"]
@@ -385,3 +385,18 @@ def test_the_list_for_staff_is_published_when_it_changes(platform: Platform, top
     metadata = event.asset_materialization.metadata
     assert metadata["resolved"].value == 2 and metadata["list"].value == "http://maps.test/staff"
     assert "renamed or removed" in str(metadata["files"].value)
+
+
+def test_a_disk_that_is_not_mounted_is_not_written_to(platform: Platform, tmp_path: Path) -> None:
+    """With the list in it, the bare folder looked like an archive from which everything was deleted."""
+    platform.drop(f"{MISSPELT}/02-08-60_6-1.tif", b"x")
+    platform.tick("bucket")
+    folder = tmp_path / "archive"
+    folder.rename(tmp_path / "disk")
+    folder.mkdir()
+    assert isinstance(platform.tick("notices"), dg.SkipReason)
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    (tmp_path / "disk").rename(folder)
+    assert isinstance(platform.tick("notices"), dg.SensorResult)
+    assert json.loads(platform.storage.read(STAFF_KEY))["open"] == 1

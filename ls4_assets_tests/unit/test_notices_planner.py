@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 
 from ls4_assets.notices.planner import MOST_ALONE, Kind, Message, News, Pace, Told, Trouble, Where, plan
 from ls4_assets.notices.refusals import split_advice
+from ls4_assets.notices.words import compose
+from ls4_assets.settings import Settings
 from resources.notifier import plain_subject
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -117,3 +120,18 @@ def test_the_last_part_of_a_reason_is_the_advice(reason: str, wrong: str, advice
 def test_a_subject_is_what_sns_takes() -> None:
     assert plain_subject("ls4: fotografía\nñ") == "ls4: fotograf?a ?"
     assert len(plain_subject("x" * 200)) == 100
+
+
+def test_every_message_fits_its_subject_and_says_where_to_look() -> None:
+    settings = Settings(
+        storage="/none", database_url=SecretStr("postgresql+psycopg2://x"), public_url="http://m", map_url="http://m",
+        dagit_url="http://d", staff_url="http://m/staff",
+    )  # fmt: skip
+    for kind in Kind:
+        for news in News:
+            for troubles in ([failed(1500, kind=kind)], [failed(2, kind=kind, place=f"{PLACE}{n}") for n in range(40)]):
+                text = compose(Message(news, kind, tuple(troubles)), {}, settings)
+                assert text.subject.startswith("ls4: ") and plain_subject(text.subject) == text.subject
+                assert ("resolved" in text.subject) == (news == News.OVER)
+                assert "http://" in text.body and len(text.body) < 3000
+                assert "Trouble(" not in text.body and "None" not in text.body
