@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ls4_assets import logs
@@ -32,9 +34,6 @@ class SnsNotifier:
 
     @cached_property
     def client(self) -> "SNSClient":
-        import boto3
-        from botocore.config import Config
-
         # A message that is not taken is sent again at a later tick: this one has others to send.
         config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=3, read_timeout=5)
         region = self._topic.split(":")[3]
