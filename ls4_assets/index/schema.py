@@ -83,7 +83,7 @@ source = Table(
     Index("source_settling", "changed_at", postgresql_where=text("state = 'settling'")),
     Index("source_queued", "collection", "changed_at", "key", postgresql_where=text("state = 'queued'")),
     Index("source_requested", "batch", postgresql_where=text("state = 'requested'")),
-    Index("source_waiting", "collection", "waiting_since", postgresql_where=text("waiting_since is not null")),
+    Index("source_waiting", "waiting_since", "collection", postgresql_where=text("waiting_since is not null")),
     Index("source_refused", "key", postgresql_where=text("state = 'refused'")),
     Index("source_missing", "gone_at", postgresql_where=text("gone_at is not null and held_at is null and state <> 'deleted'")),
     Index("source_held", "collection", postgresql_where=text("held_at is not null and state <> 'deleted'")),
