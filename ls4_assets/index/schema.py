@@ -198,7 +198,7 @@ notice = Table(
     metadata,
     Column("kind", Text, primary_key=True),
     Column("place", Text, primary_key=True),
-    Column("count", Integer, nullable=False, comment="files or frames that were told of"),
+    Column("files", Integer, nullable=False, comment="that were told of"),
     Column("latest", DateTime(timezone=True), nullable=False, comment="the newest trouble that was told of"),
     Column("told_at", DateTime(timezone=True), nullable=False),
     Column("resolved_at", DateTime(timezone=True), comment="when it was told that the trouble is over"),

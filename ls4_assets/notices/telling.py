@@ -64,7 +64,7 @@ def tell_people(archive: Archive, now: datetime) -> Telling:
 def read_told(connection: Connection, since: datetime) -> dict[Where, Told]:
     """What still matters: open troubles, and those told of since a moment."""
     rows = connection.execute(select(notice).where(or_(notice.c.resolved_at.is_(None), notice.c.told_at > since)))
-    return {(Kind(row.kind), row.place): Told(row.count, row.latest, row.told_at, row.resolved_at) for row in rows}
+    return {(Kind(row.kind), row.place): Told(row.files, row.latest, row.told_at, row.resolved_at) for row in rows}
 
 
 def note_told(engine: Engine, message: Message, now: datetime) -> None:
@@ -73,7 +73,7 @@ def note_told(engine: Engine, message: Message, now: datetime) -> None:
         {
             "kind": one.kind,
             "place": one.place,
-            "count": one.count,
+            "files": one.count,
             "latest": one.latest,
             "told_at": now,
             "resolved_at": now if over else None,
@@ -83,7 +83,7 @@ def note_told(engine: Engine, message: Message, now: datetime) -> None:
     row = insert(notice)
     told = row.on_conflict_do_update(
         index_elements=[notice.c.kind, notice.c.place],
-        set_={name: row.excluded[name] for name in ("count", "latest", "told_at", "resolved_at")},
+        set_={name: row.excluded[name] for name in ("files", "latest", "told_at", "resolved_at")},
     )
     with engine.begin() as connection:
         connection.execute(told, rows)

@@ -168,6 +168,23 @@ def test_a_corrected_file_is_told_to_be_resolved(platform: Platform, topic: Topi
     assert platform.rows("SELECT times, resolved_by IS NOT NULL AS taken FROM ls4.refusal") == [{"times": 2, "taken": True}]
 
 
+def test_trouble_in_many_folders_is_one_message_and_so_is_its_end(platform: Platform, topic: Topic) -> None:
+    files = [f"bw/Traviss/USDA_{year}/frames/georef/02-08-60_6-1.tif" for year in range(1950, 1955)]
+    for key in files:
+        platform.drop(key, b"x")
+    take(platform)
+    pass_time(platform, 2)
+    platform.tick("notices")
+    ((subject, body),) = topic.received()
+    assert subject == "ls4: files refused by name in 5 places" and "bw/Traviss/USDA_1954/frames: 1" in body
+    for key in files:
+        platform.storage.delete(key)
+    take(platform)
+    platform.tick("notices")
+    ((subject, body),) = topic.received()
+    assert subject == "ls4: resolved: files refused by name in 5 places" and "bw/Traviss/USDA_1954/frames: 1" in body
+
+
 def test_a_restart_tells_nothing_again(cluster: Cluster, tmp_path: Path, topic: Topic) -> None:
     with platform_with(cluster, tmp_path, topic) as platform:
         platform.drop(f"{MISSPELT}/02-08-60_6-1.tif", b"x")
