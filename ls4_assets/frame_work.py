@@ -264,7 +264,8 @@ class _Bench:
                     key = served = self._new_served_key(served, now.generation, content)
                 made = product_path(scratch, self.frame.stem, step)
                 stored = self.storage.upload(made, key, intermediate=step != "cog", yielded=True)
-                products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run)
+                sha256 = result.cog_sha256 if step == "cog" else None
+                products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run, sha256)
             if result.thumbnail:
                 self.storage.put(self.frame.thumbnail_key, result.thumbnail)
             facts = _facts(result)
@@ -294,5 +295,6 @@ def _facts(result: FrameResult) -> Facts:
     if result.source_crs and result.valid_share is not None:
         facts |= {"source_crs": result.source_crs, "valid_share": result.valid_share}
     if result.footprint_wkb:
-        facts |= {"width": result.width, "height": result.height, "footprint": result.footprint_wkb}
+        facts |= {"width": result.width, "height": result.height, "transform": list(result.transform)}
+        facts |= {"footprint": result.footprint_wkb}
     return facts

@@ -36,6 +36,7 @@ class Header:
 
     width: int
     height: int
+    transform: tuple[float, ...]
     footprint: bytes
     source_sha256: str
 
@@ -46,7 +47,8 @@ def read_header(path: str, size: int, band: Band) -> Header:
         with rasterio.open(path) as cog:
             for defect in _defects(cog, size, band):
                 raise FrameFault(defect)
-            return Header(cog.width, cog.height, _footprint(cog), cog.tags().get(_SOURCE_TAG, ""))
+            place = tuple(cog.transform)[:6]
+            return Header(cog.width, cog.height, place, _footprint(cog), cog.tags().get(_SOURCE_TAG, ""))
     except GDAL_ERRORS as error:
         what = str(error).strip().partition("\n")[0].rstrip(".")
         raise FrameFault(f"cannot be read ({what}), as when it is no tif or was cut off") from error

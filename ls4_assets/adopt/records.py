@@ -121,6 +121,7 @@ def _row(of: Collection, adoption: Adoption) -> dict[str, object]:
         "scan_file": candidate.scan_file,
         "width": header.width,
         "height": header.height,
+        "transform": list(header.transform),
         "footprint": WKBElement(header.footprint, srid=WEB_MERCATOR),
         "deleted": False,
         "updated_at": func.now(),

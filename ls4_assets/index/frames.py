@@ -19,25 +19,31 @@ from ls4_assets.names import Frame, Step
 
 @dataclass(frozen=True)
 class Product:
-    """One object made of a frame. `content` is the source's hash, `profile` that of the options, `made_by` the root run."""
+    """One object made of a frame. `content` is the source's hash, `profile` that of the options, `made_by` the root run.
+
+    `sha256`: of the object itself, for those who download it; known of COGs that ls4 made.
+    """
 
     content: str
     profile: str
     size: int
     version: str
     made_by: str
+    sha256: str | None = None
 
 
 class Facts(TypedDict, total=False):
     """What is known of a frame: the first two since its deflate tif was made, the others since its COG was.
 
-    `valid_share` is 0 to 1; the footprint is WKB of a MultiPolygon in EPSG:3857; width and height are the COG's.
+    `valid_share` is 0 to 1; the footprint is WKB of a MultiPolygon in EPSG:3857; width, height and transform (the six numbers
+    of an affine transform, as rasterio orders them) are the COG's.
     """
 
     source_crs: str
     valid_share: float
     width: int
     height: int
+    transform: list[float]
     footprint: bytes
 
 

@@ -104,6 +104,7 @@ frame = Table(
     Column("scan_file", Text, comment="real file name of the raw scan, when there is one"),
     Column("width", Integer),
     Column("height", Integer),
+    Column("transform", ARRAY(Double), comment="of the COG, in EPSG:3857: the six numbers of an affine transform"),
     Column("source_crs", Text),
     Column("valid_share", Double),
     Column("footprint", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR)),

@@ -8,6 +8,7 @@ Between steps that are asked for together the pixels are kept uncompressed as we
 decoding them again would cost an eighth of the CPU.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ KEEP_AT_MOST = 1_000_000_000
 class FrameResult:
     """What became of a frame; picklable. Fields of steps that were not asked for are None or absent from the dicts.
 
-    `width`, `height`: of the products, pixels in EPSG:3857. `sizes` (bytes), `seconds`, `peak_mb` (of the
+    `width`, `height`, `transform`: of the products, pixels in EPSG:3857. `sizes` (bytes), `seconds`, `peak_mb` (of the
     process, while the step ran) and `profile_hash` are by step. `valid_share`: valid pixels of all pixels of
     the products, 0 to 1. `footprint_wkb`: MultiPolygon in EPSG:3857. `thumbnail`: WebP.
     """
@@ -44,6 +45,7 @@ class FrameResult:
     band: Band
     width: int
     height: int
+    transform: tuple[float, ...]
     overview_levels: tuple[int, ...]
     sizes: dict[Step, int]
     seconds: dict[Step, float]
@@ -55,6 +57,7 @@ class FrameResult:
     warped: bool | None = None
     valid_share: float | None = None
     cog_made: HowMade | None = None
+    cog_sha256: str | None = None
     footprint_wkb: bytes | None = field(default=None, repr=False)
     thumbnail: bytes | None = field(default=None, repr=False)
 
@@ -105,7 +108,9 @@ def process(
         how = write_cog(deflate_tif, cog_tif, profile, pixels=kept)
         if findings := check_cog(cog_tif, profile, deflate_tif):
             raise RuntimeError(f"The COG of {stem} is not as it should be: {'; '.join(findings)}. Report this as a defect.")
-        facts.update(cog_made=how, footprint_wkb=footprint(cog_tif).wkb, thumbnail=thumbnail(cog_tif))
+        with cog_tif.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        facts.update(cog_made=how, cog_sha256=sha256, footprint_wkb=footprint(cog_tif).wkb, thumbnail=thumbnail(cog_tif))
 
     work: dict[Step, Callable[[], object]] = {
         "deflate": deflate,
@@ -121,8 +126,9 @@ def process(
             kept.unlink(missing_ok=True)
     with gdal_env(), rasterio.open(cog_tif if "cog" in wanted else deflate_tif) as product:
         width, height, levels = product.width, product.height, tuple(product.overviews(1))
+        transform = tuple(product.transform)[:6]
     return FrameResult(
-        band=band, width=width, height=height, overview_levels=levels,
+        band=band, width=width, height=height, transform=transform, overview_levels=levels,
         sizes={step: product_path(workdir, stem, step).stat().st_size for step in wanted},
         seconds=seconds, peak_mb=peak_mb, profile_hash={step: profile.hash(step) for step in wanted},
         **facts,  # type: ignore[arg-type]
