@@ -27,6 +27,7 @@ from benchmarks.scale_bench import Watch
 from ls4_assets.assets import collections as assets
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
 from ls4_assets.chunks import chunks
+from ls4_assets.exports.publish import form
 from ls4_assets.index import frames as records
 from ls4_assets.index.frames import Facts, Product, SourceRecord
 from ls4_assets.index.schema import WEB_MERCATOR, SourceState, collection, frame, source
@@ -185,7 +186,7 @@ def _one_more(archive: Archive, survey: _Survey, number: int) -> Stages:
     of, watch = survey.of, Watch()
     survey.publish(number)
     with watch.on("due"):
-        due = due_collections(archive.database, archive.settings.public_url, served_root(archive.storage))
+        due = due_collections(archive.database, archive.settings.public_url, served_root(archive.storage), form(archive.settings))
     assert of in [one.collection for one in due], f"{of.name} is not due after a new frame; look at due_collections"
     with _files_timed(watch), watch.on("tile_index"):
         assets.refresh_index(archive, of)

@@ -37,6 +37,7 @@ _KNOWN = (
       published_at)
     VALUES (:name, :shard, :partition, :table, :count, 1, 1, 1, :public_url, :root, now())""",
     """INSERT INTO ls4.overview_mosaic (collection, revision) VALUES (:name, 1)""",
+    """INSERT INTO ls4.catalogue (collection, revision, frames) VALUES (:name, 1, :count)""",
 )
 
 Figures = dict[str, float]

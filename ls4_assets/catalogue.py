@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, or_, select
 
-from ls4_assets.index.schema import SourceState, collection, frame, source
+from ls4_assets.exports import names
+from ls4_assets.index.schema import SourceState, catalogue, collection, frame, source
 from ls4_assets.links import index_url, map_url
-from ls4_assets.names import Collection, Shards
+from ls4_assets.names import Band, Collection, Shards
 
 COLLECTIONS_KEY = "derived/collections.json"
 
@@ -20,7 +21,8 @@ def published(connection: Connection) -> list[Collection]:
 
 def collections_json(connection: Connection, front: str, public_url: str, shards: Shards) -> bytes:
     """The list of published collections, for the page that the map front serves. Extents are EPSG:3857 metres; `version`
-    grows whenever something of the collection changes on the map; `county` is null for missions over several."""
+    grows whenever something of the collection changes on the map; `county` is null for missions over several. `exports` are null
+    until there are some."""
     listed = [
         {
             "name": row.name,
@@ -38,6 +40,7 @@ def collections_json(connection: Connection, front: str, public_url: str, shards
             "updated": row.indexed_at.isoformat(timespec="seconds"),
             "wms": map_url(_named(row), front),
             "index": index_url(_named(row), row.bands[0], public_url),
+            "exports": _exports(_named(row), row.bands, public_url) if row.exported else None,
         }
         for row in _shown(connection)
         if row.frames
@@ -56,8 +59,19 @@ def _shown(connection: Connection) -> Sequence[Row[Any]]:
     box = collection.c.outline
     sides = {"minx": func.ST_XMin, "miny": func.ST_YMin, "maxx": func.ST_XMax, "maxy": func.ST_YMax}
     columns = (side(box).label(name) for name, side in sides.items())
-    chosen = select(collection, *columns).where(collection.c.published_at.is_not(None))
+    joined = collection.outerjoin(catalogue, catalogue.c.collection == collection.c.name)
+    exported = func.coalesce(catalogue.c.frames > 0, False).label("exported")
+    chosen = select(collection, exported, *columns).select_from(joined).where(collection.c.published_at.is_not(None))
     return connection.execute(chosen.order_by(collection.c.shard, collection.c.partition)).all()
+
+
+def _exports(of: Collection, bands: Sequence[Band], public_url: str) -> dict[str, Any]:
+    return {
+        "geojson": f"{public_url}/{names.footprints_key(of, '.geojson')}",
+        "parquet": f"{public_url}/{names.footprints_key(of, '.parquet')}",
+        "stac": f"{public_url}/{names.stac_collection_key(of)}",
+        "mosaics": {band: f"{public_url}/{names.mosaic_index_key(of, band)}" for band in bands},
+    }
 
 
 def _named(row: Row[Any]) -> Collection:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import keys
+from ls4_assets.assets.catalogue import compiled_asset
 from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.names import Shards
@@ -15,6 +16,7 @@ from resources.archive import Archive
 from sensors.bucket import bucket_sensor
 from sensors.collections import collections_sensor
 from sensors.notices import SECONDS, notices_sensor
+from sensors.statewide import statewide_sensor
 
 
 def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> dg.Definitions:
@@ -22,8 +24,13 @@ def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> 
     refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that could not be taken: why, and what to do.")
     assets = [asset for shard in shards for asset in (*frame_assets(shard), *collection_assets(shard))]
     return dg.Definitions(
-        assets=[refused, *assets],
-        sensors=[bucket_sensor(sensor_seconds), collections_sensor(sensor_seconds), notices_sensor(max(SECONDS, sensor_seconds))],
+        assets=[refused, compiled_asset(), *assets],
+        sensors=[
+            bucket_sensor(sensor_seconds),
+            collections_sensor(sensor_seconds),
+            notices_sensor(max(SECONDS, sensor_seconds)),
+            statewide_sensor(),
+        ],
         resources={"archive": archive},
         # A run's frames share a pool of processes; a process more for each step would only cost its start.
         executor=dg.in_process_executor,

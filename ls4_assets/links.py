@@ -35,3 +35,13 @@ def index_url(collection: Collection, band: Band, public_url: str) -> str:
 def map_url(collection: Collection, map_front: str) -> str:
     """The address that published maps use; a WMS client adds its own parameters."""
     return f"{map_front}/?map=/{collection.map_key}"
+
+
+def wms_url(collection: Collection, map_front: str) -> str:
+    """The same map without a path in the address: what is handed out anew."""
+    return f"{map_front}/wms/{collection.table}"
+
+
+def tiles_url(collection: Collection, map_front: str) -> str:
+    """What stands before /{z}/{x}/{y}.png and /tilejson.json."""
+    return f"{map_front}/tiles/{collection.table}"

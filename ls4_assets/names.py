@@ -1,8 +1,8 @@
 """The grammar of the archive: keys, collections, frames, and the attributes that a file name carries.
 
-Every name in the platform is made or read here and nowhere else; nothing here touches storage. The grammar is the contract
-with the staff who drop scans and with published maps (docs/naming.md), so it changes only on purpose. Parse and format are a
-round trip over frozen dataclasses.
+Every name in the platform is made or read here and nowhere else (but keys of what is exported: exports/names.py); nothing here
+touches storage. The grammar is the contract with the staff who drop scans and with published maps (docs/naming.md), so it changes
+only on purpose. Parse and format are a round trip over frozen dataclasses.
 """
 
 import datetime
@@ -25,7 +25,7 @@ BANDS: tuple[Band, ...] = get_args(Band)
 TYPES: tuple[FrameType, ...] = get_args(FrameType)
 STEPS: tuple[Step, ...] = get_args(Step)
 # What follows from the frames of a collection, in its order.
-COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile")
+COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile", "catalogue")
 
 TIF_SUFFIXES = (".tif", ".tiff")
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")

@@ -183,7 +183,7 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        tables = "source, ls4.frame, ls4.collection, ls4.refusal, ls4.failed_run, ls4.notice, public.overview_mosaics"
+        tables = "source, ls4.frame, ls4.collection, ls4.refusal, ls4.failed_run, ls4.notice, ls4.compilation, overview_mosaics"
         connection.execute(text(f"TRUNCATE ls4.{tables} CASCADE"))
 
 

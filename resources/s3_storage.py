@@ -30,7 +30,15 @@ _DISORDER = (
     "use a bucket that lists in key order, as S3's general purpose buckets do."
 )
 _MISSING = ("404", "NoSuchKey", "NotFound")
-_TYPES = {".tif": "image/tiff", ".webp": "image/webp", ".json": "application/json", ".zip": "application/zip"}
+_TYPES = {
+    ".tif": "image/tiff",
+    ".webp": "image/webp",
+    ".json": "application/json",
+    ".geojson": "application/geo+json",
+    ".parquet": "application/vnd.apache.parquet",
+    ".gpkg": "application/geopackage+sqlite3",
+    ".zip": "application/zip",
+}
 
 
 class S3Storage:

@@ -14,6 +14,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from ls4_assets import logs
 from ls4_assets.assets import keys
+from ls4_assets.exports.publish import form
 from ls4_assets.index.tile_index import served_root
 from ls4_assets.intake.rebuilds import due_collections, forget_collection, mark_requested, withdrawn_collections
 from ls4_assets.names import STEPS, Collection, Frame
@@ -32,17 +33,18 @@ def collections_sensor(seconds: int) -> dg.SensorDefinition:
         asset_selection=dg.AssetSelection.all(),
         minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Rebuilds tile index, overview mosaic and mapfile of the collections whose frames changed.",
+        description="Rebuilds tile index, overview mosaic, mapfile and catalogue of the collections whose frames changed.",
     )
     def collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         busy = busy_collections(context.instance)
         forget_withdrawn(context.instance, archive, busy)
-        due = due_collections(archive.database, archive.settings.public_url, served_root(archive.storage))
+        settings = archive.settings
+        due = due_collections(archive.database, settings.public_url, served_root(archive.storage), form(settings))
         if not due:
             return dg.SkipReason("Every index shows its newest frames.")
         now = datetime.now(UTC)
-        free = [entry.collection for entry in due if entry.may_start(now) and not busy.blocks(entry.collection)]
-        requests = [_request(context.instance, archive, of) for of in free[:RUNS_PER_TICK]]
+        free = [entry for entry in due if entry.may_start(now) and not busy.blocks(entry.collection)]
+        requests = [_request(context.instance, archive, entry.collection, entry.first) for entry in free[:RUNS_PER_TICK]]
         if not requests:
             return dg.SkipReason(f"{len(due)} collections are due and wait for runs of theirs to end.")
         return dg.SensorResult(run_requests=requests)
@@ -80,7 +82,7 @@ def busy_collections(instance: DagsterInstance) -> Busy:
 
 
 def forget_withdrawn(instance: DagsterInstance, archive: Archive, busy: Busy) -> None:
-    """Remove the partitions of collections whose last frame went, when no run of theirs is under way."""
+    """Remove the partitions of collections of which nothing is left, when no run of theirs is under way."""
     for of in withdrawn_collections(archive.database):
         if not busy.blocks(of) and forget_collection(archive.database, of):
             instance.delete_dynamic_partition(str(keys.collection_partitions(of.shard).name), of.partition)
@@ -110,13 +112,13 @@ def _collection_name(shard: str, asset: str, partition: str) -> str | None:
         return None
 
 
-def _request(instance: DagsterInstance, archive: Archive, of: Collection) -> dg.RunRequest:
-    mark_requested(archive.database, of)
+def _request(instance: DagsterInstance, archive: Archive, of: Collection, first: str) -> dg.RunRequest:
+    mark_requested(archive.database, of, first)
     logs.event("rebuild_requested", shard=of.shard, collection=of.name)
     instance.add_dynamic_partitions(str(keys.collection_partitions(of.shard).name), [of.partition])
     return dg.RunRequest(
         run_key=uuid4().hex,
-        asset_selection=keys.from_step_on(of.shard, "tile_index"),
+        asset_selection=keys.from_step_on(of.shard, first),
         partition_key=of.partition,
         tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
     )

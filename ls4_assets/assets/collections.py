@@ -1,4 +1,4 @@
-"""The collection assets of a shard: tile_index (table and shapefile) -> overview_mosaic -> mapfile.
+"""The collection assets of a shard: tile_index (table and shapefile) -> overview_mosaic -> mapfile -> catalogue.
 
 tile_index and mapfile rebuild from what Postgres holds; no frame is read from the bucket. A collection whose last frame went is
 withdrawn.
@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 
 import dagster as dg
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 
 from ls4_assets import catalogue
 from ls4_assets.assets import checks, events, keys
+from ls4_assets.assets.catalogue import catalogue_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
+from ls4_assets.exports.names import stac_item_key
+from ls4_assets.exports.publish import publish_lists
 from ls4_assets.index import frames as records
 from ls4_assets.index import tile_index as index
 from ls4_assets.index.overview_mosaics import resolution_on_map
@@ -70,7 +73,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         yield done
         yield checks.published_mapfile(archive, of)
 
-    return [tile_index, overview_mosaic_asset(shard), mapfile]
+    return [tile_index, overview_mosaic_asset(shard), mapfile, catalogue_asset(shard)]
 
 
 def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
@@ -130,7 +133,7 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
             storage.put(of.map_key, text.encode())
         publish_tiles(archive, of, extent, revision)
         _note(archive, of, published_at=func.now())
-        _publish_catalogue(archive)
+        publish_lists(archive)
         replaced = publish_cogs(archive, of)
         _note(archive, of, map_revision=revision, attempts=0)
     address = map_url(of, settings.map_url)
@@ -171,7 +174,7 @@ def _remove_products(archive: Archive, gone: Frame) -> None:
         if record is None or not record.deleted:
             return
         remove_cogs(archive, gone)
-        for key in (gone.deflate_key, gone.overviews_key, gone.thumbnail_key):
+        for key in (gone.deflate_key, gone.overviews_key, gone.thumbnail_key, stac_item_key(gone)):
             archive.storage.delete(key)
         records.forget(connection, gone)
 
@@ -194,7 +197,7 @@ def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
             archive.storage.delete(of.tile_index_key(band, suffix))
     _note(archive, of, published_at=None)
-    _publish_catalogue(archive)
+    publish_lists(archive)
     with archive.database.begin() as connection:
         connection.execute(select(collection_table).where(collection_table.c.name == of.name).with_for_update())
         # Not while frames are being made, or failed ones lie in georef/: the next rebuild brings the map back.
@@ -207,12 +210,3 @@ def _note(archive: Archive, of: Collection, **values: object) -> None:
     """Write down how far a rebuild has come: what is not noted is done again, whatever killed the run."""
     with archive.database.begin() as connection:
         connection.execute(update(collection_table).where(collection_table.c.name == of.name).values(values))
-
-
-def _publish_catalogue(archive: Archive) -> None:
-    with archive.database.begin() as connection:
-        # One at a time: of two rebuilds that end together, the older list must not be written last.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('catalogue', 0))"))
-        settings = archive.settings
-        listed = catalogue.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
-        archive.storage.put(catalogue.COLLECTIONS_KEY, listed)

@@ -9,6 +9,7 @@ import dagster as dg
 from ls4_assets.names import COLLECTION_STEPS, STEPS, Step
 
 REFUSED = dg.AssetKey("refused_frames")
+COMPILED = dg.AssetKey("compiled_historical_indexes")
 # Tags by which the sensors find their own runs again.
 BATCH_TAG = "ls4/batch"
 # The collection of a rebuild, of which dagster.yaml lets only one run at a time.
@@ -38,6 +39,10 @@ def overview_mosaic(shard: str) -> dg.AssetKey:
 
 def mapfile(shard: str) -> dg.AssetKey:
     return dg.AssetKey([shard, "mapfile"])
+
+
+def catalogue(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "catalogue"])
 
 
 def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:

@@ -162,6 +162,12 @@ def resolution_on_map(connection: Connection, of: Collection) -> float | None:
     return connection.scalar(select(overview_mosaics.c.resolution).where(overview_mosaics.c.collection == of.name))
 
 
+def key_on_map(connection: Connection, of: Collection) -> str | None:
+    """Of the COG that the map reads; None when there is none."""
+    joined = overview_mosaic.join(overview_mosaics, overview_mosaics.c.collection == overview_mosaic.c.collection)
+    return connection.scalar(select(overview_mosaic.c.key).select_from(joined).where(overview_mosaic.c.collection == of.name))
+
+
 def _note_frames(connection: Connection, of: Collection, changed: Sequence[int], left_out: Sequence[int]) -> None:
     """Only rows that differ are written: one frame more costs the same in every collection."""
     table, frames = schema.tile_index(of), schema.overview_mosaic_frame

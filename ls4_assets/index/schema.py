@@ -1,8 +1,9 @@
 """The tables: our own in schema `ls4`; in `public`, where the legacy ones were, one tile index per collection and one of mosaics.
 
 `source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
-`overview_mosaic` about the map zoomed out; `refusal` is the history of what could not be taken; `failed_run` and `notice` say
-what goes wrong and what people were told of it. The event log of Dagster is history, never asked for state.
+`overview_mosaic` about the map zoomed out; `catalogue` and `compilation` about what is exported; `refusal` is the history of what
+could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it. The event log of Dagster is
+history, never asked for state.
 """
 
 from enum import StrEnum
@@ -113,6 +114,7 @@ frame = Table(
     Column("deleted", Boolean, nullable=False, server_default="false", comment="its source is gone; leaves with the next index"),
     Column("revision", Integer, nullable=False, server_default="1", comment="grows with each change that the index shows"),
     Column("indexed_revision", Integer, nullable=False, server_default="0"),
+    Column("exported_revision", Integer, nullable=False, server_default="0", comment="that its STAC item shows"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("frame_collection", "collection"),
     Index("frame_unindexed", "collection", "updated_at", postgresql_where=text("revision <> indexed_revision or deleted")),
@@ -203,6 +205,27 @@ notice = Table(
     Column("latest", DateTime(timezone=True), nullable=False, comment="the newest trouble that was told of"),
     Column("told_at", DateTime(timezone=True), nullable=False),
     Column("resolved_at", DateTime(timezone=True), comment="when it was told that the trouble is over"),
+)
+
+catalogue = Table(
+    "catalogue",
+    metadata,
+    Column("collection", Text, ForeignKey(collection.c.name, ondelete="CASCADE"), primary_key=True),
+    Column("revision", BigInteger, nullable=False, server_default="0", comment="of the index that its exports show"),
+    Column("frames", Integer, nullable=False, server_default="0", comment="in them; 0: nothing is exported"),
+    Column("form", Text, comment="what must be the same for items of unchanged frames to stand"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="requested since the last that ended well"),
+)
+
+compilation = Table(
+    "compilation",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("shows", Text, comment="digest of the collections' exports that the statewide files were put together from"),
+    Column("seconds", Double, nullable=False, server_default="0", comment="that the last one took"),
+    Column("begun_at", DateTime(timezone=True)),
+    Column("compiled_at", DateTime(timezone=True)),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="begun since the last that ended well"),
 )
 
 # The map server's: one row for each collection that has an overview mosaic on the map.

@@ -6,8 +6,6 @@ Format: ESRI Shapefile Technical Description (1998); field names have at most te
 import zipfile
 from pathlib import Path
 
-import geopandas
-import pandas
 from sqlalchemy import Connection, LargeBinary, func, select
 
 from ls4_assets.index.schema import WEB_MERCATOR, tile_index
@@ -19,6 +17,10 @@ COLUMNS = ("location", "src_srs", "date", "roll", "frame_num", "dl_orig", "dl_ge
 
 def write_shapefile(connection: Connection, of: Collection, folder: Path) -> dict[str, Path]:
     """Write the files below `folder`; returns path by suffix, the zip (`_idx.zip`) last."""
+    # Here and not above: what loads the definitions need not load these.
+    import geopandas
+    import pandas
+
     table = tile_index(of)
     attributes = (table.c.oid, *(table.c[name] for name in COLUMNS))
     # Geometries as plain WKB, read in one go: with 10,000 frames geopandas.read_postgis takes half as long again.

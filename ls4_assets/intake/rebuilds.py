@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Engine, case, delete, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.index.schema import SourceState, collection, frame, overview_mosaic, source
+from ls4_assets.index.schema import SourceState, catalogue, collection, frame, overview_mosaic, source
 from ls4_assets.intake.sources import LIVE
 from ls4_assets.names import Collection
 
@@ -18,9 +19,11 @@ UNINDEXED = or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
 
 @dataclass(frozen=True)
 class Due:
-    """A collection to rebuild. `requested_at`, `attempts`: rebuilds asked for since the last that ended well."""
+    """A collection to rebuild, from the asset `first` on. `requested_at`, `attempts`: rebuilds asked for since the last that
+    ended well."""
 
     collection: Collection
+    first: str
     requested_at: datetime | None
     attempts: int
 
@@ -32,8 +35,9 @@ class Due:
         return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _LONGEST_WAIT)
 
 
-def due_collections(engine: Engine, public_url: str, served_root: str) -> list[Due]:
-    """Collections whose table, files, mosaic or map do not show the frames as they are, sorted; also those with nothing left.
+def due_collections(engine: Engine, public_url: str, served_root: str, exports_form: str) -> list[Due]:
+    """Collections whose table, files, mosaic, map or exports do not show the frames as they are, sorted; also those with nothing
+    left. Where only exports are behind, nothing else is made: each rebuild of an index makes caches forget its tiles.
 
     One whose frames are in a run, or wait for one, is left out, as it is rebuilt once, when its batch is done; unless
     its changes have waited for long, behind a drop of many thousands.
@@ -55,22 +59,35 @@ def due_collections(engine: Engine, public_url: str, served_root: str) -> list[D
     map_due = or_(unindexed, unfinished, moved, empty)
     shown, tried = (func.coalesce(column, 0) for column in (overview_mosaic.c.revision, overview_mosaic.c.attempts))
     mosaic_due = collection.c.withdrawn_at.is_(None) & (shown != collection.c.index_revision)
-    # A mosaic that keeps failing is tried ever more seldom by itself, and holds up nothing new.
-    attempts = case((map_due, collection.c.attempts), else_=tried).label("tries")
+    of_index = func.coalesce(catalogue.c.revision, 0)
+    behind = (of_index != collection.c.index_revision) | (func.coalesce(catalogue.c.form, exports_form) != exports_form)
+    # The row goes when nothing is left of the exports of a collection that was withdrawn.
+    exports_due = case((collection.c.withdrawn_at.is_(None), behind), else_=catalogue.c.collection.is_not(None))
+    # A mosaic or an export that keeps failing is tried ever more seldom by itself, and holds up nothing new.
+    own = case((mosaic_due, tried), else_=func.coalesce(catalogue.c.attempts, 0))
+    attempts = case((map_due, collection.c.attempts), else_=own).label("tries")
+    first = case((or_(map_due, mosaic_due), "tile_index"), else_="catalogue").label("first")
     joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
-    chosen = select(collection, attempts).select_from(joined).where(or_(map_due, mosaic_due), or_(~busy, overdue))
+    joined = joined.outerjoin(catalogue, catalogue.c.collection == collection.c.name)
+    chosen = select(collection, attempts, first).select_from(joined).where(or_(map_due, mosaic_due, exports_due))
+    chosen = chosen.where(or_(~busy, overdue))
     with engine.connect() as connection:
         rows = connection.execute(chosen).all()
     return sorted(
-        (Due(Collection.from_partition(row.shard, row.partition), row.requested_at, row.tries) for row in rows),
+        (Due(Collection.from_partition(row.shard, row.partition), row.first, row.requested_at, row.tries) for row in rows),
         key=lambda due: due.collection,
     )
 
 
-def mark_requested(engine: Engine, of: Collection) -> None:
+def mark_requested(engine: Engine, of: Collection, first: str) -> None:
+    """A rebuild from the asset `first` on. What only concerns exports does not count against the map."""
+    of_map = 0 if first == "catalogue" else 1
     with engine.begin() as connection:
         asked = update(collection).where(collection.c.name == of.name)
-        connection.execute(asked.values(requested_at=func.now(), attempts=collection.c.attempts + 1))
+        connection.execute(asked.values(requested_at=func.now(), attempts=collection.c.attempts + of_map))
+        exports = insert(catalogue).values(collection=of.name, attempts=1)
+        again = {"attempts": catalogue.c.attempts + 1}
+        connection.execute(exports.on_conflict_do_update(index_elements=["collection"], set_=again))
 
 
 def withdrawn_collections(engine: Engine) -> list[Collection]:
@@ -84,6 +101,8 @@ def forget_collection(engine: Engine, of: Collection) -> bool:
     """Delete the row, unless frames have come again meanwhile (then False)."""
     live = exists().where(source.c.collection == of.name, source.c.state.in_(LIVE))
     made = exists().where(frame.c.collection == of.name)
+    exported = exists().where(catalogue.c.collection == of.name)
+    nothing_left = (collection.c.withdrawn_at.is_not(None), ~live, ~made, ~exported)
     with engine.begin() as connection:
-        gone = delete(collection).where(collection.c.name == of.name, collection.c.withdrawn_at.is_not(None), ~live, ~made)
+        gone = delete(collection).where(collection.c.name == of.name, *nothing_left)
         return connection.execute(gone).rowcount == 1

@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.assets import overview_mosaic as asset
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic, withdraw_overview_mosaic
-from ls4_assets.index.schema import collection
+from ls4_assets.exports.publish import form as exports_form
+from ls4_assets.index.schema import catalogue, collection
 from ls4_assets.index.tile_index import served_root
 from ls4_assets.intake.rebuilds import due_collections
 from ls4_assets.pixels.overview_grid import Box
@@ -76,10 +78,11 @@ def is_due(onto: Shelf) -> bool:
     with onto.archive.database.begin() as connection:
         connection.execute(update(collection).values(files_revision=collection.c.index_revision))
         connection.execute(update(collection).values(map_revision=collection.c.index_revision))
-    storage = onto.archive.storage
-    return [
-        due.collection for due in due_collections(onto.archive.database, "http://maps.test/archive", served_root(storage))
-    ] == [OF]
+        values = {"collection": OF.name, "revision": select(collection.c.index_revision).scalar_subquery()}
+        connection.execute(insert(catalogue).values(values).on_conflict_do_update(index_elements=["collection"], set_=values))
+    form = exports_form(onto.archive.settings)
+    due = due_collections(onto.archive.database, "http://maps.test/archive", served_root(onto.archive.storage), form)
+    return [one.collection for one in due] == [OF]
 
 
 # --- kept up to date

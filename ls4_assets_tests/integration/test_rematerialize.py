@@ -184,7 +184,7 @@ def test_index_and_map_are_made_anew_without_their_frames(platform: Platform, da
 def test_what_follows_from_a_step() -> None:
     made = {step: [key.path[1] for key in keys.from_step_on("Travis", step)] for step in (*STEPS, *COLLECTION_STEPS)}
     assert made["deflate"] == ["deflate", "overviews", "cog"] and made["cog"] == ["cog"]
-    assert made["tile_index"] == ["tile_index", "overview_mosaic", "mapfile"] and made["mapfile"] == ["mapfile"]
+    assert made["tile_index"] == ["tile_index", "overview_mosaic", "mapfile", "catalogue"] and made["catalogue"] == ["catalogue"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(platform: Platform) -> None:

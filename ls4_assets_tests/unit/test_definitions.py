@@ -31,6 +31,7 @@ def test_lineage_of_a_shard(graph: AssetGraph) -> None:
         "tile_index": ["Travis/cog"],
         "overview_mosaic": ["Travis/tile_index"],
         "mapfile": ["Travis/overview_mosaic"],
+        "catalogue": ["Travis/mapfile"],
     }
 
 
@@ -39,13 +40,13 @@ def test_partition_sets_and_groups_of_a_shard(graph: AssetGraph) -> None:
     sets = {name: node.partitions_def.name for name, node in nodes.items()}
     frames, collections = "frames/VanZandt", "collections/VanZandt"
     assert sets == dict.fromkeys(("georef", "deflate", "overviews", "cog"), frames) | dict.fromkeys(
-        ("tile_index", "overview_mosaic", "mapfile"), collections
+        ("tile_index", "overview_mosaic", "mapfile", "catalogue"), collections
     )
     assert {node.group_name for node in nodes.values()} == {"VanZandt"}
 
 
-def test_every_shard_has_its_seven_assets(graph: AssetGraph) -> None:
-    assert len(graph.get_all_asset_keys()) == 7 * len(read_shards(None)) + 1
+def test_every_shard_has_its_eight_assets(graph: AssetGraph) -> None:
+    assert len(graph.get_all_asset_keys()) == 8 * len(read_shards(None)) + 2
 
 
 def test_the_code_location_loads_from_another_folder(tmp_path: Path) -> None:
