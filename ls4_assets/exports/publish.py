@@ -64,9 +64,9 @@ def publish_exports(archive: Archive, of: Collection, *, anew: bool = False) -> 
         items = {shown.frame.id: stac.item(shown, json.loads(shown.geojson), at) for shown in frames}
         same = state.form == form(settings) and not anew
         changed = [shown for shown in frames if not (same and shown.exported == shown.revision)]
-        _put_items(archive, changed, items)
         whole = stac.collection(of, frames, overview, at)
         keys = _put_files(archive, of, frames, list(items.values()), whole)
+        _put_items(archive, changed, items)
         storage.put(names.stac_collection_key(of), _json(whole))
         with archive.database.begin() as connection:
             # The COG of a frame that was just replaced follows its row: its item is written again with its size and hash.
@@ -90,7 +90,6 @@ def publish_lists(archive: Archive) -> None:
 
 
 def _put_items(archive: Archive, changed: Sequence[Shown], items: dict[str, stac.Document]) -> None:
-    # Made before there are threads that would each make one.
     put = archive.storage.put
     with ThreadPoolExecutor(_REQUESTS) as pool:
         documents = ((names.stac_item_key(shown.frame), _json(items[shown.frame.id])) for shown in changed)

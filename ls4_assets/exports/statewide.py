@@ -46,6 +46,8 @@ def compile_statewide(archive: Archive) -> Compiled:
     with archive.database.begin() as connection:
         catalogues.begin_compilation(connection)
         shows, collections = catalogues.digest(connection), catalogues.exported(connection)
+    # The bucket's client is made here, by one thread.
+    archive.storage.head(names.ROOT_CATALOG_KEY)
     sizes, missing = {}, set()
     with scratch_folder("ls4-statewide-", archive.settings.work_dir) as folder:
         for key, suffix, join in (

@@ -1,0 +1,315 @@
+"""What people take away of a collection, and of all: made after the map, of what changed, and readable by the usual programs."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import geopandas
+import httpx
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from pystac import Catalog, Collection, Item, STACValidationError
+from rasterio.windows import from_bounds
+from stac_geoparquet.arrow import stac_table_to_items
+
+from ls4_assets.assets import keys
+from ls4_assets.exports import mosaic_index, names, publish
+from ls4_assets.index.catalogues import Compilation
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.laptop.state import free_port
+from ls4_assets_tests.integration.serving_fixtures import running
+from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import NORTH, WEST, photograph, read, rotated_rectangle, write_tif
+from ls4_assets_tests.stac_validation import validate
+from mapserver.config import PostgresService, write_config
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+KEYS = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in (107, 108, 109)]
+OF = frame_of(KEYS[0]).collection
+URL = "http://maps.test/archive"
+LEGACY = ["tablename", "collection", "dl_orig", "dl_georef", "dl_index"]
+
+
+@pytest.fixture
+def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
+    with running_platform(cluster, tmp_path) as running:
+        yield running
+
+
+def photo(folder: Path, seed: int = 7, east: float = 0, bands: int = 1) -> bytes:
+    place = Affine(1, 0, WEST + east, 0, -1, NORTH)
+    collar = rotated_rectangle(300, 320)
+    return write_tif(folder / f"{seed}.tif", photograph(300, 320, bands, seed), mask=collar, transform=place).read_bytes()
+
+
+def drop_two(platform: Platform, folder: Path) -> None:
+    for number, key in enumerate(KEYS[:2]):
+        platform.drop(key, photo(folder, seed=number, east=250 * number))
+    assert [run.success for run in platform.settle()] == [True, True]
+
+
+def item_of(platform: Platform, key: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(platform.storage.read(names.stac_item_key(frame_of(key))))
+    return found
+
+
+def local(platform: Platform, key: str) -> Path:
+    return Path(platform.storage.gdal_path(key))
+
+
+def compile_now(platform: Platform) -> None:
+    assert platform.run([keys.COMPILED]).success
+
+
+def due(platform: Platform) -> list[list[str]]:
+    """What the sensor asks for: the assets of each run."""
+    result = platform.tick("collections")
+    requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
+    return [[key.path[-1] for key in request.asset_selection or []] for request in requests]
+
+
+def test_footprints_are_the_tile_index_as_geojson_and_as_geoparquet(platform: Platform, tmp_path: Path) -> None:
+    drop_two(platform, tmp_path)
+    index = geopandas.read_postgis("SELECT * FROM public.travis_usda_1958_frames ORDER BY oid", platform.database, "geom").to_crs(
+        4326
+    )
+    for suffix, read_file in ((".geojson", geopandas.read_file), (".parquet", geopandas.read_parquet)):
+        frames = read_file(local(platform, names.footprints_key(OF, suffix)))
+        assert set(LEGACY) <= set(frames.columns)
+        assert frames.crs.equals("OGC:CRS84") or frames.crs.to_epsg() == 4326
+        for column in ("location", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band"):
+            assert frames[column].tolist() == index[column].tolist()
+        assert frames["collection"].tolist() == ["TRAVIS USDA 1958"] * 2
+        assert frames["tablename"].tolist() == [OF.table] * 2
+        assert frames.geometry.reset_index(drop=True).geom_equals_exact(index.geometry, 1e-6).all()
+
+
+def test_a_stac_catalog_that_is_valid_and_tells_of_the_cog_what_is_true(platform: Platform, tmp_path: Path) -> None:
+    scan = f"{FOLDER.replace('georef', 'scanned')}/02-08-60_6-107.TIF"
+    platform.drop(scan, b"raw")
+    drop_two(platform, tmp_path)
+    root = Catalog.from_file(str(local(platform, names.ROOT_CATALOG_KEY)))
+    validate(root)
+    (child,) = [link.href for link in root.get_child_links()]
+    whole = Collection.from_file(str(local(platform, "derived/" + child)))
+    validate(whole)
+    assert (whole.id, len(whole.get_item_links())) == (OF.name, 2)
+    (listed,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
+    assert listed["exports"]["stac"] == f"{URL}/{names.stac_collection_key(OF)}"
+    (wms,) = [link for link in whole.links if link.rel == "wms"]
+    assert wms.href == f"http://maps.test/wms/{OF.table}" and wms.extra_fields["wms:layers"] == [OF.name]
+    for key in KEYS[:2]:
+        frame = frame_of(key)
+        item = Item.from_dict(item_of(platform, key))
+        validate(item)
+        with rasterio.open(local(platform, frame.cog_key)) as cog:
+            assert item.properties["proj:shape"] == [cog.height, cog.width]
+            assert item.properties["proj:transform"] == list(cog.transform)[:6]
+            assert item.properties["proj:bbox"] == list(cog.bounds)
+        bytes_ = platform.storage.read(frame.cog_key)
+        asset = item.assets["cog"]
+        assert asset.href == f"{URL}/{frame.cog_key}"
+        assert asset.extra_fields["file:size"] == len(bytes_)
+        assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
+        assert platform.storage.head(item.assets["thumbnail"].href.removeprefix(f"{URL}/"))
+        assert (item.properties["start_datetime"], item.properties["ls4:roll"]) == ("1960-02-08T00:00:00Z", "6")
+    assert item_of(platform, KEYS[0])["assets"]["scan"]["href"] == f"{URL}/{scan}"  # type: ignore[index]
+    assert "scan" not in item_of(platform, KEYS[1])["assets"]  # type: ignore[operator]
+
+
+def test_the_validation_takes_no_field_that_the_extensions_do_not_know(platform: Platform, tmp_path: Path) -> None:
+    drop_two(platform, tmp_path)
+    for change in ({"proj:epsg": 3857}, {"proj:shape": ["300", 320]}, {"processing:software": "ls4"}):
+        wrong = item_of(platform, KEYS[0])
+        wrong["properties"] |= change  # type: ignore[operator]
+        with pytest.raises(STACValidationError):
+            validate(Item.from_dict(wrong))
+    wrong = item_of(platform, KEYS[0])
+    wrong["assets"]["cog"]["file:checksum"] = "ab"  # type: ignore[index]
+    with pytest.raises(STACValidationError):
+        validate(Item.from_dict(wrong))
+
+
+def test_the_items_as_parquet_are_the_items(platform: Platform, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    drop_two(platform, tmp_path)
+    path = local(platform, names.stac_parquet_key(OF))
+    items = list(stac_table_to_items(pyarrow.parquet.read_table(path)))
+    for item in items:
+        validate(Item.from_dict(item))
+    assert [item["id"] for item in items] == ["bw_02-08-60_6-107", "bw_02-08-60_6-108"]
+    assert items[0]["assets"]["cog"] == item_of(platform, KEYS[0])["assets"]["cog"]  # type: ignore[index]
+    assert geopandas.read_parquet(path).crs.equals("OGC:CRS84")
+
+
+def test_only_items_of_frames_that_changed_are_written(platform: Platform, tmp_path: Path) -> None:
+    drop_two(platform, tmp_path)
+    before = [platform.storage.head(names.stac_item_key(frame_of(key))) for key in KEYS[:2]]
+    platform.drop(KEYS[1], photo(tmp_path, seed=9, east=250))
+    platform.drop(KEYS[2], photo(tmp_path, seed=3, east=500))
+    platform.settle()
+    after = [platform.storage.head(names.stac_item_key(frame_of(key))) for key in KEYS]
+    assert after[0] == before[0] and after[1] != before[1] and after[2]
+    bytes_ = platform.storage.read(frame_of(KEYS[1]).cog_key)
+    cog = item_of(platform, KEYS[1])["assets"]["cog"]  # type: ignore[index]
+    assert cog["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
+    platform.storage.delete(KEYS[0])
+    platform.settle()
+    platform.settle()
+    assert platform.storage.head(names.stac_item_key(frame_of(KEYS[0]))) is None
+    links = json.loads(platform.storage.read(names.stac_collection_key(OF)))["links"]
+    assert [link["href"] for link in links if link["rel"] == "item"] == [f"./items/bw/02-08-60_6-{n}.json" for n in (108, 109)]
+    assert due(platform) == []
+
+
+def test_a_withdrawn_collection_leaves_the_catalogue(platform: Platform, tmp_path: Path) -> None:
+    drop_two(platform, tmp_path)
+    compile_now(platform)
+    for key in KEYS[:2]:
+        platform.storage.delete(key)
+    for _ in range(3):
+        platform.settle()
+    assert [stored.key for stored in platform.storage.list(f"derived/{OF.name}/")] == []
+    root = json.loads(platform.storage.read(names.ROOT_CATALOG_KEY))
+    assert [link for link in root["links"] if link["rel"] == "child"] == []
+    assert platform.rows("SELECT name FROM ls4.collection") == []
+    compile_now(platform)
+    assert json.loads(platform.storage.read(names.COMPILED_GEOJSON_KEY))["features"] == []
+    assert platform.storage.head(names.COMPILED_PARQUET_KEY) is None
+
+
+def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again alone: a rebuild of the index would make every cache forget its tiles."""
+
+    def broken(*_: object) -> bool:
+        raise OSError("no such driver")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "write_mosaic_index", broken)
+        platform.drop(KEYS[0], photo(tmp_path))
+        runs = platform.settle()
+        assert [run.success for run in runs] == [True, False]
+    columns = "index_revision, map_revision, attempts"
+    (row,) = platform.rows(f"SELECT {columns} FROM ls4.collection")
+    assert row["map_revision"] == row["index_revision"] and row["attempts"] == 0
+    assert platform.storage.head(OF.map_key)
+    assert due(platform) == []
+    platform.skip_waits()
+    (again,) = platform.rebuild()
+    assert again.success and {event.asset_key.path[-1] for event in again.get_asset_materialization_events()} == {"catalogue"}
+    assert platform.rows(f"SELECT {columns} FROM ls4.collection") == [row]
+    assert due(platform) == []
+
+
+@pytest.fixture
+def public(cluster: Cluster) -> Iterator[Platform]:
+    """A platform whose archive nginx serves, at the public address."""
+    # straight under the temporary directory: pytest's own folders are closed to the user that serves
+    home = Path(tempfile.mkdtemp(prefix="ls4-exports-"))
+    home.chmod(0o755)
+    port = free_port()
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home)
+        address = {"public_url": f"http://127.0.0.1:{port}/archive", "map_url": f"http://127.0.0.1:{port}"}
+        platform = stack.enter_context(running_platform(cluster, home, **address))
+        archive = home / "archive"
+        (archive / "mapfiles").mkdir()
+        database = PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", "only-for-tests")
+        config = write_config(
+            home / "serving", port=port, mapfiles_dir=archive / "mapfiles", archive_dir=archive, database=database, workers=1
+        )
+        log = stack.enter_context((home / "nginx.log").open("wb"))
+        stack.enter_context(running(config.nginx_argv, log))
+        yield platform
+
+
+def test_gdal_opens_the_mosaic_from_its_public_address_with_the_pixels_of_the_cogs(public: Platform, tmp_path: Path) -> None:
+    drop_two(public, tmp_path)
+    address = f"{public.settings.public_url}/{names.mosaic_index_key(OF, 'bw')}"
+    assert httpx.get(address).status_code == 200
+    with rasterio.open(f"/vsicurl/{address}") as mosaic:
+        assert (mosaic.driver, mosaic.count, mosaic.crs.to_epsg()) == ("GTI", 1, 3857)
+        # Where frames overlap the later one lies on top, as on the map.
+        for key, east in ((KEYS[0], slice(0, 240)), (KEYS[1], slice(0, 320))):
+            path = local(public, frame_of(key).cog_key)
+            with rasterio.open(path) as cog:
+                window = from_bounds(*cog.bounds, mosaic.transform)
+                valid = cog.read_masks(1)[:, east] > 0
+            ours = mosaic.read(1, window=window)[:, east]
+            assert 0.3 < valid.mean() < 1
+            assert np.array_equal(ours[valid], read(path)[0][:, east][valid])
+            assert (mosaic.read_masks(1, window=window)[:, east][valid] == 255).all()
+        assert mosaic.read(1, out_shape=(40, 80)).any()
+
+
+def test_nothing_exported_tells_where_the_machine_keeps_it(platform: Platform, tmp_path: Path) -> None:
+    drop_two(platform, tmp_path)
+    compile_now(platform)
+    exported = [*platform.storage.list("derived/"), *platform.storage.list("geojson/")]
+    assert len(exported) >= 10
+    for stored in exported:
+        assert str(tmp_path).encode() not in platform.storage.read(stored.key), stored.key
+
+
+def test_statewide_files_hold_every_collection_and_follow(platform: Platform, tmp_path: Path) -> None:
+    other = "nc/Bastrop/TxDOT_1996/frames/georef/11-30-96_12-4.tif"
+    drop_two(platform, tmp_path)
+    platform.drop(other, photo(tmp_path, seed=5, bands=3))
+    platform.settle()
+    (request,) = platform.tick("statewide").run_requests or []  # type: ignore[union-attr]
+    assert platform.run([keys.COMPILED], tags=request.tags).success
+    frames = geopandas.read_file(local(platform, names.COMPILED_GEOJSON_KEY))
+    same = geopandas.read_parquet(local(platform, names.COMPILED_PARQUET_KEY))
+    assert frames["tablename"].tolist() == same["tablename"].tolist() == ["bastrop_txdot_1996_frames", *[OF.table] * 2]
+    assert frames["dl_georef"].tolist() == same["dl_georef"].tolist()
+    assert same.geometry.geom_equals_exact(frames.geometry, 1e-6).all()
+    assert same.crs.equals("OGC:CRS84")
+    # Read by its boxes, as the metadata promise.
+    west = geopandas.read_parquet(local(platform, names.COMPILED_PARQUET_KEY), bbox=(-180, -80, frames.total_bounds[0] - 1, 80))
+    assert len(west) == 0
+    assert isinstance(platform.tick("statewide"), dg.SkipReason)
+    # A lost part is told of, holds up nothing, and is made again.
+    platform.storage.delete(names.footprints_key(OF, ".parquet"))
+    compile_now(platform)
+    assert len(geopandas.read_parquet(local(platform, names.COMPILED_PARQUET_KEY))) == 1
+    assert due(platform) == [["catalogue"]]
+
+
+@pytest.mark.parametrize(
+    ("standing", "waits"),
+    [
+        ({}, None),
+        ({"compiled": 0}, 60),
+        ({"compiled": 0, "seconds": 40}, 400),
+        ({"compiled": 0, "busy": True}, 900),
+        ({"begun": 0, "attempts": 1}, 120),
+        ({"begun": 0, "attempts": 9, "busy": True}, 900),
+    ],
+)
+def test_statewide_files_are_compiled_seldom_while_frames_are_made(standing: dict[str, int], waits: int | None) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    compilation = Compilation(
+        changed=True,
+        busy=bool(standing.get("busy")),
+        seconds=standing.get("seconds", 0),
+        begun_at=now if "begun" in standing else None,
+        compiled_at=now if "compiled" in standing else None,
+        attempts=standing.get("attempts", 0),
+    )
+    assert compilation.waits_until() == (now + timedelta(seconds=waits) if waits else None)
+
+
+def test_a_mosaic_index_is_only_of_frames_whose_place_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "none.gti.gpkg"
+    assert mosaic_index.write_mosaic_index(OF, "bw", [], URL, path) is False and not path.exists()

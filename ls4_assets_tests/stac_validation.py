@@ -1,0 +1,65 @@
+"""STAC documents are validated without a network: the core by the schemas that pystac brings, extensions by the rules below.
+
+The extensions' own schemas are not part of any package. What stands here are the rules of their specifications for the fields
+that we write, so that a field of a wrong name, type or form fails; any other schema that a document asks for is an error.
+"""
+
+from typing import Any
+
+import pystac
+from pystac.validation import set_validator
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+from ls4_assets.exports import stac
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_PROPERTIES_OF: dict[str, dict[str, Any]] = {
+    stac.PROJECTION: {
+        "proj:code": {"type": "string", "pattern": "^[A-Z]+:[0-9]+$"},
+        "proj:shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+        "proj:transform": {**_NUMBERS, "minItems": 6, "maxItems": 9},
+        "proj:bbox": {**_NUMBERS, "minItems": 4, "maxItems": 4},
+    },
+    stac.PROCESSING: {
+        "processing:software": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
+        "processing:lineage": {"type": "string", "minLength": 1},
+    },
+}
+_FILE = {
+    "file:size": {"type": "integer", "minimum": 0},
+    # A multihash in hexadecimal: that of SHA2-256 is two bytes and 32 more.
+    "file:checksum": {"type": "string", "pattern": "^1220[0-9a-f]{64}$"},
+}
+_WMS = {"required": ["wms:layers"], "properties": {"wms:layers": {"type": "array", "minItems": 1, "items": {"type": "string"}}}}
+
+
+def _closed(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """No field of the prefix but these."""
+    return {"type": "object", "properties": fields, "patternProperties": {f"^(?!{prefix}:)": {}}, "additionalProperties": False}
+
+
+def _schemas() -> dict[str, dict[str, Any]]:
+    items = {
+        uri: {"type": "object", "properties": {"properties": _closed(fields, next(iter(fields)).partition(":")[0])}}
+        for uri, fields in _PROPERTIES_OF.items()
+    }
+    files = {"type": "object", "properties": {"assets": {"additionalProperties": _closed(_FILE, "file")}}}
+    is_wms = {"properties": {"rel": {"const": "wms"}}, "required": ["rel"]}
+    links = {"type": "array", "contains": is_wms, "items": {"if": is_wms, "then": _WMS}}
+    return items | {stac.FILE: files, stac.WEB_MAP_LINKS: {"type": "object", "properties": {"links": links}}}
+
+
+class _Offline(JsonSchemaSTACValidator):
+    def __init__(self) -> None:
+        super().__init__()
+        self.schema_cache |= _schemas()
+
+    def _get_schema(self, schema_uri: str) -> dict[str, Any]:
+        assert schema_uri in self.schema_cache, f"{schema_uri} would be fetched"
+        return self.schema_cache[schema_uri]
+
+
+def validate(document: pystac.STACObject) -> None:
+    """Raises STACValidationError."""
+    set_validator(_Offline())
+    document.validate()
