@@ -6,8 +6,7 @@ that we write, so that a field of a wrong name, type or form fails; any other sc
 
 from typing import Any
 
-import pystac
-from pystac.validation import set_validator
+from pystac.validation import validate_dict
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from ls4_assets.exports import stac
@@ -46,7 +45,8 @@ def _schemas() -> dict[str, dict[str, Any]]:
     files = {"type": "object", "properties": {"assets": {"additionalProperties": _closed(_FILE, "file")}}}
     is_wms = {"properties": {"rel": {"const": "wms"}}, "required": ["rel"]}
     links = {"type": "array", "contains": is_wms, "items": {"if": is_wms, "then": _WMS}}
-    return items | {stac.FILE: files, stac.WEB_MAP_LINKS: {"type": "object", "properties": {"links": links}}}
+    schemas = items | {stac.FILE: files, stac.WEB_MAP_LINKS: {"type": "object", "properties": {"links": links}}}
+    return {uri: {"$schema": "http://json-schema.org/draft-07/schema#", **schema} for uri, schema in schemas.items()}
 
 
 class _Offline(JsonSchemaSTACValidator):
@@ -59,7 +59,6 @@ class _Offline(JsonSchemaSTACValidator):
         return self.schema_cache[schema_uri]
 
 
-def validate(document: pystac.STACObject) -> None:
-    """Raises STACValidationError."""
-    set_validator(_Offline())
-    document.validate()
+def validate(document: dict[str, Any]) -> None:
+    """Raises STACValidationError. The document as it lies there: pystac would follow its links."""
+    validate_dict(document, validator=_Offline())

@@ -60,7 +60,8 @@ def publish_exports(archive: Archive, of: Collection, *, anew: bool = False) -> 
         if not frames:
             _withdraw(archive, of, state)
             return Published(0, 0, ())
-        at = stac.Addresses(settings.public_url, settings.map_url, settings.contact and settings.contact.organisation)
+        host = settings.contact.organisation if settings.contact else None
+        at = stac.Addresses(settings.public_url, settings.map_url, host)
         items = {shown.frame.id: stac.item(shown, json.loads(shown.geojson), at) for shown in frames}
         same = state.form == form(settings) and not anew
         changed = [shown for shown in frames if not (same and shown.exported == shown.revision)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import geopandas
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from pystac import Catalog, Collection, Item, STACValidationError
+from pystac import STACValidationError
 from rasterio.windows import from_bounds
 from stac_geoparquet.arrow import stac_table_to_items
 
@@ -40,8 +41,8 @@ LEGACY = ["tablename", "collection", "dl_orig", "dl_georef", "dl_index"]
 
 @pytest.fixture
 def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
+    with running_platform(cluster, tmp_path) as platform:
+        yield platform
 
 
 def photo(folder: Path, seed: int = 7, east: float = 0, bands: int = 1) -> bytes:
@@ -56,9 +57,13 @@ def drop_two(platform: Platform, folder: Path) -> None:
     assert [run.success for run in platform.settle()] == [True, True]
 
 
-def item_of(platform: Platform, key: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(platform.storage.read(names.stac_item_key(frame_of(key))))
+def document(platform: Platform, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(platform.storage.read(key))
     return found
+
+
+def item_of(platform: Platform, key: str) -> dict[str, Any]:
+    return document(platform, names.stac_item_key(frame_of(key)))
 
 
 def local(platform: Platform, key: str) -> Path:
@@ -89,53 +94,53 @@ def test_footprints_are_the_tile_index_as_geojson_and_as_geoparquet(platform: Pl
             assert frames[column].tolist() == index[column].tolist()
         assert frames["collection"].tolist() == ["TRAVIS USDA 1958"] * 2
         assert frames["tablename"].tolist() == [OF.table] * 2
-        assert frames.geometry.reset_index(drop=True).geom_equals_exact(index.geometry, 1e-6).all()
+        assert frames.geometry.symmetric_difference(index.geometry).area.max() < 1e-8 < index.area.min()
 
 
 def test_a_stac_catalog_that_is_valid_and_tells_of_the_cog_what_is_true(platform: Platform, tmp_path: Path) -> None:
     scan = f"{FOLDER.replace('georef', 'scanned')}/02-08-60_6-107.TIF"
     platform.drop(scan, b"raw")
     drop_two(platform, tmp_path)
-    root = Catalog.from_file(str(local(platform, names.ROOT_CATALOG_KEY)))
-    validate(root)
-    (child,) = [link.href for link in root.get_child_links()]
-    whole = Collection.from_file(str(local(platform, "derived/" + child)))
-    validate(whole)
-    assert (whole.id, len(whole.get_item_links())) == (OF.name, 2)
+    root = document(platform, names.ROOT_CATALOG_KEY)
+    (child,) = [link["href"] for link in root["links"] if link["rel"] == "child"]
+    whole = document(platform, f"derived/{child.removeprefix('./')}")
+    for one in (root, whole):
+        validate(one)
+    assert (whole["id"], [link["rel"] for link in whole["links"]].count("item")) == (OF.name, 2)
     (listed,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
     assert listed["exports"]["stac"] == f"{URL}/{names.stac_collection_key(OF)}"
-    (wms,) = [link for link in whole.links if link.rel == "wms"]
-    assert wms.href == f"http://maps.test/wms/{OF.table}" and wms.extra_fields["wms:layers"] == [OF.name]
+    (wms,) = [link for link in whole["links"] if link["rel"] == "wms"]
+    assert (wms["href"], wms["wms:layers"]) == (f"http://maps.test/wms/{OF.table}", [OF.name])
     for key in KEYS[:2]:
         frame = frame_of(key)
-        item = Item.from_dict(item_of(platform, key))
+        item = item_of(platform, key)
         validate(item)
+        told, asset = item["properties"], item["assets"]["cog"]
         with rasterio.open(local(platform, frame.cog_key)) as cog:
-            assert item.properties["proj:shape"] == [cog.height, cog.width]
-            assert item.properties["proj:transform"] == list(cog.transform)[:6]
-            assert item.properties["proj:bbox"] == list(cog.bounds)
+            assert told["proj:shape"] == [cog.height, cog.width]
+            assert told["proj:transform"] == list(cog.transform)[:6]
+            assert told["proj:bbox"] == list(cog.bounds)
         bytes_ = platform.storage.read(frame.cog_key)
-        asset = item.assets["cog"]
-        assert asset.href == f"{URL}/{frame.cog_key}"
-        assert asset.extra_fields["file:size"] == len(bytes_)
-        assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
-        assert platform.storage.head(item.assets["thumbnail"].href.removeprefix(f"{URL}/"))
-        assert (item.properties["start_datetime"], item.properties["ls4:roll"]) == ("1960-02-08T00:00:00Z", "6")
-    assert item_of(platform, KEYS[0])["assets"]["scan"]["href"] == f"{URL}/{scan}"  # type: ignore[index]
-    assert "scan" not in item_of(platform, KEYS[1])["assets"]  # type: ignore[operator]
+        assert asset["href"] == f"{URL}/{frame.cog_key}"
+        assert asset["file:size"] == len(bytes_)
+        assert asset["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
+        assert platform.storage.head(item["assets"]["thumbnail"]["href"].removeprefix(f"{URL}/"))
+        assert (told["start_datetime"], told["ls4:roll"]) == ("1960-02-08T00:00:00Z", "6")
+    assert item_of(platform, KEYS[0])["assets"]["scan"]["href"] == f"{URL}/{scan}"
+    assert "scan" not in item_of(platform, KEYS[1])["assets"]
 
 
 def test_the_validation_takes_no_field_that_the_extensions_do_not_know(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
     for change in ({"proj:epsg": 3857}, {"proj:shape": ["300", 320]}, {"processing:software": "ls4"}):
         wrong = item_of(platform, KEYS[0])
-        wrong["properties"] |= change  # type: ignore[operator]
+        wrong["properties"] |= change
         with pytest.raises(STACValidationError):
-            validate(Item.from_dict(wrong))
+            validate(wrong)
     wrong = item_of(platform, KEYS[0])
-    wrong["assets"]["cog"]["file:checksum"] = "ab"  # type: ignore[index]
+    wrong["assets"]["cog"]["file:checksum"] = "ab"
     with pytest.raises(STACValidationError):
-        validate(Item.from_dict(wrong))
+        validate(wrong)
 
 
 def test_the_items_as_parquet_are_the_items(platform: Platform, tmp_path: Path) -> None:
@@ -145,9 +150,9 @@ def test_the_items_as_parquet_are_the_items(platform: Platform, tmp_path: Path) 
     path = local(platform, names.stac_parquet_key(OF))
     items = list(stac_table_to_items(pyarrow.parquet.read_table(path)))
     for item in items:
-        validate(Item.from_dict(item))
+        validate(item)
     assert [item["id"] for item in items] == ["bw_02-08-60_6-107", "bw_02-08-60_6-108"]
-    assert items[0]["assets"]["cog"] == item_of(platform, KEYS[0])["assets"]["cog"]  # type: ignore[index]
+    assert items[0]["assets"]["cog"] == item_of(platform, KEYS[0])["assets"]["cog"]
     assert geopandas.read_parquet(path).crs.equals("OGC:CRS84")
 
 
@@ -160,7 +165,7 @@ def test_only_items_of_frames_that_changed_are_written(platform: Platform, tmp_p
     after = [platform.storage.head(names.stac_item_key(frame_of(key))) for key in KEYS]
     assert after[0] == before[0] and after[1] != before[1] and after[2]
     bytes_ = platform.storage.read(frame_of(KEYS[1]).cog_key)
-    cog = item_of(platform, KEYS[1])["assets"]["cog"]  # type: ignore[index]
+    cog = item_of(platform, KEYS[1])["assets"]["cog"]
     assert cog["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
     platform.storage.delete(KEYS[0])
     platform.settle()
@@ -216,7 +221,7 @@ def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
 def public(cluster: Cluster) -> Iterator[Platform]:
     """A platform whose archive nginx serves, at the public address."""
     # straight under the temporary directory: pytest's own folders are closed to the user that serves
-    home = Path(tempfile.mkdtemp(prefix="ls4-exports-"))
+    home = Path(tempfile.mkdtemp(prefix="ls4-test-exports-"))
     home.chmod(0o755)
     port = free_port()
     with ExitStack() as stack:
@@ -244,7 +249,7 @@ def test_gdal_opens_the_mosaic_from_its_public_address_with_the_pixels_of_the_co
         for key, east in ((KEYS[0], slice(0, 240)), (KEYS[1], slice(0, 320))):
             path = local(public, frame_of(key).cog_key)
             with rasterio.open(path) as cog:
-                window = from_bounds(*cog.bounds, mosaic.transform)
+                window = from_bounds(*cog.bounds, mosaic.transform).round_offsets().round_lengths()
                 valid = cog.read_masks(1)[:, east] > 0
             ours = mosaic.read(1, window=window)[:, east]
             assert 0.3 < valid.mean() < 1
