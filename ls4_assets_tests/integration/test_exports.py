@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from pystac import STACValidationError
+from pystac import Catalog, STACValidationError
 from rasterio.windows import from_bounds
 from stac_geoparquet.arrow import stac_table_to_items
 
@@ -256,6 +256,13 @@ def test_gdal_opens_the_mosaic_from_its_public_address_with_the_pixels_of_the_co
             assert np.array_equal(ours[valid], read(path)[0][:, east][valid])
             assert (mosaic.read_masks(1, window=window)[:, east][valid] == 255).all()
         assert mosaic.read(1, out_shape=(40, 80)).any()
+    # The example of docs/catalogue.md.
+    seen = []
+    for collection in Catalog.from_file(f"{public.settings.public_url}/{names.ROOT_CATALOG_KEY}").get_children():
+        for item in collection.get_items():
+            with rasterio.open(item.assets["cog"].href) as cog:
+                seen.append((item.id, cog.shape))
+    assert seen == [("bw_02-08-60_6-107", (300, 320)), ("bw_02-08-60_6-108", (300, 320))]
 
 
 def test_nothing_exported_tells_where_the_machine_keeps_it(platform: Platform, tmp_path: Path) -> None:
