@@ -89,16 +89,6 @@ function covers(entry, at) {
   return x >= minx && x <= maxx && y >= miny && y <= maxy;
 }
 
-/** What can be taken along: nothing until it is made. */
-function exports({ exports: made }) {
-  if (!made) return [];
-  return [
-    ["Footprints, GeoJSON", "QGIS, web maps", made.geojson],
-    ["STAC collection", "QGIS, pystac, STAC browsers", made.stac],
-    ...Object.entries(made.mosaics).map(([band, address]) => [`All frames as one raster (${band})`, "GDAL 3.9 and QGIS: /vsicurl/ before it", address]),
-  ];
-}
-
 /** The addresses that other programs take. */
 export function services(entry) {
   const origin = location.origin;
@@ -109,6 +99,5 @@ export function services(entry) {
     ["WMTS", "ArcGIS: add WMTS server", `${origin}/wmts/${entry.table}/WMTSCapabilities.xml`],
     ["OGC API Features", "QGIS: footprints and links", `${origin}/ogcapi/${entry.table}`],
     ["Index, zipped shapefile", "download", entry.index],
-    ...exports(entry),
   ];
 }
