@@ -183,8 +183,9 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        tables = "source, ls4.frame, ls4.collection, ls4.refusal, ls4.failed_run, ls4.notice, ls4.compilation, overview_mosaics"
-        connection.execute(text(f"TRUNCATE ls4.{tables} CASCADE"))
+        ours = ("source", "frame", "collection", "refusal", "failed_run", "notice", "compilation")
+        tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in ours)])
+        connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def good(tmp_path: Path) -> Path:
     return write_tif(tmp_path / "good.tif", photograph(200, 220))
 
 
-@pytest.mark.parametrize("step", ["_publish_files", "_publish_catalogue", "_note"])
+@pytest.mark.parametrize("step", ["_publish_files", "publish_lists", "_note"])
 def test_a_rebuild_that_dies_after_the_table_is_done_again(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
