@@ -7,11 +7,15 @@ overview, which would cost more than all the rest (test_adopt_header.py compares
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import rasterio
+import scipy.ndimage
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import DatasetReader
 from rasterio.transform import array_bounds
+from rasterio.windows import Window
 
 from ls4_assets.errors import FrameFault
 from ls4_assets.names import Band
@@ -25,6 +29,8 @@ _SMALLEST_OVERVIEW = 1024
 """A map of the whole frame reads its smallest overview: that may have at most so many pixels on its longer side."""
 _SMALL = 512
 """An image of this size or less needs neither tiles nor overviews."""
+_WHITE, _MOSTLY, _PROBES = 250, 0.7, 16
+"""A mask whose holes are white at most of so many places (JPEG blurs it a little) was drawn by value."""
 _GHOST_AREA = 300
 _BANDS = {"bw": 1, "nc": 3}
 _SOURCE_TAG = "LS4_SOURCE"
@@ -32,12 +38,14 @@ _SOURCE_TAG = "LS4_SOURCE"
 
 @dataclass(frozen=True)
 class Header:
-    """What the index wants to know. `source_sha256`: where ls4 made the COG, hash of the tif it was made from; else empty."""
+    """What the index wants to know. `masked`: something tells the photograph from its collar; without it the footprint is the
+    image's rectangle. `source_sha256`: where ls4 made the COG, hash of the tif it was made from; else empty."""
 
     width: int
     height: int
     transform: tuple[float, ...]
     footprint: bytes
+    masked: bool
     source_sha256: str
 
 
@@ -47,8 +55,9 @@ def read_header(path: str, size: int, band: Band) -> Header:
         with rasterio.open(path) as cog:
             for defect in _defects(cog, size, band):
                 raise FrameFault(defect)
-            place = tuple(cog.transform)[:6]
-            return Header(cog.width, cog.height, place, _footprint(cog), cog.tags().get(_SOURCE_TAG, ""))
+            mask = _mask(cog)
+            drawn = outline(mask, array_bounds(cog.height, cog.width, cog.transform))
+            return Header(cog.width, cog.height, tuple(cog.transform)[:6], drawn.wkb, mask is not None, cog.tags().get(_SOURCE_TAG, ""))
     except GDAL_ERRORS as error:
         what = str(error).strip().partition("\n")[0].rstrip(".")
         raise FrameFault(f"cannot be read ({what}), as when it is no tif or was cut off") from error
@@ -58,6 +67,8 @@ def _defects(cog: DatasetReader, size: int, band: Band) -> Iterator[str]:
     """The gravest first."""
     if cog.driver != "GTiff":
         yield f"is a {cog.driver}, not a GeoTIFF"
+    if ColorInterp.alpha in cog.colorinterp:
+        yield "has an alpha band where the COGs of the archive have a mask"
     if (cog.count, set(cog.dtypes)) != (_BANDS[band], {"uint8"}) or cog.colorinterp[0] == ColorInterp.palette:
         yield f"has {cog.count} band(s) of {cog.dtypes[0]}, and under {band}/ a COG has {_BANDS[band]} of uint8 without a palette"
     if not _is_web_mercator(cog.crs):
@@ -111,15 +122,36 @@ def _tag(cog: DatasetReader, name: str, level: int | None = None) -> int:
     return int(cog.get_tag_item(name, "TIFF", bidx=1, ovr=level) or 0)
 
 
-def _footprint(cog: DatasetReader) -> bytes:
-    """WKB of the outline of the valid pixels: by the internal mask or an honest no-data value, else the image's rectangle."""
-    mask = None
-    if MaskFlags.all_valid not in cog.mask_flag_enums[0]:
-        levels = [1, *cog.overviews(1)]
-        factor = next((level for level in levels if max(cog.shape) <= _OUTLINE_GRID * level), levels[-1])
-        size = (-(-cog.height // factor), -(-cog.width // factor))
-        mask = cog.read_masks(1, out_shape=size, resampling=Resampling.nearest)
-        if not mask.any():
-            raise FrameFault("has no valid pixel")
-    wkb: bytes = outline(mask, array_bounds(cog.height, cog.width, cog.transform)).wkb
-    return wkb
+def _mask(cog: DatasetReader) -> NDArray[np.uint8] | None:
+    """The valid pixels, coarsely: by the internal mask or an honest no-data value; None when every pixel counts."""
+    if MaskFlags.all_valid in cog.mask_flag_enums[0]:
+        return None
+    levels = [1, *cog.overviews(1)]
+    factor = next((level for level in levels if max(cog.shape) <= _OUTLINE_GRID * level), levels[-1])
+    size = (-(-cog.height // factor), -(-cog.width // factor))
+    mask: NDArray[np.uint8] = cog.read_masks(1, out_shape=size, resampling=Resampling.nearest)
+    if not mask.any():
+        raise FrameFault("has no valid pixel")
+    if MaskFlags.per_dataset in cog.mask_flag_enums[0] and _white_holes(cog, mask, factor):
+        raise FrameFault("shows true white as transparent (its mask has holes where the photograph is white)")
+    return mask
+
+
+def _white_holes(cog: DatasetReader, mask: NDArray[np.uint8], factor: int) -> bool:
+    """Is the photograph white, in the full image, where the coarse mask has holes? Overviews know nothing of masked pixels.
+
+    ls4's own masks have no holes to speak of: this reads nothing but of COGs of another chain.
+    """
+    holes = np.argwhere(_holes(mask))
+    if len(holes) == 0:
+        return False
+    probes = holes[np.linspace(0, len(holes) - 1, _PROBES, dtype=int)]
+    windows = [Window(column * factor, row * factor, 1, 1) for row, column in probes]
+    return bool(np.mean([(cog.read(window=window) >= _WHITE).all() for window in windows]) > _MOSTLY)
+
+
+def _holes(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Masked pixels inside the photograph: a collar reaches the image's edge."""
+    parts, _ = scipy.ndimage.label(mask == 0)
+    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    return (parts > 0) & ~np.isin(parts, edge)

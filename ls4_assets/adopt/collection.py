@@ -52,7 +52,7 @@ class Report:
     """What became of one collection, or would.
 
     Of `adopted`: `without_source` have no georef tif, `outdated` a newer one, and are made anew; `outlined` had a box for a
-    footprint. `gone`: adopted before without a georef tif, and their COG is not there any more. `problems`: COGs that cannot be
+    footprint, `unmasked` have one still, as nothing in them tells photograph from collar. `gone`: adopted before without a georef tif, and their COG is not there any more. `problems`: COGs that cannot be
     adopted, with the sentence. `legacy_rows`: of the table that was taken over, `lost` those whose COG is not there.
     `seconds`: by stage.
     """
@@ -63,6 +63,7 @@ class Report:
     without_source: int = 0
     outdated: int = 0
     outlined: int = 0
+    unmasked: int = 0
     gone: int = 0
     legacy_rows: int | None = None
     lost: int = 0
@@ -100,6 +101,7 @@ class _Adopter:
         report.adopted = len(adoptions)
         report.without_source = sum(one.candidate.source is None for one in adoptions)
         report.outdated = sum(one.candidate.source is not None and not one.trusted for one in adoptions)
+        report.unmasked = sum(not one.header.masked for one in adoptions)
         gone = known.alone - found.keys
         report.gone = len(gone)
         # A table whose collection ls4 has nothing of stays as it is.
@@ -143,7 +145,7 @@ class _Adopter:
     def _take_over(self, legacy: list[LegacyRow], found: Survey, adoptions: Sequence[Adoption], report: Report) -> None:
         kept = [row for row in legacy if row.key in found.keys]
         boxed = {row.key for row in kept if row.boxed}
-        report.outlined = len(boxed & {one.candidate.cog.key for one in adoptions})
+        report.outlined = len(boxed & {one.candidate.cog.key for one in adoptions if one.header.masked})
         report.legacy_rows, report.lost = len(legacy), len(legacy) - len(kept)
         if self.order.instance:
             with collection_lock(self.engine, self.of), self.engine.begin() as connection:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from ls4_assets.chunks import chunks
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.index.schema import PUBLIC, SCHEMA, WEB_MERCATOR, tile_index
+from ls4_assets.index.tile_index import is_ours
 from ls4_assets.names import Collection
 from resources.storage import Storage
 
@@ -41,15 +42,10 @@ def legacy_rows(connection: Connection, of: Collection) -> list[LegacyRow] | Non
 
     Raises ConfigurationError, with what the administrator has to do, when it cannot be read.
     """
-    inspector = inspect(connection)
-    if not inspector.has_table(of.table, schema=PUBLIC):
+    if is_ours(connection, of) in (None, True):
         return None
     with _explained(of):
-        found = {one["name"]: one for one in inspector.get_columns(of.table, schema=PUBLIC)}
-        unique = [one["column_names"] for one in inspector.get_unique_constraints(of.table, schema=PUBLIC)]
-        ours = _owner(connection, of) == connection.scalar(text("SELECT current_user")) and ["location"] in unique
-        if ours and {one.name for one in tile_index(of).columns} <= set(found):
-            return None
+        found = {one["name"]: one for one in inspect(connection).get_columns(of.table, schema=PUBLIC)}
         geometry = next((name for name, one in found.items() if type(one["type"]).__name__ == "Geometry"), None)
         if geometry is None or "location" not in found:
             why = "it has no column location, or no geometry"
@@ -112,11 +108,6 @@ def _row(of: Collection, row: LegacyRow, storage: Storage) -> dict[str, Any]:
         "profile_hash": "legacy",
         "geom": row.geom,
     }
-
-
-def _owner(connection: Connection, of: Collection) -> str:
-    owner = text("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(:name)")
-    return str(connection.scalar(owner, {"name": f"{PUBLIC}.{of.table}"}))
 
 
 def _readers(connection: Connection, of: Collection) -> list[str]:

@@ -66,6 +66,11 @@ class Told:
             yield f"{report.without_source} have no georef tif: they stay on the map, but cannot be made anew"
         if report.outdated:
             yield f"{report.outdated} are older than their georef tif: the map shows them until they are made anew"
+        if report.unmasked:
+            yield (
+                f"{report.unmasked} have neither mask nor no-data value: a collar of theirs stays visible, and their footprint the image's "
+                f"rectangle; `ls4 rematerialize {report.of.name}` makes them anew from their georef tifs"
+            )
         if report.gone:
             leave = "leave the map" if self.applied else "are to leave the map"
             yield f"{report.gone} that had no georef tif {leave}, as their COG is gone"

@@ -30,13 +30,24 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.chunks import chunks
-from ls4_assets.errors import NotFound
+from ls4_assets.errors import ConfigurationError, NotFound
 from ls4_assets.index.schema import PUBLIC, WEB_MERCATOR, collection, frame, tile_index
 from ls4_assets.links import links
 from ls4_assets.names import Collection, Frame
 from resources.storage import Storage
 
 Extent = tuple[float, float, float, float]
+
+# Who made a table is told by its owner, its columns and the key on `location` that every rebuild goes by.
+_MAKING = text(
+    """
+    SELECT pg_get_userbyid(relowner) = current_user AS mine,
+           ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped) AS columns,
+           EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+                    WHERE indrelid = relation.oid AND indisunique AND indnatts = 1 AND attname = 'location') AS keyed
+      FROM pg_class AS relation WHERE relation.oid = to_regclass(:name)
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,11 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     before = connection.execute(select(collection).where(collection.c.name == of.name).with_for_update()).first()
     if before is None:
         raise NotFound(f"{of.name} has no frames in the archive; drop one under its georef/ first.")
+    if is_ours(connection, of) is False:
+        raise ConfigurationError(
+            f"The table {PUBLIC}.{of.table} is not of ls4's making, and stays as it is; take it over by `ls4 adopt {of.folder('bw')} "
+            "--apply`."
+        )
     table.create(connection, checkfirst=True)
     root = served_root(storage)
     _spread_new_addresses(connection, of, public_url, root)
@@ -105,6 +121,14 @@ def bands(connection: Connection, of: Collection) -> list[str]:
 
 def exists(connection: Connection, of: Collection) -> bool:
     return connection.scalar(select(func.to_regclass(f"{PUBLIC}.{of.table}"))) is not None
+
+
+def is_ours(connection: Connection, of: Collection) -> bool | None:
+    """Was the collection's table made by this pipeline, and not by lambda-s4 or another hand? None: there is no table."""
+    row = connection.execute(_MAKING, {"name": f"{PUBLIC}.{of.table}"}).first()
+    if row is None:
+        return None
+    return bool(row.mine and row.keyed and {column.name for column in tile_index(of).columns} <= set(row.columns))
 
 
 def drop(connection: Connection, of: Collection) -> None:

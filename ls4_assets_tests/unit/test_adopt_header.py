@@ -1,5 +1,7 @@
 """Which finished COGs may be adopted as they are, told from their headers."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +171,63 @@ def test_one_without_a_valid_pixel_is_not_accepted(tmp_path: Path) -> None:
     nothing = np.zeros((600, 600), dtype=bool)
     source = write_tif(tmp_path / "s.tif", photograph(600, 600), mask=nothing)
     assert defect(through_driver(tmp_path / "cog.tif", source)) == "has no valid pixel"
+
+
+def gdal(*arguments: str | Path) -> None:
+    if shutil.which(str(arguments[0])) is None:
+        pytest.skip("GDAL's own commands are not installed here: `apt-get install gdal-bin` brings them")
+    subprocess.run([str(argument) for argument in arguments], check=True, capture_output=True, timeout=60)
+
+
+def by_the_legacy_commands(folder: Path, source: Path, nodata: str | None, band: Band = "bw", *, overviews: bool = True) -> Path:
+    """The three commands of lambda-s4. Without `overviews`: the last could not read them, as by
+    CPL_VSIL_CURL_ALLOWED_EXTENSIONS=.tif in the bucket."""
+    deflate, cog = folder / "deflate.tif", folder / "legacy.tif"
+    bands = ["-b", "1"] if band == "bw" else ["-b", "1", "-b", "2", "-b", "3"]
+    tiled = ["-co", "TILED=YES", "-co", "BLOCKXSIZE=512", "-co", "BLOCKYSIZE=512"]
+    named = ["-a_nodata", nodata] if nodata else []
+    gdal("gdal_translate", "-ot", "Byte", *named, *bands, *tiled, "-co", "COMPRESS=DEFLATE", "-co", "PREDICTOR=2", source, deflate)
+    gdal("gdaladdo", "-r", "average", "-ro", deflate, "2", "4", "8", "16", "32", "64")
+    codec = ["-co", "COMPRESS=DEFLATE"] if band == "bw" else ["-co", "COMPRESS=JPEG", "-co", "PHOTOMETRIC=YCBCR"]
+    if not overviews:
+        deflate.with_name("deflate.tif.ovr").unlink()
+    gdal("gdal_translate", "-ot", "Byte", *named, *tiled, *codec, "-co", "COPY_SRC_OVERVIEWS=YES", deflate, cog)
+    return cog
+
+
+def test_what_the_legacy_commands_make_today_is_not_accepted(tmp_path: Path) -> None:
+    """`-a_nodata 256` became 255 on the way, and the overviews were lost; each of both is told."""
+    pixels = photograph(SIZE, SIZE)
+    pixels[0, 400:500, 400:500] = 255
+    source = write_tif(tmp_path / "s.tif", pixels)
+    assert defect(by_the_legacy_commands(tmp_path, source, "256")) == "shows true white as transparent (its no-data value is 255)"
+    assert defect(by_the_legacy_commands(tmp_path, source, None, overviews=False)) == "has no overviews"
+    assert defect(by_the_legacy_commands(tmp_path, source, "255")) == "shows true white as transparent (its no-data value is 255)"
+
+
+def test_what_the_legacy_commands_made_once_is_accepted_and_known_to_have_no_mask(tmp_path: Path) -> None:
+    header = inspected(by_the_legacy_commands(tmp_path, write_tif(tmp_path / "s.tif", photograph(SIZE, SIZE)), None))
+    assert not header.masked
+    colour = write_tif(tmp_path / "c.tif", photograph(SIZE, SIZE, 3))
+    assert not inspected(by_the_legacy_commands(tmp_path, colour, None, "nc"), "nc").masked
+
+
+@pytest.mark.parametrize(("band", "codec"), [("bw", "DEFLATE"), ("nc", "JPEG")])
+def test_a_mask_drawn_by_the_value_of_white_is_not_accepted(tmp_path: Path, band: Band, codec: str) -> None:
+    """The no-data value is gone from the tags, and white roofs are holes in the map all the same."""
+    pixels = photograph(SIZE, SIZE, 1 if band == "bw" else 3)
+    pixels[:, 400:480, 400:480] = 255
+    by_value = (pixels != 255).any(axis=0) & rotated_rectangle(SIZE, SIZE)
+    white = through_driver(tmp_path / "w.tif", write_tif(tmp_path / "s.tif", pixels, mask=by_value), compress=codec)
+    assert defect(white, band) == "shows true white as transparent (its mask has holes where the photograph is white)"
+    # A hole that is not white, as where a label was cut out, is nobody's fault; nor is a white collar.
+    pixels[:, 400:480, 400:480] = 90
+    pixels[:, ~rotated_rectangle(SIZE, SIZE)] = 255
+    cut = through_driver(tmp_path / "c.tif", write_tif(tmp_path / "t.tif", pixels, mask=by_value), compress=codec)
+    assert inspected(cut, band).masked
+
+
+def test_one_with_an_alpha_band_is_not_accepted(tmp_path: Path) -> None:
+    pixels = np.concatenate([photograph(600, 600), np.full((1, 600, 600), 255, np.uint8)])
+    source = write_tif(tmp_path / "s.tif", pixels, alpha="yes")
+    assert defect(through_driver(tmp_path / "cog.tif", source)) == "has an alpha band where the COGs of the archive have a mask"
