@@ -135,6 +135,45 @@ def adopt(collection_paths: tuple[str, ...], apply_: bool, ignore_times: bool) -
     sys.exit(0 if run(_settings(), collection_paths, click.echo, apply=apply_, ignore_times=ignore_times) else 1)
 
 
+@main.command()
+@click.option("--apply", "apply_", is_flag=True, help="Restore; without it the plan is told only.")
+@_plain_errors
+def rebuild(apply_: bool) -> None:
+    """Restore an index database that was lost, and is empty, from what lies in the bucket."""
+    from ls4_assets.adopt.rebuild import rebuild as restore
+    from resources.archive import Archive
+
+    _settings()
+    sys.exit(0 if restore(Archive(), click.echo, apply=apply_) else 1)
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--apply", "apply_", is_flag=True, help="Mend it; without it the plan is told only.")
+@click.option("--delete-many", is_flag=True, help="Delete also where much would go at once.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: a line a collection that is out of step.")
+@_plain_errors
+def reconcile(names: tuple[str, ...], apply_: bool, delete_many: bool, as_json: bool) -> None:
+    """Compare bucket, database and Dagster both ways: all collections, or those of NAMES like Travis_USDA_1958_frames."""
+    from ls4_assets.reconcile.run import Reconciler
+    from ls4_assets.reconcile.words import Told
+    from ls4_assets.rematerialize import open_instance
+    from resources.archive import Archive
+
+    _settings()
+    told = Told(apply_)
+    with open_instance() as instance:
+        for report in Reconciler(Archive(), instance, apply_, delete_many).run(names):
+            lines = list(told.of(report))
+            if as_json and not report.in_step:
+                click.echo(json.dumps(dataclasses.asdict(report)))
+            elif not as_json:
+                click.echo("\n".join(lines), nl=bool(lines))
+    if not as_json:
+        click.echo("\n".join(told.end()))
+    sys.exit(1 if told.refused else 0)
+
+
 @main.command("confirm-deletion")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")

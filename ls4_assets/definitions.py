@@ -1,4 +1,4 @@
-"""Everything Dagster loads, merged: the assets of each shard, the sensors, and the archive as their resource."""
+"""Everything Dagster loads, merged: the assets of each shard, sensors and schedule, and the archive as their resource."""
 
 import gc
 from functools import cache
@@ -16,6 +16,7 @@ from resources.archive import Archive
 from sensors.bucket import bucket_sensor
 from sensors.collections import collections_sensor
 from sensors.notices import SECONDS, notices_sensor
+from sensors.reconcile import in_step, nightly
 from sensors.statewide import statewide_sensor
 
 
@@ -24,7 +25,8 @@ def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> 
     refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that could not be taken: why, and what to do.")
     assets = [asset for shard in shards for asset in (*frame_assets(shard), *collection_assets(shard))]
     return dg.Definitions(
-        assets=[refused, compiled_asset(), *assets],
+        assets=[refused, in_step, compiled_asset(), *assets],
+        schedules=[nightly()],
         sensors=[
             bucket_sensor(sensor_seconds),
             collections_sensor(sensor_seconds),

@@ -126,6 +126,13 @@ class Collection:
         second, type_ = partition.split("/")
         return cls(shard, second, cast(FrameType, type_))
 
+    @classmethod
+    def from_name(cls, name: str) -> "Collection | None":
+        """The collection of a name such as Travis_USDA_1958_frames; None when it is the name of none."""
+        shard, _, rest = name.partition("_")
+        second, _, type_ = rest.rpartition("_")
+        return cls(shard, second, type_) if shard and _SECOND.fullmatch(second) and type_ in TYPES else None
+
 
 @dataclass(frozen=True)
 class Attributes:

@@ -57,7 +57,8 @@ def read_header(path: str, size: int, band: Band) -> Header:
                 raise FrameFault(defect)
             mask = _mask(cog)
             drawn = outline(mask, array_bounds(cog.height, cog.width, cog.transform))
-            return Header(cog.width, cog.height, tuple(cog.transform)[:6], drawn.wkb, mask is not None, cog.tags().get(_SOURCE_TAG, ""))
+            place, source = tuple(cog.transform)[:6], cog.tags().get(_SOURCE_TAG, "")
+            return Header(cog.width, cog.height, place, drawn.wkb, mask is not None, source)
     except GDAL_ERRORS as error:
         what = str(error).strip().partition("\n")[0].rstrip(".")
         raise FrameFault(f"cannot be read ({what}), as when it is no tif or was cut off") from error
@@ -154,4 +155,5 @@ def _holes(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Masked pixels inside the photograph: a collar reaches the image's edge."""
     parts, _ = scipy.ndimage.label(mask == 0)
     edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    return (parts > 0) & ~np.isin(parts, edge)
+    holes: NDArray[np.bool_] = (parts > 0) & ~np.isin(parts, edge)
+    return holes

@@ -52,9 +52,9 @@ class Report:
     """What became of one collection, or would.
 
     Of `adopted`: `without_source` have no georef tif, `outdated` a newer one, and are made anew; `outlined` had a box for a
-    footprint, `unmasked` have one still, as nothing in them tells photograph from collar. `gone`: adopted before without a georef tif, and their COG is not there any more. `problems`: COGs that cannot be
-    adopted, with the sentence. `legacy_rows`: of the table that was taken over, `lost` those whose COG is not there.
-    `seconds`: by stage.
+    footprint, `unmasked` have one still, as nothing in them tells photograph from collar. `gone`: adopted before without a
+    georef tif, and their COG is not there any more. `problems`: COGs that cannot be adopted, with the sentence. `legacy_rows`:
+    of the table that was taken over, `lost` those whose COG is not there. `seconds`: by stage.
     """
 
     of: Collection

@@ -68,8 +68,8 @@ class Told:
             yield f"{report.outdated} are older than their georef tif: the map shows them until they are made anew"
         if report.unmasked:
             yield (
-                f"{report.unmasked} have neither mask nor no-data value: a collar of theirs stays visible, and their footprint the image's "
-                f"rectangle; `ls4 rematerialize {report.of.name}` makes them anew from their georef tifs"
+                f"{report.unmasked} have neither mask nor no-data value: a collar of theirs stays visible, and their footprint "
+                f"the image's rectangle; `ls4 rematerialize {report.of.name}` makes them anew from their georef tifs"
             )
         if report.gone:
             leave = "leave the map" if self.applied else "are to leave the map"

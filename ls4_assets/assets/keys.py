@@ -10,6 +10,7 @@ from ls4_assets.names import COLLECTION_STEPS, STEPS, Step
 
 REFUSED = dg.AssetKey("refused_frames")
 COMPILED = dg.AssetKey("compiled_historical_indexes")
+IN_STEP = dg.AssetKey("archive_in_step")
 # Tags by which the sensors find their own runs again.
 BATCH_TAG = "ls4/batch"
 # The collection of a rebuild, of which dagster.yaml lets only one run at a time.

@@ -42,7 +42,8 @@ Extent = tuple[float, float, float, float]
 _MAKING = text(
     """
     SELECT pg_get_userbyid(relowner) = current_user AS mine,
-           ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped) AS columns,
+           ARRAY(SELECT attname::text FROM pg_attribute
+                  WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped) AS columns,
            EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
                     WHERE indrelid = relation.oid AND indisunique AND indnatts = 1 AND attname = 'location') AS keyed
       FROM pg_class AS relation WHERE relation.oid = to_regclass(:name)
@@ -70,10 +71,12 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
         raise NotFound(f"{of.name} has no frames in the archive; drop one under its georef/ first.")
     if is_ours(connection, of) is False:
         raise ConfigurationError(
-            f"The table {PUBLIC}.{of.table} is not of ls4's making, and stays as it is; take it over by `ls4 adopt {of.folder('bw')} "
-            "--apply`."
+            f"The table {PUBLIC}.{of.table} is not of ls4's making, and stays as it is; "
+            f"take it over by `ls4 adopt {of.folder('bw')} --apply`."
         )
     table.create(connection, checkfirst=True)
+    # It may have been lost, or emptied by hand, since its rows were counted.
+    holds_rows = connection.execute(select(table.c.oid).limit(1)).first() is not None
     root = served_root(storage)
     _spread_new_addresses(connection, of, public_url, root)
     unindexed = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
@@ -87,7 +90,7 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     left = 0
     for locations in chunks((_location(storage, gone) for gone in leaving), 1000):
         left += connection.execute(delete(table).where(table.c.location.in_(locations))).rowcount
-    grown_only = before.frames > 0 and not known and not left
+    grown_only = before.frames > 0 and holds_rows and not known and not left
     summary = _grown(of, before, shown) if grown_only else _counted(table)
     values = summary | _description(of) | {"index_revision": _next_revision(), "indexed_at": func.now()}
     of_it = update(collection).where(collection.c.name == of.name)

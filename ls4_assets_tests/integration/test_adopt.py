@@ -450,3 +450,22 @@ def test_nothing_is_withdrawn_where_nothing_can_be_adopted(
     assert platform.settle() == []
     assert platform.storage.read(COLLECTION.map_key) == b"the legacy mapfile"
     assert platform.rows(f"SELECT count(*) AS n FROM {TABLE}") == [{"n": 5}]
+
+
+def test_a_rebuild_leaves_a_table_of_another_hand_and_says_what_to_do(
+    platform: Platform, cogs: dict[str, bytes], tmp_path: Path, legacy: Callable[[str], None]
+) -> None:
+    """Its rows were met with a bare error of the database, or mixed with ours."""
+    make_legacy_table(legacy)
+    platform.drop(KEYS[0], georef(tmp_path))
+    assert [run.success for run in platform.look()] == [True]
+    (run,) = platform.rebuild()
+    assert not run.success
+    told = str(run.get_step_failure_events())
+    assert f"is not of ls4's making, and stays as it is; take it over by `ls4 adopt {FOLDER} --apply`." in told
+    assert platform.rows(f"SELECT count(*) AS n FROM {TABLE}") == [{"n": 5}]
+    done = CliRunner().invoke(main, ["adopt", FOLDER, "--apply"], env=environment(platform))
+    assert done.exit_code == 0, done.output
+    platform.skip_waits()
+    assert [run.success for run in platform.rebuild()] == [True]
+    assert platform.rows(f"SELECT location FROM {TABLE}") == [{"location": f"/vsis3/ls4/{FRAMES[0].cog_key}"}]

@@ -186,7 +186,9 @@ def by_the_legacy_commands(folder: Path, source: Path, nodata: str | None, band:
     bands = ["-b", "1"] if band == "bw" else ["-b", "1", "-b", "2", "-b", "3"]
     tiled = ["-co", "TILED=YES", "-co", "BLOCKXSIZE=512", "-co", "BLOCKYSIZE=512"]
     named = ["-a_nodata", nodata] if nodata else []
-    gdal("gdal_translate", "-ot", "Byte", *named, *bands, *tiled, "-co", "COMPRESS=DEFLATE", "-co", "PREDICTOR=2", source, deflate)
+    gdal(
+        "gdal_translate", "-ot", "Byte", *named, *bands, *tiled, "-co", "COMPRESS=DEFLATE", "-co", "PREDICTOR=2", source, deflate
+    )
     gdal("gdaladdo", "-r", "average", "-ro", deflate, "2", "4", "8", "16", "32", "64")
     codec = ["-co", "COMPRESS=DEFLATE"] if band == "bw" else ["-co", "COMPRESS=JPEG", "-co", "PHOTOMETRIC=YCBCR"]
     if not overviews:

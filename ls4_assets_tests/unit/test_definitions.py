@@ -46,7 +46,7 @@ def test_partition_sets_and_groups_of_a_shard(graph: AssetGraph) -> None:
 
 
 def test_every_shard_has_its_eight_assets(graph: AssetGraph) -> None:
-    assert len(graph.get_all_asset_keys()) == 8 * len(read_shards(None)) + 2
+    assert len(graph.get_all_asset_keys()) == 8 * len(read_shards(None)) + 3
 
 
 def test_the_code_location_loads_from_another_folder(tmp_path: Path) -> None:
