@@ -26,7 +26,7 @@ def list_collection(storage: Storage, of: Collection, documents: Mapping[str, St
         _take_derived(listed, storage, of, found, old)
     for suffix in DOCUMENTS:
         if document := documents.get(of.map_document_key(suffix)):
-            listed.documents[suffix] = _findings(storage, document, suffix)
+            listed.documents[suffix] = document_findings(storage, document)
             _note_age(listed, document, old)
     return listed
 
@@ -87,9 +87,10 @@ def _note_age(listed: Listed, found: StoredObject, old: datetime) -> None:
         listed.young.add(found.key)
 
 
-def _findings(storage: Storage, document: StoredObject, suffix: str) -> list[str]:
+def document_findings(storage: Storage, document: StoredObject) -> list[str]:
+    """What is wrong with a mapfile or a document beside it; another hand's always has something."""
     try:
-        return FINDINGS[suffix](storage.read(document.key).decode())
+        return FINDINGS[PurePosixPath(document.key).suffix](storage.read(document.key).decode())
     except UnicodeDecodeError:
         return ["It is no UTF-8 text."]
 

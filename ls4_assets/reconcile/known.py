@@ -48,6 +48,11 @@ def knows_anything(connection: Connection) -> bool:
     return anything_known(connection) or connection.execute(select(frame.c.id).limit(1)).first() is not None
 
 
+def remembers_anything(connection: Connection) -> bool:
+    """Also of what was deleted since: a database that was lost does not even do that."""
+    return knows_anything(connection) or connection.execute(select(source.c.key).limit(1)).first() is not None
+
+
 def index_tables(connection: Connection) -> set[str]:
     """Tables of this role that are tile indexes, by their columns: of whichever collection."""
     found = """

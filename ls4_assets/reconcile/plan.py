@@ -126,8 +126,9 @@ def _documents(of: Collection, listed: Listed, known: Known) -> Iterator[Action]
             elif wrong:
                 yield Action(Kind.MAP, key, f"is not whole: {' '.join(wrong)}")
     elif (row is None or row.withdrawn) and not (known.frames or listed.tifs or listed.cogs or is_foreign(known)):
-        for suffix in listed.documents:
-            if (key := of.map_document_key(suffix)) not in listed.young:
+        for suffix, wrong in listed.documents.items():
+            # What ls4 would not publish it has not made.
+            if (key := of.map_document_key(suffix)) not in listed.young and not wrong:
                 yield Action(Kind.REMOVE, key, "is the map of a collection that has no frame")
 
 

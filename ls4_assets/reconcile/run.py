@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import PurePosixPath
 
 from dagster import DagsterInstance
 from sqlalchemy import text
@@ -18,10 +19,10 @@ from ls4_assets.assets import keys
 from ls4_assets.errors import ConfigurationError, UnknownName
 from ls4_assets.index.schema import PUBLIC
 from ls4_assets.intake.deletions import Guard
-from ls4_assets.names import Collection
+from ls4_assets.names import TYPES, Collection
 from ls4_assets.reconcile import bucket, known
 from ls4_assets.reconcile.act import act
-from ls4_assets.reconcile.facts import FOR_PEOPLE, TAKING, Action, Kind
+from ls4_assets.reconcile.facts import DOCUMENTS, FOR_PEOPLE, TAKING, Action, Kind
 from ls4_assets.reconcile.plan import lost_frames, plan
 from resources.archive import Archive
 from resources.storage import StoredObject
@@ -61,6 +62,8 @@ class Reconciler:
     apply: bool = False
     delete_many: bool = False
     grace: timedelta = GRACE
+    # Name and partitions of the shard in hand: collections come sorted.
+    _shard: tuple[str, Set[str], Set[str]] = field(default=("", frozenset(), frozenset()), init=False, repr=False)
 
     def run(self, names: Sequence[str] = ()) -> Iterator[Report]:
         """A report for each collection. Raises ConfigurationError or UnknownName before anything is done."""
@@ -79,10 +82,10 @@ class Reconciler:
         """An unmounted disk and a lost database look like an archive from which all was deleted."""
         first = next(iter(self._in_bucket), None)
         with self.archive.database.connect() as connection:
-            knows = known.knows_anything(connection)
+            knows, remembers = known.knows_anything(connection), known.remembers_anything(connection)
         if first is None and knows:
             raise ConfigurationError("The bucket holds no collection, the database does: mount the disk, or correct LS4_STORAGE.")
-        if first is not None and not knows:
+        if first is not None and not remembers:
             raise ConfigurationError(
                 "The database knows no frame and the bucket holds collections: `ls4 rebuild` restores it from the bucket, "
                 "`ls4 adopt` takes over another's archive."
@@ -158,9 +161,6 @@ class Reconciler:
             self._shard = (shard, frames, collections)
         return self._shard[1:]
 
-    # Partitions of the shard in hand: collections come sorted.
-    _shard: tuple[str, Set[str], Set[str]] = ("", frozenset(), frozenset())
-
     def _of_none(self, collections: Sequence[Collection]) -> Report:
         """Tables and maps whose name no collection has: left by one that is gone from bucket and database alike."""
         tables = {of.table for of in collections}
@@ -170,9 +170,11 @@ class Reconciler:
             present = known.all_tables(connection)
         actions = [Action(Kind.DROP, table, "is the table of no collection") for table in lost]
         for key, found in sorted(self._documents.items()):
-            name = key.removeprefix("mapfiles/").partition(".")[0]
-            # A map over a table of another hand is another's.
-            if name not in tables and (name in lost or name not in present) and found.modified < old:
+            path = PurePosixPath(key)
+            orphan = path.suffix in DOCUMENTS and path.stem.endswith(TYPES) and path.stem not in tables
+            # A map over a table of another hand is another's, and so is one that ls4 would not publish.
+            ours = orphan and (path.stem in lost or path.stem not in present) and found.modified < old
+            if ours and not bucket.document_findings(self.archive.storage, found):
                 actions.append(Action(Kind.REMOVE, key, "is the map of no collection"))
         guard = Guard(self.archive.settings.deletion_guard_share, _COLLECTIONS_WITHOUT_QUESTION)
         names = {action.target.rpartition("/")[2].partition(".")[0] for action in actions}
