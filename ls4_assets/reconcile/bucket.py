@@ -76,7 +76,7 @@ def _take_derived(listed: Listed, storage: Storage, of: Collection, found: Store
     elif parts[0] == "thumbnails" and len(parts) == 3 and parts[1] in BANDS:
         listed.made[found.key] = f"{parts[1]}/{of.shard}/{of.partition}/{PurePosixPath(parts[2]).stem}"
     elif len(parts) == 1 and parts[0].startswith("overview_mosaic-"):
-        listed.mosaics.add(found.key)
+        listed.mosaics[found.key] = found.modified
     else:
         return
     _note_age(listed, found, old)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from ls4_assets.index.schema import SourceState
@@ -52,7 +53,7 @@ class Listed:
     """What a complete listing shows of one collection.
 
     tifs: keys under georef/; scans: real file name by band and stem; cogs: print of each COG by key, public ones and those
-    under derived/; made: id of the frame by key of what else is made of frames; index_files: size by key; mosaics: keys;
+    under derived/; made: id of the frame by key of what else is made of frames; index_files: size by key; mosaics: time by key;
     documents: what is wrong with each that is there, by suffix; young: keys that came too lately to be called orphans.
     """
 
@@ -61,7 +62,7 @@ class Listed:
     cogs: dict[str, str] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     index_files: dict[str, int] = field(default_factory=dict)
-    mosaics: set[str] = field(default_factory=set)
+    mosaics: dict[str, datetime] = field(default_factory=dict)
     documents: dict[str, list[str]] = field(default_factory=dict)
     young: set[str] = field(default_factory=set)
 

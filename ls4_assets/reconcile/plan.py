@@ -60,11 +60,19 @@ def _frames(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
             yield Action(Kind.UNKNOWN, row.served_key, "was replaced by another COG since it was adopted")
         elif found is not None and found != row.print and id_ in can_be_made:
             yield Action(Kind.REQUEUE, id_, "its COG is not the one that was put there")
-        elif found is not None and not row.follows and (public := _cog_key(of, id_)) not in listed.cogs:
-            yield Action(Kind.REPUBLISH, id_, f"{public} is missing")
+        elif found is not None and not row.follows and (why := _public_fault(listed, _cog_key(of, id_), found)):
+            yield Action(Kind.REPUBLISH, id_, why)
     for id_ in sorted(can_be_made - known.frames.keys()):
         if known.sources[idle[id_]].state == SourceState.DONE:
             yield Action(Kind.REQUEUE, id_, "nothing is known of what was made of it")
+
+
+def _public_fault(listed: Listed, public: str, served: str) -> str | None:
+    """A copy has the bytes of the COG that the map reads, but not always its version."""
+    if public not in listed.cogs:
+        return f"{public} is missing"
+    same = listed.cogs[public].split()[0] == served.split()[0]
+    return None if same else f"{public} is not the COG that the map reads"
 
 
 def _scans(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
@@ -112,7 +120,10 @@ def _mosaic(listed: Listed, known: Known) -> Iterator[Action]:
     if known.mosaic and known.mosaic not in listed.mosaics:
         yield Action(Kind.MOSAIC, known.mosaic, "is missing, and the map reads it")
     if known.row:
-        for key in sorted(listed.mosaics - known.mosaics - listed.young - {known.mosaic or ""}):
+        unread = listed.mosaics.keys() - known.mosaics - {known.mosaic or ""}
+        # The one before is kept on purpose: some worker may be reading it still.
+        kept = max(unread, key=lambda key: listed.mosaics[key], default="")
+        for key in sorted(unread - listed.young - {kept}):
             yield Action(Kind.REMOVE, key, "is an overview mosaic that no map reads")
 
 

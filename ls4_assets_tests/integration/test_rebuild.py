@@ -13,7 +13,19 @@ from sqlalchemy import make_url
 from ls4_assets.cli import main
 from ls4_assets.index.bootstrap import bootstrap
 from ls4_assets.laptop.postgres import Cluster, binaries
-from ls4_assets_tests.integration.test_reconcile import FIRST, FOLDER, FRAMES, KEYS, OF, TABLE, execute, fill, reconciled, shown
+from ls4_assets_tests.integration.test_reconcile import (
+    FIRST,
+    FOLDER,
+    FRAMES,
+    KEYS,
+    OF,
+    TABLE,
+    command,
+    execute,
+    fill,
+    reconciled,
+    shown,
+)
 from ls4_assets_tests.platform import PASSWORDS, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, write_tif
 
@@ -84,6 +96,7 @@ def test_a_lost_database_is_restored_from_the_bucket_alone(platform: Platform, t
     assert reconciled(platform) == []
 
 
+@pytest.mark.slow
 def test_without_a_shapefile_the_order_is_that_of_the_names_and_it_is_said(platform: Platform) -> None:
     platform.storage.delete(OF.tile_index_key("bw", "_idx.zip"))
     lose(platform)
@@ -105,6 +118,7 @@ def test_a_database_that_holds_frames_or_has_no_tables_is_refused(platform: Plat
         bootstrap(cluster.admin_url, PASSWORDS)
 
 
+@pytest.mark.slow
 def test_a_dump_that_is_older_than_the_bucket_catches_up_by_itself(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     """pg_dump by night, work by day, pg_restore by evening: what came, changed and left since is seen by the next looks."""
     for database in ("ls4", "dagster"):
@@ -144,3 +158,13 @@ def postgres(cluster: Cluster, program: str, *arguments: str) -> None:
         [str(binaries() / program), *connection, *arguments], check=False, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_lost_database_or_an_unmounted_disk_is_no_plan(platform: Platform, tmp_path: Path) -> None:
+    result = command(platform, "reconcile", "--apply", storage=str(tmp_path / "elsewhere"))
+    assert "elsewhere is not there; mount or make it" in result
+    (tmp_path / "empty").mkdir()
+    assert "mount the disk, or correct LS4_STORAGE" in command(platform, "reconcile", "--apply", storage=str(tmp_path / "empty"))
+    execute(platform, "TRUNCATE ls4.source, ls4.frame, ls4.collection CASCADE")
+    assert "`ls4 rebuild` restores it from the bucket" in command(platform, "reconcile", "--apply")
+    assert platform.storage.head(FIRST.cog_key)

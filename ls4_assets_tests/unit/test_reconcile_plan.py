@@ -1,5 +1,7 @@
 """What a comparison concludes, and above all what it never concludes, whatever is listed and known."""
 
+from datetime import UTC, datetime, timedelta
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from ls4_assets.reconcile.plan import plan
 OF = Collection("Travis", "USDA_1958", "frames")
 FRAMES = [Frame(OF, "bw", f"02-08-60_6-{number}") for number in range(1, 5)]
 FIRST = FRAMES[0]
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 def georef(frame: Frame) -> str:
@@ -26,7 +29,7 @@ def in_step() -> tuple[Listed, Known]:
         cogs={frame.cog_key: "9" for frame in two},
         made={frame.deflate_key: frame.id for frame in two} | {frame.thumbnail_key: frame.id for frame in two},
         index_files={OF.tile_index_key("bw", suffix): 116 for suffix in (".shp", ".shx", ".dbf", ".prj", ".cpg", "_idx.zip")},
-        mosaics={"derived/mosaic"},
+        mosaics={"derived/mosaic": NOW},
         documents={".map": [], ".tilejson": [], ".wmts": []},
     )
     known = Known(
@@ -87,6 +90,27 @@ def test_a_map_of_lambda_s4_stays_with_its_table() -> None:
     assert [action.kind for action in plan(OF, listed, Known(table=KnownTable(ours=False)))] == []
     assert plan(OF, listed, Known()) == []
     assert [action.kind for action in plan(OF, Listed(documents={".map": []}), Known())] == [Kind.REMOVE]
+
+
+def test_a_public_cog_that_is_not_the_one_of_the_map_is_copied_again() -> None:
+    listed, known = in_step()
+    served = f"{FIRST.served_folder}a.tif"
+    listed.cogs |= {served: "9 a", FIRST.cog_key: "9 copied in parts"}
+    known.frames[FIRST.id] = KnownFrame(served, "9 a", FIRST.partition)
+    assert plan(OF, listed, known) == []
+    listed.cogs[FIRST.cog_key] = "8 torn"
+    assert kinds(listed, known) == [Kind.REPUBLISH]
+    known.frames[FIRST.id] = KnownFrame(served, "9 a", FIRST.partition, follows=True)
+    assert kinds(listed, known) == []
+
+
+def test_of_mosaics_that_no_map_reads_the_last_is_kept() -> None:
+    """A rebuild leaves it to the workers that read it; only what a dead one left goes."""
+    listed, known = in_step()
+    listed.mosaics["derived/before"] = NOW - timedelta(hours=2)
+    assert plan(OF, listed, known) == []
+    listed.mosaics["derived/older"] = NOW - timedelta(hours=3)
+    assert [(action.kind, action.target) for action in plan(OF, listed, known)] == [(Kind.REMOVE, "derived/older")]
 
 
 def test_links_follow_the_scans() -> None:
