@@ -106,6 +106,7 @@ def test_without_a_shapefile_the_order_is_that_of_the_names_and_it_is_said(platf
     assert len(stack(platform)) == 4
 
 
+@pytest.mark.slow
 def test_a_database_that_holds_frames_or_has_no_tables_is_refused(platform: Platform, cluster: Cluster) -> None:
     before = platform.rows("SELECT * FROM ls4.source ORDER BY key")
     assert "`ls4 reconcile` mends it." in rebuilt(platform, "--apply")
@@ -122,7 +123,7 @@ def test_a_database_that_holds_frames_or_has_no_tables_is_refused(platform: Plat
 def test_a_dump_that_is_older_than_the_bucket_catches_up_by_itself(platform: Platform, cluster: Cluster, tmp_path: Path) -> None:
     """pg_dump by night, work by day, pg_restore by evening: what came, changed and left since is seen by the next looks."""
     for database in ("ls4", "dagster"):
-        postgres(cluster, "pg_dump", "-Fc", "-f", str(tmp_path / database), database)
+        postgres(cluster, "pg_dump", "-Fc", "-f", str(tmp_path / f"{database}.dump"), database)
     platform.drop(NEW, tif(tmp_path, 12))
     platform.drop(KEYS[1], tif(tmp_path, 13))
     platform.storage.delete(KEYS[2])
@@ -134,7 +135,7 @@ def test_a_dump_that_is_older_than_the_bucket_catches_up_by_itself(platform: Pla
     lose(platform)
     for database in ("ls4", "dagster"):
         options = ["--clean", "--if-exists", "--exit-on-error", "-d", database]
-        postgres(cluster, "pg_restore", *options, str(tmp_path / database))
+        postgres(cluster, "pg_restore", *options, str(tmp_path / f"{database}.dump"))
     assert len(platform.rows("SELECT * FROM ls4.frame")) == 4
     for _ in range(2):
         assert all(run.success for run in [*platform.settle(), *platform.rebuild()])

@@ -192,6 +192,8 @@ def test_table_and_map_of_a_collection_that_is_gone_go(platform: Platform) -> No
     assert all(platform.storage.head(f"mapfiles/{name}") for name in theirs)
     assert platform.rows(f"SELECT to_regclass('public.{gone}') AS it") == [{"it": None}]
     execute(platform, "DROP TABLE public.lands_of_others_frames")
+    for name in theirs:
+        platform.storage.delete(f"mapfiles/{name}")
 
 
 def test_nothing_is_done_while_runs_work(platform: Platform) -> None:

@@ -79,6 +79,7 @@ class Body:
         yield b"<Error><Code>AccessDenied</Code></Error>"
 
 
+@pytest.mark.slow
 def test_much_that_would_go_at_once_is_held(crowded: Platform) -> None:
     """A database that lost rows would else have had the objects of a third of the collection deleted."""
     execute(crowded, "DELETE FROM ls4.frame WHERE id > 'bw/Travis/USDA_1958/frames/02-08-60_6-0007'")
