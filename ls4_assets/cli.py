@@ -187,6 +187,39 @@ def confirm_deletion(name: str, yes: bool) -> None:
     sys.exit(0 if confirm(Archive(), name, click.echo, lambda question: yes or click.confirm(question)) else 1)
 
 
+@main.group()
+def db() -> None:
+    """The index database: made once by its administrator, brought up to date with each new version."""
+
+
+@db.command("init")
+@_plain_errors
+def db_init() -> None:
+    """Make roles, databases, PostGIS, grants and tables, or set changed passwords. May be run again at any time.
+
+    As the administrator that LS4_ADMIN_DATABASE_URL names, or libpq's own PGHOST, PGUSER, PGPASSWORD; the passwords of the
+    roles are read from LS4_PASSWORD_DAGSTER, LS4_PASSWORD_LS4 and LS4_PASSWORD_MAPSERVER.
+    """
+    from ls4_assets.index.bootstrap import ROLES, bootstrap
+
+    names = {role: f"LS4_PASSWORD_{role.upper()}" for role in ROLES}
+    if missing := [name for name in names.values() if not os.environ.get(name)]:
+        raise ConfigurationError(f"The databases' roles need passwords: set {', '.join(missing)}.")
+    admin = os.environ.get("LS4_ADMIN_DATABASE_URL", "postgresql+psycopg2:///postgres")
+    click.echo(bootstrap(admin, {role: os.environ[name] for role, name in names.items()}))
+
+
+@db.command("upgrade")
+@_plain_errors
+def db_upgrade() -> None:
+    """Bring the tables of the index database to this version of ls4: to be run before its services start."""
+    from ls4_assets.index.migrate import upgrade
+    from resources.open import open_database
+
+    with open_database(_settings().database_url.get_secret_value()).begin() as connection:
+        click.echo(upgrade(connection))
+
+
 def _settings() -> Settings:
     """The configuration of this process or, on a laptop, that of the demonstration which runs from this checkout."""
     if "LS4_DATABASE_URL" in os.environ or "LS4_CONFIG" in os.environ:

@@ -21,8 +21,11 @@ from ls4_assets.names import Band, ShardKind, Shards
 from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from mapserver.mapfile import Contact
 
-# Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data.
-OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"}
+# Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data; and what
+# `ls4 db init` is told.
+OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
+    *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
+}
 
 
 class Profiles(BaseModel, frozen=True):

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A PostgreSQL cluster of this session's own, removed at the end; ``cluster.admin_url`` leads in."""
+@contextmanager
+def new_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL cluster that is removed at the end; ``cluster.admin_url`` leads in."""
     # straight under the temporary directory: pytest's own folders are closed to PostgreSQL's OS user
     home = Path(tempfile.mkdtemp(prefix="ls4-postgres-"))
     home.chmod(0o711)
@@ -42,3 +43,10 @@ def cluster() -> Iterator[Cluster]:
     finally:
         cluster.stop()
         shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The session's own."""
+    with new_cluster() as cluster:
+        yield cluster

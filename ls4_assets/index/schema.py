@@ -2,8 +2,9 @@
 
 `source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
 `overview_mosaic` about the map zoomed out; `catalogue` and `compilation` about what is exported; `refusal` is the history of what
-could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it. The event log of Dagster is
-history, never asked for state.
+could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it; `inbox` holds what events told of
+and nobody has looked at yet. The event log of Dagster is history, never asked for state. A change here wants a revision in
+`migrations/` (docs/operations.md).
 """
 
 from enum import StrEnum
@@ -226,6 +227,19 @@ compilation = Table(
     Column("begun_at", DateTime(timezone=True)),
     Column("compiled_at", DateTime(timezone=True)),
     Column("attempts", Integer, nullable=False, server_default="0", comment="begun since the last that ended well"),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("key", Text(collation="C"), primary_key=True, comment="of an object that events told of: to be looked at"),
+    Column("events", BigInteger, nullable=False, server_default="1", comment="so many told of it since it was looked at last"),
+    Column("since", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "not_before", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="its folder could not be read"
+    ),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="looks that failed"),
+    Index("inbox_next", "not_before", "since"),
 )
 
 # The map server's: one row for each collection that has an overview mosaic on the map.

@@ -26,6 +26,12 @@ SELECT frame.id, frame.collection, collection.table_name, collection.year, frame
 
 
 def create_views(connection: Connection) -> None:
-    """Make or replace them; the caller has taken the role that owns the tables."""
+    """Make them; the caller has taken the role that owns the tables."""
     for view in (COLLECTIONS, FRAMES):
         connection.execute(text(view))
+
+
+def drop_views(connection: Connection) -> None:
+    """Before their tables change. In one transaction with `create_views` nobody ever misses them."""
+    for name in ("archive_frames", "archive_collections"):
+        connection.execute(text(f"DROP VIEW IF EXISTS public.{name}"))
