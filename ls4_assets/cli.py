@@ -187,6 +187,22 @@ def confirm_deletion(name: str, yes: bool) -> None:
     sys.exit(0 if confirm(Archive(), name, click.echo, lambda question: yes or click.confirm(question)) else 1)
 
 
+@main.command()
+@click.argument("manifest")
+@_plain_errors
+def inventory(manifest: str) -> None:
+    """Compare a report of S3 Inventory with what is known, and have the sensor look where they differ.
+
+    MANIFEST is like s3://reports/county-photographs/daily/2026-11-23T01-00Z/manifest.json, of a report as CSV with size, date and
+    ETag.
+    """
+    from ls4_assets.intake.inventory import note_differences
+    from resources.archive import Archive
+
+    _settings()
+    click.echo(note_differences(Archive(), manifest))
+
+
 @main.group()
 def db() -> None:
     """The index database: made once by its administrator, brought up to date with each new version."""

@@ -15,20 +15,22 @@ from ls4_assets.settings import load_settings
 from resources.archive import Archive
 from sensors.bucket import bucket_sensor
 from sensors.collections import collections_sensor
+from sensors.events import events_sensor
 from sensors.notices import SECONDS, notices_sensor
 from sensors.reconcile import in_step, nightly
 from sensors.statewide import statewide_sensor
 
 
-def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int) -> dg.Definitions:
-    """The platform for these shards; a test gives an archive of its own."""
+def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int, *, by_events: bool = False) -> dg.Definitions:
+    """The platform for these shards; a test gives an archive of its own. `by_events`: the bucket tells of its objects."""
+    hears = events_sensor if by_events else bucket_sensor
     refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that could not be taken: why, and what to do.")
     assets = [asset for shard in shards for asset in (*frame_assets(shard), *collection_assets(shard))]
     return dg.Definitions(
         assets=[refused, in_step, compiled_asset(), *assets],
         schedules=[nightly()],
         sensors=[
-            bucket_sensor(sensor_seconds),
+            hears(sensor_seconds),
             collections_sensor(sensor_seconds),
             notices_sensor(max(SECONDS, sensor_seconds)),
             statewide_sensor(),
@@ -51,7 +53,8 @@ def _loaded() -> dg.Definitions:
     gc.disable()
     settings = load_settings()
     logs.configure(settings.log_file)
-    definitions = build_definitions(settings.shards, Archive(), settings.sensor_seconds)
+    by_events = bool(settings.events_queue_url)
+    definitions = build_definitions(settings.shards, Archive(), settings.sensor_seconds, by_events=by_events)
     # Made now, as Dagster keeps it with the definitions.
     definitions.get_repository_def()
     gc.freeze()

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import cast, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.errors import ConfigurationError
@@ -83,11 +83,15 @@ class Settings(BaseSettings):
     open_batches_per_collection: int = Field(6, ge=1, description="of these, most of one collection")
     max_attempts: int = Field(5, ge=1, description="runs that may die under a frame before it is called failed")
     settle_seconds: float = Field(3.0, ge=0, description="a file that changed less than this ago may still be being copied")
+    events_queue_url: str = Field("", description="SQS queue of the bucket's events; empty: the bucket is listed all the time")
+    events_per_tick: int = Field(1000, ge=1, le=10_000, description="most messages of that queue that one look takes")
+    sweep_hour: int = Field(8, ge=0, le=23, description="UTC hour at which, with events, the whole bucket is listed once a day")
     sensor_seconds: int = Field(5, ge=1, description="seconds between two looks at the bucket")
     look_seconds: float = Field(20.0, gt=0, le=40, description="a look that takes longer goes on at the next one")
     look_keys: int = Field(50_000, ge=1, description="most keys that one look compares; the next one goes on behind them")
     deletion_guard_share: float = Field(0.2, ge=0, le=1, description="more of a collection does not go without a question")
     deletion_guard_frames: int = Field(20, ge=0, description="so many frames of a collection always go without one")
+    fargate: bool = Field(False, description="runs are Fargate tasks: their CPU, memory and disk follow from their frames")
     worker_processes: int = Field(0, ge=0, description="frames processed at once in a run; 0: one a core")
     worker_memory_mb: int = Field(1500, ge=1000, description="megabytes a worker may take; fewer work where memory is less")
     frame_timeout: float = Field(3600.0, gt=0, description="a frame that takes longer is stopped and called failed")
@@ -105,6 +109,12 @@ class Settings(BaseSettings):
         if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
             raise ValueError("this is no ARN of an SNS topic, like arn:aws:sns:us-east-1:123456789012:ls4")
         return value
+
+    @model_validator(mode="after")
+    def _events_are_of_a_bucket(self) -> "Settings":
+        if self.events_queue_url and not self.storage.startswith("s3://"):
+            raise ValueError("LS4_EVENTS_QUEUE_URL tells of a bucket and LS4_STORAGE is a folder")
+        return self
 
     @cached_property
     def shards(self) -> Shards:

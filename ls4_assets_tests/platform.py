@@ -53,7 +53,7 @@ class Platform:
     def with_settings(self, **overrides: str) -> "Platform":
         """The same platform after the operator changed some settings and restarted it."""
         archive = Archive(overrides=self.archive.overrides | overrides)
-        return Platform(archive, self.instance, build_definitions(SHARDS, archive, 5), self.cursors)
+        return Platform(archive, self.instance, definitions_of(archive), self.cursors)
 
     def drop(self, key: str, data: bytes | Path) -> None:
         """Put a file where staff would."""
@@ -134,6 +134,10 @@ class Platform:
         return {key: status.name for key, status in (statuses or {}).items() if status}
 
 
+def definitions_of(archive: Archive) -> dg.Definitions:
+    return build_definitions(SHARDS, archive, 5, by_events=bool(archive.settings.events_queue_url))
+
+
 def frame_of(key: str) -> Frame:
     return parse_georef_key(key, SHARDS)
 
@@ -169,7 +173,7 @@ def running_platform(cluster: Cluster, folder: Path, storage: str | None = None,
         archive = stack.enter_context(empty_archive(cluster, folder, storage, **overrides))
         url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
         instance = stack.enter_context(_instance(folder / "dagster", _role_url(url, "dagster")))
-        yield Platform(archive, instance, build_definitions(SHARDS, archive, 5))
+        yield Platform(archive, instance, definitions_of(archive))
 
 
 def _role_url(admin: object, role: str) -> str:
@@ -183,7 +187,7 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        ours = ("source", "frame", "collection", "refusal", "failed_run", "notice", "compilation")
+        ours = ("source", "frame", "collection", "refusal", "failed_run", "notice", "compilation", "inbox")
         tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in ours)])
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 

@@ -1,4 +1,4 @@
-"""The one Dagster resource: the archive, with its configuration, its bucket, its database and its way to tell people.
+"""The one Dagster resource: the archive, with its configuration, its bucket, its events, its database and its way to tell people.
 
 Clients are made when first asked for, never at import; each worker process makes its own from the same configuration.
 """
@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from ls4_assets.settings import Settings, load_settings
 from resources.notifier import Notifier
 from resources.open import open_database, open_notifier, open_storage
+from resources.queue import EventQueue
 from resources.storage import Storage
 
 
@@ -31,6 +32,11 @@ class Archive(dg.ConfigurableResource[None]):
     @cached_property
     def notifier(self) -> Notifier:
         return open_notifier(self.settings)
+
+    @cached_property
+    def queue(self) -> EventQueue:
+        """The bucket's events, where the settings name a queue."""
+        return EventQueue(self.settings.events_queue_url, self.settings.s3_region)
 
     @property
     def database(self) -> Engine:

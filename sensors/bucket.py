@@ -22,6 +22,7 @@ from ls4_assets.intake.batches import Batch, Limits, claim_batches, release_batc
 from ls4_assets.intake.deletions import held_collections
 from ls4_assets.intake.look import Look, look_at_bucket
 from ls4_assets.names import STEPS
+from ls4_assets.run_size import RunSize, size_of_run
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import only_one
@@ -48,15 +49,17 @@ def bucket_sensor(seconds: int) -> dg.SensorDefinition:
         with only_one_look(archive.database) as alone:
             if not alone:
                 return dg.SkipReason("An earlier look is not finished yet.")
-            return look_and_request(context, archive)
+            look = look_at_bucket(archive, start=context.cursor or "")
+            return request_runs(context, archive, look, look.next_key)
 
     return bucket
 
 
-def look_and_request(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
-    """One tick: look, take back what dead runs left, request the next batches."""
+def request_runs(
+    context: dg.SensorEvaluationContext, archive: Archive, look: Look, cursor: str
+) -> dg.SensorResult | dg.SkipReason:
+    """What follows from a look: take back what dead runs left, request the next batches."""
     released, open_batches = release_dead_batches(context.instance, archive)
-    look = look_at_bucket(archive, start=context.cursor or "")
     remove_leftover_partitions(context.instance, archive)
     for error in [*look.errors, *newly_held(archive, look)]:
         context.log.error(error)
@@ -69,9 +72,11 @@ def look_and_request(context: dg.SensorEvaluationContext, archive: Archive) -> d
         logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
     events = [event for batch in batches for event in _georef_events(batch)]
     if not (batches or events):
-        context.update_cursor(look.next_key)
+        context.update_cursor(cursor)
         return dg.SkipReason(_summary(look, released))
-    return dg.SensorResult(run_requests=[request(batch) for batch in batches], asset_events=events, cursor=look.next_key)
+    return dg.SensorResult(
+        run_requests=[request(batch, archive.settings) for batch in batches], asset_events=events, cursor=cursor
+    )
 
 
 def only_one_look(database: Engine) -> AbstractContextManager[bool]:
@@ -128,7 +133,7 @@ def add_partitions(instance: DagsterInstance, batch: Batch) -> None:
     instance.add_dynamic_partitions(str(keys.collection_partitions(batch.shard).name), collections)
 
 
-def request(batch: Batch) -> dg.RunRequest:
+def request(batch: Batch, settings: Settings) -> dg.RunRequest:
     """One run for all frames of a batch. It bears the first one's partition; the list in its configuration has them all."""
     partitions = [claimed.frame.partition for claimed in batch.sources]
     return dg.RunRequest(
@@ -136,8 +141,20 @@ def request(batch: Batch) -> dg.RunRequest:
         asset_selection=[keys.product(batch.shard, step) for step in STEPS],
         partition_key=partitions[0],
         run_config={"ops": {keys.frames_op(batch.shard): {"config": {"frames": partitions}}}},
-        tags={keys.KIND_TAG: "frames", keys.BATCH_TAG: batch.id, "dagster/priority": str(priority(batch)), **keys.NO_RETRIES},
+        tags={
+            keys.KIND_TAG: "frames",
+            keys.BATCH_TAG: batch.id,
+            "dagster/priority": str(priority(batch)),
+            **keys.NO_RETRIES,
+            **(task_size(batch, settings).tags if settings.fargate else {}),
+        },
     )
+
+
+def task_size(batch: Batch, settings: Settings) -> RunSize:
+    """Of the batch's task on Fargate. A frame under which runs died needs more, and its batch with it."""
+    sizes, deaths = [of.size for of in batch.sources], max(of.deaths for of in batch.sources)
+    return size_of_run(sizes, deaths, settings.worker_memory_mb)
 
 
 def priority(batch: Batch) -> int:

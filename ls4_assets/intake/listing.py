@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ls4_assets.names import frame_stem, is_tif
-from resources.storage import Storage, StoredObject, end_of
+from resources.storage import Storage, StoredObject, end_of, is_listed
 
 GEOREF = "georef"
 PRODUCT_FOLDERS = frozenset({"scanned", "cog"})
@@ -101,8 +101,15 @@ def beside(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[Store
             key = found if isinstance(found, str) else found.key
             if key > last and not key.startswith(last):
                 break
-            if isinstance(found, StoredObject) and _stem(key) in among and _is_drop(found, is_georef):
+            if isinstance(found, StoredObject) and _stem(key) in among and _is_drop(key, is_georef):
                 yield found
+
+
+def is_looked_at(key: str) -> bool:
+    """Whether an object of this key may be a drop, or belong to one: what lies elsewhere, our own products first of all, is not
+    looked at whoever tells of it."""
+    folder = key[: key.rfind("/") + 1]
+    return is_listed(key) and _is_entered(folder) and _is_drop(key, _is_georef(folder))
 
 
 def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -147,7 +154,7 @@ def _walk(storage: Storage, folder: str, after: str) -> Iterator[StoredObject | 
     try:
         for found in storage.level(folder, after):
             if isinstance(found, StoredObject):
-                yield found if _is_drop(found, is_georef) else found.key
+                yield found if _is_drop(found.key, is_georef) else found.key
             elif _is_entered(found):
                 yield from _walk(storage, found, after)
     except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, the rest is unknown
@@ -167,10 +174,10 @@ def _is_georef(folder: str) -> bool:
     return PurePosixPath(folder).name == GEOREF
 
 
-def _is_drop(found: StoredObject, is_georef: bool) -> bool:
-    if is_tif(found.key) or (is_georef and frame_stem(found.key)):
+def _is_drop(key: str, is_georef: bool) -> bool:
+    if is_tif(key) or (is_georef and frame_stem(key)):
         return True
-    return PurePosixPath(found.key).suffix.lower() in FOREIGN_IMAGES
+    return PurePosixPath(key).suffix.lower() in FOREIGN_IMAGES
 
 
 def _stem(key: str) -> str:

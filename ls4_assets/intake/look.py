@@ -23,18 +23,30 @@ from resources.storage import Storage
 
 # Keys that are compared, and held in memory, at once.
 PIECE = 5_000
-# An s3fs mount puts an empty object first and its content when the file is closed, after a large upload.
+# An s3fs mount puts an empty object first and its content when the file is closed: the largest frames are uploaded for a quarter
+# of an hour.
 EMPTY_WAIT = timedelta(minutes=2)
+# The events of one large deletion come by and by: the guard before deletions shall see them all.
+EVENTS_WAIT = timedelta(seconds=30)
 
 
 @dataclass
 class Look:
-    """What one look found. `next_key`: the next one goes on behind it; empty when the whole archive was seen."""
+    """What one look found. `next_key`: the next one goes on behind it; empty when the whole archive was seen. `unseen`: folders
+    of which nothing became known; "" is the bucket itself."""
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
     next_key: str = ""
+
+    def add(self, other: "Look") -> None:
+        """What another look found besides."""
+        self.counts.update(other.counts)
+        self.errors += other.errors
+        self.held |= other.held
+        self.unseen |= other.unseen
 
 
 def look_at_bucket(archive: Archive, start: str = "", seconds: float | None = None, keys: int | None = None) -> Look:
@@ -46,6 +58,7 @@ def look_at_bucket(archive: Archive, start: str = "", seconds: float | None = No
         try:
             bare = looking.is_bare()
         except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, nothing is known now
+            looking.look.unseen.add("")
             looking.tell(f"The bucket cannot be listed ({error}); nothing is taken for deleted, the next look tries again.")
             return looking.look
         if bare and looking.knows_anything():
@@ -63,6 +76,13 @@ def look_at_keys(archive: Archive, keys: Iterable[str]) -> Look:
         return looking.look
 
 
+def look_again(archive: Archive) -> Look:
+    """Look only at what waits for a second look: files that were settling, or are missing."""
+    with _looking(archive, Look(), float("inf")) as looking:
+        looking.again()
+        return looking.look
+
+
 @contextmanager
 def _looking(archive: Archive, look: Look, deadline: float) -> Iterator["_Looking"]:
     with archive.database.connect() as connection:
@@ -72,7 +92,8 @@ def _looking(archive: Archive, look: Look, deadline: float) -> Iterator["_Lookin
             tables = sources.tables_in_use(connection)
         rules = Rules(settings.shards, settle, settle if archive.storage.is_folder else EMPTY_WAIT, tables)
         guard = Guard(settings.deletion_guard_share, settings.deletion_guard_frames)
-        yield _Looking(archive.storage, connection, look, deadline, rules, guard)
+        away = EVENTS_WAIT if settings.events_queue_url else settle
+        yield _Looking(archive.storage, connection, look, deadline, rules, guard, away)
 
 
 @dataclass
@@ -85,6 +106,8 @@ class _Looking:
     deadline: float
     rules: Rules
     guard: Guard
+    # So long after it was first missed is a file looked for again.
+    away: timedelta
 
     @property
     def is_over(self) -> bool:
@@ -121,7 +144,7 @@ class _Looking:
         now, inside = datetime.now(UTC), self.look.next_key[: self.look.next_key.rfind("/") + 1]
         changed_before = now - (self.rules.settle or self.rules.settle_empty)
         with self.connection.begin():
-            due = sources.due_again(self.connection, changed_before, now - self.rules.settle, inside, PIECE)
+            due = sources.due_again(self.connection, changed_before, now - self.away, inside, PIECE)
         self.at(due)
 
     def at(self, keys: Iterable[str]) -> None:
@@ -177,10 +200,12 @@ class _Looking:
         except OperationalError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told and the look goes on
+            self.look.unseen.add(where)
             reason = str(error).partition("\n")[0]
             self.tell(f"{where or 'The top folder'} cannot be taken ({reason}); it stays as it is, report this if it goes on.")
 
     def _tell_unseen(self, folder: str, error: Exception) -> None:
+        self.look.unseen.add(folder)
         self.tell(f"{folder or 'The bucket'} cannot be listed ({error}); its frames stay as they are, the next look tries again.")
 
 
