@@ -25,7 +25,7 @@ from resources.storage import Storage
 PIECE = 5_000
 # An s3fs mount puts an empty object first and its content when the file is closed: the largest frames are uploaded for a quarter
 # of an hour.
-EMPTY_WAIT = timedelta(minutes=2)
+EMPTY_WAIT = timedelta(minutes=20)
 # The events of one large deletion come by and by: the guard before deletions shall see them all.
 EVENTS_WAIT = timedelta(seconds=30)
 

@@ -67,15 +67,15 @@ def bucket_of(server: S3Server, **settings: object) -> Storage:
 
 
 @contextmanager
-def mounted(server: S3Server, bucket: str, home: Path, *options: str) -> Iterator[Path]:
-    """`mapfiles/` of the bucket as a folder."""
+def mounted(server: S3Server, bucket: str, home: Path, *options: str, part: str = ":/mapfiles") -> Iterator[Path]:
+    """`mapfiles/` of the bucket, or another `part`, as a folder."""
     folder, secret, log = home / "mapfiles", home / "passwd-s3fs", home / "s3fs.log"
     folder.mkdir(exist_ok=True)
     secret.touch(mode=0o600)
     secret.write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
     ours = (f"passwd_file={secret}", f"url={server.endpoint_url}", "use_path_request_style", f"endpoint={REGION}")
     with log.open("wb") as stream:
-        command = ["s3fs", f"{bucket}:/mapfiles", str(folder), "-f", "-o", ",".join((*ours, *options))]
+        command = ["s3fs", f"{bucket}{part}", str(folder), "-f", "-o", ",".join((*ours, *options))]
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
     try:
         deadline = time.monotonic() + 15
