@@ -16,8 +16,8 @@ from ls4_assets.intake.look import Look, look_again, look_at_bucket
 from resources.archive import Archive
 from sensors.bucket import only_one_look, request_runs
 
-# Together with a look they stay below the minute after which Dagster gives a tick up.
-RECEIVE_SECONDS = 10.0
+# Together with a look at the bucket they stay below the minute after which Dagster gives a tick up.
+RECEIVE_SECONDS, INBOX_SECONDS = 5.0, 10.0
 
 
 def events_sensor(seconds: int) -> dg.SensorDefinition:
@@ -44,7 +44,7 @@ def look_by_events(archive: Archive, cursor: str | None) -> tuple[Look, str]:
     """Look where events tell of something, then, at its hour, at the next part of the whole. Returns the new cursor too."""
     settings = archive.settings
     heard = hear(archive)
-    look = look_at_inbox(archive)
+    look = look_at_inbox(archive, INBOX_SECONDS)
     look.errors += heard
     sweep, now = Sweep.of(cursor), datetime.now(UTC)
     if not sweep.is_due(now, settings.sweep_hour):

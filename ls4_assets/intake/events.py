@@ -7,7 +7,7 @@ when it was looked at, so that whatever dies in between costs no more than a sec
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -22,8 +22,8 @@ from ls4_assets.intake.look import Look, look_at_keys
 from resources.archive import Archive
 from resources.queue import Message
 
-# Keys that one tick looks at.
-MOST_KEYS = 2_000
+# Keys that are looked at together: in folders of their own each, they are as many listings.
+_TOGETHER = 200
 # A folder that cannot be read is asked again after half a minute, two, eight, and then every half an hour.
 _FIRST_WAIT_SECONDS, _WAIT_GROWTH, _LONGEST_WAIT_SECONDS = 30, 4, 1800
 
@@ -101,23 +101,33 @@ def put(connection: Connection, keys: Iterable[str]) -> None:
         connection.execute(noted.returning(inbox.c.key), rows)
 
 
-def look_at_inbox(archive: Archive, most: int = MOST_KEYS) -> Look:
-    """Look at the keys that wait longest. Those whose folder could not be read stay, and come again later."""
-    with archive.database.connect() as connection:
-        due = select(inbox.c.key, inbox.c.events).where(inbox.c.not_before <= func.now())
-        waiting = {row.key: row.events for row in connection.execute(due.order_by(inbox.c.not_before, inbox.c.since).limit(most))}
-    if not waiting:
-        return Look()
-    look = look_at_keys(archive, waiting)
-    unseen = [key for key in waiting if key[: key.rfind("/") + 1] in look.unseen]
-    with archive.database.begin() as connection:
-        seen = [(key, events) for key, events in waiting.items() if key not in set(unseen)]
-        # An event that came during the look may tell of what came after it.
-        connection.execute(delete(inbox).where(tuple_(inbox.c.key, inbox.c.events).in_(seen)))
-        wait = func.least(_FIRST_WAIT_SECONDS * func.power(_WAIT_GROWTH, inbox.c.attempts), _LONGEST_WAIT_SECONDS)
-        later = {"attempts": inbox.c.attempts + 1, "not_before": func.now() + wait * timedelta(seconds=1)}
-        connection.execute(update(inbox).where(inbox.c.key.in_(unseen)).values(later))
+def look_at_inbox(archive: Archive, seconds: float) -> Look:
+    """Look at the keys that wait, longest first, for about so long. Those whose folder could not be read come again later."""
+    look, deadline = Look(), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with archive.database.connect() as connection:
+            due = select(inbox.c.key, inbox.c.events).where(inbox.c.not_before <= func.now())
+            rows = connection.execute(due.order_by(inbox.c.not_before, inbox.c.since).limit(_TOGETHER)).all()
+        if not rows:
+            break
+        part = look_at_keys(archive, [row.key for row in rows])
+        look.add(part)
+        unseen = {row.key for row in rows if row.key[: row.key.rfind("/") + 1] in part.unseen}
+        with archive.database.begin() as connection:
+            _take_out(connection, {row.key: row.events for row in rows if row.key not in unseen})
+            _put_off(connection, unseen)
     return look
+
+
+def _take_out(connection: Connection, seen: Mapping[str, int]) -> None:
+    """Not one of which another event came during the look: it may tell of what came after it."""
+    connection.execute(delete(inbox).where(tuple_(inbox.c.key, inbox.c.events).in_(list(seen.items()))))
+
+
+def _put_off(connection: Connection, unseen: Collection[str]) -> None:
+    wait = func.least(_FIRST_WAIT_SECONDS * func.power(_WAIT_GROWTH, inbox.c.attempts), _LONGEST_WAIT_SECONDS)
+    later = {"attempts": inbox.c.attempts + 1, "not_before": func.now() + wait * timedelta(seconds=1)}
+    connection.execute(update(inbox).where(inbox.c.key.in_(unseen)).values(later))
 
 
 def _place(said: object, decoded: Callable[[str], str]) -> tuple[str, str]:

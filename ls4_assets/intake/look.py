@@ -78,7 +78,7 @@ def look_at_keys(archive: Archive, keys: Iterable[str]) -> Look:
 
 def look_again(archive: Archive) -> Look:
     """Look only at what waits for a second look: files that were settling, or are missing."""
-    with _looking(archive, Look(), float("inf")) as looking:
+    with _looking(archive, Look(), time.monotonic() + archive.settings.look_seconds) as looking:
         looking.again()
         return looking.look
 

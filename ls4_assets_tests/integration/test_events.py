@@ -25,6 +25,7 @@ from ls4_assets_tests.integration.intake_fixtures import FOLDER, NAME, Intake, t
 from ls4_assets_tests.platform import Platform, empty_archive, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
+from resources.archive import Archive
 from resources.queue import EventQueue, Message
 from resources.s3_storage import S3Storage
 from sensors.events import Sweep, hear, look_by_events
@@ -230,15 +231,27 @@ def test_an_event_that_comes_during_a_look_is_looked_at_again(told: Told, monkey
     told.created(tif(1), tif(2))
     hear(told.archive)
     look_at_keys = events.look_at_keys
+    looks: list[list[str]] = []
 
-    def meanwhile(*given: object) -> Look:
-        with told.archive.database.begin() as connection:
-            events.put(connection, [tif(2)])
-        return look_at_keys(*given)  # type: ignore[arg-type]
+    def meanwhile(archive: Archive, keys: list[str]) -> Look:
+        looks.append(sorted(keys))
+        if len(looks) == 1:
+            with archive.database.begin() as connection:
+                events.put(connection, [tif(2)])
+        return look_at_keys(archive, keys)
 
     monkeypatch.setattr(events, "look_at_keys", meanwhile)
-    events.look_at_inbox(told.archive)
-    assert told.inbox() == {tif(2): 2}
+    events.look_at_inbox(told.archive, 10)
+    assert looks == [[tif(1), tif(2)], [tif(2)]]
+    assert told.inbox() == {}
+
+
+def test_a_look_at_the_inbox_is_bounded(told: Told) -> None:
+    told.drop(tif(1))
+    told.created(tif(1))
+    hear(told.archive)
+    events.look_at_inbox(told.archive, 0)
+    assert told.inbox() == {tif(1): 1}
 
 
 def test_unreadable_messages_go_to_the_dead_letters_and_hold_up_no_other(told: Told) -> None:
