@@ -144,7 +144,7 @@ def test_an_empty_first_object_waits_for_its_content_and_is_told_of_after_a_whil
     bucket.drop(ONE, data=b"content")
     bucket.look()
     assert bucket.states() == {ONE: "queued", TWO: "settling"}
-    bucket.write("UPDATE ls4.source SET changed_at = changed_at - interval '3 minutes'")
+    bucket.write("UPDATE ls4.source SET changed_at = changed_at - interval '21 minutes'")
     bucket.look()
     assert bucket.states() == {ONE: "queued", TWO: "queued"}  # its run says that it is empty
 
