@@ -1,0 +1,331 @@
+"""Production's whole path without an account: event, queue, daemon, RunTask, a task's process, S3, PostGIS, mapfile, GetMap.
+
+The daemon and the code server are Dagster's own, as processes; AWS is moto, with tasks that really run (ls4_assets_tests/ecs.py).
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from sqlalchemy import make_url
+
+from ls4_assets.assets import keys
+from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.laptop.state import free_port
+from ls4_assets_tests import ecs
+from ls4_assets_tests.ecs import Ecs, Started, running_ecs
+from ls4_assets_tests.integration.serving_fixtures import rgba, running, wait_until_healthy
+from ls4_assets_tests.integration.test_events import new_queue
+from ls4_assets_tests.platform import PASSWORDS, Platform, frame_of, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
+from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401
+from mapserver.config import PostgresService, write_config
+from mapserver.sync import Sync
+from resources.open import s3_server_options
+from resources.s3_storage import S3Storage
+
+pytestmark = pytest.mark.slow
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+NAME, TABLE = "Travis_USDA_1958_frames", "travis_usda_1958_frames"
+PATIENCE = 120.0
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
+
+
+@dataclass
+class Production:
+    """The platform as it runs on AWS; `platform` looks at its bucket, its tables and its runs."""
+
+    platform: Platform
+    ecs: Ecs
+    home: Path
+    port: int
+
+    @property
+    def instance(self) -> DagsterInstance:
+        return self.platform.instance
+
+    def drop(self, number: int, side: int = 600) -> str:
+        key = f"{FOLDER}/02-08-60_6-{number}.tif"
+        self.platform.drop(key, write_tif(self.home / f"{number}.tif", photograph(side, side, seed=number)))
+        return key
+
+    def await_(self, what: Callable[[], object], about: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < deadline, f"{about}\n{self.logs()}"
+            time.sleep(0.05)
+
+    def await_on_the_map(self, *dropped: str) -> None:
+        """Until these are done and the collection's map shows all frames."""
+        query = "SELECT map_revision > 0 AND map_revision = index_revision AND frames = :n AS shown FROM ls4.collection"
+
+        def shown() -> bool:
+            (count,) = self.platform.rows("SELECT count(*) AS n FROM ls4.source WHERE state = 'done'")
+            return all(self.platform.state(key)[0] == "done" for key in dropped) and self.platform.rows(query, n=count["n"]) == [
+                {"shown": True}
+            ]
+
+        self.await_(lambda: all(self._known(key) for key in dropped) and shown(), "not on the map")
+
+    def _known(self, key: str) -> bool:
+        return bool(self.platform.rows("SELECT 1 AS x FROM ls4.source WHERE key = :key", key=key))
+
+    def runs_of(self, kind: str) -> list[DagsterRun]:
+        return list(self.instance.get_runs(RunsFilter(tags={keys.KIND_TAG: kind})))
+
+    def task_of(self, run_id: str) -> Started:
+        (task,) = [one for one in self.ecs.started if run_id in " ".join(one.command)][-1:]
+        return task
+
+    def catch(self, known: set[str]) -> DagsterRun:
+        """The next run of frames, stopped in the middle."""
+        caught: list[DagsterRun] = []
+
+        def started() -> bool:
+            caught[:] = [
+                run for run in self.runs_of("frames") if run.run_id not in known and run.status == DagsterRunStatus.STARTED
+            ]
+            return bool(caught)
+
+        self.await_(started, "no run of frames starts")
+        self.task_of(caught[0].run_id).kill(signal.SIGSTOP)
+        return caught[0]
+
+    def status(self, run: DagsterRun) -> DagsterRunStatus:
+        found = self.instance.get_run_by_id(run.run_id)
+        assert found
+        return found.status
+
+    def logs(self) -> str:
+        paths = sorted([*self.home.glob("*.log"), *self.home.glob("tasks/*.log")], key=lambda path: path.stat().st_mtime)
+        return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in paths[-6:])
+
+
+@pytest.fixture(scope="module")
+def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterator[Production]:
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ls4-aws-")))
+        home.chmod(0o755)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        server = s3_server("moto")
+        for service in ("SQS", "ECS", "EC2"):
+            patch.setenv(f"AWS_ENDPOINT_URL_{service}", server.endpoint_url)
+        bucket = server.new_bucket()
+        queue = queue_of_events(bucket)
+        places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "events_queue_url": queue}
+        platform = stack.enter_context(
+            running_platform(cluster, home, f"s3://{bucket.bucket}", **places, fargate="true", reader_seconds="0")
+        )
+        environment = environment_of(platform, home, server)
+        (home / "tasks").mkdir()
+        tasks = stack.enter_context(running_ecs(home / "tasks", environment))
+        port = free_port()
+        write_instance(home / "dagster_home", port)
+        log = stack.enter_context((home / "services.log").open("wb"))
+        for argv in services(home / "dagster_home", port):
+            retries = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
+            ours = {"PATH": os.environ["PATH"], "HOME": str(home), **environment, **retries}
+            process = subprocess.Popen(argv, cwd=home, env=ours, stdout=log, stderr=log)
+            stack.callback(end, process)
+            await_port(port, home / "services.log")
+        yield Production(platform, tasks, home, port)
+
+
+def queue_of_events(bucket: S3Storage) -> str:
+    """The bucket itself tells of every object, our own products too: without the filter of the rule."""
+    queue, _ = new_queue(bucket.bucket)
+    arn = f"arn:aws:sqs:{REGION}:{ecs.ACCOUNT}:{bucket.bucket}"
+    tells = [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]
+    bucket.client.put_bucket_notification_configuration(
+        Bucket=bucket.bucket,
+        NotificationConfiguration={"QueueConfigurations": tells},  # type: ignore[typeddict-item]
+    )
+    return queue
+
+
+def environment_of(platform: Platform, home: Path, server: S3Server) -> dict[str, str]:
+    """All that a container is told; the shards are few, so that a run starts sooner."""
+    (home / "shards.toml").write_text('county = ["Travis"]\n')
+    settings = {name.upper(): value for name, value in platform.archive.overrides.items()}
+    dagster = make_url(platform.settings.database_url.get_secret_value()).set(username="dagster", database="dagster")
+    return {
+        **{f"LS4_{name}": value for name, value in settings.items() if name != "SETTLE_SECONDS"},
+        "LS4_SHARDS_FILE": str(home / "shards.toml"),
+        "LS4_SENSOR_SECONDS": "1",
+        "LS4_DAGSTER_DATABASE_URL": dagster.render_as_string(hide_password=False),
+        "DAGSTER_HOME": str(home / "dagster_home"),
+        "AWS_ENDPOINT_URL": server.endpoint_url,
+        **CREDENTIALS,
+    }
+
+
+def write_instance(folder: Path, port: int) -> None:
+    """Dagster's configuration as in production, but for shorter waits."""
+    folder.mkdir()
+    launcher = {
+        "task_definition": ecs.FAMILY,
+        "container_name": ecs.CONTAINER,
+        "use_current_ecs_task_config": False,
+        "secrets_tag": None,
+        "run_task_kwargs": {
+            "cluster": ecs.CLUSTER,
+            "capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
+            "networkConfiguration": ecs.network(),
+        },
+    }
+    config = {
+        "telemetry": {"enabled": False},
+        "storage": {"postgres": {"postgres_url": {"env": "LS4_DAGSTER_DATABASE_URL"}}},
+        "run_launcher": {"module": "dagster_aws.ecs", "class": "EcsRunLauncher", "config": launcher},
+        "run_monitoring": {
+            "enabled": True, "start_timeout_seconds": 60, "poll_interval_seconds": 2, "max_resume_run_attempts": 1,
+        },
+    }  # fmt: skip
+    (folder / "dagster.yaml").write_text(json.dumps(config))
+    location = {"host": "127.0.0.1", "port": port, "location_name": "ls4"}
+    (folder / "workspace.yaml").write_text(json.dumps({"load_from": [{"grpc_server": location}]}))
+
+
+def services(folder: Path, port: int) -> list[list[str]]:
+    code = ["api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4", "--host", "127.0.0.1"]
+    return [
+        [str(ecs.PROGRAMS / "dagster"), *code, "--port", str(port)],
+        [str(ecs.PROGRAMS / "dagster-daemon"), "run", "--workspace", str(folder / "workspace.yaml")],
+    ]
+
+
+def await_port(port: int, log: Path) -> None:
+    """Until the code server answers: a daemon that finds none looks for it again much later."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Client]:
+    """MapServer over the bucket, with what `mapserver.sync` brings."""
+    storage, settings = production.platform.storage, production.platform.settings
+    assert isinstance(storage, S3Storage)
+    serving = Path(tempfile.mkdtemp(prefix="srv-", dir=production.home))
+    serving.chmod(0o755)
+    config = write_config(
+        serving / "run",
+        port=free_port(),
+        mapfiles_dir=serving / "mapfiles",
+        database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
+        workers=1,
+        gdal_options={
+            **s3_server_options(settings),
+            **{name: CREDENTIALS[name] for name in CREDENTIALS if "DEFAULT" not in name},
+        },
+    )
+    Sync(storage, serving / "mapfiles", config.collections_file, serving / "state.json").look()
+    with ExitStack() as stack:
+        log = stack.enter_context((production.home / "serving.log").open("ab"))
+        stack.enter_context(running(config.workers_argv, log))
+        stack.enter_context(running(config.nginx_argv, log))
+        client = stack.enter_context(httpx.Client(base_url=config.base_url, timeout=60))
+        wait_until_healthy(client, config.health_url)
+        yield client
+
+
+def test_from_the_drop_to_the_map(production: Production, cluster: Cluster) -> None:
+    key = production.drop(1)
+    production.await_on_the_map(key)
+
+    frames, rebuild = production.ecs.started[:2]
+    assert frames.command[:3] == ["dagster", "api", "execute_run"]
+    assert (frames.overrides["cpu"], frames.overrides["memory"]) == ("1024", "2048")
+    assert "cpu" not in rebuild.overrides, "a rebuild takes what the task definition says"
+    assert len(json.dumps(frames.overrides)) < 8192
+    assert frames.task.capacity_provider_name == "FARGATE_SPOT"
+    # Each product told of itself too; nobody was woken by that.
+    assert len(production.runs_of("frames")) == 1
+    assert production.platform.rows("SELECT key FROM ls4.inbox") == []
+    assert production.platform.storage.head(frame_of(key).cog_key)
+
+    ((minx, maxx, miny, maxy),) = [
+        tuple(row.values())
+        for row in production.platform.rows(
+            "SELECT ST_XMin(outline), ST_XMax(outline), ST_YMin(outline), ST_YMax(outline) FROM ls4.collection"
+        )
+    ]
+    wms = {"SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap", "LAYERS": NAME, "STYLES": "", "SRS": "EPSG:3857"}
+    size = {"WIDTH": "200", "HEIGHT": "200", "FORMAT": "image/png", "TRANSPARENT": "TRUE"}
+    with map_server(production, cluster) as client:
+        pixels = rgba(client.get(f"/wms/{TABLE}", params={**wms, **size, "BBOX": f"{minx},{miny},{maxx},{maxy}"}))
+    assert np.count_nonzero(pixels[..., 3] == 255) > 0.9 * 200 * 200
+    assert pixels[..., 0].std() > 5
+
+
+def test_a_throttled_run_task_loses_no_run(production: Production) -> None:
+    """Without adaptive retries a throttled call marks its run as failed, and drops it."""
+    before = {run.run_id for run in production.instance.get_runs()}
+    production.ecs.refusals = 5
+    production.await_on_the_map(production.drop(2))
+    assert production.ecs.refused == 5
+
+    def ended() -> set[DagsterRunStatus]:
+        statuses = {run.status for run in production.instance.get_runs() if run.run_id not in before}
+        return statuses if statuses <= set(FINISHED_STATUSES) else set()
+
+    production.await_(ended, "a run does not end")
+    assert ended() == {DagsterRunStatus.SUCCESS}
+
+
+def test_a_task_that_is_killed_is_resumed(production: Production) -> None:
+    before = {run.run_id for run in production.runs_of("frames")}
+    key = production.drop(3, side=3000)
+    run = production.catch(before)
+    production.task_of(run.run_id).kill()
+    production.await_on_the_map(key)
+    assert [one.command[2] for one in production.ecs.started if run.run_id in " ".join(one.command)] == [
+        "execute_run",
+        "resume_run",
+    ]
+    killed = [one for one in production.ecs.started if one.process.returncode == -signal.SIGKILL]
+    assert [one.task.containers[0].exitCode for one in killed] == [137]
+
+
+def test_a_run_that_is_terminated_stops_its_task_and_its_frame_gets_another(production: Production) -> None:
+    before = {run.run_id for run in production.runs_of("frames")}
+    key = production.drop(4, side=3000)
+    run = production.catch(before)
+    task = production.task_of(run.run_id)
+    with DagsterInstance.from_config(str(production.home / "dagster_home")) as instance:
+        assert instance.run_launcher.terminate(run.run_id)
+    production.await_(lambda: task.task.desired_status == "STOPPED", "the task is not stopped")
+    task.kill(signal.SIGCONT)
+    production.await_(lambda: task.process.poll() is not None, "the task's process goes on")
+    production.await_(lambda: production.status(run) == DagsterRunStatus.CANCELED, "the run is not canceled")
+    production.await_(lambda: production.platform.state(key)[0] == "queued", "the frame is not given back")
+    production.platform.skip_waits()
+    production.await_on_the_map(key)
+    assert len(production.runs_of("frames")) == len(before) + 2
