@@ -32,6 +32,8 @@ _FRONT = Path(__file__).with_name("front.js")
 # nginx has no way to write a literal $ where variables are allowed.
 _PLAIN_PATH = re.compile(r"/[\w./@+~ -]*")
 _LONGEST_SOCKET_PATH = 107
+# nginx's own word: in a container, /dev/stderr may be another user's pipe, which cannot be opened.
+_STDERR = "stderr"
 
 # One request opens a COG, and no folder is listed for sidecars: masks and overviews lie inside.
 _GDAL_OPTIONS = {
@@ -54,6 +56,7 @@ class PostgresService:
     dbname: str
     user: str
     password: str | None = None
+    sslmode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def write_config(
     staff: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1",
+    log_to_stderr: bool = False,
 ) -> ServingConfig:
     """Write the serving configuration under `run_dir` and return what to start, in any order.
 
@@ -107,13 +111,14 @@ def write_config(
     staff: addresses or networks that may read it, as they reach nginx or as `proxies` tell of them; nobody else does.
     gdal_options: further GDAL configuration for mapserv (AWS_*, an endpoint): FastCGI discards the
       environment.
+    log_to_stderr: errors of nginx and MapServer go to stderr, as a container's shall, and not into files of the run directory.
 
     Raises ConfigurationError for a path that nginx or a unix socket cannot take, an option that is no GDAL
     option, a proxy that is no address, an unknown user, and where nginx cannot run the front's JavaScript.
     """
     account = _account(user)
     conf, logs, sock = run_dir / "conf", run_dir / "logs", run_dir / "run" / "mapserv.sock"
-    error_log = logs / "mapserv.log"
+    mapserv_log, nginx_log = logs / "mapserv.log", logs / "nginx-error.log"
     collections = collections_file or run_dir / "collections.json"
     for path in (run_dir, mapfiles_dir, collections, *filter(None, (archive_dir, refusals_file))):
         _require_plain(path)
@@ -124,8 +129,8 @@ def write_config(
     for folder in (conf, logs, sock.parent, run_dir / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     # The rest stays ours: whoever breaks into a worker must not write what root reads at the next start.
-    error_log.touch()
-    for path in (sock.parent, error_log):
+    mapserv_log.touch()
+    for path in (sock.parent, mapserv_log):
         _give(path, account)
     mapfiles_dir.mkdir(parents=True, exist_ok=True)
     # A read-only mount of the bucket brings it along.
@@ -153,7 +158,7 @@ def write_config(
         mode=0o640,
         account=account,
     )
-    _publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=error_log))
+    _publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=_STDERR if log_to_stderr else mapserv_log))
     _publish(
         conf / "variables.conf",
         _rendered(
@@ -175,7 +180,7 @@ def write_config(
             user=account.pw_name if account else None,
             run=run_dir,
             conf=conf,
-            logs=logs,
+            error_log=_STDERR if log_to_stderr else nginx_log,
             socket=sock,
             listen=listen,
             port=port,
@@ -200,7 +205,7 @@ def write_config(
         ),
         nginx_argv=(
             *(str(NGINX), "-p", str(run_dir), "-c", str(conf / "nginx.conf")),
-            *("-e", str(logs / "nginx-error.log")),
+            *("-e", str(_STDERR if log_to_stderr else nginx_log)),
         ),
         base_url=base_url,
         health_url=f"{base_url}/health",
@@ -247,6 +252,8 @@ def _service(database: PostgresService) -> str:
     fields = {"host": database.host, "port": database.port, "dbname": database.dbname, "user": database.user}
     if database.password is not None:
         fields["password"] = database.password
+    if database.sslmode is not None:
+        fields["sslmode"] = database.sslmode
     # Fail before a hanging database holds every worker.
     fields["connect_timeout"] = 5
     if any("\n" in str(value) for value in fields.values()):

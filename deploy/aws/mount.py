@@ -1,0 +1,91 @@
+"""Servers of our own whose user data mounts the bucket by s3fs, for those who want maps without the sidecar: Fargate has no FUSE.
+
+The image of these servers is the operator's: it has the ECS agent and s3fs, as the subnets lead to no package server.
+docs/serving.md tells what the mount's options are for.
+"""
+
+from aws_cdk import Duration
+from aws_cdk import aws_autoscaling as autoscaling
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from deploy.aws.base import Base
+from deploy.aws.cluster import NAME
+
+MOUNTED = "/srv/ls4/archive"
+_OPTIONS = "ro,allow_other,uid=1000,gid=1000,umask=0227,stat_cache_expire=2,iam_role=auto"
+
+
+class MountedServers(Construct):
+    """`provider` is what the service names."""
+
+    def __init__(self, scope: Construct, base: Base) -> None:
+        super().__init__(scope, "Servers")
+        config, network = base.config, base.network
+        assert config.mount is not None
+        role = iam.Role(self, "ServerRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), inline_policies={"allowed": _allowed(base)})
+        template = ec2.LaunchTemplate(
+            self,
+            "Template",
+            machine_image=ec2.MachineImage.generic_linux({config.region: config.mount.ami}),
+            instance_type=ec2.InstanceType(config.mount.instance),
+            security_group=network.groups["Maps"],
+            role=role,
+            user_data=user_data(config.bucket, config.region),
+            require_imdsv2=True,
+            http_put_response_hop_limit=1,  # containers do not get the server's own role
+            block_devices=[
+                ec2.BlockDevice(device_name="/dev/xvda", volume=ec2.BlockDeviceVolume.ebs(30, encrypted=True)),
+            ],
+        )
+        group = autoscaling.AutoScalingGroup(
+            self,
+            "Group",
+            vpc=network.vpc,
+            vpc_subnets=network.tasks,
+            launch_template=template,
+            min_capacity=config.maps.least,
+            max_capacity=config.maps.most,
+            new_instances_protected_from_scale_in=True,
+            health_checks=autoscaling.HealthChecks.ec2(grace_period=Duration.minutes(3)),
+        )
+        self.provider = ecs.AsgCapacityProvider(
+            self, "Provider", auto_scaling_group=group, can_containers_access_instance_role=False, machine_image_type=None
+        )
+        base.cluster.cluster.add_asg_capacity_provider(self.provider)
+
+
+def user_data(bucket: str, region: str) -> ec2.UserData:
+    """Both folders that the map server reads are mounted before the agent takes tasks; one that is not mounted is empty and closed."""
+    data = ec2.UserData.for_linux()
+    lines = [f"echo ECS_CLUSTER={NAME} >> /etc/ecs/ecs.config", "echo user_allow_other >> /etc/fuse.conf"]
+    for folder in ("mapfiles", "derived"):
+        lines += [
+            f"install -d -o root -g root -m 0555 {MOUNTED}/{folder}",
+            f"s3fs {bucket}:/{folder} {MOUNTED}/{folder} -o {_OPTIONS},endpoint={region},url=https://s3.{region}.amazonaws.com",
+            f"mountpoint {MOUNTED}/{folder}",
+        ]
+    data.add_commands("set -euo pipefail", *lines, "systemctl enable --now --no-block ecs")
+    return data
+
+
+def _allowed(base: Base) -> iam.PolicyDocument:
+    """The agent's own work, and reading what is mounted."""
+    config = base.config
+    where = f"{config.region}:{config.account}"
+    bucket = f"arn:aws:s3:::{config.bucket}"
+    cluster = f"arn:aws:ecs:{where}:cluster/{NAME}"
+    agent = ["ecs:DeregisterContainerInstance", "ecs:RegisterContainerInstance", "ecs:SubmitContainerStateChange", "ecs:SubmitTaskStateChange"]
+    polling = ["ecs:Poll", "ecs:StartTelemetrySession", "ecs:UpdateContainerInstancesState"]
+    instances = f"arn:aws:ecs:{where}:container-instance/{NAME}/*"
+    return iam.PolicyDocument(
+        statements=[
+            iam.PolicyStatement(sid="Agent", actions=agent, resources=[cluster]),
+            iam.PolicyStatement(sid="AgentPolling", actions=polling, resources=[instances]),
+            iam.PolicyStatement(sid="AgentEndpoint", actions=["ecs:DiscoverPollEndpoint"], resources=["*"]),
+            iam.PolicyStatement(sid="ListMounted", actions=["s3:ListBucket"], resources=[bucket]),
+            iam.PolicyStatement(sid="ReadMounted", actions=["s3:GetObject"], resources=[f"{bucket}/mapfiles/*", f"{bucket}/derived/*"]),
+        ]
+    )

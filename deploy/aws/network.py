@@ -1,0 +1,117 @@
+"""The VPC, the endpoints by which tasks reach AWS without any way to the internet, and who may talk to whom."""
+
+from collections.abc import Sequence
+
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from deploy.aws.config import Config
+
+POSTGRES, CODE, DAGIT, MAPS, HTTPS = 5432, 4000, 3000, 8080, 443
+
+_INTERFACES = {
+    "Ecr": ec2.InterfaceVpcEndpointAwsService.ECR,
+    "EcrDocker": ec2.InterfaceVpcEndpointAwsService.ECR_DOCKER,
+    "Logs": ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS,
+    "Secrets": ec2.InterfaceVpcEndpointAwsService.SECRETS_MANAGER,
+    "Ecs": ec2.InterfaceVpcEndpointAwsService.ECS,
+    "Sqs": ec2.InterfaceVpcEndpointAwsService.SQS,
+    "Sns": ec2.InterfaceVpcEndpointAwsService.SNS,
+}
+# Agents of servers of our own; on Fargate they are AWS's.
+_AGENT_INTERFACES = {
+    "EcsAgent": ec2.InterfaceVpcEndpointAwsService.ECS_AGENT,
+    "EcsTelemetry": ec2.InterfaceVpcEndpointAwsService.ECS_TELEMETRY,
+}
+
+
+class Network(Construct):
+    """`groups`: one security group a kind of task, by its name."""
+
+    def __init__(self, scope: Construct, config: Config, flow_logs: logs.ILogGroup) -> None:
+        super().__init__(scope, "Network")
+        self.vpc = ec2.Vpc(
+            self,
+            "Vpc",
+            ip_addresses=ec2.IpAddresses.cidr(str(config.network.cidr)),
+            # Named, because a lookup in an account that is not at hand would bake in zones that do not exist.
+            availability_zones=list(config.zones),
+            nat_gateways=0,
+            restrict_default_security_group=False,  # a custom resource's function would be needed for it
+            subnet_configuration=[
+                ec2.SubnetConfiguration(name="Public", subnet_type=ec2.SubnetType.PUBLIC, cidr_mask=24, map_public_ip_on_launch=False),
+                ec2.SubnetConfiguration(name="Tasks", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=20),
+            ],
+        )
+        self.tasks = ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED)
+        self.public = ec2.SubnetSelection(subnet_type=ec2.SubnetType.PUBLIC)
+        self.vpc.add_flow_log("FlowLog", destination=ec2.FlowLogDestination.to_cloud_watch_logs(flow_logs))
+        self.groups = self._groups(config)
+        self._endpoints(config)
+
+    def _groups(self, config: Config) -> dict[str, ec2.SecurityGroup]:
+        """Every permitted connection, but for those from a load balancer to its targets, which the CDK adds."""
+        words = {
+            "PublicBalancer": "The load balancer of the maps",
+            "DagitBalancer": "The internal load balancer of Dagit",
+            "Maps": "MapServer tasks",
+            "Webserver": "Webserver tasks",
+            "Daemon": "The Dagster daemon",
+            "Code": "The code server",
+            "Runs": "Run tasks and one-off tasks",
+            "Database": "PostgreSQL",
+            "Endpoints": "Endpoints of AWS services",
+        }
+        groups = {
+            name: ec2.SecurityGroup(self, name, vpc=self.vpc, description=words[name], allow_all_outbound=False) for name in words
+        }
+        for port in (HTTPS, 80):
+            groups["PublicBalancer"].add_ingress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), "maps are public")
+        for clients in config.network.dagit_clients or (config.network.cidr,):
+            groups["DagitBalancer"].add_ingress_rule(ec2.Peer.ipv4(str(clients)), ec2.Port.tcp(HTTPS), "operators")
+        tasks = ("Maps", "Webserver", "Daemon", "Code", "Runs")
+        for name in tasks:
+            _connect(groups[name], groups["Database"], POSTGRES)
+            _connect(groups[name], groups["Endpoints"], HTTPS)
+            # To S3, by the gateway endpoint: no other address outside of the VPC has a route from these subnets.
+            groups[name].add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(HTTPS), "S3 through its gateway endpoint")
+        for name in ("Webserver", "Daemon"):
+            _connect(groups[name], groups["Code"], CODE)
+        return groups
+
+    def _endpoints(self, config: Config) -> None:
+        gateway = self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
+        for statement in s3_endpoint_statements(config):
+            gateway.add_to_policy(statement)
+        subnets = ec2.SubnetSelection(subnets=self.vpc.isolated_subnets[: config.network.endpoint_zones])
+        services = _INTERFACES | (_AGENT_INTERFACES if config.mount else {})
+        for name, service in services.items():
+            self.vpc.add_interface_endpoint(
+                name, service=service, subnets=subnets, open=False, security_groups=[self.groups["Endpoints"]]
+            )
+
+
+def _connect(source: ec2.SecurityGroup, target: ec2.SecurityGroup, port: int) -> None:
+    source.connections.allow_to(target, ec2.Port.tcp(port), f"{source.node.id} to {target.node.id}")
+
+
+def s3_endpoint_statements(config: Config) -> Sequence[iam.PolicyStatement]:
+    """Our own buckets, and the one from which ECR serves the layers of images: without it no task starts."""
+    ours = [f"arn:aws:s3:::{name}" for name in (config.bucket, f"{config.bucket}-logs")]
+    return [
+        iam.PolicyStatement(
+            sid="OurBuckets",
+            principals=[iam.StarPrincipal()],
+            actions=["s3:*"],
+            resources=[*ours, *(f"{arn}/*" for arn in ours)],
+            conditions={"StringEquals": {"aws:PrincipalAccount": config.account}},
+        ),
+        iam.PolicyStatement(
+            sid="ImageLayers",
+            principals=[iam.StarPrincipal()],
+            actions=["s3:GetObject"],
+            resources=[f"arn:aws:s3:::prod-{config.region}-starport-layer-bucket/*"],
+        ),
+    ]

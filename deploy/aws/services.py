@@ -1,0 +1,230 @@
+"""Dagster on Fargate: webserver behind an internal load balancer, one daemon, one code server, and the task of a run."""
+
+from aws_cdk import Duration
+from aws_cdk import aws_certificatemanager as acm
+from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_elasticloadbalancingv2 as elb
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_route53 as dns
+from aws_cdk import aws_route53_targets as dns_targets
+from aws_cdk import aws_servicediscovery as discovery
+from constructs import Construct
+
+from deploy.aws import roles
+from deploy.aws.base import Base
+from deploy.aws.cluster import DAGSTER_HOME, NAME, RUN_CONTAINER, RUN_FAMILY, add_container, subnet_ids
+from deploy.aws.config import Config
+from deploy.aws.events import QUEUE, Events
+from deploy.aws.network import CODE, DAGIT, HTTPS
+
+DOMAIN = "ls4.internal"
+# Its whole definition of assets, for each of its processes, is about 600 MB.
+_MEMORY, _CPU = 2048, 1024
+
+
+class Dagster(Construct):
+    """`services` by name."""
+
+    def __init__(self, scope: Construct, base: Base, events: Events, zone: dns.IHostedZone) -> None:
+        super().__init__(scope, "Dagster")
+        self.base, self.config = base, base.config
+        self.environment = _environment(base, events)
+        self.secrets = {
+            "PGPASSWORD": base.database.password(self, "ls4"),
+            "LS4_PASSWORD_DAGSTER": base.database.password(self, "dagster"),
+        }
+        self.names = discovery.PrivateDnsNamespace(self, "Names", name=DOMAIN, vpc=base.network.vpc)
+        run_roles = self._run_task()
+        self.services = {
+            "code": self._code_server(),
+            "daemon": self._daemon(run_roles),
+            "webserver": self._webserver(zone),
+        }
+
+    def _run_task(self) -> list[iam.IRole]:
+        """Registered once: the launcher starts this very definition and makes none of its own. Returns its two roles."""
+        runs = self.config.runs
+        task_role = roles.task_role(self, "RunTaskRole", roles.run(self.config))
+        execution_role = self._execution_role("RunExecutionRole", "run")
+        task = self.base.cluster.fargate_task(
+            self,
+            "Run",
+            family=RUN_FAMILY,
+            cpu=runs.cpu,
+            memory_limit_mib=runs.memory,
+            ephemeral_storage_gib=runs.disk_gb,
+            task_role=task_role.without_policy_updates(),
+            execution_role=execution_role,
+        )
+        self._container(task, RUN_CONTAINER, "run", ["ls4", "--help"], stop_timeout=Duration.seconds(115))
+        return [task_role, execution_role]
+
+    def _code_server(self) -> ecs.FargateService:
+        queue = f"arn:aws:sqs:{self.config.region}:{self.config.account}:{QUEUE}"
+        task = self._task("Code", roles.code_server(self.config, queue), "code")
+        command = ["dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4"]
+        health = ["CMD", "dagster", "api", "grpc-health-check", "--port", str(CODE)]
+        self._container(task, "code", "code", [*command, "--host", "0.0.0.0", "--port", str(CODE)], health, port=CODE)  # noqa: S104
+        return self._service(
+            "Code",
+            task,
+            cloud_map_options=ecs.CloudMapOptions(name="code", cloud_map_namespace=self.names, dns_ttl=Duration.seconds(10)),
+            min_healthy_percent=100,
+            max_healthy_percent=200,
+        )
+
+    def _daemon(self, run_roles: list[iam.IRole]) -> ecs.FargateService:
+        """Never two of them: the old one ends before the new one starts."""
+        log_group = self.base.cluster.logs["run"].log_group_arn
+        passed = [role.role_arn for role in run_roles]
+        task = self._task("Daemon", roles.daemon(self.config, NAME, RUN_FAMILY, log_group, passed), "daemon")
+        health = ["CMD", "dagster-daemon", "liveness-check"]
+        command = ["dagster-daemon", "run", "--workspace", f"{DAGSTER_HOME}/workspace.yaml"]
+        # A throttled RunTask would mark its run failed and drop it.
+        patient = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
+        self._container(task, "daemon", "daemon", command, health, environment=patient)
+        return self._service("Daemon", task, min_healthy_percent=0, max_healthy_percent=100)
+
+    def _webserver(self, zone: dns.IHostedZone) -> ecs.FargateService:
+        task = self._task("Webserver", roles.webserver(self.config, NAME), "webserver")
+        command = ["dagster-webserver", "--host", "0.0.0.0", "--port", str(DAGIT)]  # noqa: S104
+        self._container(task, "webserver", "webserver", [*command, "--workspace", f"{DAGSTER_HOME}/workspace.yaml"], port=DAGIT)
+        service = self._service("Webserver", task, min_healthy_percent=100, max_healthy_percent=200)
+        balancer = load_balancer(self, "DagitBalancer", self.base, public=False)
+        listener = https_listener(balancer, self.config.dns.dagit, zone)
+        listener.add_targets(
+            "Webserver",
+            port=DAGIT,
+            protocol=elb.ApplicationProtocol.HTTP,
+            targets=[service],
+            deregistration_delay=Duration.seconds(10),
+            health_check=elb.HealthCheck(path="/server_info", timeout=Duration.seconds(10), interval=Duration.seconds(30)),
+        )
+        return service
+
+    def _task(self, name: str, statements: list[iam.PolicyStatement], log: str) -> ecs.FargateTaskDefinition:
+        role_name = {"Code": "CodeServerRole"}.get(name, f"{name}Role")
+        return self.base.cluster.fargate_task(
+            self,
+            f"{name}Task",
+            family=f"ls4-{log}",
+            cpu=_CPU,
+            memory_limit_mib=_MEMORY,
+            task_role=roles.task_role(self, role_name, statements).without_policy_updates(),
+            execution_role=self._execution_role(role_name.replace("Role", "ExecutionRole"), log),
+        )
+
+    def _execution_role(self, name: str, log: str) -> iam.IRole:
+        passwords = self.base.database.secrets
+        return self.base.cluster.execution_role(self, name, log, [passwords["ls4"], passwords["dagster"]])
+
+    def _container(
+        self,
+        task: ecs.TaskDefinition,
+        name: str,
+        log: str,
+        command: list[str],
+        health: list[str] | None = None,
+        *,
+        environment: dict[str, str] | None = None,
+        port: int | None = None,
+        stop_timeout: Duration | None = None,
+    ) -> None:
+        add_container(
+            task,
+            name,
+            image=self.base.cluster.image("ls4"),
+            command=command,
+            logging=self.base.cluster.log(log),
+            environment=self.environment | (environment or {}),
+            secrets=self.secrets,
+            port_mappings=[ecs.PortMapping(container_port=port)] if port else None,
+            stop_timeout=stop_timeout,
+            health_check=ecs.HealthCheck(
+                command=health,
+                interval=Duration.seconds(60),
+                timeout=Duration.seconds(30),
+                retries=3,
+                start_period=Duration.seconds(120),
+            )
+            if health
+            else None,
+        )
+
+    def _service(self, name: str, task: ecs.FargateTaskDefinition, **more: object) -> ecs.FargateService:
+        network = self.base.network
+        return ecs.FargateService(
+            self,
+            name,
+            service_name=name.lower(),
+            cluster=self.base.cluster.cluster,
+            task_definition=task,
+            desired_count=1,
+            vpc_subnets=network.tasks,
+            security_groups=[network.groups[name]],
+            assign_public_ip=False,
+            circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
+            capacity_provider_strategies=[ecs.CapacityProviderStrategy(capacity_provider="FARGATE", weight=1)],
+            propagate_tags=ecs.PropagatedTagSource.SERVICE,
+            **more,  # type: ignore[arg-type]  # healthy percents and names
+        )
+
+
+def _environment(base: Base, events: Events) -> dict[str, str]:
+    """One environment for all roles: what dagster.yaml names has to be there in each of them, runs included."""
+    config, network = base.config, base.network
+    return {
+        **{f"LS4_{name.upper()}": str(value) for name, value in config.settings.items()},
+        **base.database.environment,
+        "LS4_STORAGE": f"s3://{config.bucket}",
+        "LS4_S3_REGION": config.region,
+        # Server and password: libpq's PGHOST and PGPASSWORD.
+        "LS4_DATABASE_URL": "postgresql+psycopg2://ls4@/ls4",
+        "LS4_PUBLIC_URL": base.public_url,
+        "LS4_MAP_URL": f"https://{config.dns.maps}",
+        "LS4_DAGIT_URL": f"https://{config.dns.dagit}",
+        "LS4_WORK_DIR": "/work",
+        "LS4_EVENTS_QUEUE_URL": events.queue.queue_url,
+        "DAGSTER_HOME": DAGSTER_HOME,
+        "DAGSTER_CODE_HOST": f"code.{DOMAIN}",
+        "DAGSTER_LOGS_BUCKET": f"{config.bucket}-logs",
+        "DAGSTER_RUN_CLUSTER": NAME,
+        "DAGSTER_RUN_SUBNETS": subnet_ids(network.vpc, network.tasks),
+        "DAGSTER_RUN_SECURITY_GROUP": network.groups["Runs"].security_group_id,
+    }
+
+
+def load_balancer(scope: Construct, name: str, base: Base, *, public: bool) -> elb.ApplicationLoadBalancer:
+    """`name` is that of its security group too."""
+    balancer = elb.ApplicationLoadBalancer(
+        scope,
+        name,
+        vpc=base.network.vpc,
+        internet_facing=public,
+        vpc_subnets=base.network.public if public else base.network.tasks,
+        security_group=base.network.groups[name],
+        drop_invalid_header_fields=True,
+        deletion_protection=True,
+    )
+    balancer.log_access_logs(base.archive.logs, name.lower())
+    return balancer
+
+
+def https_listener(balancer: elb.ApplicationLoadBalancer, host: str, zone: dns.IHostedZone) -> elb.ApplicationListener:
+    """TLS with a certificate that renews itself, and the host's name."""
+    certificate = acm.Certificate(
+        balancer, "Certificate", domain_name=host, validation=acm.CertificateValidation.from_dns(zone)
+    )
+    target = dns.RecordTarget.from_alias(dns_targets.LoadBalancerTarget(balancer))
+    dns.ARecord(balancer, "Address", zone=zone, record_name=f"{host}.", target=target)
+    return balancer.add_listener(
+        "Https",
+        port=HTTPS,
+        certificates=[certificate],
+        ssl_policy=elb.SslPolicy.TLS13_RES,
+        open=False,  # who may come is said in network.py
+    )
+
+
+def zone_of(scope: Construct, config: Config) -> dns.IHostedZone:
+    return dns.HostedZone.from_hosted_zone_attributes(scope, "Zone", hosted_zone_id=config.dns.zone_id, zone_name=config.dns.zone)

@@ -1,0 +1,294 @@
+"""What the synthesised templates promise."""
+
+import json
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+
+from deploy.aws.archive import PUBLIC_KEYS
+from deploy.aws.events import NEVER_DROPS
+from deploy.aws.roles import PRODUCTS, SERVED
+from ls4_assets.names import Collection, Shards, parse_georef_key
+from ls4_assets.settings import Settings
+from ls4_assets_tests.deploy.conftest import Stacks
+from ls4_assets_tests.platform import CHECKOUT
+from resources.s3_storage import INTERMEDIATE_TAG
+
+SHARDS: Shards = {"Travis": "county"}
+DROP = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
+FRAME = parse_georef_key(DROP, SHARDS)
+COLLECTION = Collection("Travis", "USDA_1958", "frames")
+SNAPSHOT = CHECKOUT / "ls4_assets_tests" / "deploy" / "access.json"
+
+
+def only(found: dict[str, Any]) -> Any:
+    assert len(found) == 1, list(found)
+    return next(iter(found.values()))
+
+
+def statements(stacks: Stacks, role: str) -> dict[str, Any]:
+    policy = stacks.platform.resources[role]["Properties"]["Policies"][0]["PolicyDocument"]
+    return {each["Sid"]: each for each in policy["Statement"]}
+
+
+def listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def actions(stacks: Stacks, role: str) -> set[str]:
+    return {action for each in statements(stacks, role).values() for action in listed(each["Action"])}
+
+
+# The bucket
+
+
+def test_the_archive_is_versioned_closed_and_keeps_no_acl(stacks: Stacks) -> None:
+    buckets = stacks.base.of_type("AWS::S3::Bucket")
+    assert len(buckets) == 2
+    for name, bucket in buckets.items():
+        assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}, name
+        assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}], name
+        assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}, name
+        assert "AccessControl" not in bucket, name
+        assert stacks.base.resources[name]["DeletionPolicy"] == "Retain", name
+
+
+def test_intermediates_expire_by_the_tag_that_the_pipeline_writes(stacks: Stacks) -> None:
+    archive = next(each for name, each in stacks.base.of_type("AWS::S3::Bucket").items() if "Photographs" in name)
+    rules = {rule["Id"]: rule for rule in archive["LifecycleConfiguration"]["Rules"]}
+    key, value = INTERMEDIATE_TAG.split("=")
+    assert rules["intermediates"]["TagFilters"] == [{"Key": key, "Value": value}]
+    # Nothing else of the archive ever expires but what was replaced or never finished.
+    assert [name for name, rule in rules.items() if "ExpirationInDays" in rule] == ["intermediates"]
+    assert rules["replaced"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 90}
+    assert rules["replaced"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+
+
+def test_no_stack_brings_a_function_or_a_zone_that_does_not_exist(stacks: Stacks) -> None:
+    for template in stacks:
+        text = template.path.read_text()
+        assert "AWS::Lambda" not in text
+        assert "dummy1" not in text
+        assert str(CHECKOUT) not in text
+
+
+# Events
+
+
+def taken(pattern: dict[str, Any], key: str) -> bool:
+    """Whether EventBridge's rule takes an event of this key; of its language only what the rule speaks."""
+    (matcher,) = pattern["detail"]["object"]["key"]
+    (kind, test), (word, patterns) = next(iter(matcher.items())), next(iter(matcher["anything-but"].items()))
+    assert (kind, word) == ("anything-but", "wildcard"), test
+    return not any(fnmatchcase(key, each) for each in patterns)
+
+
+@pytest.mark.parametrize(
+    ("key", "is_drop"),
+    [
+        (DROP, True),
+        (DROP.replace(".tif", ".tfw"), True),
+        ("bw/Travis/USDA_1958/frames/georef/", False),
+        (FRAME.deflate_key, False),
+        (f"{FRAME.deflate_key}.ovr", False),
+        (FRAME.cog_key, False),
+        (COLLECTION.map_key, False),
+        (COLLECTION.overview_mosaic_key("7"), False),
+        (COLLECTION.tile_index_key("bw", ".shp"), False),
+        ("bw/Travis/USDA_1958/frames/scanned/02-08-60_6-107.TIF", False),
+        ("derived/collections.json", False),
+    ],
+)
+def test_no_product_is_taken_for_a_drop(stacks: Stacks, key: str, is_drop: bool) -> None:
+    """A product that asked for products would do so for ever."""
+    rule = next(each for name, each in stacks.platform.of_type("AWS::Events::Rule").items() if "Drops" in name)
+    pattern = rule["EventPattern"]
+    assert sorted(pattern["detail-type"]) == ["Object Created", "Object Deleted"]
+    assert pattern["detail"]["bucket"]["name"] == ["county-photographs"]
+    assert taken(pattern, key) is is_drop
+
+
+def test_everything_that_a_run_may_write_is_no_drop() -> None:
+    for keys in PRODUCTS:
+        example = keys.replace("*", "x")
+        assert any(fnmatchcase(example, each) for each in NEVER_DROPS), keys
+
+
+def test_what_nobody_can_take_goes_to_the_second_queue(stacks: Stacks) -> None:
+    queues = {each["QueueName"]: each for each in stacks.platform.of_type("AWS::SQS::Queue").values()}
+    assert queues["ls4-georef"]["RedrivePolicy"]["maxReceiveCount"] == 5
+    assert "RedrivePolicy" not in queues["ls4-georef-dead"]
+
+
+# Roles
+
+
+def matches(patterns: tuple[str, ...], key: str) -> bool:
+    return any(fnmatchcase(key, each) for each in patterns)
+
+
+@pytest.mark.parametrize(
+    ("key", "public", "written", "served"),
+    [
+        (DROP, False, False, False),
+        ("bw/Travis/USDA_1958/frames/scanned/02-08-60_6-107.TIF", True, False, False),
+        (FRAME.deflate_key, False, True, False),
+        (FRAME.cog_key, True, True, True),
+        (COLLECTION.tile_index_key("bw", "_idx.zip"), True, True, True),
+        (COLLECTION.overview_mosaic_key("7"), True, True, True),
+        (COLLECTION.map_key, False, True, True),
+        ("geojson/compiled_historical_indexes.geojson", True, True, False),
+    ],
+)
+def test_who_may_do_what_with_a_key(key: str, public: bool, written: bool, served: bool) -> None:
+    assert (matches(PUBLIC_KEYS, key), matches(PRODUCTS, key), matches(SERVED, key)) == (public, written, served)
+
+
+def test_a_run_starts_nothing_and_passes_nothing_on(stacks: Stacks) -> None:
+    assert actions(stacks, "RunTaskRole") == {
+        *("s3:ListBucket", "s3:GetObject", "s3:GetObjectTagging", "s3:PutObject", "s3:PutObjectTagging"),
+        *("s3:DeleteObject", "s3:AbortMultipartUpload", "ecs:DescribeTaskDefinition"),
+    }
+
+
+def test_the_code_server_has_one_queue_and_reads_no_photograph(stacks: Stacks) -> None:
+    allowed = statements(stacks, "CodeServerRole")
+    assert allowed["Events"]["Resource"] == "arn:aws:sqs:us-east-1:111122223333:ls4-georef"
+    reading = [each for each in allowed.values() if "s3:GetObject" in listed(each["Action"])]
+    assert [each["Resource"] for each in reading] == ["arn:aws:s3:::county-photographs-logs/dagster/*"]
+
+
+def test_the_daemon_runs_one_family_in_one_cluster_as_two_roles_and_has_no_data(stacks: Stacks) -> None:
+    allowed = statements(stacks, "DaemonRole")
+    assert allowed["StartRuns"]["Resource"] == "arn:aws:ecs:us-east-1:111122223333:task-definition/ls4-run:*"
+    assert allowed["StartRuns"]["Condition"] == {"ArnEquals": {"ecs:cluster": "arn:aws:ecs:us-east-1:111122223333:cluster/ls4"}}
+    passed = [each["Fn::GetAtt"][0] for each in allowed["PassRunRoles"]["Resource"]]
+    assert sorted(passed) == ["RunExecutionRole", "RunTaskRole"]
+    assert not any(action.startswith(("s3:", "sqs:", "secretsmanager:")) for action in actions(stacks, "DaemonRole"))
+
+
+def test_the_webserver_ends_runs_and_starts_none(stacks: Stacks) -> None:
+    assert actions(stacks, "WebserverRole") == {
+        *("ecs:DescribeTasks", "ecs:StopTask", "ecs:DescribeTaskDefinition", "s3:GetObject", "s3:ListBucket"),
+    }
+
+
+def test_the_map_server_only_reads(stacks: Stacks) -> None:
+    assert actions(stacks, "MapServerRole") == {"s3:ListBucket", "s3:GetObject"}
+    secret = statements(stacks, "MapServerExecutionRole")["Secrets"]["Resource"]
+    assert "mapserver" in json.dumps(secret)
+    assert isinstance(secret, dict)  # one, not a list of several
+
+
+def test_roles_have_no_policy_but_the_one_that_is_written_here(stacks: Stacks) -> None:
+    attached = [name for template in stacks for name in template.of_type("AWS::IAM::Policy")]
+    assert [name for name in attached if "FlowLog" not in name] == []
+    roles = {name: role for template in stacks for name, role in template.of_type("AWS::IAM::Role").items()}
+    assert [name for name, role in roles.items() if "ManagedPolicyArns" in role] == []
+
+
+# Tasks
+
+
+def test_containers_are_nobody_special(stacks: Stacks) -> None:
+    containers = [
+        container
+        for template in stacks
+        for task in template.of_type("AWS::ECS::TaskDefinition").values()
+        for container in task["ContainerDefinitions"]
+    ]
+    assert len(containers) == 7
+    for container in containers:
+        assert (container["User"], container["ReadonlyRootFilesystem"]) == ("1000", True), container["Name"]
+        assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}, container["Name"]
+        secret = [each["Name"] for each in container.get("Environment", []) if "PASSWORD" in each["Name"]]
+        assert secret == [], container["Name"]
+
+
+def test_settings_of_containers_are_settings(stacks: Stacks) -> None:
+    """A misspelt one would keep every process from starting."""
+    known = {f"LS4_{name.upper()}" for name in Settings.model_fields} | {"LS4_PASSWORD_DAGSTER"}
+    given = {
+        each["Name"]
+        for task in stacks.platform.of_type("AWS::ECS::TaskDefinition").values()
+        for container in task["ContainerDefinitions"]
+        for kind in ("Environment", "Secrets")
+        for each in container.get(kind, [])
+        if each["Name"].startswith("LS4_")
+    }
+    assert len(given) > 5
+    assert given - known == set()
+
+
+def test_there_is_never_a_second_daemon(stacks: Stacks) -> None:
+    service = next(each for each in stacks.platform.of_type("AWS::ECS::Service").values() if each["ServiceName"] == "daemon")
+    configuration = service["DeploymentConfiguration"]
+    assert (service["DesiredCount"], configuration["MinimumHealthyPercent"], configuration["MaximumPercent"]) == (1, 0, 100)
+
+
+def test_runs_take_the_clusters_mix_and_services_do_not(stacks: Stacks) -> None:
+    default = only(stacks.base.of_type("AWS::ECS::ClusterCapacityProviderAssociations"))
+    assert default["DefaultCapacityProviderStrategy"] == [{"CapacityProvider": "FARGATE_SPOT", "Weight": 1}]
+    for service in stacks.platform.of_type("AWS::ECS::Service").values():
+        assert service["CapacityProviderStrategy"] == [{"CapacityProvider": "FARGATE", "Weight": 1}], service["ServiceName"]
+        assert "LaunchType" not in service
+
+
+# Network
+
+
+def test_only_the_maps_are_open_to_everybody(stacks: Stacks) -> None:
+    groups = stacks.base.of_type("AWS::EC2::SecurityGroup")
+    opened = {
+        group["GroupDescription"]
+        for group in groups.values()
+        for rule in group.get("SecurityGroupIngress", [])
+        if rule.get("CidrIp") == "0.0.0.0/0"
+    }
+    assert opened == {"The load balancer of the maps"}
+    balancers = {each["Scheme"] for each in stacks.platform.of_type("AWS::ElasticLoadBalancingV2::LoadBalancer").values()}
+    assert balancers == {"internal", "internet-facing"}
+
+
+def test_tasks_reach_the_layers_of_their_image(stacks: Stacks) -> None:
+    """Without this bucket in the endpoint's policy no task starts, and nothing says why."""
+    gateway = next(
+        each for each in stacks.base.of_type("AWS::EC2::VPCEndpoint").values() if each.get("VpcEndpointType") == "Gateway"
+    )
+    assert "arn:aws:s3:::prod-us-east-1-starport-layer-bucket/*" in json.dumps(gateway["PolicyDocument"])
+
+
+def test_downloads_reach_public_keys_only(stacks: Stacks) -> None:
+    policy = next(each for name, each in stacks.base.of_type("AWS::S3::BucketPolicy").items() if "Photographs" in name)
+    opened = [each for each in policy["PolicyDocument"]["Statement"] if "cloudfront" in json.dumps(each["Principal"])]
+    assert len(opened) == 1
+    assert opened[0]["Action"] == "s3:GetObject"
+    text = json.dumps(opened[0]["Resource"])
+    assert [keys for keys in PUBLIC_KEYS if f"/{keys}" not in text] == []
+    assert len(opened[0]["Resource"]) == len(PUBLIC_KEYS)
+    assert "AWS:SourceArn" in opened[0]["Condition"]["StringEquals"]
+
+
+def test_every_alarm_says_what_to_do_and_reaches_somebody(stacks: Stacks) -> None:
+    alarms = stacks.platform.of_type("AWS::CloudWatch::Alarm")
+    names = {each["AlarmName"] for each in alarms.values()}
+    assert {"ls4-DeadEvents", "ls4-RunsFail", "ls4-MapFront", "ls4-Absent-daemon"} <= names
+    assert all(each["AlarmDescription"].endswith(".") and each["AlarmActions"] for each in alarms.values())
+    rules = [name for name in stacks.platform.of_type("AWS::Events::Rule") if name.startswith("Alarms")]
+    assert len(rules) == 3
+    assert only(stacks.platform.of_type("AWS::SNS::Subscription"))["Endpoint"] == "maps@example.org"
+
+
+def test_access_is_what_was_agreed(stacks: Stacks) -> None:
+    """Roles, policies and security groups. When a change is meant: delete access.json, run this again, and review its diff."""
+    kinds = ("AWS::IAM::", "AWS::EC2::SecurityGroup", "AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy")
+    found = {
+        template.name: {name: each for name, each in sorted(template.resources.items()) if each["Type"].startswith(kinds)}
+        for template in stacks
+    }
+    now = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    if not SNAPSHOT.exists():
+        SNAPSHOT.write_text(now)
+        pytest.fail(f"{SNAPSHOT} was written anew: review and commit it.")
+    assert json.loads(now) == json.loads(SNAPSHOT.read_text())
