@@ -6,7 +6,7 @@
 # enabled because of ls4, and are left alone where they exist.
 #
 #   deploy/install.sh         what ls4 needs
-#   deploy/install.sh tests   and a browser, in which the tests look at the map page
+#   deploy/install.sh tests   and a browser, in which the tests look at the map page, and what the stacks are synthesised with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -103,6 +103,17 @@ browser() {
   fi
 }
 
+# The CDK runs in Node. Without it the tests of the stacks are skipped.
+node() {
+  if command -v node >/dev/null; then return; fi
+  if [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then
+    as_root apt-get update -q >/dev/null
+    say "installing nodejs, in which the CDK runs"
+    install_packages nodejs
+  fi
+}
+
+# Arguments: further options of `uv sync`.
 python_environment() {
   local uv
   python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || give_up \
@@ -117,14 +128,19 @@ python_environment() {
     fi
   fi
   say "installing the locked Python environment into .venv"
-  UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system "$uv" sync --locked --quiet --python "$(command -v python3)"
+  UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system "$uv" sync --locked --quiet --python "$(command -v python3)" "$@"
 }
 
 if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 mapfile -t missing < <(missing_packages)
 if [ "${#missing[@]}" -gt 0 ]; then system_packages "${missing[@]}"; fi
-if [ "${1:-}" = tests ]; then browser; fi
-python_environment
+if [ "${1:-}" = tests ]; then
+  browser
+  node
+  python_environment --group deploy
+else
+  python_environment
+fi
 echo "$wanted" >"$stamp"
 say "everything is there"

@@ -64,7 +64,7 @@ class Alarms(Construct):
         dead = events.dead.metric_approximate_number_of_messages_visible(statistic="Maximum")
         self._alarm("DeadEvents", dead, 1, "Events of the bucket could not be taken: read the queue ls4-georef-dead, then redrive it.")
         age = events.queue.metric_approximate_age_of_oldest_message(statistic="Maximum")
-        self._alarm("OldEvents", age, 1800, "No sensor takes events: are the daemon and the code server running?")
+        self._alarm("OldEvents", age, 1800, "No sensor takes events: see in Dagit whether daemon and code server run.")
 
     def _map_front(self, maps: Maps) -> None:
         healthy = maps.targets.metrics.healthy_host_count(statistic="Minimum")
@@ -83,7 +83,7 @@ class Alarms(Construct):
         running = cloudwatch.Metric(
             namespace="ECS/ContainerInsights",
             metric_name="RunningTaskCount",
-            dimensions_map={"ClusterName": NAME, "ServiceName": service if service != "code" else "code"},
+            dimensions_map={"ClusterName": NAME, "ServiceName": service},
             statistic="Maximum",
         )
         self._alarm(f"Absent-{service}", running, 1, f"No task of {service} runs: read /ls4/{service}.", _UNDER, missing_is_bad=True)

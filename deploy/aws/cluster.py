@@ -104,7 +104,9 @@ def add_container(task: ecs.TaskDefinition, name: str, *, volumes: Mapping[str, 
 
 
 class InitTask(Construct):
-    """`ls4 db init`, to be run by hand before the services are there, and again after a password was changed."""
+    """To be run by hand before the services of a new version are there, and after a password was changed: roles, databases and
+    tables (`ls4 db init`), and then Dagster's own tables. Whatever is right already is left as it is.
+    """
 
     def __init__(self, scope: Construct, config: Config, cluster: Cluster, database: Database) -> None:
         super().__init__(scope, "Init")
@@ -117,18 +119,33 @@ class InitTask(Construct):
             task_role=roles.task_role(self, "InitTaskRole", []).without_policy_updates(),
             execution_role=cluster.execution_role(self, "InitExecutionRole", "init", list(database.secrets.values())),
         )
-        add_container(
+        passwords = {role: database.password(self, role) for role in ROLES}
+        image, log = cluster.image("ls4"), cluster.log("init")
+        init = add_container(
             task,
             "init",
-            image=cluster.image("ls4"),
+            image=image,
             command=["ls4", "db", "init"],
-            logging=cluster.log("init"),
+            logging=log,
+            essential=False,
             environment=database.environment | {"PGUSER": ADMINISTRATOR},
             secrets={
                 "PGPASSWORD": database.password(self, ADMINISTRATOR, "password"),
-                **{f"LS4_PASSWORD_{role.upper()}": database.password(self, role) for role in ROLES},
+                **{f"LS4_PASSWORD_{role.upper()}": password for role, password in passwords.items()},
             },
         )
+        # As on a single server, whose configuration asks for no cluster: on a first start there is none to be asked.
+        single = {"DAGSTER_HOME": "/opt/dagster/single", "LS4_DAGSTER_DATABASE_URL": "postgresql+psycopg2://dagster@/dagster"}
+        migrate = add_container(
+            task,
+            "migrate",
+            image=image,
+            command=["dagster", "instance", "migrate"],
+            logging=log,
+            environment=database.environment | single,
+            secrets={"PGPASSWORD": passwords["dagster"]},
+        )
+        migrate.add_container_dependencies(ecs.ContainerDependency(container=init, condition=ecs.ContainerDependencyCondition.SUCCESS))
 
 
 def subnet_ids(vpc: ec2.IVpc, selection: ec2.SubnetSelection) -> str:

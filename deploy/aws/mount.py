@@ -12,7 +12,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from deploy.aws.base import Base
-from deploy.aws.cluster import NAME
+from deploy.aws.config import Config
 
 MOUNTED = "/srv/ls4/archive"
 _OPTIONS = "ro,allow_other,uid=1000,gid=1000,umask=0227,stat_cache_expire=2,iam_role=auto"
@@ -25,7 +25,7 @@ class MountedServers(Construct):
         super().__init__(scope, "Servers")
         config, network = base.config, base.network
         assert config.mount is not None
-        role = iam.Role(self, "ServerRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), inline_policies={"allowed": _allowed(base)})
+        role = iam.Role(self, "ServerRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), inline_policies={"allowed": _allowed(config)})
         template = ec2.LaunchTemplate(
             self,
             "Template",
@@ -51,40 +51,30 @@ class MountedServers(Construct):
             new_instances_protected_from_scale_in=True,
             health_checks=autoscaling.HealthChecks.ec2(grace_period=Duration.minutes(3)),
         )
-        self.provider = ecs.AsgCapacityProvider(
-            self, "Provider", auto_scaling_group=group, can_containers_access_instance_role=False, machine_image_type=None
-        )
+        self.provider = ecs.AsgCapacityProvider(self, "Provider", auto_scaling_group=group)
+        # It adds the agent's rights to the role, and its cluster to the user data: behind the mounts, without which there is no agent.
         base.cluster.cluster.add_asg_capacity_provider(self.provider)
 
 
 def user_data(bucket: str, region: str) -> ec2.UserData:
     """Both folders that the map server reads are mounted before the agent takes tasks; one that is not mounted is empty and closed."""
     data = ec2.UserData.for_linux()
-    lines = [f"echo ECS_CLUSTER={NAME} >> /etc/ecs/ecs.config", "echo user_allow_other >> /etc/fuse.conf"]
+    lines = ["echo user_allow_other >> /etc/fuse.conf"]
     for folder in ("mapfiles", "derived"):
         lines += [
             f"install -d -o root -g root -m 0555 {MOUNTED}/{folder}",
             f"s3fs {bucket}:/{folder} {MOUNTED}/{folder} -o {_OPTIONS},endpoint={region},url=https://s3.{region}.amazonaws.com",
             f"mountpoint {MOUNTED}/{folder}",
         ]
-    data.add_commands("set -euo pipefail", *lines, "systemctl enable --now --no-block ecs")
+    data.add_commands("set -euo pipefail", *lines)
     return data
 
 
-def _allowed(base: Base) -> iam.PolicyDocument:
-    """The agent's own work, and reading what is mounted."""
-    config = base.config
-    where = f"{config.region}:{config.account}"
+def _allowed(config: Config) -> iam.PolicyDocument:
+    """Reading what is mounted."""
     bucket = f"arn:aws:s3:::{config.bucket}"
-    cluster = f"arn:aws:ecs:{where}:cluster/{NAME}"
-    agent = ["ecs:DeregisterContainerInstance", "ecs:RegisterContainerInstance", "ecs:SubmitContainerStateChange", "ecs:SubmitTaskStateChange"]
-    polling = ["ecs:Poll", "ecs:StartTelemetrySession", "ecs:UpdateContainerInstancesState"]
-    instances = f"arn:aws:ecs:{where}:container-instance/{NAME}/*"
     return iam.PolicyDocument(
         statements=[
-            iam.PolicyStatement(sid="Agent", actions=agent, resources=[cluster]),
-            iam.PolicyStatement(sid="AgentPolling", actions=polling, resources=[instances]),
-            iam.PolicyStatement(sid="AgentEndpoint", actions=["ecs:DiscoverPollEndpoint"], resources=["*"]),
             iam.PolicyStatement(sid="ListMounted", actions=["s3:ListBucket"], resources=[bucket]),
             iam.PolicyStatement(sid="ReadMounted", actions=["s3:GetObject"], resources=[f"{bucket}/mapfiles/*", f"{bucket}/derived/*"]),
         ]

@@ -185,6 +185,7 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
         "LS4_DAGIT_URL": f"https://{config.dns.dagit}",
         "LS4_WORK_DIR": "/work",
         "LS4_EVENTS_QUEUE_URL": events.queue.queue_url,
+        "LS4_FARGATE": "true",
         "DAGSTER_HOME": DAGSTER_HOME,
         "DAGSTER_CODE_HOST": f"code.{DOMAIN}",
         "DAGSTER_LOGS_BUCKET": f"{config.bucket}-logs",

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ def judge(tool: str, found: set[str]) -> None:
     """Findings are `rule resource`. What was accepted and is no longer found is taken off the list, too."""
     accepted = tomllib.loads(ACCEPTED.read_text())[tool]
     covered = {finding for finding in found for rule in accepted if finding == rule or finding.startswith(f"{rule} ")}
-    assert sorted(found - covered) == []
+    assert not found - covered, "\n".join(sorted(found - covered))
     unused = {rule for rule in accepted if not any(finding == rule or finding.startswith(f"{rule} ") for finding in found)}
-    assert sorted(unused) == []
+    assert not unused, "\n".join(sorted(unused))
 
 
 def test_every_acceptance_has_a_reason() -> None:
@@ -36,7 +37,8 @@ def test_every_acceptance_has_a_reason() -> None:
 @pytest.mark.slow
 def test_cdk_nag(example: Config, tmp_path: Path) -> None:
     require_cdk()
-    synthesised(example, tmp_path / "cdk.out", nag=True)
+    with suppress(RuntimeError):  # synthesis ends with an error where there is any finding, accepted or not
+        synthesised(example, tmp_path / "cdk.out", nag=True)
     report = json.loads((tmp_path / "cdk.out" / "validation-report.json").read_text())
     found = set()
     for plugin in report["pluginReports"]:

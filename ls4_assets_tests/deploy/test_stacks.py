@@ -198,7 +198,7 @@ def test_containers_are_nobody_special(stacks: Stacks) -> None:
         for task in template.of_type("AWS::ECS::TaskDefinition").values()
         for container in task["ContainerDefinitions"]
     ]
-    assert len(containers) == 7
+    assert len(containers) == 8
     for container in containers:
         assert (container["User"], container["ReadonlyRootFilesystem"]) == ("1000", True), container["Name"]
         assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}, container["Name"]
@@ -292,3 +292,23 @@ def test_access_is_what_was_agreed(stacks: Stacks) -> None:
         SNAPSHOT.write_text(now)
         pytest.fail(f"{SNAPSHOT} was written anew: review and commit it.")
     assert json.loads(now) == json.loads(SNAPSHOT.read_text())
+
+
+# Servers of our own
+
+
+def test_nothing_of_the_mount_is_there_unless_it_is_asked_for(stacks: Stacks) -> None:
+    assert not any(each["Type"].startswith("AWS::AutoScaling") for template in stacks for each in template.resources.values())
+
+
+@pytest.mark.slow
+def test_servers_mount_both_folders_before_the_agent_takes_tasks(mounted_stacks: Stacks) -> None:
+    template = only(mounted_stacks.platform.of_type("AWS::EC2::LaunchTemplate"))
+    script = json.dumps(template["LaunchTemplateData"]["UserData"])
+    for folder in ("mapfiles", "derived"):
+        assert script.index(f"s3fs county-photographs:/{folder} /srv/ls4/archive/{folder} -o ro") < script.index("ECS_CLUSTER")
+    assert template["LaunchTemplateData"]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+    maps = next(each for each in mounted_stacks.platform.of_type("AWS::ECS::TaskDefinition").values() if each["Family"] == "ls4-maps")
+    assert [each["Name"] for each in maps["ContainerDefinitions"]] == ["maps"]  # no sidecar
+    mounts = {each["ContainerPath"]: each["ReadOnly"] for each in maps["ContainerDefinitions"][0]["MountPoints"]}
+    assert mounts["/srv/ls4/archive"] is True
