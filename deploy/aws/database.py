@@ -15,8 +15,10 @@ from constructs import Construct
 from deploy.aws.config import Config
 from deploy.aws.network import POSTGRES, Network
 
+IDENTIFIER = "ls4"
 ADMINISTRATOR = "ls4_admin"
 ROLES = ("dagster", "ls4", "mapserver")
+_LOGS = ("postgresql", "upgrade")
 _AWKWARD = " %+~`#$&*()|[]{}:;<>?!'/@\"\\=,"
 
 
@@ -48,6 +50,7 @@ class Database(Construct):
         self.instance = rds.DatabaseInstance(
             self,
             "Server",
+            instance_identifier=IDENTIFIER,
             engine=engine,
             credentials=rds.Credentials.from_secret(administrator, ADMINISTRATOR),
             vpc=network.vpc,
@@ -72,19 +75,21 @@ class Database(Construct):
             iam_authentication=True,
             enable_performance_insights=True,
             performance_insight_encryption_key=key,
-            cloudwatch_logs_exports=["postgresql", "upgrade"],
+            cloudwatch_logs_exports=list(_LOGS),
             publicly_accessible=False,
         )
-        for name in ("postgresql", "upgrade"):
-            # Named as RDS does it: made here it has an end, made by RDS it would keep lines for ever.
-            logs.LogGroup(
-                self,
-                f"Log-{name}",
-                log_group_name=f"/aws/rds/instance/{self.instance.instance_identifier}/{name}",
-                retention=logs.RetentionDays.THREE_MONTHS,
-                encryption_key=key,
-                removal_policy=RemovalPolicy.DESTROY,
-            )
+        # Made before the server, under the names that RDS will use: made by RDS itself they would keep their lines for ever.
+        self.instance.node.add_dependency(*(self._log(name, key) for name in _LOGS))
+
+    def _log(self, name: str, key: kms.IKey) -> logs.LogGroup:
+        return logs.LogGroup(
+            self,
+            f"Log-{name}",
+            log_group_name=f"/aws/rds/instance/{IDENTIFIER}/{name}",
+            retention=logs.RetentionDays.THREE_MONTHS,
+            encryption_key=key,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
 
     def password(self, scope: Construct, role: str, field: str | None = None) -> ecs.Secret:
         """The password of a role for a container. By its ARN alone: its reader would get into the key's policy, in a circle."""

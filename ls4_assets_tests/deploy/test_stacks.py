@@ -235,6 +235,30 @@ def test_runs_take_the_clusters_mix_and_services_do_not(stacks: Stacks) -> None:
         assert "LaunchType" not in service
 
 
+# Database
+
+
+def test_the_servers_logs_are_there_before_it_and_end(stacks: Stacks) -> None:
+    """A log group that RDS has made keeps every line, and cannot be made a second time."""
+    (name,) = stacks.base.of_type("AWS::RDS::DBInstance")
+    server = stacks.base.resources[name]
+    groups = {
+        group: each
+        for group, each in stacks.base.of_type("AWS::Logs::LogGroup").items()
+        if str(each["LogGroupName"]).startswith("/aws/rds/instance/ls4/")
+    }
+    assert server["Properties"]["DBInstanceIdentifier"] == "ls4"
+    assert {each["LogGroupName"].rpartition("/")[2] for each in groups.values()} == set(server["Properties"]["EnableCloudwatchLogsExports"])
+    assert set(groups) <= set(server["DependsOn"])
+
+
+def test_the_database_is_encrypted_backed_up_and_for_tls_only(stacks: Stacks) -> None:
+    server = only(stacks.base.of_type("AWS::RDS::DBInstance"))
+    assert (server["StorageEncrypted"], server["DeletionProtection"], server["BackupRetentionPeriod"]) == (True, True, 14)
+    assert (server["PubliclyAccessible"], server["MultiAZ"], server["EngineVersion"]) == (False, True, "16")
+    assert only(stacks.base.of_type("AWS::RDS::DBParameterGroup"))["Parameters"]["rds.force_ssl"] == "1"
+
+
 # Network
 
 
