@@ -1,1 +1,1 @@
-"""Production: the images, Dagster's configuration, and (in `aws`) the infrastructure. Nothing here is imported by the platform itself."""
+"""Production: the images, Dagster's configuration, and in `aws` the infrastructure. The platform itself imports nothing of it."""

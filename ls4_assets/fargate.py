@@ -1,7 +1,7 @@
 """Runs as tasks on ECS, in subnets that are known only when the platform is installed.
 
-Dagster's launcher takes the network of a task as literal configuration. Here it comes from the environment, like everything else
-that differs from one installation to the next, so that deploy/dagster.yaml is the same file, and the image the same image, everywhere.
+Dagster's launcher takes the network of a task as literal configuration. Here it comes from the environment, like everything
+else that differs from one installation to the next, so that deploy/dagster.yaml and the image are the same everywhere.
 """
 
 from collections.abc import Mapping

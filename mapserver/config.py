@@ -158,7 +158,10 @@ def write_config(
         mode=0o640,
         account=account,
     )
-    _publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=_STDERR if log_to_stderr else mapserv_log))
+    _publish(
+        conf / "fastcgi.conf",
+        _rendered("fastcgi.conf.j2", service_file=service_file, error_log=_STDERR if log_to_stderr else mapserv_log),
+    )
     _publish(
         conf / "variables.conf",
         _rendered(

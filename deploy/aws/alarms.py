@@ -29,7 +29,9 @@ _FAILED_RUNS = 10
 class Alarms(Construct):
     """`topic` gets everything."""
 
-    def __init__(self, scope: Construct, base: Base, events: Events, maps: Maps, services: Mapping[str, ecs.FargateService]) -> None:
+    def __init__(
+        self, scope: Construct, base: Base, events: Events, maps: Maps, services: Mapping[str, ecs.FargateService]
+    ) -> None:
         super().__init__(scope, "Alarms")
         self.base = base
         self.topic = self._topic()
@@ -39,9 +41,13 @@ class Alarms(Construct):
         for name in services:
             self._absent(name)
         pattern = logs.FilterPattern.literal("RUN_FAILURE")
-        self._alarm("RunsFail", self._lines("run", "RunsFailed", pattern), _FAILED_RUNS, "Look at the failed runs in Dagit.", minutes=60)
+        self._alarm(
+            "RunsFail", self._lines("run", "RunsFailed", pattern), _FAILED_RUNS, "Look at the failed runs in Dagit.", minutes=60
+        )
         pattern = logs.FilterPattern.literal('"the maps stay as they are"')
-        self._alarm("MapsStale", self._lines("maps", "SyncFailed", pattern), 1, "Mapfiles do not reach the map server: read /ls4/maps.")
+        self._alarm(
+            "MapsStale", self._lines("maps", "SyncFailed", pattern), 1, "Mapfiles do not reach the map server: read /ls4/maps."
+        )
         self._task_events()
 
     def _topic(self) -> sns.Topic:
@@ -62,13 +68,17 @@ class Alarms(Construct):
 
     def _queues(self, events: Events) -> None:
         dead = events.dead.metric_approximate_number_of_messages_visible(statistic="Maximum")
-        self._alarm("DeadEvents", dead, 1, "Events of the bucket could not be taken: read the queue ls4-georef-dead, then redrive it.")
+        self._alarm(
+            "DeadEvents", dead, 1, "Events of the bucket could not be taken: read the queue ls4-georef-dead, then redrive it."
+        )
         age = events.queue.metric_approximate_age_of_oldest_message(statistic="Maximum")
         self._alarm("OldEvents", age, 1800, "No sensor takes events: see in Dagit whether daemon and code server run.")
 
     def _map_front(self, maps: Maps) -> None:
         healthy = maps.targets.metrics.healthy_host_count(statistic="Minimum")
-        self._alarm("MapFront", healthy, 1, "No map server is healthy: read /ls4/maps, and see whether the database answers.", _UNDER)
+        self._alarm(
+            "MapFront", healthy, 1, "No map server is healthy: read /ls4/maps, and see whether the database answers.", _UNDER
+        )
         faults = maps.targets.metrics.http_code_target(elb.HttpCodeTarget.TARGET_5XX_COUNT, statistic="Sum")
         self._alarm("MapFaults", faults, 100, "Maps are answered with errors: read /ls4/maps.")
 
@@ -77,7 +87,9 @@ class Alarms(Construct):
         free = server.metric_free_storage_space(statistic="Minimum")
         self._alarm("DatabaseRoom", free, 5 << 30, "The database has less than 5 GB left: raise storage_gb.", _UNDER)
         busy = server.metric_cpu_utilization(statistic="Average")
-        self._alarm("DatabaseBusy", busy, 90, "The database is busy: take a larger instance, or fewer runs at a time.", minutes=15)
+        self._alarm(
+            "DatabaseBusy", busy, 90, "The database is busy: take a larger instance, or fewer runs at a time.", minutes=15
+        )
 
     def _absent(self, service: str) -> None:
         running = cloudwatch.Metric(
@@ -86,7 +98,9 @@ class Alarms(Construct):
             dimensions_map={"ClusterName": NAME, "ServiceName": service},
             statistic="Maximum",
         )
-        self._alarm(f"Absent-{service}", running, 1, f"No task of {service} runs: read /ls4/{service}.", _UNDER, missing_is_bad=True)
+        self._alarm(
+            f"Absent-{service}", running, 1, f"No task of {service} runs: read /ls4/{service}.", _UNDER, missing_is_bad=True
+        )
 
     def _lines(self, log: str, name: str, pattern: logs.IFilterPattern) -> cloudwatch.Metric:
         found = logs.MetricFilter(

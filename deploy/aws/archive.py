@@ -86,7 +86,11 @@ class Downloads(Construct):
         bucket = archive.bucket
         # As a bucket of others, whose policy the origin leaves alone: its own statement would open the whole bucket.
         foreign = s3.Bucket.from_bucket_attributes(
-            self, "Origin", bucket_name=config.bucket, region=config.region, bucket_regional_domain_name=bucket.bucket_regional_domain_name
+            self,
+            "Origin",
+            bucket_name=config.bucket,
+            region=config.region,
+            bucket_regional_domain_name=bucket.bucket_regional_domain_name,
         )
         host, certificate_arn = config.downloads.host, config.downloads.certificate_arn
         certificate = acm.Certificate.from_certificate_arn(self, "Certificate", certificate_arn) if certificate_arn else None

@@ -1,4 +1,4 @@
-"""The stack that lasts: network, buckets, database, registries, cluster. It comes first, as the services need images and roles."""
+"""The stack that lasts: network, buckets, database, registries, cluster. It comes first: services need images and databases."""
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam

@@ -76,7 +76,9 @@ class Cluster(Construct):
     def execution_role(self, scope: Construct, name: str, log: str, read: Sequence[secrets.ISecret]) -> iam.IRole:
         """Whom ECS itself acts as for a task: it pulls the image, hands over exactly these secrets and opens the log."""
         repositories = [repository.repository_arn for repository in self.images.values()]
-        statements = roles.execution(repositories, self.logs[log].log_group_arn, [each.secret_arn for each in read], self.key.key_arn)
+        statements = roles.execution(
+            repositories, self.logs[log].log_group_arn, [each.secret_arn for each in read], self.key.key_arn
+        )
         return roles.task_role(scope, name, statements).without_policy_updates()
 
     def fargate_task(
@@ -84,19 +86,31 @@ class Cluster(Construct):
     ) -> ecs.FargateTaskDefinition:
         """A task definition whose scratch folders are volumes, as nothing else of a container may be written to."""
         task = ecs.FargateTaskDefinition(
-            scope, name, family=family, task_role=task_role, execution_role=execution_role, **more  # type: ignore[arg-type]  # sizes
+            scope,
+            name,
+            family=family,
+            task_role=task_role,
+            execution_role=execution_role,
+            **more,  # type: ignore[arg-type]  # sizes
         )
         for volume in ("tmp", "work"):
             task.add_volume(name=volume)
         return task
 
 
-def add_container(task: ecs.TaskDefinition, name: str, *, volumes: Mapping[str, str] | None = None, **more: object) -> ecs.ContainerDefinition:
+def add_container(
+    task: ecs.TaskDefinition, name: str, *, volumes: Mapping[str, str] | None = None, **more: object
+) -> ecs.ContainerDefinition:
     """A container that can write to its volumes and nowhere else, and has no capability of root."""
     hardened = ecs.LinuxParameters(task, f"Linux-{name}", init_process_enabled=True)
     hardened.drop_capabilities(ecs.Capability.ALL)
     container = task.add_container(
-        name, container_name=name, readonly_root_filesystem=True, user="1000", linux_parameters=hardened, **more  # type: ignore[arg-type]
+        name,
+        container_name=name,
+        readonly_root_filesystem=True,
+        user="1000",
+        linux_parameters=hardened,
+        **more,  # type: ignore[arg-type]
     )
     for volume, path in (volumes or {"tmp": "/tmp", "work": "/work"}).items():  # noqa: S108  # a volume of the container's own
         container.add_mount_points(ecs.MountPoint(source_volume=volume, container_path=path, read_only=False))
@@ -145,7 +159,9 @@ class InitTask(Construct):
             environment=database.environment | single,
             secrets={"PGPASSWORD": passwords["dagster"]},
         )
-        migrate.add_container_dependencies(ecs.ContainerDependency(container=init, condition=ecs.ContainerDependencyCondition.SUCCESS))
+        migrate.add_container_dependencies(
+            ecs.ContainerDependency(container=init, condition=ecs.ContainerDependencyCondition.SUCCESS)
+        )
 
 
 def subnet_ids(vpc: ec2.IVpc, selection: ec2.SubnetSelection) -> str:

@@ -12,7 +12,7 @@ from ls4_assets.settings import Settings
 
 Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
-# Memory in MB that Fargate takes with so many CPU units (AWS, "Task CPU and memory"); 8 and 16 cores are left out: no run needs them.
+# Memory in MB that Fargate takes with so many CPU units ("Task CPU and memory"); 8 and 16 cores are left out: no run needs them.
 _FARGATE_MEMORY = {
     256: (512, 1024, 2048),
     512: range(1024, 4096 + 1, 1024),

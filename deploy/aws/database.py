@@ -34,7 +34,9 @@ class Database(Construct):
             "Administrator",
             encryption_key=key,
             generate_secret_string=secrets.SecretStringGenerator(
-                secret_string_template=f'{{"username": "{ADMINISTRATOR}"}}', generate_string_key="password", exclude_characters=_AWKWARD
+                secret_string_template=f'{{"username": "{ADMINISTRATOR}"}}',
+                generate_string_key="password",
+                exclude_characters=_AWKWARD,
             ),
         )
         self.secrets: dict[str, secrets.Secret] = {

@@ -49,5 +49,7 @@ class Events(Construct):
                     "object": {"key": [{"anything-but": {"wildcard": list(NEVER_DROPS)}}]},
                 },
             ),
-            targets=[targets.SqsQueue(self.queue, dead_letter_queue=self.dead, max_event_age=Duration.hours(24), retry_attempts=185)],
+            targets=[
+                targets.SqsQueue(self.queue, dead_letter_queue=self.dead, max_event_age=Duration.hours(24), retry_attempts=185)
+            ],
         )

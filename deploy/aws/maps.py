@@ -93,10 +93,19 @@ class Maps(Construct):
             network_mode=ecs.NetworkMode.AWS_VPC,
             task_role=task_role,
             execution_role=execution_role,
-            volumes=[ecs.Volume(name="archive", host=ecs.Host(source_path=MOUNTED)), ecs.Volume(name="tmp"), ecs.Volume(name="work")],
+            volumes=[
+                ecs.Volume(name="archive", host=ecs.Host(source_path=MOUNTED)),
+                ecs.Volume(name="tmp"),
+                ecs.Volume(name="work"),
+            ],
         )
         front = self._front(
-            task, f"{HOME}/archive/mapfiles", f"{HOME}/archive/derived/collections.json", _VOLUMES, memory=maps.memory, cpu=maps.cpu
+            task,
+            f"{HOME}/archive/mapfiles",
+            f"{HOME}/archive/derived/collections.json",
+            _VOLUMES,
+            memory=maps.memory,
+            cpu=maps.cpu,
         )
         front.add_mount_points(ecs.MountPoint(source_volume="archive", container_path=f"{HOME}/archive", read_only=True))
         return ecs.Ec2Service(
@@ -109,7 +118,9 @@ class Maps(Construct):
             vpc_subnets=network.tasks,
             security_groups=[network.groups["Maps"]],
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
-            capacity_provider_strategies=[ecs.CapacityProviderStrategy(capacity_provider=servers.provider.capacity_provider_name, weight=1)],
+            capacity_provider_strategies=[
+                ecs.CapacityProviderStrategy(capacity_provider=servers.provider.capacity_provider_name, weight=1)
+            ],
             health_check_grace_period=Duration.seconds(120),
             min_healthy_percent=100,
             max_healthy_percent=200,
@@ -151,7 +162,14 @@ class Maps(Construct):
 
     def _sidecar(self, task: ecs.TaskDefinition) -> None:
         """It may die without the maps: they stay as they are until it is back."""
-        folders = ["--mapfiles", f"{HOME}/mapfiles", "--collections", f"{HOME}/run/collections.json", "--state", f"{HOME}/run/sync.json"]
+        folders = [
+            "--mapfiles",
+            f"{HOME}/mapfiles",
+            "--collections",
+            f"{HOME}/run/collections.json",
+            "--state",
+            f"{HOME}/run/sync.json",
+        ]
         bucket = ["--storage", f"s3://{self.config.bucket}", "--region", self.config.region]
         add_container(
             task,

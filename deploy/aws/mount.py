@@ -25,7 +25,12 @@ class MountedServers(Construct):
         super().__init__(scope, "Servers")
         config, network = base.config, base.network
         assert config.mount is not None
-        role = iam.Role(self, "ServerRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"), inline_policies={"allowed": _allowed(config)})
+        role = iam.Role(
+            self,
+            "ServerRole",
+            assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
+            inline_policies={"allowed": _allowed(config)},
+        )
         template = ec2.LaunchTemplate(
             self,
             "Template",
@@ -52,12 +57,12 @@ class MountedServers(Construct):
             health_checks=autoscaling.HealthChecks.ec2(grace_period=Duration.minutes(3)),
         )
         self.provider = ecs.AsgCapacityProvider(self, "Provider", auto_scaling_group=group)
-        # It adds the agent's rights to the role, and its cluster to the user data: behind the mounts, without which there is no agent.
+        # Adds the agent's rights to the role, and its cluster to the end of the user data: where a mount fails, no task comes.
         base.cluster.cluster.add_asg_capacity_provider(self.provider)
 
 
 def user_data(bucket: str, region: str) -> ec2.UserData:
-    """Both folders that the map server reads are mounted before the agent takes tasks; one that is not mounted is empty and closed."""
+    """Mounts both folders that the map server reads; one that is not mounted is empty and closed."""
     data = ec2.UserData.for_linux()
     lines = ["echo user_allow_other >> /etc/fuse.conf"]
     for folder in ("mapfiles", "derived"):
@@ -76,6 +81,8 @@ def _allowed(config: Config) -> iam.PolicyDocument:
     return iam.PolicyDocument(
         statements=[
             iam.PolicyStatement(sid="ListMounted", actions=["s3:ListBucket"], resources=[bucket]),
-            iam.PolicyStatement(sid="ReadMounted", actions=["s3:GetObject"], resources=[f"{bucket}/mapfiles/*", f"{bucket}/derived/*"]),
+            iam.PolicyStatement(
+                sid="ReadMounted", actions=["s3:GetObject"], resources=[f"{bucket}/mapfiles/*", f"{bucket}/derived/*"]
+            ),
         ]
     )

@@ -1,6 +1,6 @@
 """What each kind of task may do, as plain policy statements: least privilege, stated in one place and nowhere widened.
 
-Names are literal (the bucket, the queue, the cluster, the family of runs), so that a policy can be read, and tested, as it stands.
+Names are literal (bucket, queue, cluster, family of runs), so that a policy can be read, and tested, as it stands.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,11 @@ def code_server(config: Config, queue: str) -> list[iam.PolicyStatement]:
     """Sensors: they take from the one queue and list the bucket. They read no object."""
     return [
         _list_bucket(config),
-        _allow("Events", ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"], [queue]),
+        _allow(
+            "Events",
+            ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"],
+            [queue],
+        ),
         *_write_output(config),
         *_know_launcher(),
     ]
@@ -99,7 +103,9 @@ def map_server(config: Config) -> list[iam.PolicyStatement]:
     return [_list_bucket(config), _allow("ReadServed", ["s3:GetObject"], [_objects(config, keys) for keys in SERVED])]
 
 
-def _allow(sid: str, actions: Sequence[str], resources: Sequence[str], conditions: dict[str, object] | None = None) -> iam.PolicyStatement:
+def _allow(
+    sid: str, actions: Sequence[str], resources: Sequence[str], conditions: dict[str, object] | None = None
+) -> iam.PolicyStatement:
     return iam.PolicyStatement(sid=sid, actions=list(actions), resources=list(resources), conditions=conditions)
 
 
@@ -116,7 +122,9 @@ def _output(config: Config) -> str:
 
 
 def _list_output(config: Config) -> iam.PolicyStatement:
-    return _allow("ListOutput", ["s3:ListBucket"], [f"arn:aws:s3:::{config.bucket}-logs"], {"StringLike": {"s3:prefix": "dagster/*"}})
+    return _allow(
+        "ListOutput", ["s3:ListBucket"], [f"arn:aws:s3:::{config.bucket}-logs"], {"StringLike": {"s3:prefix": "dagster/*"}}
+    )
 
 
 def _write_output(config: Config) -> list[iam.PolicyStatement]:

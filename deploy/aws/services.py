@@ -213,9 +213,7 @@ def load_balancer(scope: Construct, name: str, base: Base, *, public: bool) -> e
 
 def https_listener(balancer: elb.ApplicationLoadBalancer, host: str, zone: dns.IHostedZone) -> elb.ApplicationListener:
     """TLS with a certificate that renews itself, and the host's name."""
-    certificate = acm.Certificate(
-        balancer, "Certificate", domain_name=host, validation=acm.CertificateValidation.from_dns(zone)
-    )
+    certificate = acm.Certificate(balancer, "Certificate", domain_name=host, validation=acm.CertificateValidation.from_dns(zone))
     target = dns.RecordTarget.from_alias(dns_targets.LoadBalancerTarget(balancer))
     dns.ARecord(balancer, "Address", zone=zone, record_name=f"{host}.", target=target)
     return balancer.add_listener(

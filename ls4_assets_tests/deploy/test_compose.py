@@ -1,4 +1,4 @@
-"""The single server's composition. There is no Docker here: what it names is looked up in the images' files and in the settings."""
+"""The single server's composition, read without Docker: what it names is looked up in the images' files and the settings."""
 
 import re
 from typing import Any

@@ -81,7 +81,11 @@ def test_the_launcher_starts_runs_in_the_networks_of_the_environment(tmp_path: P
             "cluster": "ls4",
             "propagateTags": "TASK_DEFINITION",
             "networkConfiguration": {
-                "awsvpcConfiguration": {"subnets": ["subnet-1", "subnet-2"], "securityGroups": ["sg-1"], "assignPublicIp": "DISABLED"}
+                "awsvpcConfiguration": {
+                    "subnets": ["subnet-1", "subnet-2"],
+                    "securityGroups": ["sg-1"],
+                    "assignPublicIp": "DISABLED",
+                }
             },
         }
         assert (launcher.use_current_ecs_task_config, launcher.secrets_tags) == (False, [])

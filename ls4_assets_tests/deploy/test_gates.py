@@ -67,7 +67,9 @@ def test_checkov(stacks: Stacks) -> None:
         pytest.skip("there is no uv here, which makes an environment for checkov")
     files = [f"--file={template.path}" for template in stacks]
     quiet = ["--skip-download", "--quiet", "--compact", "--output", "json", "--framework", "cloudformation"]
-    done = subprocess.run(["uv", "tool", "run", "--from", CHECKOV, "checkov", *quiet, *files], capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        ["uv", "tool", "run", "--from", CHECKOV, "checkov", *quiet, *files], capture_output=True, text=True, timeout=500
+    )
     assert done.stdout.lstrip()[:1] in "[{", done.stderr[-2000:]
     reports = json.loads(done.stdout)
     found = set()

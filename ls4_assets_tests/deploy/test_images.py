@@ -80,7 +80,8 @@ def buildah() -> Iterator[Buildah]:
 
 def is_nobody_special(buildah: Buildah, container: str, own: str) -> None:
     """It runs as uid 1000 and can write to its own folders and nowhere else."""
-    script = f"id -u; touch {own}/x /tmp/x && echo wrote; for each in / /opt /opt/venv /etc /usr; do test -w $each && echo $each; done; true"
+    closed = "/ /opt /opt/venv /opt/dagster /etc /usr"
+    script = f"id -u; touch {own}/x /tmp/x && echo wrote; for each in {closed}; do test -w $each && echo $each; done; true"
     done = subprocess.run(buildah.running(container, ["sh", "-c", script]), capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["1000", "wrote"], done.stderr
 
@@ -101,7 +102,9 @@ def test_the_image_of_dagster(buildah: Buildah, index_database: IndexDatabase) -
     # The settings are read, every asset is defined, and the status comes from the database that libpq's variables name.
     port = free_port()
     serving = ["dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4", "--port", str(port)]
-    server = subprocess.Popen(buildah.running(container, serving, environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        buildah.running(container, serving, environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         health = buildah.running(container, ["dagster", "api", "grpc-health-check", "--port", str(port)], environment)
         deadline = time.monotonic() + 120
@@ -109,7 +112,9 @@ def test_the_image_of_dagster(buildah: Buildah, index_database: IndexDatabase) -
             assert time.monotonic() < deadline
             assert server.poll() is None
             time.sleep(2)
-        status = subprocess.run(buildah.running(container, ["ls4", "status"], environment), capture_output=True, text=True, timeout=120)
+        status = subprocess.run(
+            buildah.running(container, ["ls4", "status"], environment), capture_output=True, text=True, timeout=120
+        )
         assert status.returncode == 0, status.stderr
     finally:
         server.terminate()
@@ -141,5 +146,7 @@ def test_the_image_of_the_map_server(buildah: Buildah, index_database: IndexData
     finally:
         server.terminate()
         server.wait(60)
-    sync = subprocess.run(buildah.running(container, ["python", "-m", "mapserver.sync", "--help"]), capture_output=True, timeout=60)
+    sync = subprocess.run(
+        buildah.running(container, ["python", "-m", "mapserver.sync", "--help"]), capture_output=True, timeout=60
+    )
     assert sync.returncode == 0

@@ -248,7 +248,9 @@ def test_the_servers_logs_are_there_before_it_and_end(stacks: Stacks) -> None:
         if str(each["LogGroupName"]).startswith("/aws/rds/instance/ls4/")
     }
     assert server["Properties"]["DBInstanceIdentifier"] == "ls4"
-    assert {each["LogGroupName"].rpartition("/")[2] for each in groups.values()} == set(server["Properties"]["EnableCloudwatchLogsExports"])
+    assert {each["LogGroupName"].rpartition("/")[2] for each in groups.values()} == set(
+        server["Properties"]["EnableCloudwatchLogsExports"]
+    )
     assert set(groups) <= set(server["DependsOn"])
 
 
@@ -332,7 +334,9 @@ def test_servers_mount_both_folders_before_the_agent_takes_tasks(mounted_stacks:
     for folder in ("mapfiles", "derived"):
         assert script.index(f"s3fs county-photographs:/{folder} /srv/ls4/archive/{folder} -o ro") < script.index("ECS_CLUSTER")
     assert template["LaunchTemplateData"]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
-    maps = next(each for each in mounted_stacks.platform.of_type("AWS::ECS::TaskDefinition").values() if each["Family"] == "ls4-maps")
+    maps = next(
+        each for each in mounted_stacks.platform.of_type("AWS::ECS::TaskDefinition").values() if each["Family"] == "ls4-maps"
+    )
     assert [each["Name"] for each in maps["ContainerDefinitions"]] == ["maps"]  # no sidecar
     mounts = {each["ContainerPath"]: each["ReadOnly"] for each in maps["ContainerDefinitions"][0]["MountPoints"]}
     assert mounts["/srv/ls4/archive"] is True

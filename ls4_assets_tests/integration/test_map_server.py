@@ -55,9 +55,21 @@ def running(index_database: IndexDatabase) -> Iterator[Running]:
     left, *halves = FRAMES[BLACK]
     write_cog(cog_path(archive, BLACK), left, (halves[0], halves[1]))
     service = index_database.service
-    environment = {"PGHOST": service.host, "PGPORT": str(service.port), "PGPASSWORD": str(service.password), "PGSSLMODE": "prefer"}
+    environment = {
+        "PGHOST": service.host,
+        "PGPORT": str(service.port),
+        "PGPASSWORD": str(service.password),
+        "PGSSLMODE": "prefer",
+    }
     folders = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "collections": home / "c.json", "archive": archive}
-    argv = [sys.executable, "-m", "mapserver", f"--port={port}", "--workers=2", *(f"--{name}={path}" for name, path in folders.items())]
+    argv = [
+        sys.executable,
+        "-m",
+        "mapserver",
+        f"--port={port}",
+        "--workers=2",
+        *(f"--{name}={path}" for name, path in folders.items()),
+    ]
     (archive / "mapfiles").mkdir()
     publish_mapfile(archive, context_for(COLLECTION))
     with ExitStack() as stack:
@@ -106,6 +118,8 @@ def test_when_nginx_ends_the_container_does(running: Running) -> None:
 def test_without_a_database_it_says_what_to_set(tmp_path: Path) -> None:
     folders = [f"--{name}={tmp_path / name}" for name in ("run-dir", "mapfiles", "collections")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    done = subprocess.run([sys.executable, "-m", "mapserver", *folders], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "mapserver", *folders], capture_output=True, text=True, env=environment, timeout=60
+    )
     assert done.returncode == 2
     assert "PGHOST names no database: set it to the server of the tile indexes." in done.stderr
