@@ -19,6 +19,7 @@ from deploy.aws.base import Base
 from deploy.aws.cluster import NAME, RUN_FAMILY
 from deploy.aws.events import Events
 from deploy.aws.maps import Maps
+from deploy.aws.services import TOPIC
 
 _OVER = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 _UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
@@ -52,7 +53,7 @@ class Alarms(Construct):
 
     def _topic(self) -> sns.Topic:
         config = self.base.config
-        topic = sns.Topic(self, "Topic", topic_name="ls4-alarms", master_key=self.base.key, enforce_ssl=True)
+        topic = sns.Topic(self, "Topic", topic_name=TOPIC, master_key=self.base.key, enforce_ssl=True)
         for address in config.alarm_emails:
             topic.add_subscription(subscriptions.EmailSubscription(address))
         topic.add_to_resource_policy(

@@ -58,8 +58,8 @@ def run(config: Config) -> list[iam.PolicyStatement]:
     ]
 
 
-def code_server(config: Config, queue: str) -> list[iam.PolicyStatement]:
-    """Sensors: they take from the one queue and list the bucket. They read no object."""
+def code_server(config: Config, queue: str, topic: str, key: str) -> list[iam.PolicyStatement]:
+    """Sensors: they take from the one queue, list the bucket and tell people by the one topic. They read no object."""
     return [
         _list_bucket(config),
         _allow(
@@ -67,6 +67,8 @@ def code_server(config: Config, queue: str) -> list[iam.PolicyStatement]:
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"],
             [queue],
         ),
+        _allow("Notices", ["sns:Publish"], [topic]),
+        _allow("NoticesKey", ["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         *_write_output(config),
         *_know_launcher(),
     ]

@@ -18,6 +18,7 @@ from deploy.aws.events import QUEUE, Events
 from deploy.aws.network import CODE, DAGIT, HTTPS
 
 DOMAIN = "ls4.internal"
+TOPIC = "ls4-alarms"
 # Its whole definition of assets, for each of its processes, is about 600 MB.
 _MEMORY, _CPU = 2048, 1024
 
@@ -61,7 +62,7 @@ class Dagster(Construct):
 
     def _code_server(self) -> ecs.FargateService:
         queue = f"arn:aws:sqs:{self.config.region}:{self.config.account}:{QUEUE}"
-        task = self._task("Code", roles.code_server(self.config, queue), "code")
+        task = self._task("Code", roles.code_server(self.config, queue, topic_arn(self.config), self.base.key.key_arn), "code")
         command = ["dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4"]
         health = ["CMD", "dagster", "api", "grpc-health-check", "--port", str(CODE)]
         self._container(task, "code", "code", [*command, "--host", "0.0.0.0", "--port", str(CODE)], health, port=CODE)  # noqa: S104
@@ -186,6 +187,7 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
         "LS4_WORK_DIR": "/work",
         "LS4_EVENTS_QUEUE_URL": events.queue.queue_url,
         "LS4_FARGATE": "true",
+        "LS4_NOTIFY_TOPIC": topic_arn(config),
         "DAGSTER_HOME": DAGSTER_HOME,
         "DAGSTER_CODE_HOST": f"code.{DOMAIN}",
         "DAGSTER_LOGS_BUCKET": f"{config.bucket}-logs",
@@ -193,6 +195,11 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
         "DAGSTER_RUN_SUBNETS": subnet_ids(network.vpc, network.tasks),
         "DAGSTER_RUN_SECURITY_GROUP": network.groups["Runs"].security_group_id,
     }
+
+
+def topic_arn(config: Config) -> str:
+    """The topic of alarms gets what the pipeline has to tell, too."""
+    return f"arn:aws:sns:{config.region}:{config.account}:{TOPIC}"
 
 
 def load_balancer(scope: Construct, name: str, base: Base, *, public: bool) -> elb.ApplicationLoadBalancer:

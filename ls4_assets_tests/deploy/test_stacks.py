@@ -155,6 +155,7 @@ def test_a_run_starts_nothing_and_passes_nothing_on(stacks: Stacks) -> None:
 def test_the_code_server_has_one_queue_and_reads_no_photograph(stacks: Stacks) -> None:
     allowed = statements(stacks, "CodeServerRole")
     assert allowed["Events"]["Resource"] == "arn:aws:sqs:us-east-1:111122223333:ls4-georef"
+    assert allowed["Notices"]["Resource"] == "arn:aws:sns:us-east-1:111122223333:ls4-alarms"
     reading = [each for each in allowed.values() if "s3:GetObject" in listed(each["Action"])]
     assert [each["Resource"] for each in reading] == ["arn:aws:s3:::county-photographs-logs/dagster/*"]
 
@@ -209,6 +210,7 @@ def test_containers_are_nobody_special(stacks: Stacks) -> None:
 def test_settings_of_containers_are_settings(stacks: Stacks) -> None:
     """A misspelt one would keep every process from starting."""
     known = {f"LS4_{name.upper()}" for name in Settings.model_fields} | {"LS4_PASSWORD_DAGSTER"}
+    known |= {"LS4_EVENTS_QUEUE_URL", "LS4_FARGATE"}
     given = {
         each["Name"]
         for task in stacks.platform.of_type("AWS::ECS::TaskDefinition").values()
