@@ -8,18 +8,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ls4_assets.errors import ConfigurationError
+from ls4_assets.run_size import FARGATE
 from ls4_assets.settings import Settings
 
 Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
-# Memory in MB that Fargate takes with so many CPU units ("Task CPU and memory"); 8 and 16 cores are left out: no run needs them.
-_FARGATE_MEMORY = {
-    256: (512, 1024, 2048),
-    512: range(1024, 4096 + 1, 1024),
-    1024: range(2048, 8192 + 1, 1024),
-    2048: range(4096, 16384 + 1, 1024),
-    4096: range(8192, 30720 + 1, 1024),
-}
 # The stacks' own doing: a person who sets them too would be believed by half of the containers.
 _OURS = {"storage", "s3_region", "s3_endpoint_url", "database_url", "public_url", "map_url", "dagit_url", "work_dir"}
 
@@ -36,9 +29,9 @@ class _Task(_Section):
 
     @model_validator(mode="after")
     def _fargate_takes_it(self) -> Self:
-        sizes = _FARGATE_MEMORY.get(self.cpu)
+        sizes = FARGATE.get(self.cpu)
         if sizes is None or self.memory not in sizes:
-            known = "; ".join(f"cpu {cpu}: {sizes[0]} to {sizes[-1]} MB" for cpu, sizes in _FARGATE_MEMORY.items())
+            known = "; ".join(f"cpu {cpu}: {sizes[0]} to {sizes[-1]} MB" for cpu, sizes in FARGATE.items())
             raise ValueError(f"Fargate has no {self.cpu} units with {self.memory} MB; choose of {known}, in whole GB")
         return self
 

@@ -2,8 +2,8 @@
 
 `source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
 `overview_mosaic` about the map zoomed out; `catalogue` and `compilation` about what is exported; `refusal` is the history of what
-could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it; `inbox` holds what events told of
-and nobody has looked at yet. The event log of Dagster is history, never asked for state. A change here wants a revision in
+could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it; `inbox` holds what events told
+of and nobody has looked at yet. The event log of Dagster is history, never asked for state. A change here wants a revision in
 `migrations/` (docs/operations.md).
 """
 

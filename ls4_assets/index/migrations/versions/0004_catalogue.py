@@ -13,7 +13,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    transform = sa.Column(
+    transform: sa.Column[list[float]] = sa.Column(
         "transform", sa.ARRAY(sa.Double()), comment="of the COG, in EPSG:3857: the six numbers of an affine transform"
     )
     op.add_column("frame", transform, schema="ls4")
