@@ -21,5 +21,7 @@ def build_app(config: Config, outdir: str | None = None) -> cdk.App:
     app = cdk.App(outdir=outdir, analytics_reporting=False, tree_metadata=False, context=_FLAGS)
     base = Base(app, config)
     Platform(app, base)
-    cdk.Tags.of(app).add("application", "ls4")
+    # Two kinds of resources take no tags from a template.
+    untagged = ["AWS::ElasticLoadBalancingV2::Listener", "AWS::ApplicationAutoScaling::ScalableTarget"]
+    cdk.Tags.of(app).add("application", "ls4", exclude_resource_types=untagged)
     return app

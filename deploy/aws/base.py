@@ -10,6 +10,7 @@ from deploy.aws.archive import Archive, Downloads
 from deploy.aws.cluster import Cluster, InitTask
 from deploy.aws.config import Config
 from deploy.aws.database import Database
+from deploy.aws.mount import MountedServers
 from deploy.aws.network import Network
 
 
@@ -39,6 +40,8 @@ class Base(Stack):
         self.downloads = Downloads(self, config, self.archive)
         self.database = Database(self, config, self.network, self.key)
         self.cluster = Cluster(self, config, self.network, self.key)
+        # Here, with the cluster that names them.
+        self.servers = MountedServers(self, config, self.network, self.cluster.cluster) if config.mount else None
         InitTask(self, config, self.cluster, self.database)
 
     @property

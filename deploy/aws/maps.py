@@ -14,7 +14,7 @@ from constructs import Construct
 from deploy.aws import roles
 from deploy.aws.base import Base
 from deploy.aws.cluster import add_container
-from deploy.aws.mount import MOUNTED, MountedServers
+from deploy.aws.mount import MOUNTED
 from deploy.aws.network import MAPS
 from deploy.aws.services import https_listener, load_balancer
 
@@ -85,7 +85,8 @@ class Maps(Construct):
 
     def _on_servers(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.Ec2Service:
         maps, network = self.config.maps, self.base.network
-        servers = MountedServers(self, self.base)
+        servers = self.base.servers
+        assert servers is not None
         task = ecs.Ec2TaskDefinition(
             self,
             "Task",

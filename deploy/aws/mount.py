@@ -11,8 +11,8 @@ from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from deploy.aws.base import Base
 from deploy.aws.config import Config
+from deploy.aws.network import Network
 
 MOUNTED = "/srv/ls4/archive"
 _OPTIONS = "ro,allow_other,uid=1000,gid=1000,umask=0227,stat_cache_expire=2,iam_role=auto"
@@ -21,9 +21,8 @@ _OPTIONS = "ro,allow_other,uid=1000,gid=1000,umask=0227,stat_cache_expire=2,iam_
 class MountedServers(Construct):
     """`provider` is what the service names."""
 
-    def __init__(self, scope: Construct, base: Base) -> None:
+    def __init__(self, scope: Construct, config: Config, network: Network, cluster: ecs.Cluster) -> None:
         super().__init__(scope, "Servers")
-        config, network = base.config, base.network
         assert config.mount is not None
         role = iam.Role(
             self,
@@ -58,7 +57,7 @@ class MountedServers(Construct):
         )
         self.provider = ecs.AsgCapacityProvider(self, "Provider", auto_scaling_group=group)
         # Adds the agent's rights to the role, and its cluster to the end of the user data: where a mount fails, no task comes.
-        base.cluster.cluster.add_asg_capacity_provider(self.provider)
+        cluster.add_asg_capacity_provider(self.provider)
 
 
 def user_data(bucket: str, region: str) -> ec2.UserData:

@@ -331,7 +331,7 @@ def test_nothing_of_the_mount_is_there_unless_it_is_asked_for(stacks: Stacks) ->
 
 @pytest.mark.slow
 def test_servers_mount_both_folders_before_the_agent_takes_tasks(mounted_stacks: Stacks) -> None:
-    template = only(mounted_stacks.platform.of_type("AWS::EC2::LaunchTemplate"))
+    template = only(mounted_stacks.base.of_type("AWS::EC2::LaunchTemplate"))
     script = json.dumps(template["LaunchTemplateData"]["UserData"])
     for folder in ("mapfiles", "derived"):
         assert script.index(f"s3fs county-photographs:/{folder} /srv/ls4/archive/{folder} -o ro") < script.index("ECS_CLUSTER")
