@@ -18,7 +18,7 @@ class FargateRunLauncher(EcsRunLauncher[Any]):
     @classmethod
     def config_type(cls) -> dict[str, Any]:
         network = {"subnets": Field(StringSource), "security_group": Field(StringSource)}
-        return {**super().config_type(), **network}  # type: ignore[no-untyped-call]
+        return {**super().config_type(), **network}  # type: ignore[no-untyped-call]  # it has no types
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
