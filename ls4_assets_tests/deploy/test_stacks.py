@@ -210,7 +210,6 @@ def test_containers_are_nobody_special(stacks: Stacks) -> None:
 def test_settings_of_containers_are_settings(stacks: Stacks) -> None:
     """A misspelt one would keep every process from starting."""
     known = {f"LS4_{name.upper()}" for name in Settings.model_fields} | {"LS4_PASSWORD_DAGSTER"}
-    known |= {"LS4_EVENTS_QUEUE_URL", "LS4_FARGATE"}
     given = {
         each["Name"]
         for task in stacks.platform.of_type("AWS::ECS::TaskDefinition").values()
