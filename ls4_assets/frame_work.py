@@ -27,10 +27,11 @@ from ls4_assets.pixels.frame import FrameResult, process, product_path
 from ls4_assets.pixels.gdal_env import is_out_of_memory
 from ls4_assets.pixels.source import Limits, open_source
 from ls4_assets.profiles import FrameProfile
+from ls4_assets.scans import find_scan, scan_state
+from ls4_assets.soundness import Finding, Unsound, examine
 from resources.open import open_database, open_storage
 from resources.storage import Storage
 
-_SCAN_SUFFIXES = (".tif", ".TIF", ".tiff", ".TIFF", ".Tif")
 _BLOCK = 1 << 20
 _ROOM_AGAIN_SECONDS = 120
 
@@ -60,7 +61,8 @@ def make_frame(order: Order) -> Outcome:
         with engine.begin() as connection:
             records.postpone(connection, source, str(full), _ROOM_AGAIN_SECONDS)
     except (FrameFault, NotFound) as fault:
-        outcome = Outcome(order.frame, "failed", bench.explain(fault), source)
+        findings = fault.findings if isinstance(fault, Unsound) else ()
+        outcome = Outcome(order.frame, "failed", bench.explain(fault), source, findings=findings)
         with engine.begin() as connection:
             records.mark_source(connection, source, SourceState.FAILED, outcome.reason)
     spent = {what: round(seconds, 3) for what, seconds in bench.spent.items()}
@@ -152,7 +154,13 @@ class _Bench:
             steps=steps,
             source_sha256=content,
         )
-        return self._publish(result, todo, content, scratch)
+        findings = self._examine(result) if "cog" in steps else ()
+        return replace(self._publish(result, todo, content, scratch), findings=findings)
+
+    def _examine(self, result: FrameResult) -> tuple[Finding, ...]:
+        """Raises Unsound for a frame that the map must not show: before it is published, so that the last good version stays."""
+        known = self.record.facts.get("valid_share") if self.record and result.valid_share is None else result.valid_share
+        return examine(self.frame, result, self.order.settings.ground, known)
 
     def explain(self, fault: Exception) -> str:
         """The sentence for staff; each begins with the file's name."""
@@ -268,11 +276,13 @@ class _Bench:
                 products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run, sha256)
             if result.thumbnail:
                 self.storage.put(self.frame.thumbnail_key, result.thumbnail)
-            facts = _facts(result)
+            facts, scan = _facts(result), find_scan(self.storage, self.frame)
             complete = self._is_complete(products, content)
-            records.publish(connection, self.frame, self.source, content, products, facts, served, self._scan_file(), complete)
+            records.publish(connection, self.frame, self.source, content, products, facts, served, scan, complete)
             known = dict(before.facts) if before else {}
-        return Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result, complete)
+        made = Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result, complete)
+        was_missing = before is not None and before.scan_file is None
+        return replace(made, scan=scan_state(self.frame, scan, was_missing=was_missing))
 
     def _new_served_key(self, served: str | None, generation: int, content: str) -> str:
         """The public key for a frame that no map has shown yet; a key of its own for each COG after that. A warm map server has
@@ -280,14 +290,6 @@ class _Bench:
         if served is None and generation == 1:
             return self.frame.cog_key
         return f"{self.frame.served_folder}{content[:12]}-{self.order.run[:8]}.tif"
-
-    def _scan_file(self) -> str | None:
-        """The raw scan's real name: scanners write .tif and .TIF as they please."""
-        prefix = self.frame.scan_prefix
-        if prefix is None:
-            return None
-        keys = (f"{prefix[:-1]}{suffix}" for suffix in _SCAN_SUFFIXES)
-        return next((PurePosixPath(key).name for key in keys if self.storage.head(key)), None)
 
 
 def _facts(result: FrameResult) -> Facts:

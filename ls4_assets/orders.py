@@ -8,7 +8,9 @@ from typing import Literal
 from ls4_assets.index.frames import Facts, Product, SourceRecord
 from ls4_assets.names import Frame, Step
 from ls4_assets.pixels.frame import FrameResult
+from ls4_assets.scans import ScanState
 from ls4_assets.settings import Settings
+from ls4_assets.soundness import Finding
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Outcome:
 
     made: products were written; reused: they were right already; superseded: a newer version has come, whose own run follows;
     failed: the frame's content is at fault (`reason`); waiting: there is no room for it now (`reason`).
-    `complete`: all three products are right, whichever were asked for.
+    `complete`: all three products are right, whichever were asked for. `findings`: what was looked at in a COG that was made.
+    `scan`: of a frame that was made, whether its raw scan lies there and did so before; None for a mosaic.
     """
 
     frame: Frame
@@ -42,6 +45,8 @@ class Outcome:
     facts: Facts | None = None
     result: FrameResult | None = None
     complete: bool = False
+    findings: tuple[Finding, ...] = ()
+    scan: ScanState | None = None
     seconds: float = 0.0
     fetch_seconds: float = 0.0
     publish_seconds: float = 0.0

@@ -11,13 +11,14 @@ import tomllib
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.names import Band, ShardKind, Shards
+from ls4_assets.outlines import Ground, shipped
 from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from mapserver.mapfile import Contact
 
@@ -26,6 +27,8 @@ from mapserver.mapfile import Contact
 OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
+# What the file of shards holds besides the lists of shards.
+_GROUND = ("outlines", "extent", "extents")
 
 
 class Profiles(BaseModel, frozen=True):
@@ -43,6 +46,9 @@ class Profiles(BaseModel, frozen=True):
 
     def __getitem__(self, band: Band) -> FrameProfile:
         return {"bw": self.bw, "nc": self.nc}[band]
+
+
+AS_SHIPPED = Profiles()
 
 
 class Settings(BaseSettings):
@@ -120,6 +126,10 @@ class Settings(BaseSettings):
     def shards(self) -> Shards:
         return read_shards(self.shards_file)
 
+    @cached_property
+    def ground(self) -> Ground:
+        return read_ground(self.shards_file)
+
     @property
     def workers(self) -> int:
         return self.worker_processes or len(os.sched_getaffinity(0))
@@ -162,14 +172,33 @@ def _refuse_misspelt() -> None:
 
 def read_shards(path: Path | None) -> Shards:
     """Read the list of shards: TOML lists `county`, `agency` and `programme`. Raises ConfigurationError."""
-    try:
-        lists = tomllib.loads((path or files("ls4_assets") / "shards.toml").read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"The list of shards {path} cannot be read ({error}); correct LS4_SHARDS_FILE.") from None
+    lists = _shards_file(path)
     kinds = get_args(ShardKind)
-    if unknown := set(lists) - set(kinds):
+    if unknown := set(lists) - {*kinds, *_GROUND}:
         raise ConfigurationError(f"{path}: {', '.join(unknown)} is no kind of shard; use {', '.join(kinds)}.")
     shards = {name: kind for kind in kinds for name in lists.get(kind, [])}
     if bad := [name for name in shards if not (name.isascii() and name.isalnum())]:
         raise ConfigurationError(f"{path}: {', '.join(bad)} may hold only letters and digits; correct the list of shards.")
     return shards
+
+
+def read_ground(path: Path | None) -> Ground:
+    """Read, from the same file, where photographs may lie: `outlines`, `extent` and the table `extents`. Raises
+    ConfigurationError."""
+    given = _shards_file(path)
+    ground = Ground(given.get("outlines"), given.get("extent"), given.get("extents", {}))
+    if ground.outlines not in (None, *shipped()):
+        raise ConfigurationError(
+            f"{path}: there are no outlines {ground.outlines}; use {', '.join(shipped())}, or leave them out."
+        )
+    for extent in (*ground.extents.values(), *([ground.extent] if ground.extent else [])):
+        if len(extent) != 4 or not (extent[0] < extent[2] and extent[1] < extent[3]):
+            raise ConfigurationError(f"{path}: {list(extent)} is no extent; write degrees as [west, south, east, north].")
+    return ground
+
+
+def _shards_file(path: Path | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads((path or files("ls4_assets") / "shards.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"The list of shards {path} cannot be read ({error}); correct LS4_SHARDS_FILE.") from None

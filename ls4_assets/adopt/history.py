@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from ls4_assets.adopt.records import ADOPTED, Adoption
+from ls4_assets.adopt.records import Adoption
 from ls4_assets.assets import event_store, keys
 from ls4_assets.chunks import chunks
+from ls4_assets.index.frames import ADOPTED
 from ls4_assets.links import links
 
 _PARTITIONS_AT_ONCE = 2000

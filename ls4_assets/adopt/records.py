@@ -15,14 +15,11 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.adopt.cog_header import Header
 from ls4_assets.adopt.survey import Candidate
 from ls4_assets.errors import NameRefused
-from ls4_assets.index.frames import Product
+from ls4_assets.index.frames import ADOPTED, Product
 from ls4_assets.index.schema import WEB_MERCATOR, SourceState, collection, frame, source
 from ls4_assets.intake.planner import Change, Changes
 from ls4_assets.intake.sources import apply_changes, tables_in_use
 from ls4_assets.names import Collection
-
-ADOPTED = "adopted"
-"""Stands where a product's profile and run stand otherwise."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.index.schema import WEB_MERCATOR, SourceState, frame, source
 from ls4_assets.names import Frame, Step
 
+ADOPTED = "adopted"
+"""Stands where a product's profile and run stand otherwise: the COG was there before ls4."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -57,6 +60,7 @@ class FrameRecord:
     facts: Facts
     served_key: str | None
     deleted: bool
+    scan_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def record_of(connection: Connection, of: Frame) -> FrameRecord | None:
     facts = {name: getattr(row, name) for name in Facts.__annotations__ if getattr(row, name) is not None}
     if isinstance(row.footprint, WKBElement):
         facts["footprint"] = bytes.fromhex(row.footprint.desc)
-    return FrameRecord(row.source_version, row.content_hash, products, cast(Facts, facts), row.served_key, row.deleted)
+    found = (row.source_version, row.content_hash, products, cast(Facts, facts), row.served_key, row.deleted, row.scan_file)
+    return FrameRecord(*found)
 
 
 def publish(

@@ -6,6 +6,7 @@ Masked pixels are written 0, so that what is hidden costs nothing and cannot be 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -19,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from ls4_assets.errors import FrameFault
+from ls4_assets.pixels.fidelity import Sample, cut, sample_windows
 from ls4_assets.pixels.gdal_env import gdal_env, written_whole
 from ls4_assets.pixels.georeference import WEB_MERCATOR
 from ls4_assets.pixels.mask import Mask, find_mask
@@ -35,6 +37,14 @@ Pixels = NDArray[np.uint8]
 ReadChunk = Callable[[Window], tuple[Pixels, NDArray[np.bool_] | None]]
 
 
+@dataclass(frozen=True)
+class Written:
+    """The share of the pixels that are valid, 0 to 1, and blocks of the image as they were read, to compare the COG with."""
+
+    valid_share: float
+    samples: tuple[Sample, ...]
+
+
 def write_deflate(
     source: Source,
     out: Path,
@@ -43,8 +53,8 @@ def write_deflate(
     limits: Limits | None = None,
     source_sha256: str = "",
     keep: Path | None = None,
-) -> float:
-    """Write the deflate tif of `source` to `out`; returns the share of its pixels that are valid, 0 to 1.
+) -> Written:
+    """Write the deflate tif of `source` to `out`.
 
     With `keep`, the same pixels go uncompressed to that path too: steps that follow read them without decoding.
     Raises FrameFault when the source is truncated, has no valid pixel, or grows beyond `limits` by reprojection.
@@ -58,14 +68,14 @@ def write_deflate(
         else:
             shape, transform = dataset.shape, source.transform
             read = _plain_reader(dataset, source, mask)
-        valid = _write(read, [out, keep] if keep else [out], shape, transform, profile, source_sha256)
+        valid, samples = _write(read, [out, keep] if keep else [out], shape, transform, profile, source_sha256)
         if not valid:
             out.unlink()
             raise FrameFault(
                 f"{source.path.name} has no valid pixel, all of it is masked or nodata; check the scan and its "
                 "nodata value, and drop it again."
             )
-        return valid / int(shape[0] * shape[1])
+        return Written(valid / int(shape[0] * shape[1]), tuple(samples))
 
 
 def _write(
@@ -75,8 +85,9 @@ def _write(
     transform: Affine,
     profile: FrameProfile,
     source_sha256: str,
-) -> int:
-    """Write the deflate tif to the first of `paths` and its uncompressed copy to the second; number of valid pixels."""
+) -> tuple[int, list[Sample]]:
+    """Write the deflate tif to the first of `paths` and its uncompressed copy to the second; number of valid pixels, and
+    samples."""
     options = _creation_options(profile, shape, transform)
     tags = {"TIFFTAG_SOFTWARE": SOFTWARE, "LS4_PROFILE": profile.hash("deflate")}
     if source_sha256:
@@ -88,7 +99,7 @@ def _write(
         for part, codec in zip(parts, (_codec(profile), _UNCOMPRESSED), strict=False):
             targets.append(stack.enter_context(rasterio.open(part, "w", **options, **codec)))
             targets[-1].update_tags(**tags)
-        return _copy(read, targets, profile.blocksize)
+        return _copy(read, targets, profile.blocksize, source_sha256)
 
 
 def _creation_options(profile: FrameProfile, shape: tuple[int, int], transform: Affine) -> dict[str, object]:
@@ -106,11 +117,13 @@ def _codec(profile: FrameProfile) -> dict[str, object]:
     return {"compress": "DEFLATE", "predictor": 2, "zlevel": profile.deflate_zlevel, "interleave": "pixel"}
 
 
-def _copy(read: ReadChunk, targets: list[DatasetWriter], blocksize: int) -> int:
-    """Write all chunks, each of whole tiles, so that no tile is compressed twice; number of valid pixels."""
-    valid_pixels = 0
+def _copy(read: ReadChunk, targets: list[DatasetWriter], blocksize: int, seed: str) -> tuple[int, list[Sample]]:
+    """Write all chunks, each of whole tiles, so that no tile is compressed twice; number of valid pixels, and samples."""
+    valid_pixels, samples = 0, []
+    wanted = sample_windows(targets[0].width, targets[0].height, blocksize, seed)
     for window in chunks(targets[0].width, targets[0].height, blocksize):
         pixels, valid = read(window)
+        samples += cut(window, pixels, valid, wanted)
         if valid is None:
             valid_pixels += pixels.shape[1] * pixels.shape[2]
         else:
@@ -120,7 +133,7 @@ def _copy(read: ReadChunk, targets: list[DatasetWriter], blocksize: int) -> int:
             if valid is not None:
                 target.write_mask(valid.astype(np.uint8) * np.uint8(255), window=window)
             target.write(pixels, window=window)
-    return valid_pixels
+    return valid_pixels, samples
 
 
 def _plain_reader(dataset: DatasetReader, source: Source, mask: Mask | None) -> ReadChunk:

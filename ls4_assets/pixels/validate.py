@@ -17,7 +17,10 @@ from ls4_assets.profiles import FrameProfile
 
 
 def check_cog(path: Path, profile: FrameProfile, deflate_tif: Path | None = None) -> list[str]:
-    """Everything that is wrong with the COG at `path`, one phrase each; with `deflate_tif`, also what it has lost."""
+    """Everything that is wrong with the COG at `path`, one phrase each; with `deflate_tif`, also what it has lost.
+
+    Whether the pixels are right is asked in `fidelity`.
+    """
     with gdal_env():
         _, errors, warnings = cog_validate(path, strict=True, quiet=True)
         findings = [*errors, *warnings]
@@ -39,6 +42,7 @@ def _against_profile(cog: DatasetReader, profile: FrameProfile) -> list[str]:
             cog.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", "none").split()[-1],
         ),
         "bands": (profile.bands, cog.count),
+        "type": ({"uint8"}, set(cog.dtypes)),
         "CRS": (WEB_MERCATOR, cog.crs),
         "photometric": (
             "YCbCr" if jpeg_colour else None,

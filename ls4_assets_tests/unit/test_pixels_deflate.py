@@ -34,7 +34,8 @@ UTM = {"crs": "EPSG:26914", "transform": Affine(1, 0, UTM_PLACE[0], 0, -1, UTM_P
 
 def deflate(source: Path, band: Band = "bw", profile: FrameProfile | None = None) -> tuple[Path, float]:
     out = source.parent / "out" / "frame.tif"
-    return out, write_deflate(open_source(source, band, Limits()), out, profile or PROFILES[band], source_sha256="ab12")
+    written = write_deflate(open_source(source, band, Limits()), out, profile or PROFILES[band], source_sha256="ab12")
+    return out, written.valid_share
 
 
 @pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])

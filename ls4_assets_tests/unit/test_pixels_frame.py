@@ -78,12 +78,12 @@ def test_no_step_at_all(tmp_path: Path, scan: Path) -> None:
         process(scan, tmp_path, "f", "bw", BW, Limits(), [])
 
 
-def test_a_cog_that_breaks_the_promise_is_a_defect_and_not_a_fault_of_the_frame(
+def test_a_cog_that_breaks_the_promise_is_told_of_in_the_result(
     tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ls4_assets.pixels.frame.check_cog", lambda *_: ["overview levels should be [2], found []"])
-    with pytest.raises(RuntimeError, match="overview levels should be"):
-        process(scan, tmp_path, "f", "bw", BW, Limits())
+    result = process(scan, tmp_path, "f", "bw", BW, Limits())
+    assert result.cog_findings == ("overview levels should be [2], found []",)
 
 
 def test_a_fault_leaves_no_scratch_behind(tmp_path: Path) -> None:
