@@ -107,20 +107,29 @@ def retry(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option(
+    "--stale", is_flag=True, help="Only frames whose profile is not in force any more; without NAME of all collections."
+)
 @click.option("--from", "step", type=click.Choice([*STEPS, *COLLECTION_STEPS]), default="deflate", show_default=True)
 @click.option("--wait", is_flag=True, help="Tell the progress until it is done; exit status 1 when some of it failed.")
 @_plain_errors
-def rematerialize(name: str, step: str, wait: bool) -> None:
+def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
     """Make the collection NAME, like Travis_USDA_1958_frames, anew from a step on: its frames, or only its index and map."""
-    from ls4_assets.rematerialize import follow, launch, open_instance
+    from ls4_assets.rematerialize import follow, launch, launch_stale, open_instance
 
+    if not (name or stale):
+        raise click.UsageError("Name a collection, like Travis_USDA_1958_frames, or say --stale.")
     settings = _settings()
     with open_instance() as instance:
-        launched = launch(instance, settings, name, step)
-        click.echo(f"Launched for {launched.of.name}: {launched.what}. Follow it, or stop it, in Dagit: {launched.address}")
+        launched = launch_stale(instance, settings, name) if stale else [launch(instance, settings, str(name), step)]
+        for one in launched:
+            click.echo(f"Launched for {one.name}: {one.what}. Follow it, or stop it, in Dagit: {one.address}")
+        if not launched:
+            click.echo("Every frame is of the profile in force; there is nothing to make anew.")
         if wait:
-            sys.exit(0 if follow(instance, settings, launched, click.echo) else 1)
+            ended_well = [follow(instance, settings, one, click.echo) for one in launched]
+            sys.exit(0 if all(ended_well) else 1)
 
 
 @main.command()

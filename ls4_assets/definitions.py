@@ -6,12 +6,12 @@ from functools import cache
 import dagster as dg
 
 from ls4_assets import logs
-from ls4_assets.assets import keys
+from ls4_assets.assets import checks, keys
 from ls4_assets.assets.catalogue import compiled_asset
 from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.names import Shards
-from ls4_assets.settings import load_settings
+from ls4_assets.settings import AS_SHIPPED, Profiles, load_settings
 from resources.archive import Archive
 from sensors.bucket import bucket_sensor
 from sensors.collections import collections_sensor
@@ -21,14 +21,18 @@ from sensors.reconcile import in_step, nightly
 from sensors.statewide import statewide_sensor
 
 
-def build_definitions(shards: Shards, archive: Archive, sensor_seconds: int, *, by_events: bool = False) -> dg.Definitions:
-    """The platform for these shards; a test gives an archive of its own. `by_events`: the bucket tells of its objects."""
+def build_definitions(
+    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = AS_SHIPPED, *, by_events: bool = False
+) -> dg.Definitions:
+    """The platform for these shards, with these profiles in force; a test gives an archive of its own. `by_events`: the bucket
+    tells of its objects."""
     hears = events_sensor if by_events else bucket_sensor
     refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that could not be taken: why, and what to do.")
-    assets = [asset for shard in shards for asset in (*frame_assets(shard), *collection_assets(shard))]
+    assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard))]
     return dg.Definitions(
         assets=[refused, in_step, compiled_asset(), *assets],
-        schedules=[nightly()],
+        asset_checks=[checks.archive_adds_up],
+        schedules=[checks.archive_audit, nightly()],
         sensors=[
             hears(sensor_seconds),
             collections_sensor(sensor_seconds),
@@ -54,7 +58,9 @@ def _loaded() -> dg.Definitions:
     settings = load_settings()
     logs.configure(settings.log_file)
     by_events = bool(settings.events_queue_url)
-    definitions = build_definitions(settings.shards, Archive(), settings.sensor_seconds, by_events=by_events)
+    definitions = build_definitions(
+        settings.shards, Archive(), settings.sensor_seconds, settings.profiles, by_events=by_events
+    )
     # Made now, as Dagster keeps it with the definitions.
     definitions.get_repository_def()
     gc.freeze()

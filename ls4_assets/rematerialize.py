@@ -1,11 +1,12 @@
-"""`ls4 rematerialize`: the products of a collection made anew, as a backfill that an operator follows, or stops, in Dagit.
+"""`ls4 rematerialize`: the products of a collection, or what is stale, made anew, as a backfill that an operator follows, or
+stops, in Dagit.
 
 The backfill is stored as Dagit stores one, and the daemon does the rest. Dagster has no public call for this: what is imported
 from its inside stands in this module alone, and test_rematerialize.py fails if a new version takes it differently.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -18,6 +19,7 @@ from ls4_assets.assets import keys
 from ls4_assets.definitions import build_definitions
 from ls4_assets.errors import ConfigurationError, UnknownName
 from ls4_assets.index.schema import source
+from ls4_assets.index.stale import stale_partitions
 from ls4_assets.intake.sources import LIVE
 from ls4_assets.lookup import find_collection
 from ls4_assets.names import STEPS, Collection
@@ -32,10 +34,12 @@ QUIET_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Rematerialization:
-    """A backfill that was launched: `assets` of `partitions`, which are the collection's frames or the collection itself."""
+    """A backfill that was launched: `assets` of `partitions`, which are frames of a shard, or a collection. `name` is the
+    collection's, or the shard's where the frames are those of several."""
 
     id: str
-    of: Collection
+    shard: str
+    name: str
     assets: tuple[dg.AssetKey, ...]
     partitions: tuple[str, ...]
     address: str
@@ -73,18 +77,40 @@ def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: st
     partitions = _frames(engine, of) if step in STEPS else [of.partition]
     if not partitions:
         raise UnknownName(f"No frame of {of.name} lies under georef/; drop its tifs first.")
-    known = keys.frame_partitions(of.shard) if step in STEPS else keys.collection_partitions(of.shard)
+    # As the sensor's rebuilds: one at a time for a collection, and ahead of the frames in the queue.
+    tags = {} if step in STEPS else {keys.COLLECTION_TAG: of.name, **keys.AHEAD_OF_FRAMES}
+    return _launch(instance, settings, of.shard, of.name, step, partitions, tags)
+
+
+def launch_stale(instance: dg.DagsterInstance, settings: Settings, name: str | None = None) -> list[Rematerialization]:
+    """Have the frames made anew whose profile is not in force any more, of one collection or of all: a backfill for each shard
+    that has some. A frame that is right when its turn comes is left as it is. Raises UnknownName for a collection that is not
+    there."""
+    engine = open_database(settings.database_url.get_secret_value())
+    with engine.connect() as connection:
+        of = find_collection(connection, name) if name else None
+        stale = stale_partitions(connection, settings.profiles, of.name if of else None)
+    tags = {keys.ONLY_TAG: keys.STALE}
+    called = of.name if of else None
+    return [_launch(instance, settings, shard, called or shard, STEPS[0], frames, tags) for shard, frames in stale.items()]
+
+
+def _launch(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    shard: str,
+    name: str,
+    step: str,
+    partitions: Sequence[str],
+    tags: Mapping[str, str],
+) -> Rematerialization:
+    known = keys.frame_partitions(shard) if step in STEPS else keys.collection_partitions(shard)
     # Known already, unless Dagster's history was lost.
-    instance.add_dynamic_partitions(str(known.name), partitions)
-    backfill_id = make_new_backfill_id()
-    launched = Rematerialization(
-        backfill_id,
-        of,
-        tuple(keys.from_step_on(of.shard, step)),
-        tuple(partitions),
-        f"{settings.dagit_url}/runs/b/{backfill_id}",
-    )
-    instance.add_backfill(_backfill(instance, settings, launched, step))
+    instance.add_dynamic_partitions(str(known.name), list(partitions))
+    id_ = make_new_backfill_id()
+    address = f"{settings.dagit_url}/runs/b/{id_}"
+    launched = Rematerialization(id_, shard, name, tuple(keys.from_step_on(shard, step)), tuple(partitions), address)
+    instance.add_backfill(_backfill(instance, settings, launched, step, tags))
     return launched
 
 
@@ -123,7 +149,7 @@ def _verdict(settings: Settings, launched: Rematerialization, end: Progress) -> 
         yield "It was cancelled in Dagit; launch it again for the rest."
     elif end.ended == BulkActionStatus.FAILED:
         yield f"Dagster gave it up; read why at {launched.address}, mend that and launch it again."
-    reasons = _reasons(open_database(settings.database_url.get_secret_value()), launched.of)
+    reasons = _reasons(open_database(settings.database_url.get_secret_value()), launched.shard) if end.failed else {}
     for partition in end.failed:
         yield f"failed: {partition}\n    {reasons.get(partition) or f'Its run says why: {launched.address}'}"
 
@@ -135,31 +161,32 @@ def _frames(engine: Engine, of: Collection) -> list[str]:
         return list(connection.scalars(select(source.c.partition).where(*there).distinct().order_by(source.c.partition)))
 
 
-def _reasons(engine: Engine, of: Collection) -> dict[str, str]:
-    told = (source.c.collection == of.name, source.c.state.in_(LIVE), source.c.reason.is_not(None))
+def _reasons(engine: Engine, shard: str) -> dict[str, str]:
+    told = (source.c.shard == shard, source.c.state.in_(LIVE), source.c.reason.is_not(None))
     with engine.connect() as connection:
         rows = connection.execute(select(source.c.partition, source.c.reason).where(*told))
         return {row.partition: row.reason for row in rows}
 
 
-def _backfill(instance: dg.DagsterInstance, settings: Settings, launched: Rematerialization, step: str) -> PartitionBackfill:
-    shard = launched.of.shard
+def _backfill(
+    instance: dg.DagsterInstance, settings: Settings, launched: Rematerialization, step: str, tags: Mapping[str, str]
+) -> PartitionBackfill:
+    shard = launched.shard
     if shard not in settings.shards:
         raise ConfigurationError(f"{shard} is in the archive's list of shards no more; put it back (LS4_SHARDS_FILE).")
     # The definitions of one shard: loading those of all would take longer than everything else here.
-    graph = build_definitions({shard: settings.shards[shard]}, Archive(), settings.sensor_seconds).resolve_asset_graph()
-    # As the sensor's rebuilds: one at a time for a collection, and ahead of the frames in the queue.
-    tags = {} if step in STEPS else {keys.COLLECTION_TAG: launched.of.name, **keys.AHEAD_OF_FRAMES}
+    only = {shard: settings.shards[shard]}
+    graph = build_definitions(only, Archive(), settings.sensor_seconds, settings.profiles).resolve_asset_graph()
     return PartitionBackfill.from_asset_partitions(
         backfill_id=launched.id,
         asset_graph=graph,
         partition_names=launched.partitions,
         asset_selection=launched.assets,
         backfill_timestamp=time.time(),
-        tags=tags,
+        tags=dict(tags),
         dynamic_partitions_store=instance,
         all_partitions=False,
-        title=f"{launched.of.name} from {step} on",
+        title=f"{launched.name}: what is stale" if keys.is_for_stale(tags) else f"{launched.name} from {step} on",
         description="ls4 rematerialize",
         run_config=None,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, true
 
 from ls4_assets.index.schema import SourceState, collection, frame, source
+from ls4_assets.index.stale import count_stale
 from ls4_assets.intake.deletions import Held, held_collections
 from ls4_assets.intake.sources import WAITING
 from ls4_assets.links import map_url
@@ -34,6 +35,8 @@ class CollectionStatus:
     """`dropped` counts the tifs in georef/, `bytes` their bytes; of these `done` are made and `waiting` are not yet, and
     `failed_count` cannot be made: `failed` has the reason by key. `held` deletions wait for the operator's word.
 
+    `stale` frames were made under another profile than the one in force; they are on the map.
+
     `indexed` frames are on the map; `map_url` is None while there is none. `rebuild` of index and map: "none" is due, one is
     "pending", or those that are asked for are "failing".
     """
@@ -49,11 +52,16 @@ class CollectionStatus:
     bytes: int = 0
     held: int = 0
     rebuild: str = "none"
+    stale: int = 0
 
     @property
     def at_rest(self) -> bool:
         """All that was dropped is on the map, and nothing is left to do or to say."""
-        return not (self.waiting or self.failed_count or self.held) and self.rebuild == "none" and self.indexed >= self.done
+        return (
+            not (self.waiting or self.failed_count or self.held or self.stale)
+            and self.rebuild == "none"
+            and self.indexed >= self.done
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ def collect(settings: Settings, name: str | None = None, listed: int | None = No
     """Read the state of the archive, or of one collection; at most `listed` reasons of each. Raises UnknownName."""
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
         of = find_collection(connection, name) if name else None
-        statuses = tuple(_collections(connection, settings.map_url, of, listed))
+        stale = count_stale(connection, settings.profiles, of.name if of else None)
+        statuses = tuple(_collections(connection, settings.map_url, of, listed, stale))
         if of:
             report = collect_report(connection, of)
             return Status(statuses, report.refused, report.refused_count, report)
@@ -104,6 +113,8 @@ def lines(status: Status) -> list[str]:
     if rest := shown[LISTED:]:
         quiet = ", all of their frames on the map" if all(one.at_rest for one in rest) else ""
         text.append(f"and {len(rest):,} more{quiet}: `ls4 status NAME` tells of one, --json lists all")
+    if len(shown) > 1 and (stale := sum(one.stale for one in shown)):
+        text.append(f"Made under an earlier profile: {stale:,} in all; `ls4 rematerialize --stale` makes these anew")
     if status.report:
         text += _report_lines(status.report)
     if status.refused_count:
@@ -126,6 +137,8 @@ def _collection_lines(one: CollectionStatus) -> Iterator[str]:
         yield "    its index or map cannot be rebuilt: mend what its tile_index says in Dagit; it is tried again by itself"
     if one.rebuild == "pending" and not one.waiting and one.indexed == one.done:
         yield "    its index and map are about to be brought up to date"
+    if one.stale:
+        yield f"    {one.stale} made under an earlier profile: `ls4 rematerialize --stale {one.name}` makes these anew"
     if one.held:
         yield f"    {Held(one.name, one.held, one.dropped)}"
     yield from _cut([f"    failed: {key}\n        {reason}" for key, reason in one.failed.items()], one.failed_count)
@@ -162,7 +175,9 @@ def _explain(one: CollectionStatus) -> str:
     return " (the others follow when its map is rebuilt)" if one.indexed < one.done else ""
 
 
-def _collections(connection: Connection, map_front: str, of: Collection | None, listed: int | None) -> Iterator[CollectionStatus]:
+def _collections(
+    connection: Connection, map_front: str, of: Collection | None, listed: int | None, stale: Mapping[str, int]
+) -> Iterator[CollectionStatus]:
     counts, sizes = _sources(connection, of)
     failed, unindexed = _failed(connection, of, listed), _unindexed(connection, of)
     held = {one.collection: one.held for one in held_collections(connection, of.name if of else None)}
@@ -180,6 +195,7 @@ def _collections(connection: Connection, map_front: str, of: Collection | None, 
             bytes=sizes[row.name],
             held=held.get(row.name, 0),
             rebuild=_rebuild(row, row.name in unindexed),
+            stale=stale.get(row.name, 0),
         )
 
 

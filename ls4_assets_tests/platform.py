@@ -94,7 +94,7 @@ class Platform:
         """As if the time had passed after which something that died is tried again."""
         with self.database.begin() as connection:
             connection.execute(text("UPDATE ls4.source SET not_before = NULL"))
-            connection.execute(text("UPDATE ls4.collection SET requested_at = NULL"))
+            connection.execute(text("UPDATE ls4.collection SET requested_at = NULL, scans_looked_at = NULL"))
 
     def execute(self, result: dg.SensorResult | dg.SkipReason) -> list[dg.ExecuteInProcessResult]:
         requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
@@ -135,7 +135,7 @@ class Platform:
 
 
 def definitions_of(archive: Archive) -> dg.Definitions:
-    return build_definitions(SHARDS, archive, 5, by_events=bool(archive.settings.events_queue_url))
+    return build_definitions(SHARDS, archive, 5, archive.settings.profiles, by_events=bool(archive.settings.events_queue_url))
 
 
 def frame_of(key: str) -> Frame:

@@ -14,18 +14,22 @@ import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from ls4_assets import logs
-from ls4_assets.assets import keys
+from ls4_assets.assets import frame_checks, keys
 from ls4_assets.intake import sources
 from ls4_assets.intake.batches import Batch, Limits, claim_batches, release_batch, requested_batches
 from ls4_assets.intake.deletions import held_collections
 from ls4_assets.intake.look import Look, look_at_bucket
+from ls4_assets.intake.scans import find_late_scans
 from ls4_assets.names import STEPS
 from ls4_assets.run_size import RunSize, size_of_run
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import only_one
+
+SensorEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 # Dagster deletes partitions one by one.
 LEFTOVERS_PER_TICK = 200
@@ -61,6 +65,7 @@ def request_runs(
     """What follows from a look: take back what dead runs left, request the next batches."""
     released, open_batches = release_dead_batches(context.instance, archive)
     remove_leftover_partitions(context.instance, archive)
+    scans = late_scans(archive, look)
     for error in [*look.errors, *newly_held(archive, look)]:
         context.log.error(error)
         logs.event("look", logging.ERROR, reason=error)
@@ -70,7 +75,8 @@ def request_runs(
     for batch in batches:
         add_partitions(context.instance, batch)
         logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
-    events = [event for batch in batches for event in _georef_events(batch)]
+    events: list[SensorEvent] = [event for batch in batches for event in _georef_events(batch)]
+    events += scans
     if not (batches or events):
         context.update_cursor(cursor)
         return dg.SkipReason(_summary(look, released))
@@ -170,6 +176,18 @@ def batch_limits(settings: Settings, open_batches: int) -> Limits:
     """How much may be claimed now, while so many batches are open."""
     most = min(settings.batches_per_tick, settings.open_batches - open_batches)
     return Limits(settings.batch_size, most, settings.open_batches_per_shard, settings.open_batches_per_collection)
+
+
+def late_scans(archive: Archive, look: Look) -> list[dg.AssetCheckEvaluation]:
+    """Raw scans that have come since their frames were made: the warning resolves. A folder that cannot be listed stays as it
+    is."""
+    try:
+        return [frame_checks.of_scan(frame, arrived=True) for frame in find_late_scans(archive.database, archive.storage)]
+    except OperationalError:
+        raise
+    except Exception as error:  # noqa: BLE001  # each storage has errors of its own; the look's own work must go on
+        look.errors.append(f"Raw scans cannot be looked for ({error}); they are linked once scanned/ can be listed again.")
+        return []
 
 
 def newly_held(archive: Archive, look: Look) -> list[str]:

@@ -43,12 +43,17 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         deps=[dg.AssetDep(keys.product(shard, "cog"), partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"postgres", "shapefile"},
+        check_specs=[checks.index_spec(shard)],
         description="PostGIS table and zipped shapefile of a collection's frames, with footprints and download links.",
     )
-    def tile_index(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
+    def tile_index(
+        context: dg.AssetExecutionContext, archive: Archive
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         of = Collection.from_partition(shard, context.partition_key)
         with events.logged(context, of):
-            return refresh_index(archive, of)
+            done = refresh_index(archive, of)
+        yield done
+        yield checks.audited_index(archive, of)
 
     @dg.asset(
         key=keys.mapfile(shard),
@@ -57,7 +62,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         deps=[keys.overview_mosaic(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"mapserver"},
-        check_specs=[checks.mapfile_spec(shard)],
+        check_specs=checks.mapfile_specs(shard),
         description="MapServer's mapfile of a collection: once it is written the map is served.",
     )
     def mapfile(
@@ -72,6 +77,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
             raise
         yield done
         yield checks.published_mapfile(archive, of)
+        yield checks.drawn_map(archive, of)
 
     return [tile_index, overview_mosaic_asset(shard), mapfile, catalogue_asset(shard)]
 

@@ -56,12 +56,21 @@ def store_materializations(instance: dg.DagsterInstance, origin: Origin, made: S
         instance.event_log_storage.store_event_batch(entries)
 
 
+def store_checks(instance: dg.DagsterInstance, origin: Origin, checked: Sequence[dg.AssetCheckEvaluation]) -> None:
+    """Record what checks found. Of these the storage takes one at a time, as each has a row in another table too."""
+    for one in checked:
+        instance.event_log_storage.store_event(_entry(origin, DagsterEventType.ASSET_CHECK_EVALUATION, one, logging.INFO))
+
+
 def _asset(made: dg.AssetMaterialization) -> str:
     return made.asset_key.to_string()
 
 
 def _entry(
-    origin: Origin, kind: DagsterEventType, data: AssetMaterializationPlannedData | StepMaterializationData, level: int
+    origin: Origin,
+    kind: DagsterEventType,
+    data: AssetMaterializationPlannedData | StepMaterializationData | dg.AssetCheckEvaluation,
+    level: int,
 ) -> EventLogEntry:
     """As `DagsterInstance.report_dagster_event` makes it."""
     run, job, step = origin

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import dagster as dg
 
 from ls4_assets import logs
-from ls4_assets.assets import event_store, keys
+from ls4_assets.assets import event_store, frame_checks, keys
+from ls4_assets.assets.provenance import Provenance
 from ls4_assets.index.frames import told
 from ls4_assets.links import links
 from ls4_assets.names import STEPS, Collection, Frame, Step
@@ -39,8 +40,10 @@ class Telling:
     Only a frame that Dagster knows of is done: a run that dies before leaves it to another, which tells without making it again.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, archive: Archive, steps: Sequence[Step]) -> None:
-        self._context, self._archive, self._steps = context, archive, steps
+    def __init__(
+        self, context: dg.AssetExecutionContext, archive: Archive, steps: Sequence[Step], provenance: Provenance
+    ) -> None:
+        self._context, self._archive, self._steps, self._provenance = context, archive, steps, provenance
         self._untold: list[Outcome] = []
         self._since = 0.0
 
@@ -59,24 +62,27 @@ class Telling:
 
     def _tell(self) -> None:
         some, self._untold = self._untold, []
-        public_url = self._archive.settings.public_url
-        made = [event for outcome in some for event in materializations(outcome, self._steps, public_url)]
-        event_store.store_materializations(self._context.instance, event_store.Origin.of(self._context), made)
+        public_url, origin = self._archive.settings.public_url, event_store.Origin.of(self._context)
+        made = [event for outcome in some for event in materializations(outcome, self._steps, public_url, self._provenance)]
+        event_store.store_materializations(self._context.instance, origin, made)
+        checked = [event for outcome in some for event in frame_checks.of_frame(outcome, self._steps)]
+        event_store.store_checks(self._context.instance, origin, checked)
         with self._archive.database.begin() as connection:
             for outcome in some:
                 if outcome.source and outcome.complete:
                     told(connection, outcome.source)
 
 
-def materializations(outcome: Outcome, steps: Sequence[Step], public_url: str) -> Iterator[dg.AssetMaterialization]:
+def materializations(
+    outcome: Outcome, steps: Sequence[Step], public_url: str, provenance: Provenance
+) -> Iterator[dg.AssetMaterialization]:
     """One event for each step that was asked for, whether its product was made now or was right already."""
     for step in steps:
-        product = (outcome.products or {})[step]
         yield dg.AssetMaterialization(
             asset_key=keys.product(outcome.frame.collection.shard, step),
             partition=outcome.frame.partition,
             metadata=_metadata(outcome, step, public_url),
-            tags={"dagster/data_version": f"{product.content[:16]}-{product.profile}"},
+            tags=provenance.tags(outcome, step),
         )
 
 

@@ -13,7 +13,8 @@ import dagster as dg
 from pebble import ProcessExpired
 from pydantic import Field
 
-from ls4_assets.assets import events, keys
+from ls4_assets.assets import events, frame_checks, keys
+from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.frame_work import make_frame
 from ls4_assets.index.frames import mark_source, source_of
 from ls4_assets.index.schema import SourceState
@@ -22,10 +23,13 @@ from ls4_assets.orders import Order, Outcome
 from ls4_assets.pool import carry_out
 from ls4_assets.room import RUN_PREFIX
 from ls4_assets.scratch import scratch_folder
+from ls4_assets.settings import Profiles
 from resources.archive import Archive
 
 # Partitions of one run of a backfill that is started in Dagit.
 BACKFILL_BATCH = 100
+
+FrameEvent = dg.AssetObservation | dg.AssetCheckEvaluation
 
 _DESCRIPTIONS = {
     "deflate": "Tiled deflate tif in EPSG:3857, collars masked. Private; it may expire.",
@@ -38,14 +42,15 @@ class FramesConfig(dg.Config):
     """`frames`: partition keys, for a run over a scattered set (the sensor's), whose own partition is the first of them.
     Empty: the run's partition or range.
 
-    `rebuild`: make products anew although they are right. None: as the run was started, by a person (yes) or by the sensor (no).
+    `rebuild`: make products anew although they are right. None: as the run was started, by a person (yes), or by the sensor or
+    with the tag for what is stale (no).
     """
 
     frames: list[str] = Field(default_factory=list)
     rebuild: bool | None = None
 
 
-def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The four frame assets of a shard."""
     partitions = keys.frame_partitions(shard)
     dropped = dg.AssetSpec(
@@ -61,6 +66,7 @@ def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
             deps=[before],
             skippable=True,
             group_name=shard,
+            code_version=code_version(profiles, step),
             kinds={"geotiff"},
             description=_DESCRIPTIONS[step],
         )
@@ -70,12 +76,13 @@ def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     @dg.multi_asset(
         name=keys.frames_op(shard),
         specs=specs,
+        check_specs=frame_checks.specs(shard),
         partitions_def=partitions,
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(BACKFILL_BATCH),
         pool="frames",
     )
-    def make(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[dg.AssetObservation]:
+    def make(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[FrameEvent]:
         yield from make_frames(context, config, archive, shard)
 
     return [dropped, make]
@@ -83,18 +90,19 @@ def frame_assets(shard: str) -> list[dg.AssetsDefinition | dg.AssetSpec]:
 
 def make_frames(
     context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str
-) -> Iterator[dg.AssetObservation]:
+) -> Iterator[FrameEvent]:
     """Make the products asked for of every frame of the run. Raises Failure at the end when some frames are at fault."""
     steps = tuple(step for step in STEPS if keys.product(shard, step) in context.selected_asset_keys)
     frames = [Frame.from_partition(shard, key) for key in config.frames or context.partition_keys]
     if config.frames:
         events.plan_partitions(context, frames, steps)
-    rebuild = config.rebuild if config.rebuild is not None else not config.frames
+    rebuild = config.rebuild if config.rebuild is not None else not (config.frames or keys.is_for_stale(context.run.tags))
+    origin = Provenance.of_run(context, archive.settings.profiles, steps)
     run = context.run.root_run_id or context.run.run_id
     failed: dict[str, str] = {}
     started = time.monotonic()
     # One scratch folder a run: what a killed worker leaves in it goes with the run, what a killed run leaves with the next.
-    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, events.Telling(context, archive, steps) as telling:
+    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, events.Telling(context, archive, steps, origin) as telling:
         orders = [Order(archive.settings, frame, steps, rebuild, run, scratch) for frame in frames]
         for order, outcome in carry_out(make_frame, orders, archive.settings):
             reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
@@ -103,6 +111,7 @@ def make_frames(
                 context.log.error(f"{order.frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
                 failed[order.frame.partition] = reason
                 yield from events.fault(order.frame, steps, reason)
+                yield from frame_checks.of_frame(outcome, steps)
             elif isinstance(outcome, Outcome) and outcome.status == "superseded":
                 context.log.info(f"{order.frame.id}: a newer version was dropped meanwhile; it gets a run of its own.")
             else:

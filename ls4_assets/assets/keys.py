@@ -4,6 +4,8 @@ A shard's assets and partition sets are its own, so that no set grows past what 
 collection is only a new partition key.
 """
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from ls4_assets.names import COLLECTION_STEPS, STEPS, Step
@@ -20,6 +22,8 @@ NO_RETRIES = {"dagster/max_retries": "0"}
 # A rebuild takes seconds and shows what hours of frames have made.
 AHEAD_OF_FRAMES = {"dagster/priority": "1"}
 KIND_TAG = "ls4/kind"
+# A backfill with this tag makes only what is not right any more, whatever was selected.
+ONLY_TAG, STALE = "ls4/only", "stale"
 
 
 def georef(shard: str) -> dg.AssetKey:
@@ -51,6 +55,10 @@ def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:
     the COG, as the sensor then sees to the collection by itself."""
     chain: tuple[str, ...] = STEPS if step in STEPS else COLLECTION_STEPS
     return [dg.AssetKey([shard, name]) for name in chain[chain.index(step) :]]
+
+
+def is_for_stale(tags: Mapping[str, str]) -> bool:
+    return tags.get(ONLY_TAG) == STALE
 
 
 def frames_op(shard: str) -> str:

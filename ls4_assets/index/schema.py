@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Date,
     DateTime,
     Double,
@@ -34,6 +35,8 @@ from ls4_assets.names import Collection
 SCHEMA = "ls4"
 PUBLIC = "public"
 WEB_MERCATOR = 3857
+# A frame whose raw scan was not there yet; a mosaic has none.
+SCANLESS = "scan_file is null and not deleted and partition not like '%/mosaic/%'"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -103,6 +106,7 @@ frame = Table(
     Column("source_version", Text, nullable=False),
     Column("content_hash", Text, nullable=False, comment="SHA-256 over the tif and its sidecars"),
     Column("products", JSONB, nullable=False, server_default="{}", comment="per step: content, profile, size, version, run"),
+    Column("profile", Text, Computed("products #>> '{cog,profile}'"), comment="of its COG, which names all options of a frame"),
     Column("scan_file", Text, comment="real file name of the raw scan, when there is one"),
     Column("width", Integer),
     Column("height", Integer),
@@ -118,6 +122,9 @@ frame = Table(
     Column("exported_revision", Integer, nullable=False, server_default="0", comment="that its STAC item shows"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("frame_collection", "collection"),
+    # Few profiles, many frames: which are stale is read from this index alone (index/stale.py).
+    Index("frame_profile", "profile", "collection", postgresql_where=text("not deleted")),
+    Index("frame_scanless", "collection", "id", postgresql_where=text(SCANLESS)),
     Index("frame_unindexed", "collection", "updated_at", postgresql_where=text("revision <> indexed_revision or deleted")),
 )
 
@@ -145,6 +152,9 @@ collection = Table(
     Column("withdrawn_at", DateTime(timezone=True), comment="its last frame went; only its partition is left to remove"),
     Column("requested_at", DateTime(timezone=True), comment="when its rebuild was last requested"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="rebuilds requested since the last that ended well"),
+    Column(
+        "scans_looked_at", DateTime(timezone=True), comment="when scanned/ was last looked through for scans that were missing"
+    ),
 )
 
 overview_mosaic = Table(

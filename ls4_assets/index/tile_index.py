@@ -117,6 +117,15 @@ def extent(connection: Connection, of: Collection) -> Extent | None:
     return None if row is None or row[0] is None else (row[0], row[1], row[2], row[3])
 
 
+def point_on_frame(connection: Connection, of: Collection) -> tuple[float, float] | None:
+    """A place, in EPSG:3857, that some frame of the index shows."""
+    if not exists(connection, of):
+        return None
+    point = func.ST_PointOnSurface(tile_index(of).c.geom)
+    row = connection.execute(select(func.ST_X(point), func.ST_Y(point)).limit(1)).first()
+    return (row[0], row[1]) if row else None
+
+
 def bands(connection: Connection, of: Collection) -> list[str]:
     """Bands that have frames in the index: its files are published under each of them."""
     return connection.scalar(select(collection.c.bands).where(collection.c.name == of.name)) or []

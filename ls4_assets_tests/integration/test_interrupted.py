@@ -176,7 +176,7 @@ from resources.archive import Archive
 overrides, home, config, tags, times = json.loads(sys.argv[1])
 archive = Archive(overrides=overrides)
 with dg.DagsterInstance.from_config(home) as instance:
-    platform = Platform(archive, instance, build_definitions(SHARDS, archive, 5))
+    platform = Platform(archive, instance, build_definitions(SHARDS, archive, 5, archive.settings.profiles))
     for _ in range(times):
         if config is None:
             rebuilt = [dg.AssetKey(["Travis", asset]) for asset in ("tile_index", "mapfile")]

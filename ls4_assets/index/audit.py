@@ -1,0 +1,109 @@
+"""Do the numbers agree? What was dropped, what was made, what the index shows and what lies in the bucket, counted each on its
+own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, func, select
+
+from ls4_assets.index import tile_index as index
+from ls4_assets.index.schema import SourceState, collection, frame, source, tile_index
+from ls4_assets.index.stale import count_stale
+from ls4_assets.intake.sources import LIVE, WAITING
+from ls4_assets.names import BANDS, STEPS, Collection
+from ls4_assets.settings import Profiles
+from resources.storage import Storage, StoredObject
+
+# A collection with more COGs than this is counted in Postgres alone: a listing costs a request for each thousand.
+LISTED = 20_000
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Audit:
+    """`counts` by what was counted; `wrong`, one phrase each."""
+
+    counts: Mapping[str, int]
+    wrong: list[str] = field(default_factory=list)
+
+
+def audit_collection(connection: Connection, storage: Storage, of: Collection) -> Audit:
+    """Rows of the index, frames, COGs and dropped tifs of one collection. Frames whose change the index is yet to show are left
+    out."""
+    shown = (frame.c.collection == of.name, ~frame.c.deleted, frame.c.revision == frame.c.indexed_revision)
+    rows = connection.scalar(select(func.count()).select_from(tile_index(of))) if index.exists(connection, of) else 0
+    made = connection.execute(select(frame.c.id, frame.c.source_key, frame.c.public_version, frame.c.profile).where(*shown)).all()
+    cogs = [row for row in made if row.profile is not None]
+    states = _states(connection, of)
+    row_of = select(frame.c.id).where(frame.c.id == source.c.frame).exists()
+    unmade = connection.scalar(
+        select(func.count())
+        .select_from(source)
+        .where(source.c.collection == of.name, source.c.state == SourceState.DONE, ~row_of)
+    )
+    pending = connection.scalar(
+        select(func.count()).where(frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
+    )
+    counts = {
+        "dropped": sum(states.values()),
+        "done": states.get(SourceState.DONE, 0),
+        "failed": states.get(SourceState.FAILED, 0),
+        "waiting": sum(states.get(state, 0) for state in WAITING),
+        "frames": len(cogs),
+        "rows": rows or 0,
+    }
+    wrong = [] if pending or counts["rows"] == len(cogs) else [f"the index has {rows} rows and {len(cogs)} frames are made"]
+    if unmade:
+        wrong.append(f"{unmade} tifs count as done and have no frame")
+    if len(cogs) <= LISTED:
+        lying = _cogs(storage, of)
+        counts["cogs"] = len(lying)
+        public = {_public_key(row.id) for row in cogs if row.public_version is not None}
+        if missing := sorted(public - lying):
+            wrong.append(f"{len(missing)} COGs are not in the bucket: {', '.join(missing[:_NAMED])}")
+        known = {_public_key(id_) for id_ in connection.scalars(select(frame.c.id).where(frame.c.collection == of.name))}
+        if strange := sorted(lying - known):
+            wrong.append(f"{len(strange)} COGs in the bucket are no frame's: {', '.join(strange[:_NAMED])}")
+    return Audit(counts, wrong)
+
+
+def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
+    """The same for all collections together, from Postgres alone."""
+    states = dict(connection.execute(select(source.c.state, func.count()).group_by(source.c.state)).tuples().all())
+    made = connection.scalar(select(func.count()).where(frame.c.profile.is_not(None), ~frame.c.deleted)) or 0
+    pending = connection.scalar(select(func.count()).where((frame.c.revision != frame.c.indexed_revision) | frame.c.deleted)) or 0
+    rows, maps = connection.execute(
+        select(func.coalesce(func.sum(collection.c.frames), 0), func.count(collection.c.published_at))
+    ).one()
+    counts = {
+        "dropped": sum(states.get(state, 0) for state in LIVE),
+        "done": states.get(SourceState.DONE, 0),
+        "failed": states.get(SourceState.FAILED, 0),
+        "waiting": sum(states.get(state, 0) for state in WAITING),
+        "refused": states.get(SourceState.REFUSED, 0),
+        "frames": made,
+        "rows": int(rows),
+        "maps": maps,
+        "stale": sum(count_stale(connection, profiles).values()),
+    }
+    wrong = [] if pending or made == rows else [f"the indexes have {rows} rows in all and {made} frames are made"]
+    without = (collection.c.frames > 0, collection.c.published_at.is_(None), collection.c.attempts > 1)
+    if unmapped := list(connection.scalars(select(collection.c.name).where(*without).limit(_NAMED))):
+        wrong.append(f"no map can be made of {', '.join(unmapped)}")
+    return Audit(counts, wrong)
+
+
+def _states(connection: Connection, of: Collection) -> dict[str, int]:
+    mine = (source.c.collection == of.name, source.c.state.in_(LIVE))
+    return dict(connection.execute(select(source.c.state, func.count()).where(*mine).group_by(source.c.state)).tuples().all())
+
+
+def _public_key(frame_id: str) -> str:
+    folder, _, stem = frame_id.rpartition("/")
+    return f"{folder}/cog/{stem}.tif"
+
+
+def _cogs(storage: Storage, of: Collection) -> set[str]:
+    """Keys of the COGs under both bands; what else lies there is not counted."""
+    found = (item for band in BANDS for item in storage.level(f"{of.folder(band)}/{STEPS[-1]}/"))
+    return {item.key for item in found if isinstance(item, StoredObject) and item.key.endswith(".tif")}

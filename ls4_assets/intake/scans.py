@@ -1,0 +1,70 @@
+"""Raw scans that arrive after their frame: found in scanned/, noted in the frame's row, and linked by the next index.
+
+The look at the bucket does not enter scanned/, where an archive keeps most of its bytes. So the folders of collections that lack
+scans are looked through in turn: one listing for all frames of a folder, a few folders at a time, each again after some minutes.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import PurePosixPath
+
+from sqlalchemy import Engine, bindparam, exists, func, nulls_first, or_, select, text, update
+
+from ls4_assets.index.schema import SCANLESS, collection, frame
+from ls4_assets.names import Collection, Frame
+from ls4_assets.scans import match_scans
+from resources.storage import Storage, StoredObject
+
+AGAIN = timedelta(minutes=5)
+# Collections of a tick, and frames that one tick tells Dagster of.
+COLLECTIONS = 5
+FRAMES = 200
+
+
+def find_late_scans(engine: Engine, storage: Storage, again: timedelta = AGAIN) -> list[Frame]:
+    """Frames whose raw scan has come since they were made: it is written down, and their index is due. Raises what storage
+    raises."""
+    found: list[Frame] = []
+    for of in _due(engine, again):
+        found += _look_through(engine, storage, of, FRAMES - len(found))
+        if len(found) >= FRAMES:
+            break
+    return found
+
+
+def _due(engine: Engine, again: timedelta) -> list[Collection]:
+    lacks = exists().where(frame.c.collection == collection.c.name, text(SCANLESS))
+    seen = collection.c.scans_looked_at
+    query = select(collection.c.shard, collection.c.partition).where(lacks, or_(seen.is_(None), seen < func.now() - again))
+    with engine.connect() as connection:
+        rows = connection.execute(query.order_by(nulls_first(seen)).limit(COLLECTIONS))
+        return [Collection.from_partition(row.shard, row.partition) for row in rows]
+
+
+def _look_through(engine: Engine, storage: Storage, of: Collection, most: int) -> list[Frame]:
+    """One collection. It stays due where there is more than is told of at once."""
+    with engine.connect() as connection:
+        lacking = select(frame.c.partition).where(frame.c.collection == of.name, text(SCANLESS))
+        frames = [Frame.from_partition(of.shard, partition) for partition in connection.scalars(lacking)]
+    arrived = []
+    for folder, some in _by_folder(frames).items():
+        files = [PurePosixPath(item.key).name for item in storage.level(folder) if isinstance(item, StoredObject) and item.size]
+        arrived += match_scans(some, files).items()
+    taken = arrived[:most]
+    with engine.begin() as connection:
+        if taken:
+            note = update(frame).where(frame.c.id == bindparam("frame"), frame.c.scan_file.is_(None), ~frame.c.deleted)
+            values = {"scan_file": bindparam("file"), "revision": frame.c.revision + 1, "updated_at": func.now()}
+            connection.execute(note.values(values), [{"frame": one.id, "file": file} for one, file in taken])
+        if len(taken) == len(arrived):
+            seen = update(collection).where(collection.c.name == of.name)
+            connection.execute(seen.values(scans_looked_at=func.now()))
+    return [one for one, _ in taken]
+
+
+def _by_folder(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    folders: dict[str, list[Frame]] = defaultdict(list)
+    for one in frames:
+        folders[f"{one.folder}/scanned/"].append(one)
+    return folders
