@@ -2,7 +2,7 @@
 
 A wrong finding keeps the version out of the archive's products and its index: the frame is failed, its last good version stays.
 Pure: what was measured is in the frame's result (ls4_assets.pixels), and how Dagit shows it is told in
-ls4_assets/assets/checks.py.
+ls4_assets/assets/frame_checks.py.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,6 @@ import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
 
 from ls4_assets import logs
 from ls4_assets.assets import frame_checks, keys
@@ -65,8 +64,8 @@ def request_runs(
     """What follows from a look: take back what dead runs left, request the next batches."""
     released, open_batches = release_dead_batches(context.instance, archive)
     remove_leftover_partitions(context.instance, archive)
-    scans = late_scans(archive, look)
-    for error in [*look.errors, *newly_held(archive, look)]:
+    late = find_late_scans(archive.database, archive.storage)
+    for error in [*look.errors, *late.errors, *newly_held(archive, look)]:
         context.log.error(error)
         logs.event("look", logging.ERROR, reason=error)
     if changes := {what: count for what, count in look.counts.items() if count}:
@@ -76,7 +75,7 @@ def request_runs(
         add_partitions(context.instance, batch)
         logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
     events: list[SensorEvent] = [event for batch in batches for event in _georef_events(batch)]
-    events += scans
+    events += [frame_checks.of_scan(frame, arrived=True) for frame in late.found]
     if not (batches or events):
         context.update_cursor(cursor)
         return dg.SkipReason(_summary(look, released))
@@ -176,18 +175,6 @@ def batch_limits(settings: Settings, open_batches: int) -> Limits:
     """How much may be claimed now, while so many batches are open."""
     most = min(settings.batches_per_tick, settings.open_batches - open_batches)
     return Limits(settings.batch_size, most, settings.open_batches_per_shard, settings.open_batches_per_collection)
-
-
-def late_scans(archive: Archive, look: Look) -> list[dg.AssetCheckEvaluation]:
-    """Raw scans that have come since their frames were made: the warning resolves. A folder that cannot be listed stays as it
-    is."""
-    try:
-        return [frame_checks.of_scan(frame, arrived=True) for frame in find_late_scans(archive.database, archive.storage)]
-    except OperationalError:
-        raise
-    except Exception as error:  # noqa: BLE001  # each storage has errors of its own; the look's own work must go on
-        look.errors.append(f"Raw scans cannot be looked for ({error}); they are linked once scanned/ can be listed again.")
-        return []
 
 
 def newly_held(archive: Archive, look: Look) -> list[str]:

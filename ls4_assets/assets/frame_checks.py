@@ -3,8 +3,7 @@
 `frame_is_right` on `cog` blocks: a version with a wrong finding (ls4_assets/soundness.py), or one that could not be made, is
 never published, so that the last good one stays on the map. `raw_scan_is_there` warns: it opens when a frame is made without its
 scan, and resolves by itself when the scan arrives (ls4_assets/intake/scans.py). A frame whose scan was there from the start has
-no evaluation of it, because each is a row in Dagster's log. Of a mapfile: one with findings is never put into the bucket, so a
-failed check means that the last good map is still served, and a passed one was made over what lies in the bucket now.
+no evaluation of it, because each is a row in Dagster's log.
 """
 
 import warnings

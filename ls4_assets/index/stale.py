@@ -17,17 +17,19 @@ from ls4_assets.settings import Profiles
 # Postgres reads all of an index to find the distinct values in it; this asks for the next greater one each time.
 _PROFILES = """
 WITH RECURSIVE known (profile) AS (
-    SELECT min(profile) FROM frame WHERE NOT deleted
+    SELECT min(profile) FROM ls4.frame WHERE NOT deleted
     UNION ALL
-    SELECT (SELECT min(profile) FROM frame WHERE NOT deleted AND profile > known.profile) FROM known WHERE known.profile IS NOT
-    NULL ) SELECT profile FROM known WHERE profile IS NOT NULL AND profile <> ALL (:current)
+    SELECT (SELECT min(frame.profile) FROM ls4.frame WHERE NOT deleted AND frame.profile > known.profile)
+    FROM known WHERE known.profile IS NOT NULL
+)
+SELECT profile FROM known WHERE profile IS NOT NULL AND profile <> ALL (:current)
 """
 
 
 def stale_profiles(connection: Connection, profiles: Profiles) -> list[str]:
     """Profiles not in force under which some frame was made: a look into the index for each profile there is."""
     current = [ADOPTED, *(profiles[band].hash("cog") for band in BANDS)]
-    query = text(_PROFILES.replace("FROM frame", "FROM ls4.frame")).columns(column("profile", String))
+    query = text(_PROFILES).columns(column("profile", String))
     return list(connection.scalars(query.bindparams(bindparam("current", current))))
 
 

@@ -6,10 +6,12 @@ scans are looked through in turn: one listing for all frames of a folder, a few 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import PurePosixPath
 
 from sqlalchemy import Engine, bindparam, exists, func, nulls_first, or_, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from ls4_assets.index.schema import SCANLESS, collection, frame
 from ls4_assets.names import Collection, Frame
@@ -22,15 +24,28 @@ COLLECTIONS = 5
 FRAMES = 200
 
 
-def find_late_scans(engine: Engine, storage: Storage, again: timedelta = AGAIN) -> list[Frame]:
-    """Frames whose raw scan has come since they were made: it is written down, and their index is due. Raises what storage
-    raises."""
-    found: list[Frame] = []
+@dataclass
+class LateScans:
+    """`found`: frames whose raw scan has come since they were made. `errors`, sentences: folders that could not be listed."""
+
+    found: list[Frame] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def find_late_scans(engine: Engine, storage: Storage, again: timedelta = AGAIN) -> LateScans:
+    """Look through the folders whose turn it is. What is found is written down, and the index of the frame is due."""
+    late = LateScans()
     for of in _due(engine, again):
-        found += _look_through(engine, storage, of, FRAMES - len(found))
-        if len(found) >= FRAMES:
+        try:
+            late.found += _look_through(engine, storage, of, FRAMES - len(late.found))
+        except OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001  # each storage has errors of its own; the other folders must be seen
+            late.errors.append(f"scanned/ of {of.name} cannot be listed ({error}); its raw scans are linked once it can be.")
+            _note_looked_at(engine, of)
+        if len(late.found) >= FRAMES:
             break
-    return found
+    return late
 
 
 def _due(engine: Engine, again: timedelta) -> list[Collection]:
@@ -52,15 +67,19 @@ def _look_through(engine: Engine, storage: Storage, of: Collection, most: int) -
         files = [PurePosixPath(item.key).name for item in storage.level(folder) if isinstance(item, StoredObject) and item.size]
         arrived += match_scans(some, files).items()
     taken = arrived[:most]
-    with engine.begin() as connection:
-        if taken:
-            note = update(frame).where(frame.c.id == bindparam("frame"), frame.c.scan_file.is_(None), ~frame.c.deleted)
-            values = {"scan_file": bindparam("file"), "revision": frame.c.revision + 1, "updated_at": func.now()}
+    if taken:
+        note = update(frame).where(frame.c.id == bindparam("frame"), frame.c.scan_file.is_(None), ~frame.c.deleted)
+        values = {"scan_file": bindparam("file"), "revision": frame.c.revision + 1, "updated_at": func.now()}
+        with engine.begin() as connection:
             connection.execute(note.values(values), [{"frame": one.id, "file": file} for one, file in taken])
-        if len(taken) == len(arrived):
-            seen = update(collection).where(collection.c.name == of.name)
-            connection.execute(seen.values(scans_looked_at=func.now()))
+    if len(taken) == len(arrived):
+        _note_looked_at(engine, of)
     return [one for one, _ in taken]
+
+
+def _note_looked_at(engine: Engine, of: Collection) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(collection).where(collection.c.name == of.name).values(scans_looked_at=func.now()))
 
 
 def _by_folder(frames: Sequence[Frame]) -> dict[str, list[Frame]]:

@@ -185,9 +185,9 @@ def test_scanned_is_looked_through_again_only_after_a_while_and_while_a_scan_is_
     with platform.database.begin() as connection:
         connection.execute(text("UPDATE ls4.frame SET scan_file = NULL WHERE id LIKE '%102'"))
         connection.execute(text("UPDATE ls4.collection SET scans_looked_at = now()"))
-    assert find_late_scans(platform.database, platform.storage) == []
-    assert find_late_scans(platform.database, platform.storage, timedelta(0)) == [frame_of(KEYS[2])]
-    assert find_late_scans(platform.database, platform.storage, timedelta(0)) == []
+    assert find_late_scans(platform.database, platform.storage).found == []
+    assert find_late_scans(platform.database, platform.storage, timedelta(0)).found == [frame_of(KEYS[2])]
+    assert find_late_scans(platform.database, platform.storage, timedelta(0)).found == []
 
 
 def test_a_blocked_version_leaves_the_last_good_one_on_the_map_and_the_next_good_one_resolves_it(
