@@ -28,7 +28,7 @@ from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import only_one
 
-SensorEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation
+SensorEvent = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 # Dagster deletes partitions one by one.
 LEFTOVERS_PER_TICK = 200
@@ -183,8 +183,15 @@ def newly_held(archive: Archive, look: Look) -> list[str]:
         return [str(held) for name in sorted(look.held) for held in held_collections(connection, name)]
 
 
-def _georef_events(batch: Batch) -> Iterator[dg.AssetMaterialization]:
+def _georef_events(batch: Batch) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """Of a tif that was replaced an observation too: by that alone Dagster sees that an asset it does not make has changed."""
     for claimed in batch.sources:
+        if claimed.generation > 1:
+            yield dg.AssetObservation(
+                asset_key=keys.georef(batch.shard),
+                partition=claimed.frame.partition,
+                tags={"dagster/data_version": claimed.version},
+            )
         yield dg.AssetMaterialization(
             asset_key=keys.georef(batch.shard),
             partition=claimed.frame.partition,

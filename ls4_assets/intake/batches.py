@@ -20,12 +20,14 @@ _WAIT_GROWTH = 4
 
 @dataclass(frozen=True)
 class Claimed:
-    """A source that a run shall process. `deaths`: runs that died under this version of it."""
+    """A source that a run shall process. `generation` counts the versions that were ever seen under its key, `deaths` the runs that
+    died under this one."""
 
     key: str
     version: str
     size: int
     frame: Frame
+    generation: int = 1
     deaths: int = 0
 
 
@@ -148,14 +150,17 @@ def _next_sources(connection: Connection, of: str, most: int) -> tuple[Claimed, 
     """The sources of a collection that have waited longest, locked."""
     may_start = or_(source.c.not_before.is_(None), source.c.not_before <= func.now())
     rows = connection.execute(
-        select(source.c.key, source.c.version, source.c.size, source.c.shard, source.c.partition, source.c.attempts)
+        select(source)
         .where(source.c.collection == of, source.c.state == SourceState.QUEUED, may_start)
         .order_by(source.c.changed_at, source.c.key)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
     return tuple(
-        Claimed(row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition), row.attempts) for row in rows
+        Claimed(
+            row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition), row.generation, row.attempts
+        )
+        for row in rows
     )
 
 

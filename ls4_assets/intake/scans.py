@@ -62,7 +62,7 @@ def _look_through(engine: Engine, storage: Storage, of: Collection, most: int) -
     with engine.connect() as connection:
         lacking = select(frame.c.partition).where(frame.c.collection == of.name, text(SCANLESS))
         frames = [Frame.from_partition(of.shard, partition) for partition in connection.scalars(lacking)]
-    arrived = []
+    arrived: list[tuple[Frame, str]] = []
     for folder, some in _by_folder(frames).items():
         files = [PurePosixPath(item.key).name for item in storage.level(folder) if isinstance(item, StoredObject) and item.size]
         arrived += match_scans(some, files).items()

@@ -124,7 +124,7 @@ def valid_share(tif: Path) -> float:
             return 1.0
         strips = (Window(0, top, dataset.width, min(_SIDE, dataset.height - top)) for top in range(0, dataset.height, _SIDE))
         valid = sum(int(np.count_nonzero(dataset.read_masks(1, window=strip))) for strip in strips)
-        return valid / (dataset.width * dataset.height)
+        return valid / int(dataset.width * dataset.height)
 
 
 def _difference(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], lossless: bool) -> NDArray[np.float64]:

@@ -84,6 +84,37 @@ def bring_up_to_date(platform: Platform) -> list[dg.ExecuteInProcessResult]:
     return done
 
 
+def test_dagit_agrees_for_each_frame_that_is_opened(platform: Platform, change: Change) -> None:
+    for key in (BW[0], NC[0]):
+        assert {in_dagit(platform, key, step) for step in STEPS} == {StaleStatus.FRESH}
+    after = change(OTHER_BW)
+    # Overviews and COG depend on the option, the deflate tif does not. One code version names both bands: nc is stale in Dagit
+    # too.
+    for key in (BW[0], NC[0]):
+        assert [in_dagit(after, key, step) for step in STEPS] == [StaleStatus.FRESH, StaleStatus.STALE, StaleStatus.STALE]
+    bring_up_to_date(after)
+    assert {in_dagit(after, BW[0], step) for step in STEPS} == {StaleStatus.FRESH}
+
+
+def test_a_new_scan_makes_its_frame_stale_in_dagit_until_it_is_made(platform: Platform, tmp_path: Path) -> None:
+    drop(platform, tmp_path, BW[0], 9)
+    results = [platform.tick("bucket") for _ in range(3)]
+    assert in_dagit(platform, BW[0], "deflate") == StaleStatus.STALE
+    assert in_dagit(platform, BW[1], "deflate") == StaleStatus.FRESH
+    for result in results:
+        platform.execute(result)
+    assert {in_dagit(platform, BW[0], step) for step in STEPS} == {StaleStatus.FRESH}
+
+
+def test_a_cog_made_alone_is_fresh_after_its_parents_of_an_earlier_run(platform: Platform, change: Change) -> None:
+    assert platform.run([keys.product("Travis", "cog")], partition_key=frame_of(BW[0]).partition).success
+    assert in_dagit(platform, BW[0], "cog") == StaleStatus.FRESH
+    # Now its parent is made of other pixels: the COG depends on what is no more.
+    after = change(("LS4_PROFILES__BW__DEFLATE_ZLEVEL", "3"))
+    assert after.run([keys.product("Travis", "overviews")], partition_key=frame_of(BW[0]).partition).success
+    assert in_dagit(after, BW[0], "cog") == StaleStatus.STALE
+
+
 def test_exactly_the_frames_of_the_changed_band_are_stale_and_one_backfill_makes_them_and_no_other(
     platform: Platform, change: Change
 ) -> None:
@@ -127,40 +158,10 @@ def test_a_sibling_that_was_selected_too_is_not_made_again(platform: Platform, c
     assert products(after)[frame_of(BW[0]).id] != before[frame_of(BW[0]).id], "without the tag a person gets it made anew"
 
 
-def test_dagit_agrees_for_each_frame_that_is_opened(platform: Platform, change: Change) -> None:
-    for key in (BW[0], NC[0]):
-        assert {in_dagit(platform, key, step) for step in STEPS} == {StaleStatus.FRESH}
-    after = change(OTHER_BW)
-    # Overviews and COG depend on the option, the deflate tif does not. One code version names both bands: nc is stale in Dagit
-    # too.
-    for key in (BW[0], NC[0]):
-        assert [in_dagit(after, key, step) for step in STEPS] == [StaleStatus.FRESH, StaleStatus.STALE, StaleStatus.STALE]
-    bring_up_to_date(after)
-    assert {in_dagit(after, BW[0], step) for step in STEPS} == {StaleStatus.FRESH}
-
-
-def test_a_new_scan_makes_its_frame_stale_in_dagit_until_it_is_made(platform: Platform, tmp_path: Path) -> None:
-    drop(platform, tmp_path, BW[0], 9)
-    results = [platform.tick("bucket") for _ in range(3)]
-    assert in_dagit(platform, BW[0], "deflate") == StaleStatus.STALE
-    assert in_dagit(platform, BW[1], "deflate") == StaleStatus.FRESH
-    for result in results:
-        platform.execute(result)
-    assert {in_dagit(platform, BW[0], step) for step in STEPS} == {StaleStatus.FRESH}
-
-
-def test_a_cog_made_alone_is_fresh_after_its_parents_of_an_earlier_run(platform: Platform, change: Change) -> None:
-    assert platform.run([keys.product("Travis", "cog")], partition_key=frame_of(BW[0]).partition).success
-    assert in_dagit(platform, BW[0], "cog") == StaleStatus.FRESH
-    # Now its parent is made of other pixels: the COG depends on what is no more.
-    after = change(("LS4_PROFILES__BW__DEFLATE_ZLEVEL", "3"))
-    assert after.run([keys.product("Travis", "overviews")], partition_key=frame_of(BW[0]).partition).success
-    assert in_dagit(after, BW[0], "cog") == StaleStatus.STALE
-
-
 def test_an_expired_intermediate_is_not_missing_but_remade_from_the_georef_tif(platform: Platform) -> None:
     frame = frame_of(BW[0])
-    made = platform.storage.read(frame.cog_key)
+    (before,) = platform.rows("SELECT served_key FROM ls4.frame WHERE id = :id", id=frame.id)
+    made = platform.storage.read(str(before["served_key"]))
     for key in (frame.deflate_key, frame.overviews_key):
         platform.storage.delete(key)
     with platform.database.connect() as connection:
