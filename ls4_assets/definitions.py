@@ -58,9 +58,7 @@ def _loaded() -> dg.Definitions:
     settings = load_settings()
     logs.configure(settings.log_file)
     by_events = bool(settings.events_queue_url)
-    definitions = build_definitions(
-        settings.shards, Archive(), settings.sensor_seconds, settings.profiles, by_events=by_events
-    )
+    definitions = build_definitions(settings.shards, Archive(), settings.sensor_seconds, settings.profiles, by_events=by_events)
     # Made now, as Dagster keeps it with the definitions.
     definitions.get_repository_def()
     gc.freeze()

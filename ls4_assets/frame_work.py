@@ -270,8 +270,8 @@ class _Bench:
                 key = self.frame.product_key(step)
                 if step == "cog":
                     key = served = self._new_served_key(served, now.generation, content)
-                made = product_path(scratch, self.frame.stem, step)
-                stored = self.storage.upload(made, key, intermediate=step != "cog", yielded=True)
+                path = product_path(scratch, self.frame.stem, step)
+                stored = self.storage.upload(path, key, intermediate=step != "cog", yielded=True)
                 sha256 = result.cog_sha256 if step == "cog" else None
                 products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run, sha256)
             if result.thumbnail:

@@ -88,9 +88,7 @@ def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | d
     return [dropped, make]
 
 
-def make_frames(
-    context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str
-) -> Iterator[FrameEvent]:
+def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str) -> Iterator[FrameEvent]:
     """Make the products asked for of every frame of the run. Raises Failure at the end when some frames are at fault."""
     steps = tuple(step for step in STEPS if keys.product(shard, step) in context.selected_asset_keys)
     frames = [Frame.from_partition(shard, key) for key in config.frames or context.partition_keys]
@@ -101,8 +99,9 @@ def make_frames(
     run = context.run.root_run_id or context.run.run_id
     failed: dict[str, str] = {}
     started = time.monotonic()
+    telling = events.Telling(context, archive, steps, origin)
     # One scratch folder a run: what a killed worker leaves in it goes with the run, what a killed run leaves with the next.
-    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, events.Telling(context, archive, steps, origin) as telling:
+    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, telling:
         orders = [Order(archive.settings, frame, steps, rebuild, run, scratch) for frame in frames]
         for order, outcome in carry_out(make_frame, orders, archive.settings):
             reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)

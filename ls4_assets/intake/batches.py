@@ -20,8 +20,8 @@ _WAIT_GROWTH = 4
 
 @dataclass(frozen=True)
 class Claimed:
-    """A source that a run shall process. `generation` counts the versions that were ever seen under its key, `deaths` the runs that
-    died under this one."""
+    """A source that a run shall process. `generation` counts the versions that were ever seen under its key, `deaths` the runs
+    that died under this one."""
 
     key: str
     version: str
@@ -157,9 +157,7 @@ def _next_sources(connection: Connection, of: str, most: int) -> tuple[Claimed, 
         .with_for_update(skip_locked=True)
     )
     return tuple(
-        Claimed(
-            row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition), row.generation, row.attempts
-        )
+        Claimed(row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition), row.generation, row.attempts)
         for row in rows
     )
 

@@ -117,8 +117,13 @@ def process(
         compared = compare(cog_tif, samples or read_samples(deflate_tif, profile.blocksize, source_sha256), profile)
         with cog_tif.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        facts.update(cog_made=how, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=compared, cog_sha256=sha256)
-        facts.update(cog_valid_share=valid_share(cog_tif), footprint_wkb=footprint(cog_tif).wkb, thumbnail=thumbnail(cog_tif))
+        facts.update(cog_made=how, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=compared)
+        facts.update(
+            cog_sha256=sha256,
+            cog_valid_share=valid_share(cog_tif),
+            footprint_wkb=footprint(cog_tif).wkb,
+            thumbnail=thumbnail(cog_tif),
+        )
 
     work: dict[Step, Callable[[], object]] = {
         "deflate": deflate,

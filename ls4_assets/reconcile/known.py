@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select, text
 
-from ls4_assets.adopt.records import ADOPTED
 from ls4_assets.index import schema
+from ls4_assets.index.frames import ADOPTED
 from ls4_assets.index.schema import PUBLIC, SourceState, frame, source
 from ls4_assets.index.tile_index import is_ours
 from ls4_assets.intake.rebuilds import UNINDEXED
