@@ -70,6 +70,7 @@ class Network(_Section):
 
     cidr: IPv4Network = IPv4Network("10.40.0.0/16")
     dagit_clients: tuple[IPv4Network, ...] = ()
+    staff: tuple[IPv4Network, ...] = ()
     endpoint_zones: Literal[1, 2, 3] = 2
 
 

@@ -63,7 +63,7 @@ class Maps(Construct):
             task_role=task_role,
             execution_role=execution_role,
         )
-        self._front(task, f"{HOME}/mapfiles", f"{HOME}/run/collections.json", _VOLUMES)
+        self._front(task, f"{HOME}/mapfiles", f"{HOME}/run/collections.json", f"{HOME}/run/refusals.json", _VOLUMES)
         self._sidecar(task)
         return ecs.FargateService(
             self,
@@ -104,6 +104,7 @@ class Maps(Construct):
             task,
             f"{HOME}/archive/mapfiles",
             f"{HOME}/archive/derived/collections.json",
+            f"{HOME}/archive/staff/refusals.json",
             _VOLUMES,
             memory=maps.memory,
             cpu=maps.cpu,
@@ -133,11 +134,13 @@ class Maps(Construct):
         task: ecs.TaskDefinition,
         mapfiles: str,
         collections: str,
+        refusals: str,
         volumes: dict[str, str],
         memory: int | None = None,
         cpu: int | None = None,
     ) -> ecs.ContainerDefinition:
         folders = ["--run-dir", f"{HOME}/serving", "--mapfiles", mapfiles, "--collections", collections]
+        folders += ["--refusals", refusals, *(f"--staff={network}" for network in self.config.network.staff)]
         # Only the load balancer reaches the port, so who comes from the VPC is it.
         address = ["--listen", "0.0.0.0", "--port", str(MAPS), "--proxy", str(self.config.network.cidr)]  # noqa: S104
         return add_container(
@@ -168,6 +171,8 @@ class Maps(Construct):
             f"{HOME}/mapfiles",
             "--collections",
             f"{HOME}/run/collections.json",
+            "--refusals",
+            f"{HOME}/run/refusals.json",
             "--state",
             f"{HOME}/run/sync.json",
         ]

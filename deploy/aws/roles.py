@@ -15,8 +15,11 @@ PRODUCTS = (
     *("bw/*/georef/deflate/*", "nc/*/georef/deflate/*", "bw/*/cog/*", "nc/*/cog/*"),
     *("mapfiles/*", "derived/*", "geojson/*"),
 )
-# What MapServer opens: COGs, their later versions and overview mosaics (below derived/), and the mapfiles themselves.
-SERVED = ("bw/*/cog/*", "nc/*/cog/*", "derived/*", "mapfiles/*")
+# The list of refused files, which the sensors keep and the front shows to staff; CloudFront does not reach it.
+STAFF = "staff/*"
+# What MapServer opens: COGs, their later versions and overview mosaics (below derived/), and the mapfiles themselves;
+# and what the page for staff shows.
+SERVED = ("bw/*/cog/*", "nc/*/cog/*", "derived/*", "mapfiles/*", STAFF)
 
 
 def task_role(scope: Construct, name: str, statements: Sequence[iam.PolicyStatement]) -> iam.Role:
@@ -68,6 +71,7 @@ def code_server(config: Config, queue: str, topic: str, key: str) -> list[iam.Po
             [queue],
         ),
         _allow("Notices", ["sns:Publish"], [topic]),
+        _allow("StaffList", ["s3:PutObject"], [_objects(config, STAFF)]),
         _allow("NoticesKey", ["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         *_write_output(config),
         *_know_launcher(),

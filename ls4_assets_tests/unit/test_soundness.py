@@ -30,7 +30,8 @@ def footprint(longitude: float, latitude: float) -> bytes:
 
 
 GOOD = FrameResult(
-    band="bw", width=900, height=700, overview_levels=(2,), sizes={}, seconds={}, peak_mb={}, profile_hash={},
+    band="bw", width=900, height=700, transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), overview_levels=(2,),
+    sizes={}, seconds={}, peak_mb={}, profile_hash={},
     cog_valid_share=0.75, fidelity=Fidelity(8, 0, 0, float("inf"), float("inf")), footprint_wkb=footprint(*AUSTIN),
 )  # fmt: skip
 
