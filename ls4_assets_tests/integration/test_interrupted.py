@@ -93,12 +93,12 @@ def test_a_frame_whose_tif_is_deleted_while_its_cog_is_put_leaves_nothing_behind
 def delete_while_putting(order: Order) -> Outcome:
     upload = DirectoryStorage.upload
 
-    def slow(self: DirectoryStorage, path: Path, key: str, *, intermediate: bool = False) -> StoredObject:
+    def slow(self: DirectoryStorage, path: Path, key: str, **how: bool) -> StoredObject:
         self.delete(KEY)
         with open_database(order.settings.database_url.get_secret_value()).begin() as connection:
             gone = "UPDATE ls4.source SET state = :state WHERE frame = :frame"
             connection.execute(text(gone), {"state": SourceState.DELETED, "frame": order.frame.id})
-        return upload(self, path, key, intermediate=intermediate)
+        return upload(self, path, key, **how)
 
     DirectoryStorage.upload = slow  # type: ignore[method-assign]
     return make_frame(order)

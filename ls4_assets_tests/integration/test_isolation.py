@@ -33,7 +33,7 @@ def key(number: int) -> str:
 
 
 def good(folder: Path, number: int, side: int = 200) -> Path:
-    place = Affine(1, 0, WEST + side * number, 0, -1, NORTH)
+    place = Affine(1, 0, WEST + side * (number - 100), 0, -1, NORTH)
     return write_tif(folder / f"{number}.tif", photograph(side, side, seed=number), transform=place)
 
 

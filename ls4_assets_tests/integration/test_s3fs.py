@@ -86,7 +86,9 @@ def mounted(server: S3Server, bucket: str, home: Path, *options: str, part: str 
             time.sleep(0.05)
         yield folder
     finally:
-        process.terminate()  # s3fs unmounts
+        # Told to end, s3fs unmounts only with the next request that reaches the mount.
+        subprocess.run(["fusermount", "-u", "-z", folder], check=False, capture_output=True)
+        process.terminate()
         process.wait(20)
 
 
