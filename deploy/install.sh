@@ -95,7 +95,8 @@ missing_packages() {
 browser() {
   if [ -x /usr/bin/chromium ]; then return; fi
   if [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then as_root apt-get update -q >/dev/null; fi
-  if LC_ALL=C apt-cache policy chromium | grep -q 'Candidate: [0-9]'; then
+  # Not through a pipe: grep would end with the first line, and apt-cache's broken pipe would count as no.
+  if [[ $(LC_ALL=C apt-cache policy chromium) =~ Candidate:\ [0-9] ]]; then
     say "installing chromium, in which the tests look at the map page"
     install_packages chromium
   else
@@ -104,7 +105,7 @@ browser() {
 }
 
 # The CDK runs in Node. Without it the tests of the stacks are skipped.
-node() {
+node_for_cdk() {
   if command -v node >/dev/null; then return; fi
   if [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then
     as_root apt-get update -q >/dev/null
@@ -137,7 +138,7 @@ mapfile -t missing < <(missing_packages)
 if [ "${#missing[@]}" -gt 0 ]; then system_packages "${missing[@]}"; fi
 if [ "${1:-}" = tests ]; then
   browser
-  node
+  node_for_cdk
   python_environment --group deploy
 else
   python_environment

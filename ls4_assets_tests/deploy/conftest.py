@@ -51,7 +51,7 @@ class Stacks:
 def require_cdk() -> None:
     """Skips where the stacks cannot be synthesised."""
     if shutil.which("node") is None:
-        pytest.skip("there is no Node here: `deploy/install.sh tests` installs it (package nodejs)")
+        pytest.skip("there is no Node here: `deploy/install.sh tests` installs it (package nodejs)", allow_module_level=True)
     pytest.importorskip("aws_cdk", reason="the CDK is not installed here: `uv sync --group deploy` brings it")
     for kind in ("UNTESTED", "DEPRECATED", "END_OF_LIFE"):
         os.environ.setdefault(f"JSII_SILENCE_WARNING_{kind}_NODE_VERSION", "1")

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from deploy.aws.archive import PUBLIC_KEYS
-from deploy.aws.events import NEVER_DROPS
-from deploy.aws.roles import PRODUCTS, SERVED
 from ls4_assets.names import Collection, Shards, parse_georef_key
 from ls4_assets.settings import Settings
-from ls4_assets_tests.deploy.conftest import Stacks
+from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
 from ls4_assets_tests.platform import CHECKOUT
 from resources.s3_storage import INTERMEDIATE_TAG
+
+require_cdk()
+from deploy.aws.archive import PUBLIC_KEYS  # noqa: E402  # these import the CDK, which may be missing
+from deploy.aws.events import NEVER_DROPS  # noqa: E402
+from deploy.aws.roles import PRODUCTS, SERVED  # noqa: E402
 
 SHARDS: Shards = {"Travis": "county"}
 DROP = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
