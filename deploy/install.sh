@@ -93,12 +93,13 @@ missing_packages() {
 
 # Ubuntu has Chromium as a snap only, which a test cannot drive: there, and without sudo, the tests of the page are skipped.
 browser() {
-  if [ -x /usr/bin/chromium ]; then return; fi
+  # libatomic1: of the Node that playwright brings and drives the browser with.
+  if [ -x /usr/bin/chromium ] && installed libatomic1; then return; fi
   if [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; then as_root apt-get update -q >/dev/null; fi
   # Not through a pipe: grep would end with the first line, and apt-cache's broken pipe would count as no.
   if [[ $(LC_ALL=C apt-cache policy chromium) =~ Candidate:\ [0-9] ]]; then
     say "installing chromium, in which the tests look at the map page"
-    install_packages chromium
+    install_packages chromium libatomic1
   else
     say "there is no package chromium here: the tests of the map page will be skipped"
   fi
