@@ -54,13 +54,17 @@ def defs() -> dg.Definitions:
 def _loaded() -> dg.Definitions:
     """Once a process: a run's asks twice. None of these hundreds of thousands of objects is ever garbage, and looking through
     them for some, again and again and once more at the process's end, would take longer than to make them."""
-    gc.disable()
     settings = load_settings()
     logs.configure(settings.log_file)
     by_events = bool(settings.events_queue_url)
-    definitions = build_definitions(settings.shards, Archive(), settings.sensor_seconds, settings.profiles, by_events=by_events)
-    # Made now, as Dagster keeps it with the definitions.
-    definitions.get_repository_def()
-    gc.freeze()
-    gc.enable()
+    gc.disable()
+    try:
+        definitions = build_definitions(
+            settings.shards, Archive(), settings.sensor_seconds, settings.profiles, by_events=by_events
+        )
+        # Made now, as Dagster keeps it with the definitions.
+        definitions.get_repository_def()
+        gc.freeze()
+    finally:
+        gc.enable()
     return definitions

@@ -6,28 +6,27 @@ that cannot be listed is left as it was: a failed listing is not an empty bucket
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from sqlalchemy import Engine
 
 from ls4_assets import logs
 from ls4_assets.assets import frame_checks, keys
 from ls4_assets.intake import sources
 from ls4_assets.intake.batches import Batch, Limits, claim_batches, release_batch, requested_batches
 from ls4_assets.intake.deletions import held_collections
-from ls4_assets.intake.look import Look, look_at_bucket
+from ls4_assets.intake.look import Look, look_at_bucket, only_one_look
 from ls4_assets.intake.scans import find_late_scans
 from ls4_assets.names import STEPS
 from ls4_assets.run_size import RunSize, size_of_run
 from ls4_assets.settings import Settings
 from resources.archive import Archive
-from resources.locks import only_one
 
+# A look that goes on from a cursor, and the cursor to go on from after it.
+TakeLook = Callable[[Archive, str | None], tuple[Look, str]]
 SensorEvent = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 # Dagster deletes partitions one by one.
@@ -40,22 +39,34 @@ SECONDS_A_FRAME = 5
 
 def bucket_sensor(seconds: int) -> dg.SensorDefinition:
     """The sensor, looking every `seconds`."""
+    return look_sensor(
+        "bucket", "Watches georef/ and materialises what staff drop, replace or delete there.", seconds, _next_part
+    )
+
+
+def look_sensor(name: str, description: str, seconds: int, take: TakeLook) -> dg.SensorDefinition:
+    """A sensor that takes a look every `seconds`, one at a time, and requests what follows from it."""
 
     @dg.sensor(
-        name="bucket",
+        name=name,
         asset_selection=dg.AssetSelection.all(),
         minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Watches georef/ and materialises what staff drop, replace or delete there.",
+        description=description,
     )
-    def bucket(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+    def looking(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with only_one_look(archive.database) as alone:
             if not alone:
                 return dg.SkipReason("An earlier look is not finished yet.")
-            look = look_at_bucket(archive, start=context.cursor or "")
-            return request_runs(context, archive, look, look.next_key)
+            look, cursor = take(archive, context.cursor)
+            return request_runs(context, archive, look, cursor)
 
-    return bucket
+    return looking
+
+
+def _next_part(archive: Archive, cursor: str | None) -> tuple[Look, str]:
+    look = look_at_bucket(archive, start=cursor or "")
+    return look, look.next_key
 
 
 def request_runs(
@@ -82,11 +93,6 @@ def request_runs(
     return dg.SensorResult(
         run_requests=[request(batch, archive.settings) for batch in batches], asset_events=events, cursor=cursor
     )
-
-
-def only_one_look(database: Engine) -> AbstractContextManager[bool]:
-    """False while another look is under way."""
-    return only_one(database, "look at the bucket")
 
 
 def release_dead_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:

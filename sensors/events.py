@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ls4_assets.intake.events import look_at_inbox, receive
 from ls4_assets.intake.look import Look, look_again, look_at_bucket
 from resources.archive import Archive
-from sensors.bucket import only_one_look, request_runs
+from sensors.bucket import look_sensor
 
 # Together with a look at the bucket they stay below the minute after which Dagster gives a tick up.
 RECEIVE_SECONDS, INBOX_SECONDS = 5.0, 10.0
@@ -22,22 +22,8 @@ RECEIVE_SECONDS, INBOX_SECONDS = 5.0, 10.0
 
 def events_sensor(seconds: int) -> dg.SensorDefinition:
     """The sensor, asking the queue every `seconds`."""
-
-    @dg.sensor(
-        name="events",
-        asset_selection=dg.AssetSelection.all(),
-        minimum_interval_seconds=seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Hears of what staff drop, replace or delete in georef/, and materialises it.",
-    )
-    def events(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
-        with only_one_look(archive.database) as alone:
-            if not alone:
-                return dg.SkipReason("An earlier look is not finished yet.")
-            look, cursor = look_by_events(archive, context.cursor)
-            return request_runs(context, archive, look, cursor)
-
-    return events
+    description = "Hears of what staff drop, replace or delete in georef/, and materialises it."
+    return look_sensor("events", description, seconds, look_by_events)
 
 
 def look_by_events(archive: Archive, cursor: str | None) -> tuple[Look, str]:

@@ -3,6 +3,8 @@
 Where the configuration asks for it, servers of our own with the bucket mounted take the place of Fargate and the sidecar.
 """
 
+from typing import Any
+
 from aws_cdk import Duration
 from aws_cdk import aws_applicationautoscaling as scaling
 from aws_cdk import aws_ecs as ecs
@@ -53,7 +55,7 @@ class Maps(Construct):
         )
 
     def _on_fargate(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.FargateService:
-        maps, network = self.config.maps, self.base.network
+        maps = self.config.maps
         task = self.base.cluster.fargate_task(
             self,
             "Task",
@@ -68,23 +70,13 @@ class Maps(Construct):
         return ecs.FargateService(
             self,
             "Maps",
-            service_name="maps",
-            cluster=self.base.cluster.cluster,
-            task_definition=task,
-            desired_count=maps.least,
-            vpc_subnets=network.tasks,
-            security_groups=[network.groups["Maps"]],
             assign_public_ip=False,
-            circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
             capacity_provider_strategies=[ecs.CapacityProviderStrategy(capacity_provider="FARGATE", weight=1)],
-            health_check_grace_period=Duration.seconds(120),
-            min_healthy_percent=100,
-            max_healthy_percent=200,
-            propagate_tags=ecs.PropagatedTagSource.SERVICE,
+            **self._wherever_it_runs(task),
         )
 
     def _on_servers(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.Ec2Service:
-        maps, network = self.config.maps, self.base.network
+        maps = self.config.maps
         servers = self.base.servers
         assert servers is not None
         task = ecs.Ec2TaskDefinition(
@@ -113,21 +105,28 @@ class Maps(Construct):
         return ecs.Ec2Service(
             self,
             "Maps",
-            service_name="maps",
-            cluster=self.base.cluster.cluster,
-            task_definition=task,
-            desired_count=maps.least,
-            vpc_subnets=network.tasks,
-            security_groups=[network.groups["Maps"]],
-            circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
             capacity_provider_strategies=[
                 ecs.CapacityProviderStrategy(capacity_provider=servers.provider.capacity_provider_name, weight=1)
             ],
-            health_check_grace_period=Duration.seconds(120),
-            min_healthy_percent=100,
-            max_healthy_percent=200,
-            propagate_tags=ecs.PropagatedTagSource.SERVICE,
+            **self._wherever_it_runs(task),
         )
+
+    def _wherever_it_runs(self, task: ecs.TaskDefinition) -> dict[str, Any]:
+        """What the service is on Fargate and on servers alike."""
+        network = self.base.network
+        return {
+            "service_name": "maps",
+            "cluster": self.base.cluster.cluster,
+            "task_definition": task,
+            "desired_count": self.config.maps.least,
+            "vpc_subnets": network.tasks,
+            "security_groups": [network.groups["Maps"]],
+            "circuit_breaker": ecs.DeploymentCircuitBreaker(rollback=True),
+            "health_check_grace_period": Duration.seconds(120),
+            "min_healthy_percent": 100,
+            "max_healthy_percent": 200,
+            "propagate_tags": ecs.PropagatedTagSource.SERVICE,
+        }
 
     def _front(
         self,

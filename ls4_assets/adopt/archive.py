@@ -12,11 +12,11 @@ from pebble import ProcessExpired, ProcessPool
 from ls4_assets.adopt.collection import Order, Report, adopt_collection
 from ls4_assets.adopt.survey import find_collections
 from ls4_assets.errors import ConfigurationError, Ls4Error
+from ls4_assets.intake.look import only_one_look
 from ls4_assets.names import Collection, parse_collection_path
 from ls4_assets.pool import end_with_parent
 from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
-from sensors.bucket import only_one_look
 
 _WAIT_FOR_LOOK = 120.0
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from geoalchemy2.elements import WKBElement
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.adopt.cog_header import Header
@@ -20,6 +20,7 @@ from ls4_assets.index.schema import WEB_MERCATOR, SourceState, collection, frame
 from ls4_assets.intake.planner import Change, Changes
 from ls4_assets.intake.sources import apply_changes, tables_in_use
 from ls4_assets.names import Collection
+from resources.locks import lock_until_commit
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def withdraw(connection: Connection, cogs: Iterable[str]) -> list[str]:
 def partitions_lock(engine: Engine, shard: str) -> Iterator[None]:
     """Nobody else adopts into this shard meanwhile: a range in Dagit follows the order in which partitions were added."""
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": f"partitions of {shard}"})
+        lock_until_commit(connection, f"partitions of {shard}")
         yield
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sqlalchemy import text
-
 from ls4_assets import catalogue
 from ls4_assets.exports import names, stac
 from ls4_assets.exports.footprints import write_geojson, write_parquet
@@ -25,6 +23,7 @@ from ls4_assets.names import BANDS, Collection
 from ls4_assets.scratch import scratch_folder
 from ls4_assets.settings import Settings
 from resources.archive import Archive
+from resources.locks import lock_until_commit
 
 # Raised when items or files of the same frames come out otherwise.
 FORM_VERSION = 1
@@ -83,7 +82,7 @@ def publish_lists(archive: Archive) -> None:
     settings = archive.settings
     with archive.database.begin() as connection:
         # One at a time: of two rebuilds that end together, the older list must not be written last.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('catalogue', 0))"))
+        lock_until_commit(connection, "catalogue")
         listed = catalogue.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
         archive.storage.put(catalogue.COLLECTIONS_KEY, listed)
         at = stac.Addresses(settings.public_url, settings.map_url)

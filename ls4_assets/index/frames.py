@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any, TypedDict, cast
 
 from geoalchemy2.elements import WKBElement
-from sqlalchemy import Connection, Engine, Integer, delete, func, select, text, update
+from sqlalchemy import Connection, Engine, Integer, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.index.schema import WEB_MERCATOR, SourceState, frame, source
 from ls4_assets.names import Frame, Step
+from resources.locks import lock_until_commit
 
 ADOPTED = "adopted"
 """Stands where a product's profile and run stand otherwise: the COG was there before ls4."""
@@ -198,5 +199,5 @@ def forget(connection: Connection, of: Frame) -> None:
 def frame_lock(engine: Engine, of: Frame) -> Iterator[Connection]:
     """One transaction that nobody else has on this frame: publishing and removing exclude each other."""
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": f"frame {of.id}"})
+        lock_until_commit(connection, f"frame {of.id}")
         yield connection

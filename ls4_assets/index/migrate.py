@@ -19,6 +19,7 @@ from ls4_assets.errors import ConfigurationError
 from ls4_assets.index.schema import SCHEMA, metadata
 from ls4_assets.index.triggers import create_triggers
 from ls4_assets.index.views import create_views, drop_views
+from resources.locks import lock_until_commit
 
 SCRIPTS = Path(__file__).parent / "migrations"
 # What databases have that were made before their revision was noted.
@@ -66,7 +67,7 @@ def upgrade(connection: Connection) -> Upgrade:
     Raises ConfigurationError when the database was made by a newer version of the code.
     """
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('upgrade of the index schema', 0))"))
+    lock_until_commit(connection, "upgrade of the index schema")
     config = _config(connection)
     scripts = ScriptDirectory.from_config(config)
     newest, before = str(scripts.get_current_head()), revision_of(connection)

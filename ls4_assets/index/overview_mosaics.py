@@ -48,14 +48,13 @@ class Mosaic:
 class State:
     """Where a collection's mosaic stands, and what decides about its next one.
 
-    revision: of the tile index; shown_revision: of the one that the mosaic shows.
+    revision: of the tile index.
     published: its map is there; rebuilds: asked for since the last that brought the map up to date, this one included.
     extent: of all footprints; None without frames. bands: 3 where some frame has colours.
     attempts, key, form, zoom: the columns of `overview_mosaic`; on_map: the map reads it.
     """
 
     revision: int
-    shown_revision: int
     published: bool
     rebuilds: int
     extent: Box | None
@@ -75,14 +74,13 @@ def state(connection: Connection, of: Collection) -> State:
     row = connection.execute(
         select(
             *(whole.index_revision, whole.published_at, whole.attempts.label("rebuilds"), whole.bands, *_sides(whole.outline)),
-            *(mosaic.revision, mosaic.attempts, mosaic.key, mosaic.form, mosaic.zoom, on_map.label("on_map")),
+            *(mosaic.attempts, mosaic.key, mosaic.form, mosaic.zoom, on_map.label("on_map")),
         )
         .join_from(schema.collection, overview_mosaic, mosaic.collection == whole.name)
         .where(whole.name == of.name)
     ).one()
     return State(
         revision=row.index_revision,
-        shown_revision=row.revision,
         published=row.published_at is not None,
         rebuilds=row.rebuilds,
         extent=None if row.minx is None else (row.minx, row.miny, row.maxx, row.maxy),

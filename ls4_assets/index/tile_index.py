@@ -3,8 +3,8 @@
 The table is never dropped while it is served: readers see the state before or the state after, and its GRANTs stay.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from ls4_assets.errors import ConfigurationError, NotFound
 from ls4_assets.index.schema import PUBLIC, WEB_MERCATOR, collection, frame, tile_index
 from ls4_assets.links import links
 from ls4_assets.names import Collection, Frame
+from resources.locks import one_after_another
 from resources.storage import Storage
 
 Extent = tuple[float, float, float, float]
@@ -150,18 +151,9 @@ def drop(connection: Connection, of: Collection) -> None:
     connection.execute(update(collection).where(collection.c.name == of.name).values(gone))
 
 
-@contextmanager
-def collection_lock(engine: Engine, of: Collection) -> Iterator[None]:
+def collection_lock(engine: Engine, of: Collection) -> AbstractContextManager[None]:
     """Nobody else rebuilds this collection meanwhile: index, files and mapfile are one piece of work."""
-    with engine.connect() as connection:
-        key = {"id": f"collection {of.name}"}
-        connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:id, 0))"), key)
-        connection.commit()
-        try:
-            yield
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:id, 0))"), key)
-            connection.commit()
+    return one_after_another(engine, f"collection {of.name}")
 
 
 def _spread_new_addresses(connection: Connection, of: Collection, public_url: str, root: str) -> None:

@@ -7,11 +7,11 @@ once the walk is past their folder, so that the guard before deletions sees all 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.intake import listing, sources
@@ -19,6 +19,7 @@ from ls4_assets.intake.deletions import Guard, take_deletions
 from ls4_assets.intake.listing import Dropped, Piece
 from ls4_assets.intake.planner import Known, Rules, plan_changes
 from resources.archive import Archive
+from resources.locks import only_one
 from resources.storage import Storage
 
 # Keys that are compared, and held in memory, at once.
@@ -47,6 +48,11 @@ class Look:
         self.errors += other.errors
         self.held |= other.held
         self.unseen |= other.unseen
+
+
+def only_one_look(database: Engine) -> AbstractContextManager[bool]:
+    """False while another look is under way."""
+    return only_one(database, "look at the bucket")
 
 
 def look_at_bucket(archive: Archive, start: str = "", seconds: float | None = None, keys: int | None = None) -> Look:

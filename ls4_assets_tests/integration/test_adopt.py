@@ -49,12 +49,6 @@ def any_platform(
         yield running
 
 
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def cogs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """A good COG, a small one, one in colour, and one without overviews."""

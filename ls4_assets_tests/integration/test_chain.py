@@ -2,29 +2,20 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import geopandas
-import pytest
 from affine import Affine
 
-from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.names import STEPS
 from ls4_assets.status import collect
-from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
 OTHER = f"{FOLDER}/02-08-60_6-108.tif"
-
-
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
 
 
 def photo(folder: Path, seed: int = 7, east: float = 0, bands: int = 1) -> bytes:

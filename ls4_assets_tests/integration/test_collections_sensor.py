@@ -1,25 +1,14 @@
 """What the sensor `collections` waits for, and what it does not."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
-import pytest
 from dagster import DagsterRunStatus
 
 from ls4_assets.assets import keys
-from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.names import Collection
-from ls4_assets_tests.platform import Platform, running_platform
+from ls4_assets_tests.platform import Platform
 from sensors.collections import busy_collections
 
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
-
-
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
 
 
 def waiting_run(platform: Platform, asset: dg.AssetKey, tags: dict[str, str]) -> None:

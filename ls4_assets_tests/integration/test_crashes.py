@@ -9,31 +9,18 @@ import pytest
 from ls4_assets.assets import collections
 from ls4_assets.index.schema import SourceState
 from ls4_assets.intake.batches import Limits, claim_batches, release_batch
-from ls4_assets.intake.look import look_at_bucket
+from ls4_assets.intake.look import look_at_bucket, only_one_look
 from ls4_assets.intake.sources import requeue
-from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.status import collect
-from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
 from resources.storage import StoredObject
-from sensors.bucket import only_one_look
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
 OTHER = f"{FOLDER}/02-08-60_6-108.tif"
 MAP = "mapfiles/travis_usda_1958_frames.map"
-
-
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    return write_tif(tmp_path / "good.tif", photograph(200, 220))
 
 
 @pytest.mark.parametrize("step", ["_publish_files", "publish_lists", "_note"])

@@ -1,25 +1,16 @@
 """Events written many at once say what Dagster's own calls would say: this fails when a new version takes them differently."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import pytest
 from dagster._core.event_api import EventRecordsFilter
 
 from ls4_assets.assets import keys
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 PRODUCTS = [keys.product("Travis", step) for step in ("deflate", "overviews", "cog")]
-
-
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
 
 
 def test_a_batch_is_planned_and_told_per_frame_and_product(platform: Platform, tmp_path: Path) -> None:

@@ -27,11 +27,6 @@ def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
         yield running
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    return write_tif(tmp_path / "good.tif", photograph(200, 220))
-
-
 def no_georeference(path: Path) -> Path:
     return write_tif(path, photograph(50, 60), crs=None, transform=None)
 

@@ -31,17 +31,6 @@ KEY = f"{FOLDER}/02-08-60_6-107.tif"
 TABLE = "travis_usda_1958_frames"
 
 
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    return write_tif(tmp_path / "good.tif", photograph(200, 220))
-
-
 def requested(platform: Platform) -> dg.SensorResult:
     platform.tick("bucket")
     result = platform.tick("bucket")

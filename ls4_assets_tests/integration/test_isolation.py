@@ -1,7 +1,7 @@
 """A batch of a hundred frames, seven of them bad in seven ways: the others are served, and only the bad are tried again."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -11,21 +11,14 @@ from affine import Affine
 from click.testing import CliRunner
 
 from ls4_assets.cli import main
-from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.names import STEPS
 from ls4_assets.status import collect
 from ls4_assets_tests.integration.test_faults import no_georeference, truncated, written
-from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, write_tif
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 TABLE = "travis_usda_1958_frames"
-
-
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
 
 
 def key(number: int) -> str:

@@ -25,7 +25,6 @@ from ls4_assets.notices.refusals import STAFF_KEY
 from ls4_assets.notices.runs import subject_of
 from ls4_assets.notices.telling import Telling, tell_people
 from ls4_assets_tests.platform import Platform, running_platform
-from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import REGION, aws_environment, moto_server
 
 if TYPE_CHECKING:
@@ -87,11 +86,6 @@ def platform_with(cluster: Cluster, folder: Path, topic: Topic, **overrides: str
 def platform(cluster: Cluster, tmp_path: Path, topic: Topic) -> Iterator[Platform]:
     with platform_with(cluster, tmp_path, topic) as running:
         yield running
-
-
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    return write_tif(tmp_path / "good.tif", photograph(200, 220))
 
 
 def pass_time(platform: Platform, minutes: float) -> None:

@@ -1,6 +1,5 @@
 """A replaced frame: the map changes over to a COG of its own key, the public COG follows, and nothing is left behind."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
 
@@ -13,19 +12,13 @@ from ls4_assets.index import tile_index
 from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.names import Collection
 from ls4_assets.public_cogs import publish_cogs
-from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 FRAME = frame_of(KEY)
-
-
-@pytest.fixture
-def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
-    with running_platform(cluster, tmp_path) as running:
-        yield running
 
 
 def photo(folder: Path, seed: int, east: float = 0, side: int = 200) -> bytes:
