@@ -12,6 +12,9 @@
 .PHONY: demo install install-tests viewer test test-slow check clean
 .DEFAULT_GOAL := demo
 
+# Two files of tests at once, each with a PostgreSQL cluster of its own.
+IN_TWO := --numprocesses 2 --dist loadfile
+
 demo: install
 	@.venv/bin/ls4 demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
@@ -22,7 +25,7 @@ install-tests:
 	@deploy/install.sh tests
 
 test: install-tests
-	.venv/bin/pytest -m "not slow" $(ARGS)
+	.venv/bin/pytest -m "not slow" $(IN_TWO) $(ARGS)
 
 test-slow: install-tests
 	.venv/bin/pytest -m slow $(ARGS)
