@@ -5,10 +5,12 @@ A module of its own, as its workers import it: nothing that a frame's pixels do 
 
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ls4_assets.pixels.frame import process
@@ -16,17 +18,23 @@ from ls4_assets.pixels.source import Limits
 from ls4_assets.profiles import BW
 
 
-def bare_pool(paths: Sequence[Path], workers: int) -> float:
-    """Seconds from the start of the pool to the last frame."""
+def bare_pool(paths: Sequence[Path], workers: int, keep: bool = False) -> float:
+    """Seconds from the start of the pool to the last frame; `keep` leaves all files until then, as who processes for a purpose
+    does: what is thrown away at once never reaches the disk."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.scale_pool"])
-    started = time.perf_counter()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for _ in pool.map(_pixels, paths):
-            pass
-    return time.perf_counter() - started
+    with tempfile.TemporaryDirectory(dir=os.environ["LS4_WORK_DIR"]) as kept:
+        os.sync()
+        started = time.perf_counter()
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            for _ in pool.map(partial(_pixels, Path(kept), keep), paths):
+                pass
+        return time.perf_counter() - started
 
 
-def _pixels(path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=os.environ["LS4_WORK_DIR"]) as folder:
-        process(path, Path(folder), path.stem, "bw", BW, Limits(10**9, 10**10))
+def _pixels(kept: Path, keep: bool, path: Path) -> None:
+    folder = kept / path.stem
+    folder.mkdir()
+    process(path, folder, path.stem, "bw", BW, Limits(10**9, 10**10))
+    if not keep:
+        shutil.rmtree(folder)

@@ -8,6 +8,7 @@ private API that stands here alone; test_event_store.py fails if a new version o
 import logging
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple, cast
 
@@ -15,7 +16,11 @@ import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_shared.serdes import serialize_value
+from sqlalchemy import delete
 
 
 class Origin(NamedTuple):
@@ -57,9 +62,39 @@ def store_materializations(instance: dg.DagsterInstance, origin: Origin, made: S
 
 
 def store_checks(instance: dg.DagsterInstance, origin: Origin, checked: Sequence[dg.AssetCheckEvaluation]) -> None:
-    """Record what checks found. Of these the storage takes one at a time, as each has a row in another table too."""
-    for one in checked:
-        instance.event_log_storage.store_event(_entry(origin, DagsterEventType.ASSET_CHECK_EVALUATION, one, logging.INFO))
+    """Record what checks found, each of one partition: an event, and a row, in place of the one that the run had planned."""
+    storage = cast(PostgresEventLogStorage, instance.event_log_storage)
+    for key, of_check in groupby(sorted(checked, key=_check), key=_check):
+        found = list(of_check)
+        entries = [_entry(origin, DagsterEventType.ASSET_CHECK_EVALUATION, one, logging.INFO) for one in found]
+        insert = storage.prepare_insert_event_batch(entries).returning(SqlEventLogStorageTable.c.id)
+        table = AssetCheckExecutionsTable.c
+        ours = (table.asset_key == key[0]) & (table.check_name == key[1]) & (table.run_id == origin.run_id)
+        planned = delete(AssetCheckExecutionsTable).where(ours, table.partition.in_([one.partition for one in found]))
+        with storage.index_transaction() as connection:
+            ids = connection.execute(insert).scalars().all()
+            connection.execute(planned)
+            rows = [_check_row(*of) for of in zip(found, entries, ids, strict=True)]
+            connection.execute(AssetCheckExecutionsTable.insert(), rows)
+
+
+def _check_row(found: dg.AssetCheckEvaluation, entry: EventLogEntry, event_id: int) -> dict[str, object]:
+    """As `SqlEventLogStorage._update_asset_check_evaluation` makes it."""
+    outcome = AssetCheckExecutionRecordStatus.SUCCEEDED if found.passed else AssetCheckExecutionRecordStatus.FAILED
+    return {
+        "asset_key": found.asset_key.to_string(),
+        "check_name": found.check_name,
+        "partition": found.partition,
+        "run_id": entry.run_id,
+        "execution_status": outcome.value,
+        "evaluation_event": serialize_value(entry),
+        "evaluation_event_timestamp": datetime.fromtimestamp(entry.timestamp, UTC).replace(tzinfo=None),
+        "evaluation_event_storage_id": event_id,
+    }
+
+
+def _check(found: dg.AssetCheckEvaluation) -> tuple[str, str]:
+    return found.asset_key.to_string(), found.check_name
 
 
 def _asset(made: dg.AssetMaterialization) -> str:

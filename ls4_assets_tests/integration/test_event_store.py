@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.definitions.partitions.subset import DefaultPartitionsSubset
 from dagster._core.event_api import EventRecordsFilter
+from dagster._core.events import DagsterEvent
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.utils import make_new_run_id
 
-from ls4_assets.assets import keys
+from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -32,6 +37,40 @@ def test_a_batch_is_planned_and_told_per_frame_and_product(platform: Platform, t
         (known,) = platform.instance.get_asset_records([asset])
         assert known.asset_entry.last_run_id == run.run_id
     assert platform.instance.get_latest_data_version_record(PRODUCTS[2], partition_key=frame_of(names[3]).partition) is not None
+
+
+def test_each_frame_of_a_batch_has_one_evaluation_of_its_check(platform: Platform, tmp_path: Path) -> None:
+    tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
+    names = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in range(1, 4)]
+    for name in names:
+        platform.drop(name, tif)
+    platform.drop(f"{FOLDER}/02-08-60_6-9.tif", b"%PDF-1.7")
+    (run,) = platform.look()
+    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.FRAME)
+    rows = platform.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
+    found = {row.partition: (row.status, row.run_id) for row in rows}
+    passed = {frame_of(name).partition: (AssetCheckExecutionRecordStatus.SUCCEEDED, run.run_id) for name in names}
+    wrong = {frame_of(f"{FOLDER}/02-08-60_6-9.tif").partition: (AssetCheckExecutionRecordStatus.FAILED, run.run_id)}
+    assert (len(rows), found) == (4, passed | wrong)
+    events = [row.event for row in rows if row.event and row.event.dagster_event]
+    assert {event.dagster_event.event_specific_data.partition for event in events if event.dagster_event} == set(found)
+    assert {event.step_key for event in events} == {keys.frames_op("Travis")}
+
+
+def test_an_evaluation_takes_the_place_of_the_planned_one(platform: Platform) -> None:
+    """A run from Dagit plans its checks per partition: what they found has to replace that row, of which Dagster allows one."""
+    partitions = [frame_of(f"{FOLDER}/02-08-60_6-{number}.tif").partition for number in (1, 2)]
+    origin = event_store.Origin(make_new_run_id(), "job", "step")
+    planned = AssetCheckEvaluationPlanned(
+        asset_key=PRODUCTS[2], check_name=frame_checks.FRAME, partitions_subset=DefaultPartitionsSubset(set(partitions))
+    )
+    event = DagsterEvent("ASSET_CHECK_EVALUATION_PLANNED", origin.job, event_specific_data=planned, step_key=origin.step)
+    platform.instance.report_dagster_event(event, origin.run_id)
+    found = dg.AssetCheckEvaluation(asset_key=PRODUCTS[2], check_name=frame_checks.FRAME, passed=True, partition=partitions[0])
+    event_store.store_checks(platform.instance, origin, [found])
+    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.FRAME)
+    rows = platform.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
+    assert sorted((row.partition, row.status.value) for row in rows) == [(partitions[0], "SUCCEEDED"), (partitions[1], "PLANNED")]
 
 
 def test_no_frame_stays_untold_behind_one_that_fails(platform: Platform, tmp_path: Path) -> None:
