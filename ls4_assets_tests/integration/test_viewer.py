@@ -315,6 +315,26 @@ def test_a_click_tells_of_the_photographs_there(visit: Visit) -> None:
     assert not panel.is_visible()
 
 
+def test_the_whole_collection_can_be_taken_away(visit: Visit) -> None:
+    """GeoJSON, GeoParquet, STAC and the mosaics for GDAL were in the archive, and nobody who looked at the map could know."""
+    later, before = visit.front.listed
+    base = f"{visit.front.url}/archive/derived/{NAME}"
+    exports = {
+        "geojson": f"{base}/footprints.geojson",
+        "parquet": f"{base}/footprints.parquet",
+        "stac": f"{base}/stac/collection.json",
+        "mosaics": {"bw": f"{base}/{NAME}_bw.gti.gpkg"},
+    }
+    visit.front.list(later | {"exports": exports}, before)
+    page = visit.open(f"/#{TABLE}")
+    page.click("#files summary")
+    links = [link.get_attribute("href") for link in page.locator("#files a").all()]
+    assert links == [later["index"], exports["geojson"], exports["parquet"], exports["stac"], exports["mosaics"]["bw"]]
+    page = visit.open(f"/#{EARLIER.table}")
+    page.click("#files summary")
+    assert [link.get_attribute("href") for link in page.locator("#files a").all()] == [before["index"]]
+
+
 def test_an_address_brings_back_what_was_seen(browser: Any, visit: Visit) -> None:
     page = visit.open(f"/#{TABLE}")
     visit.click(left_half(BLACK), MIDDLE)

@@ -98,6 +98,20 @@ export function services(entry) {
     ["TileJSON", "MapLibre, Leaflet and others", `${origin}/tiles/${entry.table}/tilejson.json`],
     ["WMTS", "ArcGIS: add WMTS server", `${origin}/wmts/${entry.table}/WMTSCapabilities.xml`],
     ["OGC API Features", "QGIS: footprints and links", `${origin}/ogcapi/${entry.table}`],
-    ["Index, zipped shapefile", "download", entry.index],
   ];
 }
+
+/** The files of the whole collection: its index, and once there are some, its exports. */
+export function files(entry) {
+  const made = entry.exports;
+  const mosaics = Object.entries(made?.mosaics ?? {});
+  return [
+    ["Tile index", "outlines and links, zipped shapefile", entry.index],
+    ["GeoJSON", "outlines and links, for web maps and scripts", made?.geojson],
+    ["GeoParquet", "the same, for analysis", made?.parquet],
+    ["STAC collection", "every photograph with its files and checksums", made?.stac],
+    ...mosaics.map(([band, address]) => [mosaics.length > 1 ? `Mosaic for GDAL, ${FILM[band]}` : "Mosaic for GDAL", "all photographs as one raster, opened where they lie", address]),
+  ].filter(([, , address]) => address);
+}
+
+const FILM = { bw: "black and white", nc: "colour" };

@@ -1,7 +1,7 @@
 // The chosen collection: what it is, how it is shown, the other years of the place, its addresses, its frames in view.
 
 import { colours } from "./browse.js";
-import { neighbours, services } from "./catalogue.js";
+import { files, neighbours, services } from "./catalogue.js";
 import { copyButton, counted, h } from "./dom.js";
 import { framesWithin } from "./footprints.js";
 
@@ -23,6 +23,7 @@ export function collectionPanel(place, told, extent) {
       look(entry, state, told),
       comparing(entry, others, compared, state, told),
       details("in-view", "Frames in view", inView.element),
+      details("files", "Download the whole collection", fileList(entry)),
       details("services", "Use it in QGIS, ArcGIS or a web map", serviceList(entry)),
     );
     place.dataset.table = entry.table;
@@ -69,6 +70,11 @@ function serviceList(entry) {
     h("dt", {}, name, h("small", {}, use)),
     h("dd", {}, h("code", { tabindex: 0 }, address), copyButton(() => address, `the ${name} address`)),
   ]));
+}
+
+function fileList(entry) {
+  return h("ul", { class: "downloads" }, files(entry).map(([name, what, address]) =>
+    h("li", {}, h("a", { href: address, download: "" }, name), h("small", {}, what))));
 }
 
 function details(id, summary, content) {
