@@ -12,6 +12,9 @@
 .PHONY: demo install install-tests viewer test test-slow check clean
 .DEFAULT_GOAL := demo
 
+# The platform is many processes, each of which would otherwise compile every module anew: five seconds of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Two files of tests at once, each with a PostgreSQL cluster of its own.
 IN_TWO := --numprocesses 2 --dist loadfile
 
