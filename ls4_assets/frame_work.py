@@ -285,9 +285,10 @@ class _Bench:
         return replace(made, scan=scan_state(self.frame, scan, was_missing=was_missing))
 
     def _new_served_key(self, served: str | None, generation: int, content: str) -> str:
-        """The public key for a frame that no map has shown yet; a key of its own for each COG after that. A warm map server has
-        parts of the COG it knows in memory, and would mix them with what it reads under the same key later."""
-        if served is None and generation == 1:
+        """The public key for a frame that no map has shown yet; a key of its own for each COG after that, also where the archive
+        had one before ls4. A warm map server has parts of the COG it knows in memory, and would mix them with what it reads
+        under the same key later."""
+        if served is None and generation == 1 and not self.storage.head(self.frame.cog_key):
             return self.frame.cog_key
         return f"{self.frame.served_folder}{content[:12]}-{self.order.run[:8]}.tif"
 

@@ -66,7 +66,8 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """The tif that a frame is to be made of. `generation` counts the versions that were ever seen under its key."""
+    """The tif that a frame is to be made of. `generation` counts the versions that were ever seen of the frame,
+    however its key was spelled."""
 
     key: str
     version: str
@@ -79,7 +80,8 @@ def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
     """The live source of a frame; None when it is gone."""
     live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
     row = connection.execute(select(source).where(source.c.frame == of.id, live)).first()
-    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), row.generation) if row else None
+    seen = select(func.sum(source.c.generation)).where(source.c.frame == of.id)
+    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), connection.scalar(seen) or 1) if row else None
 
 
 def record_of(connection: Connection, of: Frame) -> FrameRecord | None:

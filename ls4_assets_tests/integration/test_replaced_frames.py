@@ -72,6 +72,28 @@ def test_a_frame_that_was_deleted_and_comes_again_gets_a_new_key(platform: Platf
     assert platform.storage.read(FRAME.cog_key) == Path(served(platform)).read_bytes()
 
 
+def test_a_frame_that_comes_again_spelled_otherwise_gets_a_new_key(platform: Platform, tmp_path: Path) -> None:
+    """x.tif was deleted and x.TIF dropped: versions were counted from one again, and the COG had the key of the one before."""
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    platform.storage.delete(KEY)
+    platform.settle()
+    platform.drop(KEY.replace(".tif", ".TIF"), photo(tmp_path, 2))
+    platform.settle()
+    assert served(platform) != platform.storage.gdal_path(FRAME.cog_key)
+
+
+def test_a_cog_from_before_is_not_written_over_while_a_map_may_read_it(platform: Platform, tmp_path: Path) -> None:
+    """The COG of an archive's former system, which its map still read, was written over block by block under warm map servers."""
+    platform.storage.put(FRAME.cog_key, b"the former system's")
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.look()
+    assert platform.storage.read(FRAME.cog_key) == b"the former system's"
+    platform.rebuild()
+    assert served(platform) != platform.storage.gdal_path(FRAME.cog_key)
+    assert platform.storage.read(FRAME.cog_key) == Path(served(platform)).read_bytes()
+
+
 def test_deleting_a_replaced_frame_removes_its_copies_too(platform: Platform, tmp_path: Path) -> None:
     for seed in (1, 2):
         platform.drop(KEY, photo(tmp_path, seed))
