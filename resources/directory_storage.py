@@ -76,7 +76,13 @@ class DirectoryStorage:
         with self._half(key) as half:
             if not (yielded and _linked(path, half)):
                 shutil.copyfile(path, half)
-            return self._publish(half, key)
+            if intermediate:
+                return self._publish(half, key)
+            # Named done in a database that survives a power cut, it has to survive that too; what can be remade need not.
+            _to_disk(half)
+            stored = self._publish(half, key)
+            _to_disk(self._path(key).parent)
+            return stored
 
     def put(self, key: str, data: bytes) -> StoredObject:
         with self._half(key) as half:
@@ -166,6 +172,14 @@ def _linked(path: Path, half: Path) -> bool:
     linked.chmod(FILE_MODE)
     linked.replace(half)
     return True
+
+
+def _to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _inside(key: str) -> str:

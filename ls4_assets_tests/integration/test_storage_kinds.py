@@ -39,6 +39,26 @@ def test_products_are_readable_to_all_whatever_the_umask(storage: DirectoryStora
 
 
 @folder_only
+def test_a_cog_is_on_the_disk_before_it_is_there(
+    storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut PostgreSQL called frames done whose COGs were empty files. What can be remade is not waited for."""
+    made = tmp_path / "made.tif"
+    made.write_bytes(b"pixels")
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append("folder" if storage.head(KEY) else f"{os.fstat(file).st_size} bytes")
+    )
+    storage.upload(made, KEY, intermediate=True)
+    storage.delete(KEY)
+    assert synced == []
+    storage.upload(made, KEY)
+    storage.delete(KEY)
+    storage.upload(made, KEY, yielded=True)
+    assert synced == ["6 bytes", "folder"] * 2
+
+
+@folder_only
 def test_a_failed_write_leaves_the_old_object_and_no_litter(storage: DirectoryStorage, tmp_path: Path) -> None:
     storage.put(KEY, b"old")
     with pytest.raises(FileNotFoundError):
