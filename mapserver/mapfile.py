@@ -28,7 +28,6 @@ _OVERVIEW_FROM = 0.85
 _PIXELS_A_METRE = 72 * 39.3701
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
-_PUBLIC_URL = re.compile(r"https?://[\w.:/@~%-]*[\w~-]")
 _LAYER = re.compile(r"^  LAYER$(.*?)^  END$", re.MULTILINE | re.DOTALL)
 _BY_SCALE = re.compile(rf'^\s*NAME "{TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILINE | re.DOTALL)
 _SCALE_WORD = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
@@ -62,8 +61,6 @@ class MapfileContext:
     title: WMS title (`Travis Usda 1958 Frames`).
     table: index table, also the address under `/wms/` (`travis_usda_1958_frames`).
     extent: minx, miny, maxx, maxy of all footprints in EPSG:3857 metres.
-    public_url: scheme and host of the service without a trailing slash; None lets every answer name the host
-      that was asked, which is right where the port changes from start to start.
     contact: printed in the capabilities when given.
     overview_resolution: metres a pixel of the overview mosaic, in EPSG:3857; None: frames are read at every scale.
     service: the PostgreSQL service that mapserv connects to.
@@ -74,7 +71,6 @@ class MapfileContext:
     title: str
     table: str
     extent: Extent
-    public_url: str | None = None
     contact: Contact | None = None
     service: str = "ls4"
     overview_resolution: float | None = None
@@ -89,8 +85,6 @@ class MapfileContext:
             raise ValueError(f"{self.table!r} is not the index table of {self.name}: use its lower case.")
         if self.map_name in (self.name, self.footprint_layer, self.tile_index_layer):
             raise ValueError(f"MAP NAME {self.map_name} is also a layer's name: choose another.")
-        if self.public_url is not None and not _PUBLIC_URL.fullmatch(self.public_url):
-            raise ValueError(f"{self.public_url!r} is no public address: give scheme and host, no slash after.")
 
     @property
     def footprint_layer(self) -> str:
@@ -124,7 +118,7 @@ class MapfileContext:
 
     @property
     def features_address(self) -> str:
-        return f"{self.public_url or ''}/ogcapi/{self.table}"
+        return f"/ogcapi/{self.table}"
 
 
 def render(context: MapfileContext) -> str:
@@ -133,10 +127,10 @@ def render(context: MapfileContext) -> str:
     return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES, srs=SRS, **names)
 
 
-def findings(mapfile_text: str, public_url: str | None = None) -> list[str]:
+def findings(mapfile_text: str) -> list[str]:
     """What is wrong with a mapfile that is about to be published; empty when nothing is.
 
-    Secrets, hosts other than `public_url`'s, and broken promises about layers. MapServer itself stays the
+    Secrets, hosts (every answer names the one that was asked), and broken promises about layers. MapServer itself stays the
     judge of syntax.
     """
     layers = {_value(body, "NAME"): body for body in _LAYER.findall(mapfile_text)}
@@ -148,9 +142,8 @@ def findings(mapfile_text: str, public_url: str | None = None) -> list[str]:
     for option in re.findall(r'^\s*CONFIG\s+"(.*?)"', mapfile_text, re.MULTILINE):
         if option not in _CONFIG:
             found.append(f"CONFIG {option} would leak into other maps: set it in mapserver.conf.")
-    for address in re.findall(r"https?://[^\s\"'<>]+", mapfile_text):
-        if public_url is None or not (address + "/").startswith(public_url + "/"):
-            found.append(f"It names {address}: only addresses under the public one may stand in a mapfile.")
+    addresses = re.findall(r"https?://[^\s\"'<>]+", mapfile_text)
+    found += [f"It names {address}: no address may stand in a mapfile." for address in addresses]
     return found + _layer_findings(mapfile_text, layers)
 
 
