@@ -1,8 +1,8 @@
 """What does it cost when the archive is large? `python -m benchmarks.scale [--json] [--quick] [--plots docs/images] [PART ...]`
 
 batch: 100 frames through Dagster against their pixels alone. collection: one frame more in a collection of 100 to 10,000, ours
-and the legacy way. tick: the sensors with up to a million known frames. dagit: definitions and partition pages at a million
-partitions. Each part runs in a process of its own on real parts: PostgreSQL, Dagster, files.
+and the legacy way. adopt: finished COGs taken over. tick: the sensors with up to a million known frames. dagit: definitions and
+partition pages at a million partitions. Each part runs in a process of its own on real parts: PostgreSQL, Dagster, files.
 """
 
 import argparse
@@ -20,6 +20,7 @@ _SIZES: dict[str, tuple[list[int], list[int]]] = {
     # the frames of a batch, and the sides of its photographs in pixels
     "batch": ([100, 5000, 7200], [6, 400]),
     "collection": ([100, 1_000, 10_000], [9, 25]),
+    "adopt": ([2_000], [12]),
     "tick": ([1_000, 100_000, 1_000_000], [500, 1_000]),
     "dagit": ([1_000_000], [2_000]),
 }
@@ -84,6 +85,10 @@ def _job(part: str, sizes: list[int]) -> dict[str, Any]:
         from benchmarks.scale_collection import measure_collection
 
         return dict(measure_collection(*sizes))
+    if part == "adopt":
+        from benchmarks.scale_adopt import measure_adopt
+
+        return dict(measure_adopt(*sizes))
     if part == "tick":
         from benchmarks.scale_tick import measure_ticks
 
@@ -111,6 +116,7 @@ def _collection_results(figures: dict[str, Any]) -> dict[str, Any]:
 _RESULTS = {
     "batch": lambda figures: {"batch_overhead_ratio": next(iter(figures.values()))["ratio"], "batch": figures},
     "collection": _collection_results,
+    "adopt": lambda figures: {"adopt": figures},
     "tick": lambda figures: {"tick": figures},
     "dagit": lambda figures: {
         "definitions_load_s": figures["definitions_load_s"], "partition_page_s": figures["partition_page_s"], "dagit": figures,
@@ -141,6 +147,11 @@ def _collection_lines(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _adopt_lines(results: dict[str, Any]) -> list[str]:
+    one = results["adopt"]
+    return [f"adopting {one['cogs']:,} COGs with {one['workers']} workers: {one['cogs_per_s']:.0f} a second (goal 100)"]
+
+
 def _tick_lines(results: dict[str, Any]) -> list[str]:
     lines = ["one tick of the sensors, by known frames"]
     for size, one in results["tick"].items():
@@ -161,7 +172,9 @@ def _dagit_lines(results: dict[str, Any]) -> list[str]:
     ]
 
 
-_LINES = {"batch": _batch_lines, "collection": _collection_lines, "tick": _tick_lines, "dagit": _dagit_lines}
+_LINES = {
+    "batch": _batch_lines, "collection": _collection_lines, "adopt": _adopt_lines, "tick": _tick_lines, "dagit": _dagit_lines,
+}  # fmt: skip
 
 
 def _rounded(value: Any) -> Any:

@@ -148,7 +148,7 @@ class _Template:
 
     def at(self, west: float, north: float) -> bytes:
         if self._bytes is None:
-            self._bytes = _small_cog()
+            self._bytes = small_cog()
         made_at, wanted = struct.pack("<6d", 0, 0, 0, _WEST, _NORTH, 0), struct.pack("<6d", 0, 0, 0, west, north, 0)
         assert self._bytes.count(made_at) == 1, "the COG's tie point is not where it was; look at how cog_assembly writes it"
         return self._bytes.replace(made_at, wanted)
@@ -157,7 +157,7 @@ class _Template:
 _TEMPLATE = _Template()
 
 
-def _small_cog() -> bytes:
+def small_cog() -> bytes:
     """By our own chain; in few shades of grey, so that ten thousand of them need no more than a gigabyte."""
     metres = _GROUND / _COG_SIDE
     place = {"crs": "EPSG:3857", "transform": Affine(metres, 0, _WEST, 0, -metres, _NORTH)}

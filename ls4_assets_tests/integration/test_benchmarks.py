@@ -34,5 +34,6 @@ def test_all_parts_are_measured() -> None:
     assert {"batch_overhead_ratio", "index_one_frame_s", "index_stages_s", "legacy", "tick"} <= set(found)
     assert {"definitions_load_s", "partition_page_s"} <= set(found)
     assert found["batch"]["400"]["frames"] == 6
+    assert found["adopt"]["cogs"] == 12
     assert list(found["tick"]) == ["500", "1000"]
     assert found["dagit"]["partitions"] >= 2_000
