@@ -190,7 +190,8 @@ def _counted(table: Table) -> dict[str, Any]:
 
 def _grown(of: Collection, before: Row[Any], added: Sequence[Row[Any]]) -> dict[str, Any]:
     """The same when frames were only added: one more costs the same in a collection of ten and of ten thousand."""
-    new = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision, frame.c.footprint.is_not(None))
+    due = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
+    new = (*due, ~frame.c.deleted, frame.c.footprint.is_not(None))
     footprints = select(func.ST_Collect(frame.c.footprint)).where(*new).scalar_subquery()
     return {
         "frames": before.frames + len(added),

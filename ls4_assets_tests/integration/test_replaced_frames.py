@@ -141,24 +141,26 @@ def test_a_remade_cog_is_not_written_over_the_one_that_is_served(platform: Platf
     assert platform.storage.head(FRAME.cog_key) != written
 
 
+STORED = "SELECT frames, bands, ST_AsText(ST_Normalize(outline)) AS outline FROM ls4.collection"
+COUNTED = (
+    "SELECT count(*)::int AS frames, array_agg(DISTINCT band) AS bands, "
+    "ST_AsText(ST_Normalize(ST_ConvexHull(ST_Collect(geom)))) AS outline FROM travis_usda_1958_frames"
+)
+
+
 def test_the_collections_summary_is_the_same_grown_and_counted(platform: Platform, tmp_path: Path) -> None:
     """Frames are added one by one to what the collection's row says; it must say what the whole table says."""
-    stored = "SELECT frames, bands, ST_AsText(ST_Normalize(outline)) AS outline FROM ls4.collection"
-    counted = (
-        "SELECT count(*)::int AS frames, array_agg(DISTINCT band) AS bands, "
-        "ST_AsText(ST_Normalize(ST_ConvexHull(ST_Collect(geom)))) AS outline FROM travis_usda_1958_frames"
-    )
     for number, key in enumerate((KEY, f"{FOLDER}/02-08-60_6-108.tif", f"{FOLDER}/02-08-60_6-109.tif")):
         platform.drop(key, photo(tmp_path, number, east=150.0 * number))
         platform.settle()
-        assert platform.rows(stored) == platform.rows(counted)
+        assert platform.rows(STORED) == platform.rows(COUNTED)
     platform.drop(KEY, photo(tmp_path, 8, side=120))
     platform.settle()
     platform.storage.delete(f"{FOLDER}/02-08-60_6-109.tif")
     platform.settle()
-    (row,) = platform.rows(stored)
+    (row,) = platform.rows(STORED)
     assert (row["frames"], row["bands"]) == (2, ["bw"])
-    assert platform.rows(stored) == platform.rows(counted)
+    assert platform.rows(STORED) == platform.rows(COUNTED)
     with platform.database.connect() as connection:
         extent = tile_index.extent(connection, COLLECTION)
     (sides,) = platform.rows(
@@ -166,6 +168,21 @@ def test_the_collections_summary_is_the_same_grown_and_counted(platform: Platfor
         "(SELECT ST_Extent(geom) AS b FROM travis_usda_1958_frames) AS whole"
     )
     assert extent == tuple(sides.values())
+
+
+def test_a_frame_that_goes_before_it_is_ever_indexed_leaves_no_trace_in_the_extent(platform: Platform, tmp_path: Path) -> None:
+    """The map of a collection reached over empty land, where a misplaced frame had lain that was deleted at once."""
+    stays, misplaced = f"{FOLDER}/02-08-60_6-108.tif", f"{FOLDER}/02-08-60_6-109.tif"
+    platform.drop(KEY, photo(tmp_path, 1))
+    platform.settle()
+    platform.drop(stays, photo(tmp_path, 2, east=150.0))
+    platform.drop(misplaced, photo(tmp_path, 3, east=5000.0))
+    platform.look()
+    platform.storage.delete(misplaced)
+    platform.look()
+    assert platform.rows("SELECT deleted FROM ls4.frame WHERE id LIKE '%109'") == [{"deleted": True}]
+    platform.rebuild()
+    assert platform.rows(STORED) == platform.rows(COUNTED)
 
 
 def test_a_collection_that_comes_again_does_not_begin_at_its_old_version(platform: Platform, tmp_path: Path) -> None:
