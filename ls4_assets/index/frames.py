@@ -77,9 +77,10 @@ class SourceRecord:
 
 
 def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
-    """The live source of a frame; None when it is gone."""
+    """The live source of a frame; None when it is gone. Of two, as when x.TIF became x.tif, the one that was not missed."""
     live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
-    row = connection.execute(select(source).where(source.c.frame == of.id, live)).first()
+    there_first = (source.c.gone_at.is_not(None), source.c.key)
+    row = connection.execute(select(source).where(source.c.frame == of.id, live).order_by(*there_first)).first()
     seen = select(func.sum(source.c.generation)).where(source.c.frame == of.id)
     return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), connection.scalar(seen) or 1) if row else None
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ls4_assets.index.frames import source_of
 from ls4_assets.intake.look import PIECE, look_at_keys
 from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import parse_georef_key
 from ls4_assets_tests.integration.intake_fixtures import FOLDER, Intake, Listed, intake_fixture, opened, tif  # noqa: F401
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
 from resources.directory_storage import DirectoryStorage
@@ -239,6 +241,24 @@ def test_looks_without_any_time_come_round_all_the_same(intake: Intake) -> None:
     intake.drop(ONE, "nc/Travis/USDA_1958/frames/georef/02-08-60_6-1.tif")
     intake.look(20, seconds=0.0)
     assert len(intake.states()) == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [("tif", "TIF"), ("TIF", "tif")])
+def test_a_frame_is_made_of_the_file_that_is_there(intake: Intake, before: str, after: str) -> None:
+    """A renamed file was "no longer under georef/": its frame was still asked of the old name, until that was believed gone."""
+    old, new = (ONE.replace(".tif", f".{suffix}") for suffix in (before, after))
+    intake.drop(old)
+    intake.look(2)
+    intake.finish()
+    intake.delete(old)
+    intake.drop(new)
+    # Missed already, and not believed gone yet.
+    intake.write("UPDATE ls4.source SET gone_at = now() + interval '1 hour' WHERE key = :old", old=old)
+    intake.look()
+    assert intake.states() == {old: "done", new: "settling"}
+    with intake.archive.database.connect() as connection:
+        found = source_of(connection, parse_georef_key(new, intake.archive.settings.shards))
+    assert found and found.key == new
 
 
 def test_keys_of_an_event_are_looked_at_alone(bucket: Intake) -> None:
