@@ -214,6 +214,11 @@ class Frame:
         return Attributes(found["date"], found.get("roll") or "N/A", found["frame_num"], acquired)
 
     @classmethod
+    def from_id(cls, id_: str) -> "Frame":
+        band, shard, second, type_, stem = id_.split("/")
+        return cls(Collection(shard, second, cast(FrameType, type_)), cast(Band, band), stem)
+
+    @classmethod
     def from_partition(cls, shard: str, partition: str) -> "Frame":
         second, type_, band, stem = partition.split("/")
         return cls(Collection(shard, second, cast(FrameType, type_)), cast(Band, band), stem)

@@ -10,7 +10,7 @@ from ls4_assets.index import tile_index as index
 from ls4_assets.index.schema import SourceState, collection, frame, source, tile_index
 from ls4_assets.index.stale import count_stale
 from ls4_assets.intake.sources import LIVE, WAITING
-from ls4_assets.names import BANDS, STEPS, Collection
+from ls4_assets.names import BANDS, STEPS, Collection, Frame
 from ls4_assets.settings import Profiles
 from resources.storage import Storage, StoredObject
 
@@ -58,10 +58,11 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
     if len(cogs) <= LISTED:
         lying = _cogs(storage, of)
         counts["cogs"] = len(lying)
-        public = {_public_key(row.id) for row in cogs if row.public_version is not None}
+        public = {Frame.from_id(row.id).cog_key for row in cogs if row.public_version is not None}
         if missing := sorted(public - lying):
             wrong.append(f"{len(missing)} COGs are not in the bucket: {', '.join(missing[:_NAMED])}")
-        known = {_public_key(id_) for id_ in connection.scalars(select(frame.c.id).where(frame.c.collection == of.name))}
+        ids = connection.scalars(select(frame.c.id).where(frame.c.collection == of.name))
+        known = {Frame.from_id(id_).cog_key for id_ in ids}
         if strange := sorted(lying - known):
             wrong.append(f"{len(strange)} COGs in the bucket are no frame's: {', '.join(strange[:_NAMED])}")
     return Audit(counts, wrong)
@@ -96,11 +97,6 @@ def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
 def _states(connection: Connection, of: Collection) -> dict[str, int]:
     mine = (source.c.collection == of.name, source.c.state.in_(LIVE))
     return dict(connection.execute(select(source.c.state, func.count()).where(*mine).group_by(source.c.state)).tuples().all())
-
-
-def _public_key(frame_id: str) -> str:
-    folder, _, stem = frame_id.rpartition("/")
-    return f"{folder}/cog/{stem}.tif"
 
 
 def _cogs(storage: Storage, of: Collection) -> set[str]:

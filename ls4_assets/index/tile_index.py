@@ -106,6 +106,16 @@ def served_root(storage: Storage) -> str:
     return storage.gdal_path("x")[:-1]
 
 
+def cog_key_of(id_: ColumnElement[str]) -> ColumnElement[str]:
+    """In SQL the `cog_key` of the frame of an id."""
+    return func.regexp_replace(id_, "/([^/]*)$", r"/cog/\1.tif")
+
+
+def key_in(location: ColumnElement[str]) -> ColumnElement[str]:
+    """In SQL the key that a `location` names, whatever the bucket."""
+    return func.regexp_replace(location, "^/vsi[a-z0-9_]+/[^/]+/", "")
+
+
 def revision(connection: Connection, of: Collection) -> int:
     return connection.scalar(select(collection.c.index_revision).where(collection.c.name == of.name)) or 0
 

@@ -71,9 +71,9 @@ def _renew_index(connection: Connection, of: Collection) -> None:
     """Have the next rebuild write every row; rows of no frame go at once."""
     if tile_index.exists(connection, of):
         table = schema.tile_index(of)
-        key = func.regexp_replace(table.c.location, "^/vsi[a-z0-9_]+/[^/]+/", "")
-        made = select(func.regexp_replace(frame.c.id, "/([^/]*)$", r"/cog/\1.tif")).where(frame.c.collection == of.name)
-        connection.execute(delete(table).where(key.not_in(made), table.c.profile_hash != "legacy"))
+        made = select(tile_index.cog_key_of(frame.c.id)).where(frame.c.collection == of.name)
+        of_none = tile_index.key_in(table.c.location).not_in(made)
+        connection.execute(delete(table).where(of_none, table.c.profile_hash != "legacy"))
     mine = update(frame).where(frame.c.collection == of.name)
     connection.execute(mine.values(revision=frame.c.revision + 1, updated_at=func.now()))
     _call_due(connection, of, {})

@@ -3,12 +3,12 @@
 from collections.abc import Set
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, text
+from sqlalchemy import Connection, Row, func, or_, select, text
 
 from ls4_assets.index import schema
 from ls4_assets.index.frames import ADOPTED
-from ls4_assets.index.schema import PUBLIC, SourceState, frame, source
-from ls4_assets.index.tile_index import is_ours
+from ls4_assets.index.schema import SourceState, frame, source
+from ls4_assets.index.tile_index import cog_key_of, is_ours, key_in
 from ls4_assets.intake.rebuilds import UNINDEXED
 from ls4_assets.intake.sources import anything_known
 from ls4_assets.names import BANDS, Collection, is_tif
@@ -107,20 +107,19 @@ def _sources(connection: Connection, of: Collection) -> dict[str, KnownSource]:
 
 def _compared(connection: Connection, of: Collection) -> KnownTable:
     """The table against the frames, inside the database. Rows taken over from lambda-s4 stay until there are better ones."""
-    table = connection.dialect.identifier_preparer.quote(of.table)
-    compared = f"""
-        SELECT count(shown.location) AS rows,
-               count(*) FILTER (WHERE shown.location IS NULL AND mine.due) AS missing,
-               count(*) FILTER (WHERE mine.id IS NULL AND shown.profile_hash <> 'legacy') AS extra,
-               count(*) FILTER (WHERE mine.settled
-                                AND right(shown.served_location, length(mine.served_key)) <> mine.served_key) AS odd
-          FROM (SELECT id, served_key, regexp_replace(id, '/([^/]*)$', '/cog/\\1.tif') AS key,
-                       revision = indexed_revision AND NOT deleted AS settled,
-                       revision = indexed_revision AND NOT deleted AND footprint IS NOT NULL AS due
-                  FROM ls4.frame WHERE collection = :name) AS mine
-          FULL JOIN {PUBLIC}.{table} AS shown ON regexp_replace(shown.location, '^/vsi[a-z0-9_]+/[^/]+/', '') = mine.key
-    """  # noqa: S608  # the table's name is quoted
-    row = connection.execute(text(compared), {"name": of.name}).one()
+    shown = schema.tile_index(of)
+    settled = (frame.c.revision == frame.c.indexed_revision) & ~frame.c.deleted
+    due = settled & frame.c.footprint.is_not(None)
+    columns = (frame.c.id, frame.c.served_key, cog_key_of(frame.c.id).label("key"), settled.label("settled"), due.label("due"))
+    mine = select(*columns).where(frame.c.collection == of.name).subquery()
+    elsewhere = func.right(shown.c.served_location, func.length(mine.c.served_key)) != mine.c.served_key
+    counted = select(
+        func.count(shown.c.location).label("rows"),
+        func.count().filter(shown.c.location.is_(None), mine.c.due).label("missing"),
+        func.count().filter(mine.c.id.is_(None), shown.c.profile_hash != "legacy").label("extra"),
+        func.count().filter(mine.c.settled, elsewhere).label("odd"),
+    )
+    row = connection.execute(counted.select_from(mine.join(shown, key_in(shown.c.location) == mine.c.key, full=True))).one()
     return KnownTable(True, row.rows, row.missing, row.extra, row.odd)
 
 

@@ -19,8 +19,8 @@ def plan(of: Collection, listed: Listed, known: Known) -> list[Action]:
     """All that is out of step, in the order in which it is mended."""
     return [
         *_sources(listed, known),
-        *_frames(of, listed, known),
-        *_scans(of, listed, known),
+        *_frames(listed, known),
+        *_scans(listed, known),
         *_table(of, listed, known),
         *_files(of, listed, known),
         *_mosaic(listed, known),
@@ -45,7 +45,7 @@ def _sources(listed: Listed, known: Known) -> Iterator[Action]:
             yield Action(Kind.LOOK, key, "is known and does not lie in georef/")
 
 
-def _frames(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
+def _frames(listed: Listed, known: Known) -> Iterator[Action]:
     idle = {row.frame: key for key, row in known.sources.items() if row.state in (SourceState.DONE, SourceState.FAILED)}
     can_be_made = {frame for frame, key in idle.items() if frame and key in listed.tifs}
     for id_, row in sorted(known.frames.items()):
@@ -60,7 +60,7 @@ def _frames(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
             yield Action(Kind.UNKNOWN, row.served_key, "was replaced by another COG since it was adopted")
         elif found is not None and found != row.print and id_ in can_be_made:
             yield Action(Kind.REQUEUE, id_, "its COG is not the one that was put there")
-        elif found is not None and not row.follows and (why := _public_fault(listed, _cog_key(of, id_), found)):
+        elif found is not None and not row.follows and (why := _public_fault(listed, Frame.from_id(id_).cog_key, found)):
             yield Action(Kind.REPUBLISH, id_, why)
     for id_ in sorted(can_be_made - known.frames.keys()):
         if known.sources[idle[id_]].state == SourceState.DONE:
@@ -75,9 +75,9 @@ def _public_fault(listed: Listed, public: str, served: str) -> str | None:
     return None if same else f"{public} is not the COG that the map reads"
 
 
-def _scans(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
+def _scans(listed: Listed, known: Known) -> Iterator[Action]:
     for id_, row in sorted(known.frames.items()):
-        stem = _frame(of, id_).scan_stem
+        stem = Frame.from_id(id_).scan_stem
         there = listed.scans.get((id_.partition("/")[0], stem)) if stem else None
         if not row.deleted and there != row.scan_file:
             why = f"its raw scan {there} is not linked" if there else f"its raw scan {row.scan_file} is not there any more"
@@ -149,7 +149,7 @@ def _orphans(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
     read = known.served | {row.served_key for row in known.frames.values()}
     for key in sorted(listed.cogs.keys() - listed.young):
         id_ = _id_of(of, key)
-        if key in read or (key == _cog_key(of, id_) and id_ in kept):
+        if key in read or (key == Frame.from_id(id_).cog_key and id_ in kept):
             continue
         if (id_ in meant and not is_foreign(known)) or (key.startswith("derived/") and known.row):
             yield Action(Kind.REMOVE, key, "is a COG that no map reads, of a frame that is gone or was replaced", id_)
@@ -180,15 +180,6 @@ def _partitions(of: Collection, known: Known) -> Iterator[Action]:
 def is_foreign(known: Known) -> bool:
     """Does the map read a table of another hand's making?"""
     return known.table is not None and not known.table.ours
-
-
-def _frame(of: Collection, id_: str) -> Frame:
-    band, _, rest = id_.partition("/")
-    return Frame.from_partition(of.shard, f"{of.partition}/{band}/{rest.rpartition('/')[2]}")
-
-
-def _cog_key(of: Collection, id_: str) -> str:
-    return _frame(of, id_).cog_key
 
 
 def _id_of(of: Collection, key: str) -> str:

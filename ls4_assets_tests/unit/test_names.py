@@ -129,6 +129,7 @@ def test_parse_and_format_are_a_round_trip(shard: str, second: str, band: str, s
     frame = parse_georef_key(f"{band}/{shard}/{second}/frames/georef/{stem}.tif", SHARDS)
     assert Frame.from_partition(shard, frame.partition) == frame
     assert Collection.from_partition(shard, frame.collection.partition) == frame.collection
+    assert Frame.from_id(frame.id) == frame
     assert f"{frame.id}.tif" == f"{band}/{shard}/{second}/frames/{stem}.tif"
 
 
