@@ -76,10 +76,14 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
             f"take it over by `ls4 adopt {of.folder('bw')} --apply`."
         )
     table.create(connection, checkfirst=True)
-    # It may have been lost, or emptied by hand, since its rows were counted.
-    holds_rows = connection.execute(select(table.c.oid).limit(1)).first() is not None
-    root = served_root(storage)
-    _spread_new_addresses(connection, of, public_url, root)
+    # From the index alone. It may have been lost, or emptied by hand, since its rows were counted.
+    first, last = connection.execute(select(func.min(table.c.location), func.max(table.c.location))).one()
+    holds_rows = first is not None
+    root, bucket = served_root(storage), _location_root(storage)
+    renamed = holds_rows and not (first.startswith(bucket) and last.startswith(bucket))
+    if renamed:
+        _rename_locations(connection, table, bucket)
+    _spread_new_addresses(connection, of, public_url, root, renamed)
     unindexed = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
     changed = connection.execute(select(frame).where(*unindexed).order_by(frame.c.id).with_for_update()).all()
     shown = [row for row in changed if not row.deleted and row.footprint is not None]
@@ -91,7 +95,7 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     left = 0
     for locations in chunks((_location(storage, gone) for gone in leaving), 1000):
         left += connection.execute(delete(table).where(table.c.location.in_(locations))).rowcount
-    grown_only = before.frames > 0 and holds_rows and not known and not left
+    grown_only = before.frames > 0 and holds_rows and not (renamed or known or left)
     summary = _grown(of, before, shown) if grown_only else _counted(table)
     values = summary | _description(of) | {"index_revision": _next_revision(), "indexed_at": func.now()}
     of_it = update(collection).where(collection.c.name == of.name)
@@ -166,11 +170,20 @@ def collection_lock(engine: Engine, of: Collection) -> AbstractContextManager[No
     return one_after_another(engine, f"collection {of.name}")
 
 
-def _spread_new_addresses(connection: Connection, of: Collection, public_url: str, root: str) -> None:
+def _rename_locations(connection: Connection, table: Table, bucket: str) -> None:
+    """Put another bucket's name into every row. Rows are known by `location`: beside one of the old name a frame would get a
+    second, and never lose the first. Where it has two already the lower stays, so that the stacking does not jump."""
+    other = table.alias()
+    lower = select(other.c.oid).where(key_in(other.c.location) == key_in(table.c.location), other.c.oid < table.c.oid)
+    connection.execute(delete(table).where(lower.exists()))
+    connection.execute(update(table).values(location=literal(bucket) + key_in(table.c.location)))
+
+
+def _spread_new_addresses(connection: Connection, of: Collection, public_url: str, root: str, renamed: bool) -> None:
     """When the public address, or the place of the archive, changed since the last time, every row of the collection is due."""
     same = (collection.c.public_url.is_not_distinct_from(public_url), collection.c.served_root.is_not_distinct_from(root))
     stale = update(collection).where(collection.c.name == of.name, not_(and_(*same)))
-    if connection.execute(stale.values(public_url=public_url, served_root=root)).rowcount:
+    if connection.execute(stale.values(public_url=public_url, served_root=root)).rowcount or renamed:
         all_rows = update(frame).where(frame.c.collection == of.name)
         connection.execute(all_rows.values(revision=frame.c.revision + 1))
 
@@ -232,8 +245,12 @@ def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, publi
     }
 
 
+def _location_root(storage: Storage) -> str:
+    return f"/vsis3/{storage.bucket}/"
+
+
 def _location(storage: Storage, of: Frame) -> str:
-    return f"/vsis3/{storage.bucket}/{of.cog_key}"
+    return f"{_location_root(storage)}{of.cog_key}"
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> int:

@@ -213,6 +213,31 @@ def test_an_archive_that_moved_is_served_from_its_new_place(platform: Platform, 
     assert served(moved) == str(new / FRAME.cog_key)
 
 
+def test_rows_follow_another_name_of_the_bucket(platform: Platform, tmp_path: Path) -> None:
+    """After LS4_LEGACY_BUCKET was changed every replaced frame stood in the index twice, and deleted ones never left it."""
+    keys = [KEY, f"{FOLDER}/02-08-60_6-108.tif", f"{FOLDER}/02-08-60_6-109.tif"]
+    rows = "SELECT oid, location, source_version FROM travis_usda_1958_frames ORDER BY oid"
+    for number, key in enumerate(keys):
+        platform.drop(key, photo(tmp_path, number, east=150.0 * number))
+    platform.settle()
+    before = platform.rows(rows)
+    # As what such a change had left before: the first frame has two rows.
+    with platform.database.begin() as connection:
+        table, columns = f"public.{COLLECTION.table}", "src_srs, band, served_location, source_version, profile_hash, geom"
+        double = f"SELECT replace(location, '/ls4/', '/other/'), {columns} FROM {table} ORDER BY oid LIMIT 1"
+        connection.execute(text(f"INSERT INTO {table} (location, {columns}) {double}"))
+    renamed = platform.with_settings(legacy_bucket="other")
+    renamed.drop(keys[0], photo(tmp_path, 8))
+    renamed.storage.delete(keys[2])
+    renamed.settle()
+    after = renamed.rows(rows)
+    assert [(row["oid"], row["location"]) for row in after] == [
+        (row["oid"], str(row["location"]).replace("/ls4/", "/other/")) for row in before[:2]
+    ]
+    assert [old["source_version"] == new["source_version"] for old, new in zip(before, after, strict=False)] == [False, True]
+    assert renamed.rows(STORED) == renamed.rows(COUNTED)
+
+
 def test_the_map_server_sees_the_statewide_views_and_nothing_behind_them(
     platform: Platform, cluster: Cluster, tmp_path: Path
 ) -> None:
