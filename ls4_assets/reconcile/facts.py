@@ -116,7 +116,7 @@ class KnownTable:
 
 @dataclass
 class Known:
-    """What Postgres and Dagster hold of one collection. `served`: keys of COGs that the table names, whosever it is;
+    """What Postgres and Dagster hold of one collection. `served`: keys of the COGs that the map reads by our table;
     `mosaic`: key of the overview mosaic that the map reads; `mosaics`: others that are noted; `partitions`: of frames."""
 
     row: KnownCollection | None = None

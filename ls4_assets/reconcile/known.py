@@ -124,9 +124,10 @@ def _compared(connection: Connection, of: Collection) -> KnownTable:
 
 
 def _served(connection: Connection, of: Collection) -> set[str]:
-    """Keys of the COGs that the table shows: those under their public keys, by `location`."""
-    table = schema.tile_index(of)
-    return {location.split("/", 3)[3] for location in connection.scalars(select(table.c.location))}
+    """Keys of the COGs that the map reads now, which are other than the frames' own until the next rebuild. Public keys and those
+    under derived/ have six parts each, whatever stands before them: the archive may have moved since."""
+    locations = connection.scalars(select(schema.tile_index(of).c.served_location))
+    return {"/".join(location.split("/")[-6:]) for location in locations}
 
 
 def _add_mosaic(connection: Connection, storage: Storage, of: Collection, known: Known) -> None:

@@ -164,6 +164,22 @@ def test_what_was_put_a_moment_ago_is_no_orphan(platform: Platform) -> None:
     reconciled(platform, apply=True)
 
 
+def test_what_the_map_reads_stays_until_the_index_changes_over(platform: Platform, tmp_path: Path) -> None:
+    """A frame was replaced twice, its rebuild waited, and the COG that the map still read was deleted as an orphan."""
+    key, frame = KEYS[2], FRAMES[2]
+    for seed, follow in ((21, platform.settle), (22, platform.look)):
+        platform.drop(key, write_tif(tmp_path / "new.tif", photograph(300, 320, seed=seed)))
+        follow()
+    (row,) = platform.rows(f"SELECT served_location FROM {TABLE} WHERE location LIKE :key", key=f"%{frame.cog_key}")
+    on_map = Path(str(row["served_location"]))
+    made = platform.rows("SELECT served_key FROM ls4.frame WHERE id = :id", id=frame.id)[0]["served_key"]
+    assert on_map.parts[-6:-1] == tuple(frame.served_folder.split("/")[:-1]) and on_map.name != Path(str(made)).name
+    assert found(platform, apply=True) == []
+    assert on_map.exists()
+    platform.rebuild()
+    assert reconciled(platform) == []
+
+
 def test_an_adopted_frame_whose_only_cog_is_gone_leaves_the_map(platform: Platform) -> None:
     alone = frame_of(f"{FOLDER}/georef/02-08-60_6-189.tif")
     execute(platform, f"""

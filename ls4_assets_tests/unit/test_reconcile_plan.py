@@ -131,7 +131,7 @@ def test_nothing_is_ever_removed_that_a_frame_has_or_that_ls4_did_not_make(data:
     known.table = data.draw(st.sampled_from([None, KnownTable(True, 2), KnownTable(False)]))
     alive: set[str] = set()
     for frame in FRAMES:
-        replaced = f"{frame.served_folder}a.tif"
+        replaced, older = (f"{frame.served_folder}{version}.tif" for version in "ba")
         state = data.draw(STATES)
         if state is not None:
             named = state != SourceState.REFUSED
@@ -141,12 +141,17 @@ def test_nothing_is_ever_removed_that_a_frame_has_or_that_ls4_did_not_make(data:
             known.frames[frame.id] = KnownFrame(served, "9", frame.partition, deleted=data.draw(st.booleans()))
         if data.draw(st.booleans()):
             listed.tifs.add(georef(frame))
-        listed.cogs |= {key: "9" for key in (frame.cog_key, replaced) if data.draw(st.booleans())}
+        listed.cogs |= {key: "9" for key in (frame.cog_key, replaced, older) if data.draw(st.booleans())}
         listed.made |= {key: frame.id for key in (frame.deflate_key, frame.thumbnail_key) if data.draw(st.booleans())}
         if data.draw(st.booleans()):
             known.partitions.add(frame.partition)
         if state in LIVE or served:
             alive |= {frame.cog_key, frame.deflate_key, frame.thumbnail_key, served or ""}
+        # A row of the index, which may be of before the frame was replaced last.
+        shown = data.draw(st.sampled_from([None, frame.cog_key, replaced, older])) if known.table and known.table.ours else None
+        if shown:
+            known.served.add(shown)
+            alive.add(shown)
         if state != SourceState.DELETED:
             # The only copy of a photograph, for all that is known.
             alive.add(frame.cog_key)
