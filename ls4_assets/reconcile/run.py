@@ -162,12 +162,16 @@ class Reconciler:
         return self._shard[1:]
 
     def _of_none(self, collections: Sequence[Collection]) -> Report:
-        """Tables and maps whose name no collection has: left by one that is gone from bucket and database alike."""
-        tables = {of.table for of in collections}
+        """Tables and maps whose name no collection has: left by one that is gone from bucket and database alike.
+
+        A collection may have come while the others were compared. Its rebuild found a row before it made a table: so the rows
+        are read after the tables, and again when something is to go.
+        """
         old = datetime.now(UTC) - self.grace
         with self.archive.database.connect() as connection:
-            lost = sorted(known.index_tables(connection) - tables)
-            present = known.all_tables(connection)
+            indexes, present = known.index_tables(connection), known.all_tables(connection)
+            tables = {of.table for of in [*collections, *known.all_collections(connection)]}
+        lost = sorted(indexes - tables)
         actions = [Action(Kind.DROP, table, "is the table of no collection") for table in lost]
         for key, found in sorted(self._documents.items()):
             path = PurePosixPath(key)
@@ -177,15 +181,16 @@ class Reconciler:
             if ours and not bucket.document_findings(self.archive.storage, found):
                 actions.append(Action(Kind.REMOVE, key, "is the map of no collection"))
         guard = Guard(self.archive.settings.deletion_guard_share, _COLLECTIONS_WITHOUT_QUESTION)
-        names = {action.target.rpartition("/")[2].partition(".")[0] for action in actions}
-        if not self.delete_many and guard.holds(len(names), len(collections)):
+        if not self.delete_many and guard.holds(len({_table(action) for action in actions}), len(collections)):
             return Report("", [], actions)
         if self.apply and actions:
-            for key in [one.target for one in actions if one.kind == Kind.REMOVE]:
-                self.archive.storage.delete(key)
             with self.archive.database.begin() as connection:
+                come = {of.table for of in known.all_collections(connection)}
+                actions = [action for action in actions if _table(action) not in come]
+                for key in [one.target for one in actions if one.kind == Kind.REMOVE]:
+                    self.archive.storage.delete(key)
                 quote = connection.dialect.identifier_preparer.quote
-                for table in lost:
+                for table in [one.target for one in actions if one.kind == Kind.DROP]:
                     connection.execute(text(f"DROP TABLE IF EXISTS {PUBLIC}.{quote(table)}"))
         return Report("", actions, applied=self.apply and bool(actions))
 
@@ -203,6 +208,11 @@ def _whole_listing() -> Iterator[None]:
 
 def _to_do(report: Report) -> list[Action]:
     return [action for action in report.actions if action.kind not in FOR_PEOPLE]
+
+
+def _table(action: Action) -> str:
+    """Of a table or a document under mapfiles/."""
+    return action.target.rpartition("/")[2].partition(".")[0]
 
 
 def _ends(action: Action) -> bool:

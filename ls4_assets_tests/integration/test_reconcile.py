@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from ls4_assets.cli import main
 from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.names import Collection
 from ls4_assets.reconcile.facts import Kind
 from ls4_assets.reconcile.run import Reconciler, Report
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
@@ -210,6 +211,22 @@ def test_table_and_map_of_a_collection_that_is_gone_go(platform: Platform) -> No
     execute(platform, "DROP TABLE public.lands_of_others_frames")
     for name in theirs:
         platform.storage.delete(f"mapfiles/{name}")
+
+
+def test_a_collection_that_comes_meanwhile_keeps_its_table(platform: Platform) -> None:
+    """Its first frame was indexed while the others were compared, and then its table was dropped as that of no collection."""
+    new = Collection("Travis", "USDA_1930", "frames")
+    running = Reconciler(platform.archive, platform.instance, apply=True).run()
+    next(running)
+    row = f"('{new.name}', 'Travis', '{new.partition}', '{new.table}')"
+    execute(platform, f"INSERT INTO ls4.collection (name, shard, partition, table_name) VALUES {row}")
+    execute(platform, f"CREATE TABLE public.{new.table} (LIKE public.{TABLE} INCLUDING ALL)")
+    try:
+        assert [report for report in running if not report.in_step] == []
+        assert platform.rows(f"SELECT to_regclass('public.{new.table}')::text AS it") == [{"it": new.table}]
+    finally:
+        execute(platform, f"DELETE FROM ls4.collection WHERE name = '{new.name}'")
+        execute(platform, f"DROP TABLE IF EXISTS public.{new.table}")
 
 
 def test_nothing_is_done_while_runs_work(platform: Platform) -> None:
