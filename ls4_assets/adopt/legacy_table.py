@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from ls4_assets.chunks import chunks
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.index.schema import PUBLIC, SCHEMA, WEB_MERCATOR, tile_index
-from ls4_assets.index.tile_index import is_ours
+from ls4_assets.index.tile_index import LEGACY, is_ours
 from ls4_assets.names import Collection
 from resources.storage import Storage
 
@@ -105,7 +105,7 @@ def _row(of: Collection, row: LegacyRow, storage: Storage) -> dict[str, Any]:
         "served_location": storage.gdal_path(row.key),
         "band": row.key.partition("/")[0],
         "source_version": "",
-        "profile_hash": "legacy",
+        "profile_hash": LEGACY,
         "geom": row.geom,
     }
 

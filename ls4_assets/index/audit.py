@@ -29,9 +29,11 @@ class Audit:
 
 def audit_collection(connection: Connection, storage: Storage, of: Collection) -> Audit:
     """Rows of the index, frames, COGs and dropped tifs of one collection. Frames whose change the index is yet to show are left
-    out."""
+    out, and so are rows that were taken over with a COG of which ls4 cannot have a frame."""
     shown = (frame.c.collection == of.name, ~frame.c.deleted, frame.c.revision == frame.c.indexed_revision)
-    rows = connection.scalar(select(func.count()).select_from(tile_index(of))) if index.exists(connection, of) else 0
+    legacy = set(index.legacy_keys(connection, of))
+    there = connection.scalar(select(func.count()).select_from(tile_index(of))) if index.exists(connection, of) else 0
+    rows = (there or 0) - len(legacy)
     made = connection.execute(select(frame.c.id, frame.c.source_key, frame.c.public_version, frame.c.profile).where(*shown)).all()
     cogs = [row for row in made if row.profile is not None]
     states = _states(connection, of)
@@ -50,9 +52,10 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
         "failed": states.get(SourceState.FAILED, 0),
         "waiting": sum(states.get(state, 0) for state in WAITING),
         "frames": len(cogs),
-        "rows": rows or 0,
+        "rows": rows,
+        "legacy_rows": len(legacy),
     }
-    wrong = [] if pending or counts["rows"] == len(cogs) else [f"the index has {rows} rows and {len(cogs)} frames are made"]
+    wrong = [] if pending or rows == len(cogs) else [f"the index has {rows} rows and {len(cogs)} frames are made"]
     if unmade:
         wrong.append(f"{unmade} tifs count as done and have no frame")
     if len(cogs) <= LISTED:
@@ -63,7 +66,7 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
             wrong.append(f"{len(missing)} COGs are not in the bucket: {', '.join(missing[:_NAMED])}")
         ids = connection.scalars(select(frame.c.id).where(frame.c.collection == of.name))
         known = {Frame.from_id(id_).cog_key for id_ in ids}
-        if strange := sorted(lying - known):
+        if strange := sorted(lying - known - legacy):
             wrong.append(f"{len(strange)} COGs in the bucket are no frame's: {', '.join(strange[:_NAMED])}")
     return Audit(counts, wrong)
 
@@ -71,11 +74,18 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
 def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
     """The same for all collections together, from Postgres alone."""
     states = dict(connection.execute(select(source.c.state, func.count()).group_by(source.c.state)).tuples().all())
-    made = connection.scalar(select(func.count()).where(frame.c.profile.is_not(None), ~frame.c.deleted)) or 0
+    good = (frame.c.profile.is_not(None), ~frame.c.deleted)
+    made = connection.scalar(select(func.count()).where(*good)) or 0
     pending = connection.scalar(select(func.count()).where((frame.c.revision != frame.c.indexed_revision) | frame.c.deleted)) or 0
-    rows, maps = connection.execute(
+    there, maps = connection.execute(
         select(func.coalesce(func.sum(collection.c.frames), 0), func.count(collection.c.published_at))
     ).one()
+    made_of = select(frame.c.collection, func.count().label("frames")).where(*good).group_by(frame.c.collection).subquery()
+    more = collection.c.frames > func.coalesce(made_of.c.frames, 0)
+    joined = collection.outerjoin(made_of, made_of.c.collection == collection.c.name)
+    longer = connection.execute(select(collection.c.shard, collection.c.partition).select_from(joined).where(more)).all()
+    legacy = sum(len(index.legacy_keys(connection, Collection.from_partition(*row))) for row in longer)
+    rows = int(there) - legacy
     counts = {
         "dropped": sum(states.get(state, 0) for state in LIVE),
         "done": states.get(SourceState.DONE, 0),
@@ -83,7 +93,8 @@ def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
         "waiting": sum(states.get(state, 0) for state in WAITING),
         "refused": states.get(SourceState.REFUSED, 0),
         "frames": made,
-        "rows": int(rows),
+        "rows": rows,
+        "legacy_rows": legacy,
         "maps": maps,
         "stale": sum(count_stale(connection, profiles).values()),
     }

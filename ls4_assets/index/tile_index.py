@@ -39,6 +39,9 @@ from resources.storage import Storage
 
 Extent = tuple[float, float, float, float]
 
+LEGACY = "legacy"
+"""Stands where a row's profile stands otherwise: it was taken over from lambda-s4, and ls4 has no frame of it yet."""
+
 # Who made a table is told by its owner, its columns and the key on `location` that every rebuild goes by.
 _MAKING = text(
     """
@@ -144,6 +147,13 @@ def point_on_frame(connection: Connection, of: Collection) -> tuple[float, float
 def bands(connection: Connection, of: Collection) -> list[str]:
     """Bands that have frames in the index: its files are published under each of them."""
     return connection.scalar(select(collection.c.bands).where(collection.c.name == of.name)) or []
+
+
+def legacy_keys(connection: Connection, of: Collection) -> list[str]:
+    """COGs whose rows were taken over and are kept until ls4 has frames of them."""
+    table = tile_index(of)
+    kept = select(key_in(table.c.location)).where(table.c.profile_hash == LEGACY)
+    return list(connection.scalars(kept)) if is_ours(connection, of) else []
 
 
 def exists(connection: Connection, of: Collection) -> bool:

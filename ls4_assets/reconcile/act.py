@@ -73,7 +73,7 @@ def _renew_index(connection: Connection, of: Collection) -> None:
         table = schema.tile_index(of)
         made = select(tile_index.cog_key_of(frame.c.id)).where(frame.c.collection == of.name)
         of_none = tile_index.key_in(table.c.location).not_in(made)
-        connection.execute(delete(table).where(of_none, table.c.profile_hash != "legacy"))
+        connection.execute(delete(table).where(of_none, table.c.profile_hash != tile_index.LEGACY))
     mine = update(frame).where(frame.c.collection == of.name)
     connection.execute(mine.values(revision=frame.c.revision + 1, updated_at=func.now()))
     _call_due(connection, of, {})

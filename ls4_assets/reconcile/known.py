@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, func, or_, select, text
 from ls4_assets.index import schema
 from ls4_assets.index.frames import ADOPTED
 from ls4_assets.index.schema import SourceState, frame, source
-from ls4_assets.index.tile_index import cog_key_of, is_ours, key_in
+from ls4_assets.index.tile_index import LEGACY, cog_key_of, is_ours, key_in
 from ls4_assets.intake.rebuilds import UNINDEXED
 from ls4_assets.intake.sources import anything_known
 from ls4_assets.names import BANDS, Collection, is_tif
@@ -116,7 +116,7 @@ def _compared(connection: Connection, of: Collection) -> KnownTable:
     counted = select(
         func.count(shown.c.location).label("rows"),
         func.count().filter(shown.c.location.is_(None), mine.c.due).label("missing"),
-        func.count().filter(mine.c.id.is_(None), shown.c.profile_hash != "legacy").label("extra"),
+        func.count().filter(mine.c.id.is_(None), shown.c.profile_hash != LEGACY).label("extra"),
         func.count().filter(mine.c.settled, elsewhere).label("odd"),
     )
     row = connection.execute(counted.select_from(mine.join(shown, key_in(shown.c.location) == mine.c.key, full=True))).one()

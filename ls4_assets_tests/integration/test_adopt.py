@@ -19,6 +19,7 @@ from ls4_assets.adopt.archive import adopt, no_look
 from ls4_assets.adopt.collection import Report
 from ls4_assets.assets import keys
 from ls4_assets.cli import main
+from ls4_assets.index.audit import audit_archive, audit_collection
 from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.names import STEPS, Frame
 from ls4_assets.pixels.gdal_env import gdal_env
@@ -397,6 +398,23 @@ def test_a_legacy_table_is_taken_over_and_no_frame_leaves_the_map(
     assert "legacy" not in {row["profile_hash"] for row in final}
     assert float(str(final[0]["area"])) < 0.65 * 700**2
     assert adopted(platform).legacy_rows is None
+
+
+def test_the_sums_leave_out_what_was_kept_of_the_old_table(
+    platform: Platform, cogs: dict[str, bytes], legacy: Callable[[str], None]
+) -> None:
+    """After an adoption with a COG that cannot be taken the checks of index and archive stayed red for ever."""
+    platform.drop(FRAMES[0].cog_key, cogs["good"])
+    platform.drop(FRAMES[1].cog_key, cogs["flat"])
+    make_legacy_table(legacy)
+    adopted(platform)
+    assert [run.success for run in platform.settle()] == [True]
+    with platform.database.connect() as connection:
+        audits = (
+            audit_collection(connection, platform.storage, COLLECTION),
+            audit_archive(connection, platform.settings.profiles),
+        )
+    assert [(audit.wrong, audit.counts["rows"], audit.counts["legacy_rows"]) for audit in audits] == [([], 1, 1)] * 2
 
 
 def test_a_table_that_cannot_be_taken_over_stays_and_says_what_to_do(
