@@ -17,6 +17,7 @@ from resources.storage import Storage, StoredObject
 # A collection with more COGs than this is counted in Postgres alone: a listing costs a request for each thousand.
 LISTED = 20_000
 _NAMED = 3
+_MADE = (frame.c.profile.is_not(None), ~frame.c.deleted)
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,12 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
 def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
     """The same for all collections together, from Postgres alone."""
     states = dict(connection.execute(select(source.c.state, func.count()).group_by(source.c.state)).tuples().all())
-    good = (frame.c.profile.is_not(None), ~frame.c.deleted)
-    made = connection.scalar(select(func.count()).where(*good)) or 0
+    made = connection.scalar(select(func.count()).where(*_MADE)) or 0
     pending = connection.scalar(select(func.count()).where((frame.c.revision != frame.c.indexed_revision) | frame.c.deleted)) or 0
     there, maps = connection.execute(
         select(func.coalesce(func.sum(collection.c.frames), 0), func.count(collection.c.published_at))
     ).one()
-    made_of = select(frame.c.collection, func.count().label("frames")).where(*good).group_by(frame.c.collection).subquery()
-    more = collection.c.frames > func.coalesce(made_of.c.frames, 0)
-    joined = collection.outerjoin(made_of, made_of.c.collection == collection.c.name)
-    longer = connection.execute(select(collection.c.shard, collection.c.partition).select_from(joined).where(more)).all()
-    legacy = sum(len(index.legacy_keys(connection, Collection.from_partition(*row))) for row in longer)
+    legacy = _legacy_rows(connection)
     rows = int(there) - legacy
     counts = {
         "dropped": sum(states.get(state, 0) for state in LIVE),
@@ -103,6 +99,15 @@ def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
     if unmapped := list(connection.scalars(select(collection.c.name).where(*without).limit(_NAMED))):
         wrong.append(f"no map can be made of {', '.join(unmapped)}")
     return Audit(counts, wrong)
+
+
+def _legacy_rows(connection: Connection) -> int:
+    """Only the tables are read that have more rows than frames are made: few of thousands."""
+    made = select(frame.c.collection, func.count().label("frames")).where(*_MADE).group_by(frame.c.collection).subquery()
+    joined = collection.outerjoin(made, made.c.collection == collection.c.name)
+    more = collection.c.frames > func.coalesce(made.c.frames, 0)
+    longer = connection.execute(select(collection.c.shard, collection.c.partition).select_from(joined).where(more)).all()
+    return sum(len(index.legacy_keys(connection, Collection.from_partition(*row))) for row in longer)
 
 
 def _states(connection: Connection, of: Collection) -> dict[str, int]:

@@ -414,7 +414,8 @@ def test_the_sums_leave_out_what_was_kept_of_the_old_table(
             audit_collection(connection, platform.storage, COLLECTION),
             audit_archive(connection, platform.settings.profiles),
         )
-    assert [(audit.wrong, audit.counts["rows"], audit.counts["legacy_rows"]) for audit in audits] == [([], 1, 1)] * 2
+    assert [audit.wrong for audit in audits] == [[], []]
+    assert [(audit.counts["rows"], audit.counts["legacy_rows"]) for audit in audits] == [(1, 1), (1, 1)]
 
 
 def test_a_table_that_cannot_be_taken_over_stays_and_says_what_to_do(
