@@ -62,7 +62,7 @@ def run(config: Config) -> list[iam.PolicyStatement]:
 
 
 def code_server(config: Config, queue: str, topic: str, key: str) -> list[iam.PolicyStatement]:
-    """Sensors: they take from the one queue, list the bucket and tell people by the one topic. They read no object."""
+    """Sensors: they take from the one queue, list the bucket and tell people by the one topic. They read no photograph."""
     return [
         _list_bucket(config),
         _allow(
@@ -71,7 +71,8 @@ def code_server(config: Config, queue: str, topic: str, key: str) -> list[iam.Po
             [queue],
         ),
         _allow("Notices", ["sns:Publish"], [topic]),
-        _allow("StaffList", ["s3:PutObject"], [_objects(config, STAFF)]),
+        # Whoever puts an object asks after it: what lies there now?
+        _allow("StaffList", ["s3:GetObject", "s3:PutObject"], [_objects(config, STAFF)]),
         _allow("NoticesKey", ["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         *_write_output(config),
         *_know_launcher(),

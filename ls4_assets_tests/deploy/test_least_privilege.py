@@ -16,7 +16,9 @@ import moto.settings
 import pytest
 from botocore.exceptions import ClientError
 
+from ls4_assets.assets import keys
 from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.notices.refusals import STAFF_KEY
 from ls4_assets_tests.deploy.conftest import Stacks, Template
 from ls4_assets_tests.integration.test_events import bridged
 from ls4_assets_tests.platform import Platform, running_platform
@@ -115,14 +117,27 @@ def test_the_pipeline_runs_with_the_rights_of_its_roles(platform: Platform, acco
     with account.acting_as("CodeServerRole"):
         wanted = hears.tick("collections")
     with account.acting_as("RunTaskRole"):
-        assert [run.success for run in platform.with_settings().execute(wanted)] == [True]
+        runs = platform.with_settings()
+        assert [run.success for run in runs.execute(wanted)] == [True]
+        assert all(runs.run([key]).success for key in (keys.COMPILED, keys.IN_STEP))
     assert platform.state(KEY) == ("done", None)
     with account.acting_as("MapServerRole"):
         bucket = S3Storage(BUCKET, account.endpoint_url, REGION)
         (tmp_path / "mapfiles").mkdir()
-        Sync(bucket, tmp_path / "mapfiles", tmp_path / "collections.json", tmp_path / "state.json").look()
+        lists = {name: tmp_path / f"{name}.json" for name in ("collections", "state", "refusals")}
+        Sync(bucket, tmp_path / "mapfiles", **lists).look()
         assert (tmp_path / MAP).exists() and (tmp_path / "collections.json").exists()
         assert bucket.read(COG, 0, 4)
+
+
+def test_the_list_for_staff_is_kept_with_the_rights_of_its_role(platform: Platform, account: Account, tmp_path: Path) -> None:
+    """Having put it, the sensor was forbidden to ask after it: it failed, and put the list again at every tick."""
+    with account.acting_as("CodeServerRole"):
+        tells = platform.with_settings()
+        assert isinstance(tells.tick("notices"), dg.SensorResult)
+        assert isinstance(tells.tick("notices"), dg.SkipReason)
+    with account.acting_as("MapServerRole"):
+        assert S3Storage(BUCKET, account.endpoint_url, REGION).read(STAFF_KEY)
 
 
 def put(key: str) -> Callable[[], object]:

@@ -159,7 +159,8 @@ def test_the_code_server_has_one_queue_and_reads_no_photograph(stacks: Stacks) -
     assert allowed["Events"]["Resource"] == "arn:aws:sqs:us-east-1:111122223333:ls4-georef"
     assert allowed["Notices"]["Resource"] == "arn:aws:sns:us-east-1:111122223333:ls4-alarms"
     reading = [each for each in allowed.values() if "s3:GetObject" in listed(each["Action"])]
-    assert [each["Resource"] for each in reading] == ["arn:aws:s3:::county-photographs-logs/dagster/*"]
+    readable = ["arn:aws:s3:::county-photographs/staff/*", "arn:aws:s3:::county-photographs-logs/dagster/*"]
+    assert [each["Resource"] for each in reading] == readable
 
 
 def test_the_daemon_runs_one_family_in_one_cluster_as_two_roles_and_has_no_data(stacks: Stacks) -> None:
