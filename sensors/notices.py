@@ -12,6 +12,7 @@ import dagster as dg
 
 from ls4_assets.assets import keys
 from ls4_assets.intake import sources
+from ls4_assets.intake.listing import is_bare
 from ls4_assets.notices.refusals import STAFF_KEY, Counts, Refusal, counts, listed, staff_json
 from ls4_assets.notices.runs import note_finished_runs
 from ls4_assets.notices.telling import tell_people
@@ -64,12 +65,12 @@ def look_and_tell(context: dg.SensorEvaluationContext, archive: Archive) -> dg.S
 
 
 def is_mounted(archive: Archive) -> bool:
-    """False for a folder that lies bare although files are known, as when its disk is not mounted: whatever is written there
-    would make it look like an archive from which everything was deleted."""
-    if not archive.storage.is_folder or next(iter(archive.storage.level("")), None) is not None:
+    """False for a folder that lies bare although photographs are known, as when its disk is not mounted: what is written there
+    would come to lie under the disk."""
+    if not is_bare(archive.storage):
         return True
     with archive.database.connect() as connection:
-        return not sources.anything_known(connection)
+        return not sources.anything_in_place(connection)
 
 
 def refused_event(counted: Counts, found: Sequence[Refusal], settings: Settings) -> dg.AssetMaterialization:

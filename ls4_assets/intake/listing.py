@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ls4_assets.names import frame_stem, is_tif
+from ls4_assets.names import BANDS, frame_stem, is_tif
 from resources.storage import Storage, StoredObject, end_of, is_listed
 
 GEOREF = "georef"
@@ -89,6 +89,12 @@ def pieces(storage: Storage, after: str, most: int, hurry: Callable[[], bool]) -
             objects.append(item)
             together += [stem for stem in [frame_stem(key)] if stem]
     yield Piece(after, END, tuple(objects))
+
+
+def is_bare(storage: Storage) -> bool:
+    """Has the archive's folder none of the folders that hold photographs, as when its disk is not mounted? Others prove nothing:
+    the map front makes some wherever it starts. A bucket on S3 may be bare."""
+    return {f"{band}/" for band in BANDS}.isdisjoint(storage.level("")) and storage.is_folder
 
 
 def beside(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:

@@ -29,6 +29,10 @@ PIECE = 5_000
 EMPTY_WAIT = timedelta(minutes=20)
 # The events of one large deletion come by and by: the guard before deletions shall see them all.
 EVENTS_WAIT = timedelta(seconds=30)
+_BARE = (
+    "The archive's folder has neither bw/ nor nc/, as when its disk is not mounted; nothing is taken for deleted. "
+    "Mount it, or make an empty bw/ if everything shall go."
+)
 
 
 @dataclass
@@ -62,13 +66,13 @@ def look_at_bucket(archive: Archive, start: str = "", seconds: float | None = No
     deadline = time.monotonic() + (settings.look_seconds if seconds is None else seconds)
     with _looking(archive, Look(next_key=start), deadline) as looking:
         try:
-            bare = looking.is_bare()
+            bare = listing.is_bare(archive.storage)
         except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, nothing is known now
             looking.look.unseen.add("")
             looking.tell(f"The bucket cannot be listed ({error}); nothing is taken for deleted, the next look tries again.")
             return looking.look
-        if bare and looking.knows_anything():
-            looking.tell("The archive's folder is empty, as when its disk is not mounted; nothing is taken for deleted.")
+        if bare and looking.knows_photographs():
+            looking.tell(_BARE)
             return looking.look
         looking.again()
         looking.walk(settings.look_keys if keys is None else keys)
@@ -122,13 +126,9 @@ class _Looking:
     def tell(self, error: str) -> None:
         self.look.errors.append(error)
 
-    def is_bare(self) -> bool:
-        """Does the archive's folder lie there without anything in it? A bucket on S3 may."""
-        return next(iter(self.storage.level("")), None) is None and self.storage.is_folder
-
-    def knows_anything(self) -> bool:
+    def knows_photographs(self) -> bool:
         with self.connection.begin():
-            return sources.anything_known(self.connection)
+            return sources.anything_in_place(self.connection)
 
     def walk(self, most: int) -> None:
         """Go on behind `next_key`. What is not there is marked as missing, no more."""
@@ -160,11 +160,11 @@ class _Looking:
                 return
             try:
                 listed = listing.pair_sidecars(listing.beside(self.storage, folder, wanted))
-                bare = self.is_bare()
+                bare = listing.is_bare(self.storage)
             except Exception as error:  # noqa: BLE001  # one folder must not keep the others from being seen
                 self._tell_unseen(folder, error)
                 continue
-            if not bare:
+            if not (bare and self.knows_photographs()):
                 with self._unhindered(folder), self.connection.begin():
                     known = sources.known_of(self.connection, list({*wanted, *(dropped.key for dropped in listed)}))
                     self._take(listed, known)

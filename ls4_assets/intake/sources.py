@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from ls4_assets.chunks import chunks
 from ls4_assets.index.schema import SourceState, collection, frame, source
 from ls4_assets.intake.planner import Change, Changes, Known
+from ls4_assets.names import BANDS
 
 WAITING = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
 # States of a tif that lies in georef/ under a name that can be taken.
@@ -47,6 +48,12 @@ def due_again(connection: Connection, changed_before: datetime, gone_before: dat
 
 def anything_known(connection: Connection) -> bool:
     return bool(connection.scalar(select(exists().where(source.c.state != SourceState.DELETED))))
+
+
+def anything_in_place(connection: Connection) -> bool:
+    """Is any file known below bw/ or nc/? One that was dropped elsewhere is refused, and makes no archive."""
+    below = or_(*(source.c.key.startswith(f"{band}/") for band in BANDS))
+    return bool(connection.scalar(select(exists().where(source.c.state != SourceState.DELETED, below))))
 
 
 def tables_in_use(connection: Connection) -> dict[str, str]:

@@ -214,6 +214,31 @@ def test_a_disk_that_goes_away_during_a_look_deletes_nothing(intake: Intake, mon
     assert intake.states() == {ONE: "done"}
 
 
+def test_what_others_make_in_a_bare_mount_point_is_no_archive(intake: Intake) -> None:
+    """The machine had started without the archive's disk: the map front made its folders in the mount point, which was not empty
+    any more, and photographs left the map."""
+    intake.drop(ONE)
+    intake.look(2)
+    intake.finish()
+    folder = Path(intake.archive.settings.storage)
+    folder.rename(folder.with_name("disk"))
+    (folder / "mapfiles").mkdir(parents=True)
+    (folder / "derived").mkdir()
+    (folder / "derived" / "collections.json").write_text('{"collections": []}')
+    look = intake.look(3)
+    look_at_keys(intake.archive, [ONE])
+    assert intake.states() == {ONE: "done"} and intake.count("gone_at IS NOT NULL") == {}
+    assert "neither bw/ nor nc/" in look.errors[0]
+
+
+def test_an_archive_of_files_in_the_wrong_place_alone_is_looked_at(intake: Intake) -> None:
+    wrong = "BW/Travis/USDA_1958/frames/georef/02-08-60_6-1.tif"
+    intake.drop(wrong)
+    intake.look(2)
+    intake.delete(wrong)
+    assert intake.look(3).errors == [] and intake.states() == {wrong: "deleted"}
+
+
 def test_a_folder_that_is_gone_altogether_is_seen(intake: Intake) -> None:
     other = "bw/Bastrop/USDA_1958/frames/georef/02-08-60_6-1.tif"
     intake.drop(ONE, other)

@@ -4,6 +4,7 @@ Time is moved in the tables, as no test waits for an hour.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -398,16 +399,19 @@ def test_the_list_for_staff_is_published_when_it_changes(platform: Platform, top
     assert "renamed or removed" in str(metadata["files"].value)
 
 
-def test_a_disk_that_is_not_mounted_is_not_written_to(platform: Platform, tmp_path: Path) -> None:
-    """With the list in it, the bare folder looked like an archive from which everything was deleted."""
+@pytest.mark.parametrize("made", [[], ["mapfiles"]])
+def test_a_disk_that_is_not_mounted_is_not_written_to(platform: Platform, tmp_path: Path, made: list[str]) -> None:
+    """With the list in it, or with what the map front had made there, the bare folder looked like an archive from which
+    everything was deleted."""
     platform.drop(f"{MISSPELT}/02-08-60_6-1.tif", b"x")
     platform.tick("bucket")
     folder = tmp_path / "archive"
     folder.rename(tmp_path / "disk")
-    folder.mkdir()
+    for name in ("", *made):
+        (folder / name).mkdir()
     assert isinstance(platform.tick("notices"), dg.SkipReason)
-    assert list(folder.iterdir()) == []
-    folder.rmdir()
+    assert [path.name for path in folder.iterdir()] == made
+    shutil.rmtree(folder)
     (tmp_path / "disk").rename(folder)
     assert isinstance(platform.tick("notices"), dg.SensorResult)
     assert json.loads(platform.storage.read(STAFF_KEY))["open"] == 1
