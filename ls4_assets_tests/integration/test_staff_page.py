@@ -193,6 +193,22 @@ def test_it_is_for_staff_alone_whoever_the_balancer_says_asks() -> None:
                 assert answer.status_code == status, (asked_for, path)
 
 
+@pytest.mark.parametrize("path", ["/staff", "/staff/refusals.json", "/staff/staff.js"])
+def test_no_other_site_reads_it_in_the_browser_of_staff(front: Front, path: str) -> None:
+    """Any page that they had open was allowed to fetch the list of files, and to send it away."""
+    answer = httpx.get(front.url + path, headers={"Origin": "https://elsewhere.example"})
+    assert answer.status_code == 200
+    assert [name for name in answer.headers if name.startswith("access-control-")] == []
+    assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-cache")
+    assert httpx.get(f"{front.url}/collections.json").headers["access-control-allow-origin"] == "*"
+
+
+def test_the_list_is_not_there_until_it_is_written() -> None:
+    with front_with(staff=["127.0.0.0/8"]) as front:
+        front.refusals_file.unlink()
+        assert httpx.get(f"{front.url}/staff/refusals.json").status_code == 404
+
+
 @pytest.mark.parametrize("options", [{"refusals_file": None}, {"staff": ["10.1.0.0/16"]}])
 def test_without_a_balancer_nobody_can_say_that_he_is_staff(options: dict[str, Any]) -> None:
     with front_with(**options) as front:
