@@ -5,6 +5,7 @@ and the two command lines.
 starting and watching them is the caller's work (the laptop's supervisor, a container's entry point, a test).
 """
 
+import errno
 import os
 import pwd
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ls4_assets.errors import ConfigurationError
 from mapserver import catalog
-from mapserver.rendering import TEMPLATES, environment
+from mapserver.rendering import FOOTPRINT, TEMPLATES, environment
 
 SERVICE = "ls4"
 MAPSERV = Path("/usr/lib/cgi-bin/mapserv")
@@ -97,10 +98,11 @@ def write_config(
     port: nginx listens on `listen`:port.
     mapfiles_dir: the folder in which `<name>.map` files appear and are replaced (by os.replace):
       `<archive>/mapfiles` for a bucket that is a directory. It is made if missing, and the footprint layer's
-      HTML template is put in it.
+      HTML template is put in it, where that is allowed.
     database: written to a file that only `user` can read, as service `ls4`.
     archive_dir: the bucket directory whose public part is served at `/archive/`; None when the bucket is S3.
-    collections_file: the JSON the pipeline writes for the landing page; `run_dir/collections.json` when None.
+    collections_file: the JSON the pipeline writes for the landing page, which shows no collection until then;
+      `run_dir/collections.json` when None.
     user: whom nginx's workers and mapserv run as when this process is root (www-data when None); otherwise
       they run as whoever starts them.
     workers: of mapserv; None: two a core on a folder, four on S3, where they wait more than they work.
@@ -132,13 +134,10 @@ def write_config(
     mapserv_log.touch()
     for path in (sock.parent, mapserv_log):
         _give(path, account)
-    mapfiles_dir.mkdir(parents=True, exist_ok=True)
-    # A read-only mount of the bucket brings it along.
+    # In an archive that may only be read here, the pipeline makes folder and template with the first map.
+    _make_if_allowed(mapfiles_dir)
     if os.access(mapfiles_dir, os.W_OK):
-        _publish(mapfiles_dir / "footprint.html", (TEMPLATES / "footprint.html").read_text())
-    collections.parent.mkdir(parents=True, exist_ok=True)
-    if not collections.exists():
-        _publish(collections, '{"collections": []}\n')
+        _publish(mapfiles_dir / FOOTPRINT.name, FOOTPRINT.read_bytes())
 
     service_file = conf / "pg_service.conf"
     _publish(service_file, _service(database), mode=0o600, account=account)
@@ -226,6 +225,14 @@ def _account(user: str | None) -> pwd.struct_passwd | None:
         return pwd.getpwnam(name)
     except KeyError:
         raise ConfigurationError(f"There is no user {name} on this machine: name an existing one.") from None
+
+
+def _make_if_allowed(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
 
 
 def _cores() -> int:

@@ -6,6 +6,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATES = Path(__file__).parent / "templates"
+# What MapServer fills in at a click on a footprint. Mapfiles name it, so it lies beside them.
+FOOTPRINT = TEMPLATES / "footprint.html"
 
 Extent = tuple[float, float, float, float]
 

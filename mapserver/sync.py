@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ls4_assets.errors import ConfigurationError, Ls4Error, NotFound
 from mapserver import mapfile
+from mapserver.rendering import FOOTPRINT
 from mapserver.tiles import TILEJSON_SUFFIX, WMTS_SUFFIX, tilejson_findings, wmts_findings
 from resources.s3_storage import S3Storage
 from resources.storage import StoredObject
@@ -114,7 +115,8 @@ class Sync:
     def _is_ours(self, found: StoredObject) -> bool:
         name = _NAME.fullmatch(found.key.removeprefix(PREFIX))
         ours = name is not None and name["suffix"] in DOCUMENTS
-        if not ours:
+        # The template is there for those who read a mount: the map server has one of its own version.
+        if not ours and found.key != PREFIX + FOOTPRINT.name:
             self._tell(found.key, f"{found.key!r} is no file of a map and is left alone")
         return ours
 

@@ -41,13 +41,14 @@ WAKING_REQUEST = bytes((1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)) + bytes
 @dataclass
 class Slot:
     """One worker's place. `failures` counts deaths in a row at a young age; `stopping_since` is set once it
-    was told to go."""
+    was told to go; `stands` is where it was started."""
 
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
     not_before: float = 0.0
     stopping_since: float | None = None
+    stands: Path = Path("/")
 
 
 class Supervisor:
@@ -87,7 +88,9 @@ class Supervisor:
         if slot.process is not None and slot.process.poll() is not None:
             self._bury(slot, now)
         if slot.process is None and now >= slot.not_before:
-            slot.process = subprocess.Popen(self.argv, stdin=self.listener.fileno(), cwd=self.cwd)
+            # Before the first map of an archive that may only be read here, there may be no folder of mapfiles.
+            slot.stands = self.cwd if self.cwd.is_dir() else Path("/")
+            slot.process = subprocess.Popen(self.argv, stdin=self.listener.fileno(), cwd=slot.stands)
             slot.started, slot.stopping_since = now, None
 
     def _bury(self, slot: Slot, now: float) -> None:
@@ -122,14 +125,17 @@ class Supervisor:
                 slot.process.kill()
             return
         for slot in self.slots:
-            if slot.process is not None and self._overgrown(slot.process.pid):
-                logs.event("mapserv_replaced", pid=slot.process.pid, reason="it has grown too large")
+            if slot.process is not None and (reason := self._why_replaced(slot.process.pid, slot.stands)):
+                logs.event("mapserv_replaced", pid=slot.process.pid, reason=reason)
                 slot.process.terminate()
                 slot.stopping_since = now
                 return
 
-    def _overgrown(self, pid: int) -> bool:
-        return resident_bytes(pid) > self.max_rss or open_files(pid) > MOST_OPEN_FILES
+    def _why_replaced(self, pid: int, stands: Path) -> str:
+        """Empty for a worker that stays."""
+        if resident_bytes(pid) > self.max_rss or open_files(pid) > MOST_OPEN_FILES:
+            return "it has grown too large"
+        return "there is a folder of mapfiles now" if stands != self.cwd and self.cwd.is_dir() else ""
 
     def _end_all(self) -> None:
         alive = [slot.process for slot in self.slots if slot.process is not None]

@@ -6,6 +6,7 @@ withdrawn.
 
 import time
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import dagster as dg
 from sqlalchemy import func, select, update
@@ -28,6 +29,7 @@ from ls4_assets.report import report_metadata
 from ls4_assets.scratch import scratch_folder
 from ls4_assets.tile_documents import publish_tiles, withdraw_tiles
 from mapserver import mapfile as mapfiles
+from mapserver.rendering import FOOTPRINT
 from resources.archive import Archive
 
 
@@ -135,8 +137,10 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
         )
         if findings := mapfiles.findings(text):
             raise checks.MapfileRefused(of, findings)
-        if not _is_published(archive, of.map_key, text.encode()):
-            storage.put(of.map_key, text.encode())
+        template = str(PurePosixPath(of.map_key).with_name(FOOTPRINT.name))
+        for key, data in ((template, FOOTPRINT.read_bytes()), (of.map_key, text.encode())):
+            if not _is_published(archive, key, data):
+                storage.put(key, data)
         publish_tiles(archive, of, extent, revision)
         _note(archive, of, published_at=func.now())
         publish_lists(archive)

@@ -12,6 +12,7 @@ from ls4_assets.names import STEPS
 from ls4_assets.status import collect
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
+from mapserver.rendering import FOOTPRINT
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
@@ -45,6 +46,13 @@ def test_a_dropped_frame_reaches_products_index_and_mapfile(platform: Platform, 
     assert "only-for-tests" not in mapfile
     (status,) = collect(platform.settings).collections
     assert (status.dropped, status.done, status.indexed, status.failed) == (1, 1, 1, {})
+
+
+def test_the_template_for_clicks_lies_beside_the_mapfile(platform: Platform, tmp_path: Path) -> None:
+    """A map server that may only read the archive answered every click on a footprint with an error."""
+    platform.drop(KEY, photo(tmp_path))
+    platform.settle()
+    assert platform.storage.read("mapfiles/footprint.html") == FOOTPRINT.read_bytes()
 
 
 def test_the_shapefile_is_the_table(platform: Platform, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,30 +51,36 @@ def running(index_database: IndexDatabase) -> Iterator[Running]:
     """Over an archive with one photograph; the folder is straight under the temporary one, as another user may serve."""
     home = Path(tempfile.mkdtemp(prefix="ls4-maps-"))
     home.chmod(0o755)
-    archive, port = home / "archive", free_port()
+    archive = home / "archive"
     left, *halves = FRAMES[BLACK]
     write_cog(cog_path(archive, BLACK), left, (halves[0], halves[1]))
-    service = index_database.service
+    folders = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "collections": home / "c.json", "archive": archive}
+    (archive / "mapfiles").mkdir()
+    publish_mapfile(archive, context_for(COLLECTION))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home)
+        stack.enter_context(indexed(index_database, archive, COLLECTION, [BLACK]))
+        yield stack.enter_context(started(index_database, home, folders))
+
+
+@contextmanager
+def started(index_database: IndexDatabase, home: Path, options: Mapping[str, object]) -> Iterator[Running]:
+    service, port = index_database.service, free_port()
     environment = {
         "PGHOST": service.host,
         "PGPORT": str(service.port),
         "PGPASSWORD": str(service.password),
         "PGSSLMODE": "prefer",
     }
-    folders = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "collections": home / "c.json", "archive": archive}
     argv = [
         sys.executable,
         "-m",
         "mapserver",
         f"--port={port}",
         "--workers=2",
-        *(f"--{name}={path}" for name, path in folders.items()),
+        *(f"--{name}={value}" for name, value in options.items()),
     ]
-    (archive / "mapfiles").mkdir()
-    publish_mapfile(archive, context_for(COLLECTION))
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, home)
-        stack.enter_context(indexed(index_database, archive, COLLECTION, [BLACK]))
         log = stack.enter_context((home / "stderr").open("wb"))
         process = subprocess.Popen(argv, stderr=log, cwd="/", env=os.environ | environment)
         stack.callback(process.wait, 30)
@@ -113,6 +119,48 @@ def test_when_nginx_ends_the_container_does(running: Running) -> None:
     master.terminate()
     assert running.process.wait(30) == 1
     assert wait_gone(children) == []
+
+
+@contextmanager
+def read_only(folder: Path, shown: Path) -> Iterator[None]:
+    """`folder` is shown a second time, where not even root may write."""
+    shown.mkdir()
+    done = subprocess.run(["mount", "-o", "bind,ro", folder, shown], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this machine does not permit a mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", shown], check=True)
+
+
+def test_over_a_new_archive_that_it_may_only_read_it_waits_for_the_first_map(index_database: IndexDatabase) -> None:
+    """It ended at once, as it could not put an empty list into the archive."""
+    home = Path(tempfile.mkdtemp(prefix="ls4-maps-"))
+    home.chmod(0o755)
+    written, archive = home / "written", home / "archive"
+    written.mkdir()
+    options = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "archive": archive, "staff": "127.0.0.0/8"}
+    options |= {"collections": archive / "derived" / "collections.json", "refusals": archive / "staff" / "refusals.json"}
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home)
+        stack.enter_context(read_only(written, archive))
+        running = stack.enter_context(started(index_database, home, options))
+        empty = running.client.get("/collections.json")
+        assert (empty.json(), empty.headers["content-type"]) == ({"collections": []}, "application/json; charset=utf-8")
+        assert empty.headers["cache-control"] == "no-cache"
+        assert running.client.get("/staff/refusals.json").status_code == 404
+        assert list(written.iterdir()) == [] and "collections.json" not in running.stderr.read_text()
+        for name in ("mapfiles", "derived"):
+            (written / name).mkdir()
+        publish_mapfile(written, context_for(COLLECTION))
+        (written / "derived" / "collections.json").write_text('{"collections": [{"name": "x"}]}')
+        assert running.client.get("/collections.json").json()["collections"] == [{"name": "x"}]
+        capabilities, deadline = "", time.monotonic() + 20
+        while "</WMS_Capabilities>" not in capabilities and time.monotonic() < deadline:
+            time.sleep(0.2)
+            capabilities = running.client.get(f"/wms/{TABLE}?SERVICE=WMS&VERSION=1.3.0&REQUEST=GetCapabilities").text
+        assert f"<Name>{NAME}</Name>" in capabilities
 
 
 def test_without_a_database_it_says_what_to_set(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @contextmanager
-def supervised(folder: Path, script: str, *, count: int = 2, max_rss: int = 1 << 40) -> Iterator[Supervisor]:
+def supervised(
+    folder: Path, script: str, *, mapfiles: Path | None = None, count: int = 2, max_rss: int = 1 << 40
+) -> Iterator[Supervisor]:
     """A supervisor at work in a thread, for workers that run a shell script."""
     listener = listen(folder / "sock")
     argv = ["sh", "-c", script]
-    supervisor = Supervisor(argv, listener, folder, count=count, max_rss=max_rss, database_port=None)
+    supervisor = Supervisor(argv, listener, mapfiles or folder, count=count, max_rss=max_rss, database_port=None)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     try:
@@ -78,6 +80,15 @@ def test_a_worker_that_holds_too_many_files_is_replaced(tmp_path: Path, monkeypa
         assert len((tmp_path / "starts").read_text().split()) == 1, "so many are fine"
         monkeypatch.setattr("mapserver.workers.MOST_OPEN_FILES", 5)
         eventually(lambda: len((tmp_path / "starts").read_text().split()) > 1)
+
+
+def test_workers_move_into_the_folder_of_mapfiles_when_there_is_one(tmp_path: Path) -> None:
+    """Over a new archive that may only be read there is none: no worker started, and the map server ended again and again."""
+    mapfiles = tmp_path / "mapfiles"
+    with supervised(tmp_path, "exec sleep 60", mapfiles=mapfiles) as supervisor:
+        eventually(lambda: len(pids(supervisor)) == 2)
+        mapfiles.mkdir()
+        eventually(lambda: [Path(f"/proc/{pid}/cwd").readlink() for pid in pids(supervisor)] == [mapfiles] * 2)
 
 
 def test_workers_deaf_to_sigterm_are_killed(tmp_path: Path) -> None:
