@@ -27,6 +27,11 @@ def test_what_is_mounted_is_a_named_volume_or_the_archive() -> None:
     assert used - {"${LS4_ARCHIVE"} == set(COMPOSE["volumes"])
 
 
+def test_whoever_breaks_into_the_map_server_cannot_write_to_the_archive() -> None:
+    """It was mounted for writing into the one container that everybody reaches."""
+    assert [volume for volume in SERVICES["maps"]["volumes"] if "LS4_ARCHIVE" in volume] == ["${LS4_ARCHIVE:?}:/srv/archive:ro"]
+
+
 def test_nothing_but_the_maps_is_published_to_others() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"maps": ["80:8080"], "webserver": ["127.0.0.1:3000:3000"]}
