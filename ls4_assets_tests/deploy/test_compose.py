@@ -44,6 +44,12 @@ def test_every_password_comes_from_the_operators_file_and_is_asked_for() -> None
     assert [name for name in set(re.findall(r"\$\{(\w+):\?\}", TEXT)) if name not in told] == []
 
 
+def test_what_becomes_part_of_an_address_is_told_to_be_plain() -> None:
+    """A password with @ or / in it kept Dagster from its database, and nothing said why."""
+    assert re.findall(r"://\w+:\$\{(\w+):\?\}@", TEXT) == ["LS4_PASSWORD_DAGSTER"]
+    assert "letters and digits alone" in TEXT.partition("name: ls4")[0]
+
+
 def test_settings_are_settings_and_dagster_finds_what_it_names() -> None:
     known = {f"LS4_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     named = set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "dagster.yaml").read_text()))
