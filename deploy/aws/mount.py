@@ -15,6 +15,7 @@ from deploy.aws.config import Config
 from deploy.aws.network import Network
 
 MOUNTED = "/srv/ls4/archive"
+FOLDERS = ("mapfiles", "derived", "staff")
 _OPTIONS = "ro,allow_other,uid=1000,gid=1000,umask=0227,stat_cache_expire=2,iam_role=auto"
 
 
@@ -61,10 +62,10 @@ class MountedServers(Construct):
 
 
 def user_data(bucket: str, region: str) -> ec2.UserData:
-    """Mounts both folders that the map server reads; one that is not mounted is empty and closed."""
+    """Mounts the folders that the map server reads; one that is not mounted is empty and closed."""
     data = ec2.UserData.for_linux()
     lines = ["echo user_allow_other >> /etc/fuse.conf"]
-    for folder in ("mapfiles", "derived"):
+    for folder in FOLDERS:
         lines += [
             f"install -d -o root -g root -m 0555 {MOUNTED}/{folder}",
             f"s3fs {bucket}:/{folder} {MOUNTED}/{folder} -o {_OPTIONS},endpoint={region},url=https://s3.{region}.amazonaws.com",
@@ -81,7 +82,7 @@ def _allowed(config: Config) -> iam.PolicyDocument:
         statements=[
             iam.PolicyStatement(sid="ListMounted", actions=["s3:ListBucket"], resources=[bucket]),
             iam.PolicyStatement(
-                sid="ReadMounted", actions=["s3:GetObject"], resources=[f"{bucket}/mapfiles/*", f"{bucket}/derived/*"]
+                sid="ReadMounted", actions=["s3:GetObject"], resources=[f"{bucket}/{folder}/*" for folder in FOLDERS]
             ),
         ]
     )

@@ -332,10 +332,13 @@ def test_nothing_of_the_mount_is_there_unless_it_is_asked_for(stacks: Stacks) ->
 
 
 @pytest.mark.slow
-def test_servers_mount_both_folders_before_the_agent_takes_tasks(mounted_stacks: Stacks) -> None:
+def test_servers_mount_what_is_served_before_the_agent_takes_tasks(mounted_stacks: Stacks) -> None:
+    """The map server was told of the list for staff, which was not mounted."""
     template = only(mounted_stacks.base.of_type("AWS::EC2::LaunchTemplate"))
     script = json.dumps(template["LaunchTemplateData"]["UserData"])
-    for folder in ("mapfiles", "derived"):
+    (role,) = (each for name, each in mounted_stacks.base.of_type("AWS::IAM::Role").items() if "ServerRole" in name)
+    for folder in ("mapfiles", "derived", "staff"):
+        assert f"arn:aws:s3:::county-photographs/{folder}/*" in json.dumps(role["Policies"])
         assert script.index(f"s3fs county-photographs:/{folder} /srv/ls4/archive/{folder} -o ro") < script.index("ECS_CLUSTER")
     assert template["LaunchTemplateData"]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
     maps = next(
