@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(description="postgresql+psycopg2://ls4:...@host/ls4")
     public_url: str = Field(description="base of the download links in the index, without a trailing slash")
     map_url: str = Field(description="address of the map front, without a trailing slash")
+    trial_url: str = Field("", description="address by which runs ask the map front for a trial; empty: map_url")
     dagit_url: str = Field("", description="address of Dagit, for the links that commands print")
     staff_url: str = Field("", description="address of the staff page of refused files, for the links in messages")
     notify_topic: str = Field("", description="ARN of the SNS topic that gets the messages; none: log and file only")
@@ -104,7 +105,7 @@ class Settings(BaseSettings):
     reader_seconds: float = Field(10.0, ge=0, description="a COG that was replaced or removed is left to its readers this long")
     work_dir: Path | None = Field(None, description="scratch space of the workers; None: the system's temporary folder")
 
-    @field_validator("public_url", "map_url", "dagit_url", "staff_url")
+    @field_validator("public_url", "map_url", "trial_url", "dagit_url", "staff_url")
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")

@@ -14,7 +14,9 @@ from ls4_assets.settings import Settings
 Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
 # The stacks' own doing: a person who sets them too would be believed by half of the containers.
-_OURS = {"storage", "s3_region", "s3_endpoint_url", "database_url", "public_url", "map_url", "dagit_url", "work_dir"}
+_OURS = {
+    *("storage", "s3_region", "s3_endpoint_url", "database_url", "public_url", "map_url", "trial_url", "dagit_url", "work_dir")
+}
 
 
 class _Section(BaseModel):

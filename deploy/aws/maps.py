@@ -11,6 +11,7 @@ from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_route53 as dns
+from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
 from deploy.aws import roles
@@ -18,7 +19,7 @@ from deploy.aws.base import Base
 from deploy.aws.cluster import add_container
 from deploy.aws.mount import MOUNTED
 from deploy.aws.network import MAPS
-from deploy.aws.services import https_listener, load_balancer
+from deploy.aws.services import MAPS_NAME, https_listener, load_balancer
 
 # Folders of the image that belong to the user it runs as.
 HOME = "/srv/ls4"
@@ -29,9 +30,9 @@ _PAGE = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{MAPS}/', time
 class Maps(Construct):
     """`targets` and `balancer` are what alarms look at."""
 
-    def __init__(self, scope: Construct, base: Base, zone: dns.IHostedZone) -> None:
+    def __init__(self, scope: Construct, base: Base, zone: dns.IHostedZone, names: discovery.INamespace) -> None:
         super().__init__(scope, "Maps")
-        self.base, self.config = base, base.config
+        self.base, self.config, self.names = base, base.config, names
         task_role = roles.task_role(self, "MapServerRole", roles.map_server(self.config)).without_policy_updates()
         password = base.database.secrets["mapserver"]
         execution_role = base.cluster.execution_role(self, "MapServerExecutionRole", "maps", [password])
@@ -126,6 +127,9 @@ class Maps(Construct):
             "min_healthy_percent": 100,
             "max_healthy_percent": 200,
             "propagate_tags": ecs.PropagatedTagSource.SERVICE,
+            "cloud_map_options": ecs.CloudMapOptions(
+                name=MAPS_NAME, cloud_map_namespace=self.names, dns_ttl=Duration.seconds(10)
+            ),
         }
 
     def _front(
@@ -140,7 +144,7 @@ class Maps(Construct):
     ) -> ecs.ContainerDefinition:
         folders = ["--run-dir", f"{HOME}/serving", "--mapfiles", mapfiles, "--collections", collections]
         folders += ["--refusals", refusals, *(f"--staff={network}" for network in self.config.network.staff)]
-        # Only the load balancer reaches the port, so who comes from the VPC is it.
+        # Only the load balancer and our own runs reach the port, so who comes from the VPC is believed.
         address = ["--listen", "0.0.0.0", "--port", str(MAPS), "--proxy", str(self.config.network.cidr)]  # noqa: S104
         return add_container(
             task,

@@ -81,6 +81,8 @@ class Network(Construct):
             groups[name].add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(HTTPS), "S3 through its gateway endpoint")
         for name in ("Webserver", "Daemon"):
             _connect(groups[name], groups["Code"], CODE)
+        # They try the maps that they have published.
+        _connect(groups["Runs"], groups["Maps"], MAPS)
         return groups
 
     def _endpoints(self, config: Config) -> None:

@@ -24,5 +24,5 @@ class Platform(Stack):
         zone = zone_of(self, config)
         events = Events(self, config)
         dagster = Dagster(self, base, events, zone)
-        maps = Maps(self, base, zone)
+        maps = Maps(self, base, zone, dagster.names)
         Alarms(self, base, events, maps, dagster.services)

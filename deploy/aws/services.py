@@ -15,9 +15,10 @@ from deploy.aws.base import Base
 from deploy.aws.cluster import DAGSTER_HOME, NAME, RUN_CONTAINER, RUN_FAMILY, add_container, subnet_ids
 from deploy.aws.config import Config
 from deploy.aws.events import QUEUE, Events
-from deploy.aws.network import CODE, DAGIT, HTTPS
+from deploy.aws.network import CODE, DAGIT, HTTPS, MAPS
 
 DOMAIN = "ls4.internal"
+MAPS_NAME = "maps"
 TOPIC = "ls4-alarms"
 # Its whole definition of assets, for each of its processes, is about 600 MB.
 _MEMORY, _CPU = 2048, 1024
@@ -183,6 +184,8 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
         "LS4_DATABASE_URL": "postgresql+psycopg2://ls4@/ls4",
         "LS4_PUBLIC_URL": base.public_url,
         "LS4_MAP_URL": f"https://{config.dns.maps}",
+        # The public address leads out of the VPC, where runs have no way.
+        "LS4_TRIAL_URL": f"http://{MAPS_NAME}.{DOMAIN}:{MAPS}",
         "LS4_DAGIT_URL": f"https://{config.dns.dagit}",
         "LS4_WORK_DIR": "/work",
         "LS4_EVENTS_QUEUE_URL": events.queue.queue_url,

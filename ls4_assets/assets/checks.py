@@ -86,7 +86,7 @@ def _trial(archive: Archive, of: Collection) -> Trial:
         published, url = archive.storage.read(of.map_key).decode(), settings.database_url.get_secret_value()
         if trial := try_mapserv(of, published, point, settings.postgres_service, url):
             return trial
-    return try_front(of, map_url(of, settings.map_url), point)
+    return try_front(of, map_url(of, settings.trial_url or settings.map_url), point)
 
 
 def audited_index(archive: Archive, of: Collection) -> dg.AssetCheckResult:

@@ -324,6 +324,23 @@ def test_access_is_what_was_agreed(stacks: Stacks) -> None:
     assert json.loads(now) == json.loads(SNAPSHOT.read_text())
 
 
+# Trials of maps
+
+
+def test_runs_reach_the_map_front_inside(stacks: Stacks) -> None:
+    """They asked its public address, to which they have no way: each rebuild waited in vain, and warned."""
+    (run,) = (each for each in stacks.platform.of_type("AWS::ECS::TaskDefinition").values() if each["Family"] == "ls4-run")
+    told = {each["Name"]: each["Value"] for each in run["ContainerDefinitions"][0]["Environment"]}
+    assert told["LS4_TRIAL_URL"] == "http://maps.ls4.internal:8080"
+    maps = next(each for each in stacks.platform.of_type("AWS::ECS::Service").values() if each["ServiceName"] == "maps")
+    (registry,) = maps["ServiceRegistries"]
+    named = stacks.platform.resources[registry["RegistryArn"]["Fn::GetAtt"][0]]["Properties"]
+    assert (named["Name"], named["DnsConfig"]["DnsRecords"]) == ("maps", [{"TTL": 10, "Type": "A"}])
+    for direction in ("Ingress", "Egress"):
+        rules = stacks.base.of_type(f"AWS::EC2::SecurityGroup{direction}").values()
+        assert "Runs to Maps" in [rule["Description"] for rule in rules if rule["ToPort"] == 8080], direction
+
+
 # Servers of our own
 
 

@@ -1,8 +1,10 @@
 """The checks of frames and collections in Dagit, over a real instance: what blocks, what warns, and what resolves by itself."""
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import dagster as dg
@@ -161,6 +163,18 @@ def test_where_nothing_can_draw_it_the_check_warns(platform: Platform, monkeypat
     drawn = checks.drawn_map(platform.archive, COLLECTION)
     assert not drawn.passed and drawn.severity == dg.AssetCheckSeverity.WARN
     assert "the map front does not answer" in str(drawn.description)
+
+
+def test_the_front_is_asked_by_the_address_that_runs_reach(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where runs have no way to the public address, each rebuild waited for it in vain, and warned."""
+    monkeypatch.setattr("mapserver.trial.MAPSERV", Path("/nowhere/mapserv"))
+    monkeypatch.setattr("mapserver.trial._PATIENCE", 0.5)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as front:
+        threading.Thread(target=front.serve_forever, daemon=True).start()
+        inside = f"http://127.0.0.1:{front.server_port}"
+        drawn = checks.drawn_map(platform.with_settings(trial_url=inside).archive, COLLECTION)
+        front.shutdown()
+    assert str(drawn.metadata["drawn by"].value).startswith(inside), drawn.description
 
 
 # From here on frames change
