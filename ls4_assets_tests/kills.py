@@ -38,7 +38,8 @@ from resources.open import open_database
 COLLECTION = "Travis_USDA_1958_frames"
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 SIDE = 1200
-WEST, NORTH = -10_880_000.0, 3_540_000.0
+# Frames are numbered from 100 on, side by side: all of them lie in their county.
+WEST, NORTH = -11_000_000.0, 3_540_000.0
 RECOVERY_SECONDS = 15.0
 
 

@@ -67,7 +67,7 @@ def test_whatever_is_killed_whenever_every_frame_ends_right_and_readers_see_whol
 def changed_tones(laptop: Laptop, chance: random.Random, number: int) -> dict[int, int]:
     """Some frames that are replaced, and one that is new."""
     replaced = chance.sample(sorted(laptop.tones), 8)
-    return {frame: 50 + (7 * number + frame) % 190 for frame in [*replaced, 200 + number]}
+    return {frame: 50 + (7 * number + frame) % 190 for frame in [*replaced, 100 + FRAMES + number]}
 
 
 def kill_one(laptop: Laptop, chance: random.Random, target: str) -> None:
