@@ -335,6 +335,14 @@ def test_the_whole_collection_can_be_taken_away(visit: Visit) -> None:
     assert [link.get_attribute("href") for link in page.locator("#files a").all()] == [before["index"]]
 
 
+def test_a_photograph_that_lies_alone_has_no_steps(visit: Visit) -> None:
+    """The word `false` stood under the title of a photograph that no other overlaps."""
+    page = visit.open(f"/#{TABLE}?frame=bw/{BLACK}")
+    page.wait_for_selector("#frame-panel:visible")
+    panel = page.locator("#frame-panel")
+    assert panel.locator(".steps").count() == 0 and "false" not in panel.inner_text()
+
+
 def test_an_address_brings_back_what_was_seen(browser: Any, visit: Visit) -> None:
     page = visit.open(f"/#{TABLE}")
     visit.click(left_half(BLACK), MIDDLE)
