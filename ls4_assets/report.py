@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, Connection, Row, Select, func, or_, select
 
 from ls4_assets.index.schema import SourceState, frame, source
 from ls4_assets.intake.sources import WAITING
+from ls4_assets.markdown import table
 from ls4_assets.names import BANDS, STEPS, Collection
 
 # More of a kind are counted, and left to `ls4 status NAME --json`.
@@ -75,7 +76,7 @@ def report_metadata(connection: Connection, of: Collection) -> dict[str, dg.Meta
     }
     for what, listed in (("failed_frames", report.failed), ("refused_files", report.refused)):
         if listed:
-            found[what] = dg.MetadataValue.md(_table(listed))
+            found[what] = dg.MetadataValue.md(table(["file", "reason"], listed.items()))
     found |= {f"bytes_{what}": dg.MetadataValue.int(size) for what, size in report.bytes.items()}
     if report.changed_at:
         found["last_change"] = dg.MetadataValue.timestamp(report.changed_at)
@@ -86,11 +87,6 @@ def report_metadata(connection: Connection, of: Collection) -> dict[str, dg.Meta
             found["frames_per_minute"] = dg.MetadataValue.float(batch.frames_per_minute)
             found["seconds_per_frame"] = dg.MetadataValue.float(batch.seconds_per_frame)
     return found
-
-
-def _table(listed: Mapping[str, str]) -> str:
-    rows = (f"| {key} | {reason} |".replace("\n", " ") for key, reason in listed.items())
-    return "\n".join(["| file | reason |", "| --- | --- |", *rows])
 
 
 def _sources(of: Collection) -> Select[Any]:

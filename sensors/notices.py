@@ -13,6 +13,7 @@ import dagster as dg
 from ls4_assets.assets import keys
 from ls4_assets.intake import sources
 from ls4_assets.intake.listing import is_bare
+from ls4_assets.markdown import table
 from ls4_assets.notices.refusals import STAFF_KEY, Counts, Refusal, counts, listed, staff_json
 from ls4_assets.notices.runs import note_finished_runs
 from ls4_assets.notices.telling import tell_people
@@ -75,12 +76,11 @@ def is_mounted(archive: Archive) -> bool:
 
 def refused_event(counted: Counts, found: Sequence[Refusal], settings: Settings) -> dg.AssetMaterialization:
     """The list of refused files, as the newest state of one asset."""
-    lines = ["| file | what is wrong | what to do | first | last | state |", "| --- | --- | --- | --- | --- | --- |"]
-    lines += [_line(one) for one in found[:SHOWN]]
+    headings = ["file", "what is wrong", "what to do", "first", "last", "state"]
     metadata: dict[str, dg.MetadataValue] = {
         "refused": dg.MetadataValue.int(counted.open),
         "resolved": dg.MetadataValue.int(counted.resolved),
-        "files": dg.MetadataValue.md("\n".join(lines) if found else "none"),
+        "files": dg.MetadataValue.md(table(headings, map(_cells, found[:SHOWN])) if found else "none"),
     }
     if rest := counted.open + counted.resolved - len(found[:SHOWN]):
         metadata["not_shown"] = dg.MetadataValue.int(rest)
@@ -89,6 +89,5 @@ def refused_event(counted: Counts, found: Sequence[Refusal], settings: Settings)
     return dg.AssetMaterialization(keys.REFUSED, metadata=metadata, description=f"{counted.open} files are refused or failed")
 
 
-def _line(one: Refusal) -> str:
-    cells = (one.key, one.reason, one.advice, f"{one.first_seen:%Y-%m-%d %H:%M}", f"{one.last_seen:%Y-%m-%d %H:%M}", one.state)
-    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+def _cells(one: Refusal) -> tuple[str, ...]:
+    return one.key, one.reason, one.advice, f"{one.first_seen:%Y-%m-%d %H:%M}", f"{one.last_seen:%Y-%m-%d %H:%M}", one.state

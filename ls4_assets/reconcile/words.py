@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ls4_assets import markdown
 from ls4_assets.names import Collection
 from ls4_assets.reconcile.facts import Action, Kind, count
 from ls4_assets.reconcile.run import Report
@@ -84,9 +85,8 @@ def lines(report: Report) -> Iterator[str]:
 
 def table(reports: Iterable[tuple[str, Mapping[Kind, int]]]) -> str:
     """The same for Dagit, as Markdown: a line a collection."""
-    told = ((name or "of none", ", ".join(f"{many} {kind}" for kind, many in counts.items())) for name, counts in reports)
-    rows = [f"| {name} | {counts} |" for name, counts in told]
-    return "\n".join(["| collection | out of step |", "| --- | --- |", *rows]) if rows else "all in step"
+    rows = [(name or "of none", ", ".join(f"{many} {kind}" for kind, many in counts.items())) for name, counts in reports]
+    return markdown.table(["collection", "out of step"], rows) if rows else "all in step"
 
 
 def _grouped(actions: Sequence[Action], path: str) -> Iterator[str]:
