@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from mapserver.rendering import Extent, environment
 
-# What clients may ask for: the web's, then what a county's GIS works in (UTM, the state's planes and its Albers).
-_CODES = (3857, 4326, 900913, 4269, 26913, 26914, 26915, 2275, 2276, 2277, 2278, 2279, 3081)
+# What clients may ask for: the web's, then what a county's GIS works in (UTM of both datums, the state's planes and its Albers).
+_CODES = (3857, 4326, 900913, 4269, 26913, 26914, 26915, 32613, 32614, 32615, 2275, 2276, 2277, 2278, 2279, 3081)
 SRS = " ".join(f"EPSG:{code}" for code in _CODES)
 
 # What a person who clicks a footprint gets to read, in this order.
