@@ -54,6 +54,7 @@ def run_demo(once: bool, port: int | None = None) -> int:
             _say("Every sample collection is on the map." if served else "The sample survey is not on the map.")
             if once:
                 return 0 if served else 1
+            _say_what_next(state, addresses)
             _open_browser(addresses)
             while True:
                 services.poll()
@@ -149,9 +150,18 @@ def _print_addresses(state: State, addresses: Addresses) -> None:
     _say("")
 
 
+def _say_what_next(state: State, addresses: Addresses) -> None:
+    _say("")
+    _say(f"  look           {addresses.front}/")
+    _say(f"  follow         {addresses.dagit}/locations/ls4/asset-groups/Travis/lineage")
+    _say(f"  drop your own  .venv/bin/ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames; archive {state.archive}")
+    _say(f"  what became    .venv/bin/ls4 status; what was refused: {addresses.front}/staff")
+    _say("  stop           Ctrl-C")
+    _say("")
+
+
 def _open_browser(addresses: Addresses) -> None:
     """Show the map page where there is a display; a machine without one is no fault."""
-    _say("Ctrl-C stops everything.")
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         with contextlib.suppress(webbrowser.Error, OSError):
             webbrowser.open(addresses.front)
