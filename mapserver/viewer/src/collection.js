@@ -23,7 +23,7 @@ export function collectionPanel(place, told, extent) {
       look(entry, state, told),
       comparing(entry, others, compared, state, told),
       details("in-view", "Frames in view", inView.element),
-      details("files", "Download the whole collection", fileList(entry)),
+      details("files", "Outlines and catalogue to download", fileList(entry)),
       details("services", "Use it in QGIS, ArcGIS or a web map", serviceList(entry)),
     );
     place.dataset.table = entry.table;
