@@ -78,11 +78,11 @@ class SourceRecord:
 
 def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
     """The live source of a frame; None when it is gone. Of two, as when x.TIF became x.tif, the one that was not missed."""
-    live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
     there_first = (source.c.gone_at.is_not(None), source.c.key)
-    row = connection.execute(select(source).where(source.c.frame == of.id, live).order_by(*there_first)).first()
-    seen = select(func.sum(source.c.generation)).where(source.c.frame == of.id)
-    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), connection.scalar(seen) or 1) if row else None
+    rows = connection.execute(select(source).where(source.c.frame == of.id).order_by(*there_first)).all()
+    row = next((row for row in rows if row.state not in (SourceState.DELETED, SourceState.REFUSED)), None)
+    seen = sum(row.generation for row in rows)
+    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), seen) if row else None
 
 
 def record_of(connection: Connection, of: Frame) -> FrameRecord | None:
