@@ -68,7 +68,8 @@ def look_and_tell(context: dg.SensorEvaluationContext, archive: Archive) -> dg.S
 def is_mounted(archive: Archive) -> bool:
     """False for a folder that lies bare although photographs are known, as when its disk is not mounted: what is written there
     would come to lie under the disk."""
-    if not is_bare(archive.storage):
+    # Of a bucket on S3 nothing is asked: it may be bare, and a request at each tick would tell nothing.
+    if not (archive.storage.is_folder and is_bare(archive.storage)):
         return True
     with archive.database.connect() as connection:
         return not sources.anything_in_place(connection)
