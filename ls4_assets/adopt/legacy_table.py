@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from ls4_assets.chunks import chunks
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.index.schema import PUBLIC, SCHEMA, WEB_MERCATOR, tile_index
-from ls4_assets.index.tile_index import LEGACY, is_ours
+from ls4_assets.index.tile_index import LEGACY, is_ours, location_of
 from ls4_assets.names import Collection
 from resources.storage import Storage
 
@@ -101,7 +101,7 @@ def _row(of: Collection, row: LegacyRow, storage: Storage) -> dict[str, Any]:
         **dict.fromkeys(_TEXTS),
         **row.texts,
         "src_srs": row.texts.get("src_srs") or f"EPSG:{WEB_MERCATOR}",
-        "location": f"/vsis3/{storage.bucket}/{row.key}",
+        "location": location_of(storage.bucket, row.key),
         "served_location": storage.gdal_path(row.key),
         "band": row.key.partition("/")[0],
         "source_version": "",

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.chunks import chunks
 from ls4_assets.errors import NotFound
 from ls4_assets.index.schema import WEB_MERCATOR, frame, tile_index
-from ls4_assets.index.tile_index import is_ours
+from ls4_assets.index.tile_index import is_ours, location_of
 from ls4_assets.names import BANDS, Collection
 from resources.storage import Storage
 
@@ -62,7 +62,7 @@ def _row(storage: Storage, key: str, attributes: dict[str, Any], footprint: obje
     return {
         **dict.fromkeys(_TEXTS),
         **attributes,
-        "location": f"/vsis3/{storage.bucket}/{key}",
+        "location": location_of(storage.bucket, key),
         "src_srs": f"EPSG:{WEB_MERCATOR}",
         "served_location": storage.gdal_path(key),
         "band": key.partition("/")[0],

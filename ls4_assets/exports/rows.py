@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, LargeBinary, Row, func, select
 
 from ls4_assets.index.schema import frame, tile_index
+from ls4_assets.index.tile_index import location_of
 from ls4_assets.names import Collection, Frame
 
 # A centimetre on the ground.
@@ -62,7 +63,7 @@ INDEX_COLUMNS = ("location", "src_srs", "date", "roll", "frame_num", "dl_orig", 
 def read_shown(connection: Connection, of: Collection, bucket: str) -> list[Shown]:
     """Every frame of the index, in stacking order. One that is in the index but in no frame row is on its way out."""
     known = _frames(connection, of)
-    by_location = {f"/vsis3/{bucket}/{Frame.from_partition(of.shard, row.partition).cog_key}": row for row in known}
+    by_location = {location_of(bucket, Frame.from_partition(of.shard, row.partition).cog_key): row for row in known}
     indexed = _index_rows(connection, of)
     return [_shown(of, row, by_location[row.location]) for row in indexed if row.location in by_location]
 

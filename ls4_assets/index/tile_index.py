@@ -82,7 +82,7 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     # From the index alone. It may have been lost, or emptied by hand, since its rows were counted.
     first, last = connection.execute(select(func.min(table.c.location), func.max(table.c.location))).one()
     holds_rows = first is not None
-    root, bucket = served_root(storage), _location_root(storage)
+    root, bucket = served_root(storage), location_of(storage.bucket, "")
     renamed = holds_rows and not (first.startswith(bucket) and last.startswith(bucket))
     if renamed:
         _rename_locations(connection, table, bucket)
@@ -96,7 +96,7 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     going = connection.scalars(select(frame.c.partition).where(frame.c.collection == of.name, frame.c.deleted))
     leaving = tuple(Frame.from_partition(of.shard, partition) for partition in going)
     left = 0
-    for locations in chunks((_location(storage, gone) for gone in leaving), 1000):
+    for locations in chunks((location_of(storage.bucket, gone.cog_key) for gone in leaving), 1000):
         left += connection.execute(delete(table).where(table.c.location.in_(locations))).rowcount
     grown_only = before.frames > 0 and holds_rows and not (renamed or known or left)
     summary = _grown(of, before, shown) if grown_only else _counted(table)
@@ -111,6 +111,11 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
 def served_root(storage: Storage) -> str:
     """What stands before a key in `served_location`: /srv/archive/ or /vsis3/<bucket>/."""
     return storage.gdal_path("x")[:-1]
+
+
+def location_of(bucket: str, key: str) -> str:
+    """What the index knows a COG by, whatever the storage. The key "" gives what stands before all keys."""
+    return f"/vsis3/{bucket}/{key}"
 
 
 def cog_key_of(id_: ColumnElement[str]) -> ColumnElement[str]:
@@ -238,7 +243,7 @@ def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, publi
     attributes = shown.attributes
     found = links(shown, public_url, row.scan_file)
     return {
-        "location": _location(storage, shown),
+        "location": location_of(storage.bucket, shown.cog_key),
         "src_srs": f"EPSG:{WEB_MERCATOR}",
         "date": attributes.date,
         "roll": attributes.roll,
@@ -253,14 +258,6 @@ def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, publi
         "profile_hash": row.products["cog"]["profile"],
         "geom": row.footprint,
     }
-
-
-def _location_root(storage: Storage) -> str:
-    return f"/vsis3/{storage.bucket}/"
-
-
-def _location(storage: Storage, of: Frame) -> str:
-    return f"{_location_root(storage)}{of.cog_key}"
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> int:
