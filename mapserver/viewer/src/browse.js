@@ -1,6 +1,6 @@
 // Finding a collection: one box, four facets, and the list of what they leave.
 
-import { FACETS, choices, search } from "./catalogue.js";
+import { FACETS, FILM, choices, search } from "./catalogue.js";
 import { announce, counted, h } from "./dom.js";
 
 const PAGE = 100; // collections listed at once; more by a button
@@ -82,5 +82,5 @@ function option(value, text, selected) {
 
 /** "black and white", "colour", or both. */
 export function colours({ bands = [] }) {
-  return [bands.includes("bw") && "black and white", bands.includes("nc") && "colour"].filter(Boolean).join(" and ");
+  return Object.keys(FILM).filter((band) => bands.includes(band)).map((band) => FILM[band]).join(" and ");
 }

@@ -101,6 +101,9 @@ export function services(entry) {
   ];
 }
 
+/** What a band is called. */
+export const FILM = { bw: "black and white", nc: "colour" };
+
 /** The files of the whole collection: its index, and once there are some, its exports. */
 export function files(entry) {
   const made = entry.exports;
@@ -113,5 +116,3 @@ export function files(entry) {
     ...mosaics.map(([band, address]) => [mosaics.length > 1 ? `Mosaic for GDAL, ${FILM[band]}` : "Mosaic for GDAL", "all photographs as one raster, opened where they lie", address]),
   ].filter(([, , address]) => address);
 }
-
-const FILM = { bw: "black and white", nc: "colour" };

@@ -1,5 +1,6 @@
 // The photograph that was chosen: what it is, how it looks, where it is downloaded. Several at one place are stepped through.
 
+import { FILM } from "./catalogue.js";
 import { copyButton, h } from "./dom.js";
 import { fileInfo, previews } from "./footprints.js";
 
@@ -60,7 +61,7 @@ function title(entry, frame) {
 function attributes(entry, frame) {
   const known = [["Date", frame.date]];
   if (entry.type === "frames") known.push(["Roll", frame.roll === "N/A" ? "none" : frame.roll]);
-  known.push([entry.type === "frames" ? "Frame" : "Number", frame.number], ["Film", frame.band === "nc" ? "colour" : "black and white"], ["Collection", entry.label], ["File", frame.file]);
+  known.push([entry.type === "frames" ? "Frame" : "Number", frame.number], ["Film", FILM[frame.band]], ["Collection", entry.label], ["File", frame.file]);
   return known.filter(([, value]) => value);
 }
 
