@@ -41,8 +41,8 @@ class Bench:
         for name in ("archive", "dagster", "work"):
             (folder / name).mkdir(parents=True)
         shutil.copyfile(CHECKOUT / "dagster.yaml", folder / "dagster" / "dagster.yaml")
-        ours = ("LS4_", "DAGSTER_", "PYTHONDONTWRITEBYTECODE")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        left_out = ("LS4_", "DAGSTER_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         try:
             yield inherited | {
                 "LS4_STORAGE": str(folder / "archive"),
