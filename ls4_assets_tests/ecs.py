@@ -108,8 +108,12 @@ def running_ecs(folder: Path, environment: Mapping[str, str]) -> Iterator[Ecs]:
     backend = ecs_backends[ACCOUNT][REGION]
     state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1 << 60})
     Task.stop_code = ""  # type: ignore[attr-defined]  # moto has none
-    client, ec2 = boto3.client("ecs"), boto3.client("ec2")
-    client.create_cluster(clusterName=CLUSTER)
+    client = boto3.client("ecs")
+    client.create_cluster(
+        clusterName=CLUSTER,
+        capacityProviders=["FARGATE", "FARGATE_SPOT"],
+        defaultCapacityProviderStrategy=[{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
+    )
     told = [{"name": name, "value": value} for name, value in environment.items()]
     container = {"name": CONTAINER, "image": "ls4", "memory": 2048, "environment": told}
     client.register_task_definition(
@@ -126,7 +130,6 @@ def running_ecs(folder: Path, environment: Mapping[str, str]) -> Iterator[Ecs]:
     thread = threading.Thread(target=ecs.watch)
     thread.start()
     try:
-        assert ec2.describe_subnets()["Subnets"]
         yield ecs
     finally:
         ecs.ended.set()
@@ -139,7 +142,13 @@ def running_ecs(folder: Path, environment: Mapping[str, str]) -> Iterator[Ecs]:
             one.process.wait()
 
 
-def network() -> dict[str, object]:
-    """Where tasks are put: the account's default network."""
-    subnet = boto3.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
-    return {"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": [], "assignPublicIp": "DISABLED"}}
+def places(logs_bucket: str) -> dict[str, str]:
+    """What deploy/dagster.yaml takes from the environment: the cluster, the account's default network, the bucket of logs."""
+    ec2 = boto3.client("ec2")
+    subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
+    return {
+        "DAGSTER_RUN_CLUSTER": CLUSTER,
+        "DAGSTER_RUN_SUBNETS": ",".join(subnets),
+        "DAGSTER_RUN_SECURITY_GROUP": ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"],
+        "DAGSTER_LOGS_BUCKET": logs_bucket,
+    }

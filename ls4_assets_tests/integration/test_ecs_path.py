@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from sqlalchemy import make_url
@@ -29,7 +30,7 @@ from ls4_assets_tests import ecs
 from ls4_assets_tests.ecs import Ecs, Started, running_ecs
 from ls4_assets_tests.integration.serving_fixtures import rgba, running, wait_until_healthy
 from ls4_assets_tests.integration.test_events import new_queue
-from ls4_assets_tests.platform import PASSWORDS, Platform, frame_of, running_platform
+from ls4_assets_tests.platform import CHECKOUT, PASSWORDS, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401
 from mapserver.config import PostgresService, write_config
@@ -51,6 +52,7 @@ class Production:
 
     platform: Platform
     ecs: Ecs
+    compute_logs: S3Storage
     home: Path
     port: int
 
@@ -124,13 +126,16 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
         server = s3_server("moto")
         for service in ("SQS", "ECS", "EC2"):
             patch.setenv(f"AWS_ENDPOINT_URL_{service}", server.endpoint_url)
-        bucket = server.new_bucket()
+        bucket, compute_logs = server.new_bucket(), server.new_bucket()
         queue = queue_of_events(bucket)
         places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "events_queue_url": queue}
         platform = stack.enter_context(
             running_platform(cluster, home, f"s3://{bucket.bucket}", **places, fargate="true", reader_seconds="0")
         )
-        environment = environment_of(platform, home, server)
+        environment = {**environment_of(platform, home, server), **ecs.places(compute_logs.bucket)}
+        for name in environment:
+            if name.startswith(("DAGSTER_RUN_", "DAGSTER_LOGS_", "PG", "LS4_PASSWORD_")):
+                patch.setenv(name, environment[name])
         (home / "tasks").mkdir()
         tasks = stack.enter_context(running_ecs(home / "tasks", environment))
         port = free_port()
@@ -142,7 +147,7 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
             process = subprocess.Popen(argv, cwd=home, env=ours, stdout=log, stderr=log)
             stack.callback(end, process)
             await_port(port, home / "services.log")
-        yield Production(platform, tasks, home, port)
+        yield Production(platform, tasks, compute_logs, home, port)
 
 
 def queue_of_events(bucket: S3Storage) -> str:
@@ -161,12 +166,14 @@ def environment_of(platform: Platform, home: Path, server: S3Server) -> dict[str
     """All that a container is told; the shards are few, so that a run starts sooner."""
     (home / "shards.toml").write_text('county = ["Travis"]\n')
     settings = {name.upper(): value for name, value in platform.archive.overrides.items()}
-    dagster = make_url(platform.settings.database_url.get_secret_value()).set(username="dagster", database="dagster")
+    database = make_url(platform.settings.database_url.get_secret_value())
     return {
         **{f"LS4_{name}": value for name, value in settings.items() if name != "SETTLE_SECONDS"},
         "LS4_SHARDS_FILE": str(home / "shards.toml"),
         "LS4_SENSOR_SECONDS": "1",
-        "LS4_DAGSTER_DATABASE_URL": dagster.render_as_string(hide_password=False),
+        "PGHOST": str(database.host),
+        "PGPORT": str(database.port),
+        "LS4_PASSWORD_DAGSTER": PASSWORDS["dagster"],
         "DAGSTER_HOME": str(home / "dagster_home"),
         "AWS_ENDPOINT_URL": server.endpoint_url,
         **CREDENTIALS,
@@ -174,27 +181,10 @@ def environment_of(platform: Platform, home: Path, server: S3Server) -> dict[str
 
 
 def write_instance(folder: Path, port: int) -> None:
-    """Dagster's configuration as in production, but for shorter waits."""
+    """Dagster's configuration as in production, but for the waits."""
     folder.mkdir()
-    launcher = {
-        "task_definition": ecs.FAMILY,
-        "container_name": ecs.CONTAINER,
-        "use_current_ecs_task_config": False,
-        "secrets_tag": None,
-        "run_task_kwargs": {
-            "cluster": ecs.CLUSTER,
-            "capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
-            "networkConfiguration": ecs.network(),
-        },
-    }
-    config = {
-        "telemetry": {"enabled": False},
-        "storage": {"postgres": {"postgres_url": {"env": "LS4_DAGSTER_DATABASE_URL"}}},
-        "run_launcher": {"module": "dagster_aws.ecs", "class": "EcsRunLauncher", "config": launcher},
-        "run_monitoring": {
-            "enabled": True, "start_timeout_seconds": 60, "poll_interval_seconds": 2, "max_resume_run_attempts": 1,
-        },
-    }  # fmt: skip
+    config = yaml.safe_load((CHECKOUT / "deploy" / "dagster.yaml").read_text())
+    config["run_monitoring"] |= {"start_timeout_seconds": 60, "poll_interval_seconds": 2}
     (folder / "dagster.yaml").write_text(json.dumps(config))
     location = {"host": "127.0.0.1", "port": port, "location_name": "ls4"}
     (folder / "workspace.yaml").write_text(json.dumps({"load_from": [{"grpc_server": location}]}))
@@ -265,7 +255,8 @@ def test_from_the_drop_to_the_map(production: Production, cluster: Cluster) -> N
     assert (frames.overrides["cpu"], frames.overrides["memory"]) == ("1024", "2048")
     assert "cpu" not in rebuild.overrides, "a rebuild takes what the task definition says"
     assert len(json.dumps(frames.overrides)) < 8192
-    assert frames.task.capacity_provider_name == "FARGATE_SPOT"
+    assert frames.task.capacity_provider_name == "FARGATE_SPOT", "the cluster's own choice"
+    assert list(production.compute_logs.list("dagster/storage/")), "what a run said is kept"
     # Each product told of itself too; nobody was woken by that.
     assert len(production.runs_of("frames")) == 1
     assert production.platform.rows("SELECT key FROM ls4.inbox") == []
