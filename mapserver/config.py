@@ -5,7 +5,6 @@ and the two command lines.
 starting and watching them is the caller's work (the laptop's supervisor, a container's entry point, a test).
 """
 
-import errno
 import os
 import pwd
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from ls4_assets.errors import ConfigurationError
 from mapserver import catalog
+from mapserver.files import give, make_if_allowed, publish, publish_pages
 from mapserver.rendering import FOOTPRINT, TEMPLATES, environment
 
 SERVICE = "ls4"
@@ -27,8 +27,6 @@ NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
 _HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
-_STATIC = Path(__file__).parent / "static"
-_STAFF = Path(__file__).parent / "staff"
 _FRONT = Path(__file__).with_name("front.js")
 # nginx has no way to write a literal $ where variables are allowed.
 _PLAIN_PATH = re.compile(r"/[\w./@+~ -]*")
@@ -118,102 +116,125 @@ def write_config(
     Raises ConfigurationError for a path that nginx or a unix socket cannot take, an option that is no GDAL
     option, a proxy that is no address, an unknown user, and where nginx cannot run the front's JavaScript.
     """
-    account = _account(user)
-    conf, logs, sock = run_dir / "conf", run_dir / "logs", run_dir / "run" / "mapserv.sock"
-    mapserv_log, nginx_log = logs / "mapserv.log", logs / "nginx-error.log"
-    collections = collections_file or run_dir / "collections.json"
-    for path in (run_dir, mapfiles_dir, collections, *filter(None, (archive_dir, refusals_file))):
+    for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, refusals_file))):
         _require_plain(path)
-    if not NGINX_JAVASCRIPT.exists():
-        raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
-    if len(os.fsencode(sock)) > _LONGEST_SOCKET_PATH:
-        raise ConfigurationError(f"{sock} is too long for a unix socket: choose a shorter run directory.")
-    for folder in (conf, logs, sock.parent, run_dir / "tmp"):
-        folder.mkdir(parents=True, exist_ok=True)
-    # The rest stays ours: whoever breaks into a worker must not write what root reads at the next start.
-    mapserv_log.touch()
-    for path in (sock.parent, mapserv_log):
-        _give(path, account)
+    place = _Place.made(run_dir, _account(user), log_to_stderr)
     # In an archive that may only be read here, the pipeline makes folder and template with the first map.
-    _make_if_allowed(mapfiles_dir)
+    make_if_allowed(mapfiles_dir)
     if os.access(mapfiles_dir, os.W_OK):
-        _publish(mapfiles_dir / FOOTPRINT.name, FOOTPRINT.read_bytes())
-
-    service_file = conf / "pg_service.conf"
-    _publish(service_file, _service(database), mode=0o600, account=account)
-    _publish(conf / "health.map", _rendered("health.map.j2", service=SERVICE))
-    for name, text in catalog.documents(SERVICE).items():
-        _publish(conf / name, text)
-    _publish(conf / _FRONT.name, _FRONT.read_text())
-    _publish(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())
-    _publish(
-        conf / "mapserver.conf",
-        _rendered(
-            "mapserver.conf.j2",
-            html_templates=_HTML_TEMPLATES,
-            gdal_options=_GDAL_OPTIONS | _checked(gdal_options or {}),
-            aliases={name: conf / f"{name}.map" for name in (_HEALTH, catalog.NAME)},
-        ),
-        mode=0o640,
-        account=account,
+        publish(mapfiles_dir / FOOTPRINT.name, FOOTPRINT.read_bytes())
+    publish_pages(place.static)
+    _write_mapserver(place, database, _GDAL_OPTIONS | _checked(gdal_options or {}))
+    _write_nginx(
+        place,
+        {
+            "mapfiles": mapfiles_dir,
+            "archive": archive_dir,
+            "refusals_file": refusals_file,
+            "collections_file": collections_file or place.collections,
+            "proxies": _networks(proxies),
+            "staff": _networks(staff),
+            "tile_cache_mb": tile_cache_mb,
+            "listen": listen,
+            "port": port,
+        },
     )
-    _publish(
-        conf / "fastcgi.conf",
-        _rendered("fastcgi.conf.j2", service_file=service_file, error_log=_STDERR if log_to_stderr else mapserv_log),
-    )
-    _publish(
-        conf / "variables.conf",
-        _rendered(
-            "variables.conf.j2",
-            run=run_dir,
-            conf=conf,
-            mapfiles=mapfiles_dir,
-            proxies=_networks(proxies),
-            staff=_networks(staff),
-            tile_cache_mb=tile_cache_mb,
-            catalog=catalog.NAME,
-            catalog_layers=catalog.TILE_LAYERS,
-        ),
-    )
-    _publish(
-        conf / "nginx.conf",
-        _rendered(
-            "nginx.conf.j2",
-            user=account.pw_name if account else None,
-            run=run_dir,
-            conf=conf,
-            error_log=_STDERR if log_to_stderr else nginx_log,
-            socket=sock,
-            listen=listen,
-            port=port,
-            static=_published_page(run_dir),
-            collections_file=collections,
-            refusals_file=refusals_file,
-            archive=archive_dir,
-            javascript_module=NGINX_JAVASCRIPT,
-            tile_cache_mb=tile_cache_mb,
-            health=_HEALTH,
-        ),
-    )
+    started = {
+        "--workers": workers or _cores() * (2 if archive_dir else 4),
+        "--max-rss-mb": worker_memory_mb,
+        "--mapfiles": mapfiles_dir,
+        **({} if database.host.startswith("/") else {"--database-port": database.port}),
+    }
     base_url = f"http://{listen}:{port}"
     return ServingConfig(
-        workers_argv=(
-            *(sys.executable, "-m", "mapserver.workers"),
-            *("--socket", str(sock), "--workers", str(workers or _cores() * (2 if archive_dir else 4))),
-            *("--config", str(conf / "mapserver.conf"), "--max-rss-mb", str(worker_memory_mb)),
-            *("--mapfiles", str(mapfiles_dir), "--mapserv", str(MAPSERV)),
-            *(("--database-port", str(database.port)) if not database.host.startswith("/") else ()),
-            *(("--user", account.pw_name) if account else ()),
-        ),
-        nginx_argv=(
-            *(str(NGINX), "-p", str(run_dir), "-c", str(conf / "nginx.conf")),
-            *("-e", str(_STDERR if log_to_stderr else nginx_log)),
-        ),
+        workers_argv=_workers_argv(place, started),
+        nginx_argv=(str(NGINX), "-p", str(run_dir), "-c", str(place.conf / "nginx.conf"), "-e", place.nginx_log),
         base_url=base_url,
         health_url=f"{base_url}/health",
-        collections_file=collections,
-        log_dir=logs,
+        collections_file=collections_file or place.collections,
+        log_dir=place.logs,
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The run directory, and who reads it. The two logs are file names, or nginx's word for stderr."""
+
+    run: Path
+    account: pwd.struct_passwd | None
+    mapserv_log: str
+    nginx_log: str
+
+    @property
+    def conf(self) -> Path:
+        return self.run / "conf"
+
+    @property
+    def logs(self) -> Path:
+        return self.run / "logs"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "run" / "mapserv.sock"
+
+    @property
+    def static(self) -> Path:
+        return self.run / "static"
+
+    @property
+    def collections(self) -> Path:
+        return self.run / "collections.json"
+
+    @classmethod
+    def made(cls, run: Path, account: pwd.struct_passwd | None, log_to_stderr: bool) -> "_Place":
+        """With its folders, of which the workers may write to their socket's and to their log alone: whoever breaks into one must
+        not write what root reads at the next start."""
+        mapserv_log, nginx_log = run / "logs" / "mapserv.log", run / "logs" / "nginx-error.log"
+        place = cls(run, account, *((_STDERR, _STDERR) if log_to_stderr else (str(mapserv_log), str(nginx_log))))
+        if not NGINX_JAVASCRIPT.exists():
+            raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
+        if len(os.fsencode(place.socket)) > _LONGEST_SOCKET_PATH:
+            raise ConfigurationError(f"{place.socket} is too long for a unix socket: choose a shorter run directory.")
+        for folder in (place.conf, place.logs, place.socket.parent, run / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+        mapserv_log.touch()
+        for path in (place.socket.parent, mapserv_log):
+            give(path, account)
+        return place
+
+
+def _write_mapserver(place: _Place, database: PostgresService, gdal_options: Mapping[str, str]) -> None:
+    """What mapserv reads, all of it before any mapfile of a collection."""
+    conf, service_file = place.conf, place.conf / "pg_service.conf"
+    publish(service_file, _service(database), mode=0o600, account=place.account)
+    publish(conf / "health.map", _rendered("health.map.j2", service=SERVICE))
+    for name, text in catalog.documents(SERVICE).items():
+        publish(conf / name, text)
+    aliases = {name: conf / f"{name}.map" for name in (_HEALTH, catalog.NAME)}
+    told = _rendered("mapserver.conf.j2", html_templates=_HTML_TEMPLATES, gdal_options=gdal_options, aliases=aliases)
+    publish(conf / "mapserver.conf", told, mode=0o640, account=place.account)
+    publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=place.mapserv_log))
+
+
+def _write_nginx(place: _Place, given: Mapping[str, object]) -> None:
+    """nginx.conf, and what it reads; `given` are the templates' values that the caller of `write_config` decides."""
+    conf = place.conf
+    ours = {
+        "run": place.run, "conf": conf, "socket": place.socket, "static": place.static, "error_log": place.nginx_log,
+        "user": place.account.pw_name if place.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
+        "catalog": catalog.NAME, "catalog_layers": catalog.TILE_LAYERS,
+    }  # fmt: skip
+    publish(conf / _FRONT.name, _FRONT.read_text())
+    publish(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())
+    for name in ("variables.conf", "nginx.conf"):
+        publish(conf / name, _rendered(f"{name}.j2", **ours, **given))
+
+
+def _workers_argv(place: _Place, options: Mapping[str, object]) -> tuple[str, ...]:
+    ours = {"--socket": place.socket, "--config": place.conf / "mapserver.conf", "--mapserv": MAPSERV}
+    user = {"--user": place.account.pw_name} if place.account else {}
+    told = [str(word) for option in {**ours, **options, **user}.items() for word in option]
+    return (sys.executable, "-m", "mapserver.workers", *told)
 
 
 def _account(user: str | None) -> pwd.struct_passwd | None:
@@ -225,14 +246,6 @@ def _account(user: str | None) -> pwd.struct_passwd | None:
         return pwd.getpwnam(name)
     except KeyError:
         raise ConfigurationError(f"There is no user {name} on this machine: name an existing one.") from None
-
-
-def _make_if_allowed(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES):
-            raise
 
 
 def _cores() -> int:
@@ -273,37 +286,3 @@ def _service(database: PostgresService) -> str:
 
 def _rendered(template: str, **values: object) -> str:
     return environment().get_template(template).render(values)
-
-
-def _published_page(run_dir: Path) -> Path:
-    """The landing page and the staff's, copied to where the user of nginx can read it: a checkout may lie in a closed
-    home."""
-    folder = run_dir / "static"
-    folder.mkdir(exist_ok=True)
-    # The assets first: the page must not name a file that is not there yet. Older ones stay, for pages that are open.
-    for part in sorted(_STATIC.rglob("*"), key=lambda path: path.name == "index.html"):
-        copied = folder / part.relative_to(_STATIC)
-        if part.is_dir():
-            copied.mkdir(parents=True, exist_ok=True)
-        else:
-            _publish(copied, part.read_bytes())
-    (folder / _STAFF.name).mkdir(exist_ok=True)
-    (font,) = (_STATIC / "assets").glob("*.woff2")
-    for part in _STAFF.iterdir():
-        _publish(folder / _STAFF.name / part.name, part.read_text().replace("%font%", f"/assets/{font.name}"))
-    return folder
-
-
-def _give(path: Path, account: pwd.struct_passwd | None) -> None:
-    if account:
-        os.chown(path, account.pw_uid, account.pw_gid)
-
-
-def _publish(path: Path, content: str | bytes, mode: int = 0o644, account: pwd.struct_passwd | None = None) -> None:
-    """Whole or not at all: a running worker may read the file at this moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.chmod(mode)
-    _give(temporary, account)
-    temporary.replace(path)
