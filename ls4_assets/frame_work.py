@@ -56,10 +56,16 @@ def make_frame(order: Order) -> Outcome:
             outcome = bench.work_within_bounds(Path(scratch))
     except _SupersededError:
         outcome = Outcome(order.frame, "superseded", source=source)
-    except NoRoom as full:
-        outcome = Outcome(order.frame, "waiting", str(full), source)
+    except _RemovedError:
+        outcome = Outcome(order.frame, "superseded", source=source)
         with engine.begin() as connection:
-            records.postpone(connection, source, str(full), _ROOM_AGAIN_SECONDS)
+            records.mark_source(connection, source, SourceState.QUEUED)
+    except NoRoom as full:
+        reason = f"{full}; free some, it is tried again by itself."
+        with engine.begin() as connection:
+            if not records.postpone(connection, source, reason, _ROOM_AGAIN_SECONDS):
+                reason = f"{full}; free some, then materialise it again. What was made of it before stays."
+        outcome = Outcome(order.frame, "waiting", reason, source)
     except (FrameFault, NotFound) as fault:
         findings = fault.findings if isinstance(fault, Unsound) else ()
         outcome = Outcome(order.frame, "failed", bench.explain(fault), source, findings=findings)
@@ -72,6 +78,10 @@ def make_frame(order: Order) -> Outcome:
 
 class _SupersededError(Exception):
     """Another version of the source has come meanwhile."""
+
+
+class _RemovedError(Exception):
+    """Products that were right a moment ago have been removed meanwhile: the tif had gone, and has come back."""
 
 
 def _timed(what: Literal["fetch", "publish"]) -> Callable[[_Work[P, R]], _Work[P, R]]:
@@ -118,7 +128,7 @@ class _Bench:
         """As `work`; where memory or a disk ran out in the middle, that is what is said."""
         try:
             return self.work(scratch)
-        except (Ls4Error, _SupersededError):
+        except (Ls4Error, _SupersededError, _RemovedError):
             raise
         except Exception as error:
             if is_out_of_memory(error):
@@ -250,11 +260,12 @@ class _Bench:
 
     def _confirm(self, content: str) -> Outcome:
         with records.frame_lock(self.engine, self.frame) as connection:
-            products = self.record.products if self.record else {}
-            complete = self._is_complete(products, content)
+            now = records.record_of(connection, self.frame)
+            if now is None or self.record is None or now.products != self.record.products:
+                raise _RemovedError
+            complete = self._is_complete(now.products, content)
             records.confirm(connection, self.frame, self.source, complete)
-        facts = self.record.facts if self.record else None
-        return Outcome(self.frame, "reused", None, self.source, content, products, facts, complete=complete)
+        return Outcome(self.frame, "reused", None, self.source, content, now.products, now.facts, complete=complete)
 
     @_timed("publish")
     def _publish(self, result: FrameResult, todo: list[Step], content: str, scratch: Path) -> Outcome:
@@ -265,6 +276,8 @@ class _Bench:
                 raise _SupersededError
             before = records.record_of(connection, self.frame)
             products = dict(before.products) if before else {}
+            if not {*self.order.steps} <= {*products, *todo}:
+                raise _RemovedError
             served = before.served_key if before else None
             for step in todo:
                 key = self.frame.product_key(step)

@@ -79,10 +79,7 @@ def claim_disk(name: str, need: Need, scratch: Path, archive: Sequence[Path]) ->
         free = shutil.disk_usage(folder).free - taken
         if size > free:
             promised = f" besides what frames under way will write ({_amount(taken)})" if taken else ""
-            raise NoRoom(
-                f"{name} needs {_amount(size)} in {folder} and {_amount(max(free, 0))} are free{promised}; free some, it is "
-                "tried again by itself."
-            )
+            raise NoRoom(f"{name} needs {_amount(size)} in {folder} and {_amount(max(free, 0))} are free{promised}")
 
 
 def exhausted(folders: Sequence[Path]) -> Path | None:
@@ -91,7 +88,7 @@ def exhausted(folders: Sequence[Path]) -> Path | None:
 
 
 def no_disk(name: str, folder: Path) -> NoRoom:
-    return NoRoom(f"{name} could not be finished because the disk of {folder} is full; free some, it is tried again by itself.")
+    return NoRoom(f"{name} could not be finished because the disk of {folder} is full")
 
 
 def no_memory(name: str, worker_megabytes: int) -> FrameFault:

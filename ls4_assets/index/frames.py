@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypedDict, cast
 
 from geoalchemy2.elements import WKBElement
-from sqlalchemy import Connection, Engine, Integer, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Integer, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.index.schema import WEB_MERCATOR, SourceState, frame, source
@@ -164,8 +164,13 @@ def _keep_source(connection: Connection, of: Frame, made_from: SourceRecord, com
 
 
 def told(connection: Connection, made_from: SourceRecord) -> None:
-    """Call a source done: its products are published and Dagster knows. One whose run died before is looked at again."""
-    mark_source(connection, made_from, SourceState.DONE)
+    """Call a source done: its products are published and Dagster knows. One whose run died before is looked at again.
+
+    So is one that went meanwhile and came back as it was: the frame is leaving, and its products with it.
+    """
+    stands = exists().where(frame.c.id == source.c.frame, frame.c.source_version == made_from.version, ~frame.c.deleted)
+    values = _now(SourceState.DONE, None)
+    connection.execute(update(source).where(*_same_version(made_from), stands).values(values))
 
 
 def mark_source(connection: Connection, which: SourceRecord, state: SourceState | None, reason: str | None = None) -> bool:
@@ -173,25 +178,31 @@ def mark_source(connection: Connection, which: SourceRecord, state: SourceState 
 
     State None: a run that has it goes on having it, and only the reason is written down.
     """
-    same = [source.c.key == which.key, source.c.version == which.version, source.c.state != SourceState.DELETED]
+    same = _same_version(which)
     if state is None:
         noted = update(source).where(*same, source.c.state == SourceState.REQUESTED).values(reason=reason)
         return connection.execute(noted).rowcount == 1
-    values = {"state": state, "reason": reason, "changed_at": func.now(), "not_before": None}
-    return connection.execute(update(source).where(*same).values(values)).rowcount == 1
+    return connection.execute(update(source).where(*same).values(_now(state, reason))).rowcount == 1
 
 
-def postpone(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> None:
-    """Let a source that a run has wait for another run, which does not count as a death of this one."""
-    values = {
-        "state": SourceState.QUEUED,
-        "reason": reason,
+def postpone(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> bool:
+    """Let a source that is not done wait for another run, which does not count as a death of this one. False for one that is
+    done, of which a person wanted something anew."""
+    values = _now(SourceState.QUEUED, reason) | {
         "not_before": func.now() + timedelta(seconds=seconds),
         "attempts": func.greatest(source.c.attempts - 1, 0),
-        "changed_at": func.now(),
     }
-    mine = (source.c.key == which.key, source.c.version == which.version, source.c.state == SourceState.REQUESTED)
-    connection.execute(update(source).where(*mine).values(values))
+    undone = source.c.state.in_((SourceState.QUEUED, SourceState.REQUESTED, SourceState.FAILED))
+    return connection.execute(update(source).where(*_same_version(which), undone).values(values)).rowcount == 1
+
+
+def _same_version(which: SourceRecord) -> tuple[ColumnElement[bool], ...]:
+    return source.c.key == which.key, source.c.version == which.version, source.c.state != SourceState.DELETED
+
+
+def _now(state: SourceState, reason: str | None) -> dict[str, Any]:
+    """What a source becomes at this moment."""
+    return {"state": state, "reason": reason, "changed_at": func.now(), "not_before": None}
 
 
 def forget(connection: Connection, of: Frame) -> None:

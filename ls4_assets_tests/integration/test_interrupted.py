@@ -114,6 +114,28 @@ def test_a_frame_for_which_there_is_no_room_waits_with_the_numbers_and_is_not_ca
     assert platform.state(KEY) == ("done", None)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "ends"),
+    [("done", "done", "then materialise it again."), ("failed", "queued", "it is tried again by itself.")],
+)
+def test_a_person_whose_frame_finds_no_room_is_told_whether_it_is_tried_again(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, ends: str
+) -> None:
+    """It was to be tried again by itself, and never was."""
+    platform.drop(KEY, good)
+    platform.settle()
+    with platform.database.begin() as connection:
+        connection.execute(text("UPDATE ls4.source SET state = :state"), {"state": before})
+    selection = [dg.AssetKey(["Travis", step]) for step in STEPS]
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "make_frame", with_a_full_disk)
+        run = platform.run(selection, partition_key=frame_of(KEY).partition)
+    assert not run.success
+    told = platform.instance.fetch_observations(selection[-1], limit=1).records[0].event_log_entry.asset_observation
+    assert told and told.description and ends in told.description
+    assert platform.state(KEY)[0] == after
+
+
 def with_a_full_disk(order: Order) -> Outcome:
     room.shutil.disk_usage = lambda folder: type("Usage", (), {"free": 0})  # type: ignore[assignment, attr-defined]
     return make_frame(order)
