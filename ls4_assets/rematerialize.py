@@ -77,8 +77,9 @@ def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: st
     partitions = _frames(engine, of) if step in STEPS else [of.partition]
     if not partitions:
         raise UnknownName(f"No frame of {of.name} lies under georef/; drop its tifs first.")
-    # As the sensor's rebuilds: one at a time for a collection, and ahead of the frames in the queue.
-    tags = {} if step in STEPS else {keys.COLLECTION_TAG: of.name, **keys.AHEAD_OF_FRAMES}
+    # A rebuild as the sensor's, one at a time for a collection and ahead of the frames in the queue; frames as a drop of so many.
+    rebuild = {keys.COLLECTION_TAG: of.name, **keys.AHEAD_OF_FRAMES}
+    tags = keys.queue_place(len(partitions)) if step in STEPS else rebuild
     return _launch(instance, settings, of.shard, of.name, step, partitions, tags)
 
 
@@ -90,7 +91,7 @@ def launch_stale(instance: dg.DagsterInstance, settings: Settings, name: str | N
     with engine.connect() as connection:
         of = find_collection(connection, name) if name else None
         stale = stale_partitions(connection, settings.profiles, of.name if of else None)
-    tags = {keys.ONLY_TAG: keys.STALE}
+    tags = {keys.ONLY_TAG: keys.STALE, **keys.queue_place(sum(map(len, stale.values())))}
     called = of.name if of else None
     return [_launch(instance, settings, shard, called or shard, STEPS[0], frames, tags) for shard, frames in stale.items()]
 

@@ -5,18 +5,17 @@ that cannot be listed is left as it was: a failed listing is not an empty bucket
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import dagster as dg
-from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from ls4_assets import logs
-from ls4_assets.assets import frame_checks, keys
+from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets.intake import sources
-from ls4_assets.intake.batches import Batch, Limits, claim_batches, release_batch, requested_batches
+from ls4_assets.intake.batches import Batch, Claimed, Limits, claim_batches, release_batch, release_unstarted, requested_batches
 from ls4_assets.intake.deletions import held_collections
 from ls4_assets.intake.look import Look, look_at_bucket, only_one_look
 from ls4_assets.intake.scans import find_late_scans
@@ -27,14 +26,11 @@ from resources.archive import Archive
 
 # A look that goes on from a cursor, and the cursor to go on from after it.
 TakeLook = Callable[[Archive, str | None], tuple[Look, str]]
-SensorEvent = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 # Dagster deletes partitions one by one.
 LEFTOVERS_PER_TICK = 200
 # A batch whose run never appeared in Dagster was lost between the table and the run queue.
 LOST_AFTER = timedelta(seconds=90)
-# What a frame costs, roughly: by it a batch that is requested later, but has less before it, overtakes in the queue.
-SECONDS_A_FRAME = 5
 
 
 def bucket_sensor(seconds: int) -> dg.SensorDefinition:
@@ -85,13 +81,18 @@ def request_runs(
     for batch in batches:
         add_partitions(context.instance, batch)
         logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
-    events: list[SensorEvent] = [event for batch in batches for event in _georef_events(batch)]
-    events += [frame_checks.of_scan(frame, arrived=True) for frame in late.found]
-    if not (batches or events):
+    claimed = [(batch.shard, one) for batch in batches for one in batch.sources]
+    # Here and not in the result: the daemon records that one by one, half a minute for a full tick.
+    replaced = [_observation(shard, one) for shard, one in claimed if one.generation > 1]
+    event_store.store_observations(context.instance, event_store.RUNLESS, replaced)
+    dropped = [_materialization(shard, one) for shard, one in claimed]
+    event_store.store_materializations(context.instance, event_store.RUNLESS, dropped)
+    scanned = [frame_checks.of_scan(frame, arrived=True) for frame in late.found]
+    if not (batches or scanned):
         context.update_cursor(cursor)
         return dg.SkipReason(_summary(look, released))
     return dg.SensorResult(
-        run_requests=[request(batch, archive.settings) for batch in batches], asset_events=events, cursor=cursor
+        run_requests=[request(batch, archive.settings) for batch in batches], asset_events=scanned, cursor=cursor
     )
 
 
@@ -104,22 +105,34 @@ def release_dead_batches(instance: DagsterInstance, archive: Archive) -> tuple[i
     runs = runs_of_batches(instance, list(requested))
     released = still_open = 0
     for batch, since in requested.items():
-        lost = batch not in runs and datetime.now(UTC) - since > LOST_AFTER
-        if lost or runs.get(batch):
+        lost = Fate(over=datetime.now(UTC) - since > LOST_AFTER)
+        fate = runs.get(batch, lost)
+        if not fate.over:
+            still_open += 1
+        elif fate.begun:
             released += release_batch(archive.database, batch, archive.settings.max_attempts)
         else:
-            still_open += 1
+            released += release_unstarted(archive.database, batch)
     return released, still_open
 
 
-def runs_of_batches(instance: DagsterInstance, batches: Sequence[str]) -> dict[str, bool]:
-    """Whether all runs of a batch are over, by batch; a batch without any run is absent."""
-    over: dict[str, bool] = {}
+class Fate(NamedTuple):
+    """Of the runs of a batch: whether all of them are over, and whether any began, or was cancelled by a person before."""
+
+    over: bool = True
+    begun: bool = False
+
+
+def runs_of_batches(instance: DagsterInstance, batches: Sequence[str]) -> dict[str, Fate]:
+    """By batch; one without any run is absent."""
+    fates: dict[str, Fate] = {}
     if batches:
-        for run in instance.get_runs(RunsFilter(tags={keys.BATCH_TAG: list(batches)})):
-            batch = run.tags[keys.BATCH_TAG]
-            over[batch] = over.get(batch, True) and run.status in FINISHED_STATUSES
-    return over
+        for record in instance.get_run_records(RunsFilter(tags={keys.BATCH_TAG: list(batches)})):
+            run = record.dagster_run
+            other = fates.get(run.tags[keys.BATCH_TAG], Fate())
+            begun = record.start_time is not None or run.status == DagsterRunStatus.CANCELED
+            fates[run.tags[keys.BATCH_TAG]] = Fate(other.over and run.is_finished, other.begun or begun)
+    return fates
 
 
 def remove_leftover_partitions(instance: DagsterInstance, archive: Archive) -> None:
@@ -129,9 +142,9 @@ def remove_leftover_partitions(instance: DagsterInstance, archive: Archive) -> N
     while a run of the frame's batch is to come, which may bear this very partition.
     """
     leftovers = sources.leftover_partitions(archive.database, LEFTOVERS_PER_TICK)
-    over = runs_of_batches(instance, sorted({leftover.batch for leftover in leftovers if leftover.batch}))
+    fates = runs_of_batches(instance, sorted({leftover.batch for leftover in leftovers if leftover.batch}))
     for leftover in leftovers:
-        if over.get(leftover.batch or "", True):
+        if fates.get(leftover.batch or "", Fate()).over:
             instance.delete_dynamic_partition(str(keys.frame_partitions(leftover.shard).name), leftover.partition)
             sources.forget_partition(archive.database, leftover)
 
@@ -155,7 +168,7 @@ def request(batch: Batch, settings: Settings) -> dg.RunRequest:
         tags={
             keys.KIND_TAG: "frames",
             keys.BATCH_TAG: batch.id,
-            "dagster/priority": str(priority(batch)),
+            **keys.queue_place(batch.ahead + len(batch.sources)),
             **keys.NO_RETRIES,
             **(task_size(batch, settings).tags if settings.fargate else {}),
         },
@@ -166,15 +179,6 @@ def task_size(batch: Batch, settings: Settings) -> RunSize:
     """Of the batch's task on Fargate. A frame under which runs died needs more, and its batch with it."""
     sizes, deaths = [of.size for of in batch.sources], max(of.deaths for of in batch.sources)
     return size_of_run(sizes, deaths, settings.worker_memory_mb)
-
-
-def priority(batch: Batch) -> int:
-    """Place in Dagster's queue: by the second at which it would be done if its collection had the machine for itself.
-
-    Small and old batches come first, and a large one is overtaken only for as long as it would take itself. Always below zero,
-    which is what runs of people have, and rebuilds are above that.
-    """
-    return -int(time.time() + SECONDS_A_FRAME * (batch.ahead + len(batch.sources)))
 
 
 def batch_limits(settings: Settings, open_batches: int) -> Limits:
@@ -189,25 +193,24 @@ def newly_held(archive: Archive, look: Look) -> list[str]:
         return [str(held) for name in sorted(look.held) for held in held_collections(connection, name)]
 
 
-def _georef_events(batch: Batch) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-    """Of a tif that was replaced an observation too: by that alone Dagster sees that an asset it does not make has changed."""
-    for claimed in batch.sources:
-        if claimed.generation > 1:
-            yield dg.AssetObservation(
-                asset_key=keys.georef(batch.shard),
-                partition=claimed.frame.partition,
-                tags={"dagster/data_version": claimed.version},
-            )
-        yield dg.AssetMaterialization(
-            asset_key=keys.georef(batch.shard),
-            partition=claimed.frame.partition,
-            metadata={
-                "key": dg.MetadataValue.text(claimed.key),
-                "size": dg.MetadataValue.int(claimed.size),
-                "source_version": dg.MetadataValue.text(claimed.version),
-            },
-            tags={"dagster/data_version": claimed.version},
-        )
+def _observation(shard: str, claimed: Claimed) -> dg.AssetObservation:
+    """Of a tif that was replaced: by that alone Dagster sees that an asset it does not make has changed."""
+    tags = {"dagster/data_version": claimed.version}
+    return dg.AssetObservation(asset_key=keys.georef(shard), partition=claimed.frame.partition, tags=tags)
+
+
+def _materialization(shard: str, claimed: Claimed) -> dg.AssetMaterialization:
+    """Of a tif that was dropped."""
+    return dg.AssetMaterialization(
+        asset_key=keys.georef(shard),
+        partition=claimed.frame.partition,
+        metadata={
+            "key": dg.MetadataValue.text(claimed.key),
+            "size": dg.MetadataValue.int(claimed.size),
+            "source_version": dg.MetadataValue.text(claimed.version),
+        },
+        tags={"dagster/data_version": claimed.version},
+    )
 
 
 def _summary(look: Look, released: int) -> str:

@@ -21,7 +21,7 @@ from ls4_assets.names import STEPS, Collection, Frame
 from resources.archive import Archive
 
 RUNS_PER_TICK = 20
-# With more runs unfinished than this nothing is rebuilt: the queue is then long, and waiting is right.
+# With so many rebuilds unfinished nothing more is rebuilt: the queue is then long, and waiting is right.
 _MOST_RUNS = 500
 
 
@@ -41,7 +41,7 @@ def collections_sensor(seconds: int) -> dg.SensorDefinition:
         settings = archive.settings
         due = due_collections(archive.database, settings.public_url, served_root(archive.storage), form(settings))
         if not due:
-            return dg.SkipReason("Every index shows its newest frames.")
+            return dg.SkipReason("Nothing to rebuild; a collection whose frames are being made follows when they are.")
         now = datetime.now(UTC)
         free = [entry for entry in due if entry.may_start(now) and not busy.blocks(entry.collection)]
         requests = [_request(context.instance, archive, entry.collection, entry.first) for entry in free[:RUNS_PER_TICK]]
@@ -70,13 +70,14 @@ def busy_collections(instance: DagsterInstance) -> Busy:
     What the bucket sensor's own batches still work on, the source table says (`due_collections`).
     """
     busy = Busy()
-    runs = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES), limit=_MOST_RUNS)
-    busy.everything = len(runs) == _MOST_RUNS
-    for run in runs:
+    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={keys.KIND_TAG: keys.REBUILD}), limit=_MOST_RUNS)
+    # Of a backfill only those that work: the others wait for hours, and what it has made is shown meanwhile.
+    working = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
+    busy.everything = _MOST_RUNS in (len(rebuilds), len(working))
+    for run in [*rebuilds, *working]:
         if tagged := run.tags.get(keys.COLLECTION_TAG):
             busy.collections.add(tagged)
-        elif keys.BATCH_TAG not in run.tags and run.status in IN_PROGRESS_RUN_STATUSES:
-            # Those of a large backfill wait for hours; what it has made is shown meanwhile.
+        elif keys.BATCH_TAG not in run.tags:
             _add_untagged(busy, run)
     return busy
 
@@ -120,5 +121,5 @@ def _request(instance: DagsterInstance, archive: Archive, of: Collection, first:
         run_key=uuid4().hex,
         asset_selection=keys.from_step_on(of.shard, first),
         partition_key=of.partition,
-        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
+        tags={keys.KIND_TAG: keys.REBUILD, keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
     )

@@ -13,7 +13,13 @@ from itertools import groupby
 from typing import NamedTuple, cast
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.events import (
+    AssetMaterializationPlannedData,
+    AssetObservationData,
+    DagsterEvent,
+    DagsterEventType,
+    StepMaterializationData,
+)
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
@@ -61,6 +67,14 @@ def store_materializations(instance: dg.DagsterInstance, origin: Origin, made: S
         instance.event_log_storage.store_event_batch(entries)
 
 
+def store_observations(instance: dg.DagsterInstance, origin: Origin, seen: Sequence[dg.AssetObservation]) -> None:
+    """Record what was seen of assets that Dagster does not make."""
+    kind = DagsterEventType.ASSET_OBSERVATION
+    for _, of_asset in groupby(sorted(seen, key=_asset), key=_asset):
+        entries = [_entry(origin, kind, AssetObservationData(one), logging.INFO) for one in of_asset]
+        instance.event_log_storage.store_event_batch(entries)
+
+
 def store_checks(instance: dg.DagsterInstance, origin: Origin, checked: Sequence[dg.AssetCheckEvaluation]) -> None:
     """Record what checks found, each of one partition: an event, and a row, in place of the one that the run had planned."""
     storage = cast(PostgresEventLogStorage, instance.event_log_storage)
@@ -97,14 +111,14 @@ def _check(found: dg.AssetCheckEvaluation) -> tuple[str, str]:
     return found.asset_key.to_string(), found.check_name
 
 
-def _asset(made: dg.AssetMaterialization) -> str:
-    return made.asset_key.to_string()
+def _asset(of: dg.AssetMaterialization | dg.AssetObservation) -> str:
+    return of.asset_key.to_string()
 
 
 def _entry(
     origin: Origin,
     kind: DagsterEventType,
-    data: AssetMaterializationPlannedData | StepMaterializationData | dg.AssetCheckEvaluation,
+    data: AssetMaterializationPlannedData | StepMaterializationData | AssetObservationData | dg.AssetCheckEvaluation,
     level: int,
 ) -> EventLogEntry:
     """As `DagsterInstance.report_dagster_event` makes it."""

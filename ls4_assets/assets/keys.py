@@ -4,6 +4,7 @@ A shard's assets and partition sets are its own, so that no set grows past what 
 collection is only a new partition key.
 """
 
+import time
 from collections.abc import Mapping
 
 import dagster as dg
@@ -21,7 +22,10 @@ COLLECTION_TAG = "ls4/collection"
 NO_RETRIES = {"dagster/max_retries": "0"}
 # A rebuild takes seconds and shows what hours of frames have made.
 AHEAD_OF_FRAMES = {"dagster/priority": "1"}
-KIND_TAG = "ls4/kind"
+# What a frame costs, roughly: by it a run that is requested later, but has less before it, overtakes in the queue.
+_SECONDS_A_FRAME = 5
+# What a sensor's run is for; runs of people have none.
+KIND_TAG, REBUILD = "ls4/kind", "collection"
 # A backfill with this tag makes only what is not right any more, whatever was selected.
 ONLY_TAG, STALE = "ls4/only", "stale"
 
@@ -55,6 +59,16 @@ def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:
     the COG, as the sensor then sees to the collection by itself."""
     chain: tuple[str, ...] = STEPS if step in STEPS else COLLECTION_STEPS
     return [dg.AssetKey([shard, name]) for name in chain[chain.index(step) :]]
+
+
+def queue_place(frames: int) -> dict[str, str]:
+    """Place in Dagster's queue of a run that is through when so many frames are: by the second at which that would be if it had
+    the machine for itself.
+
+    Small and old ones come first, and a large one is overtaken only for as long as it would take itself. Always below zero,
+    which is what runs have that a person launches in Dagit, and rebuilds are above that.
+    """
+    return {"dagster/priority": str(-int(time.time() + _SECONDS_A_FRAME * frames))}
 
 
 def is_for_stale(tags: Mapping[str, str]) -> bool:

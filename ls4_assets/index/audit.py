@@ -4,7 +4,7 @@ own."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from ls4_assets.index import tile_index as index
 from ls4_assets.index.schema import SourceState, collection, frame, source, tile_index
@@ -14,8 +14,9 @@ from ls4_assets.names import BANDS, STEPS, Collection, Frame
 from ls4_assets.settings import Profiles
 from resources.storage import Storage, StoredObject
 
-# A collection with more COGs than this is counted in Postgres alone: a listing costs a request for each thousand.
-LISTED = 20_000
+# A collection with more COGs than this is counted in Postgres alone, so that a rebuild costs the same whatever its size; the
+# nightly reconciliation compares them all with the bucket.
+LISTED = 2_000
 _NAMED = 3
 _MADE = (frame.c.profile.is_not(None), ~frame.c.deleted)
 
@@ -35,8 +36,7 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
     legacy = set(index.legacy_keys(connection, of))
     there = connection.scalar(select(func.count()).select_from(tile_index(of))) if index.exists(connection, of) else 0
     rows = (there or 0) - len(legacy)
-    made = connection.execute(select(frame.c.id, frame.c.source_key, frame.c.public_version, frame.c.profile).where(*shown)).all()
-    cogs = [row for row in made if row.profile is not None]
+    cogs = connection.scalar(select(func.count()).select_from(frame).where(*shown, frame.c.profile.is_not(None))) or 0
     states = _states(connection, of)
     row_of = select(frame.c.id).where(frame.c.id == source.c.frame).exists()
     unmade = connection.scalar(
@@ -52,22 +52,20 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
         "done": states.get(SourceState.DONE, 0),
         "failed": states.get(SourceState.FAILED, 0),
         "waiting": sum(states.get(state, 0) for state in WAITING),
-        "frames": len(cogs),
+        "frames": cogs,
         "rows": rows,
         "legacy_rows": len(legacy),
     }
-    wrong = [] if pending or rows == len(cogs) else [f"the index has {rows} rows and {len(cogs)} frames are made"]
+    wrong = [] if pending or rows == cogs else [f"the index has {rows} rows and {cogs} frames are made"]
     if unmade:
         wrong.append(f"{unmade} tifs count as done and have no frame")
-    if len(cogs) <= LISTED:
+    if cogs <= LISTED:
         lying = _cogs(storage, of)
         counts["cogs"] = len(lying)
-        public = {Frame.from_id(row.id).cog_key for row in cogs if row.public_version is not None}
+        public = _cog_keys(connection, *shown, frame.c.profile.is_not(None), frame.c.public_version.is_not(None))
         if missing := sorted(public - lying):
             wrong.append(f"{len(missing)} COGs are not in the bucket: {', '.join(missing[:_NAMED])}")
-        ids = connection.scalars(select(frame.c.id).where(frame.c.collection == of.name))
-        known = {Frame.from_id(id_).cog_key for id_ in ids}
-        if strange := sorted(lying - known - legacy):
+        if strange := sorted(lying - _cog_keys(connection, frame.c.collection == of.name) - legacy):
             wrong.append(f"{len(strange)} COGs in the bucket are no frame's: {', '.join(strange[:_NAMED])}")
     return Audit(counts, wrong)
 
@@ -113,6 +111,11 @@ def _legacy_rows(connection: Connection) -> int:
 def _states(connection: Connection, of: Collection) -> dict[str, int]:
     mine = (source.c.collection == of.name, source.c.state.in_(LIVE))
     return dict(connection.execute(select(source.c.state, func.count()).where(*mine).group_by(source.c.state)).tuples().all())
+
+
+def _cog_keys(connection: Connection, *which: ColumnElement[bool]) -> set[str]:
+    """Public keys of the COGs of these frames."""
+    return {Frame.from_id(id_).cog_key for id_ in connection.scalars(select(frame.c.id).where(*which))}
 
 
 def _cogs(storage: Storage, of: Collection) -> set[str]:

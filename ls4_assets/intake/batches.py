@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,8 @@ from ls4_assets.names import Frame
 # After a run died under a source: half a minute, two, eight ... An outage of storage or database ends before the attempts do.
 _FIRST_WAIT_SECONDS = 30
 _WAIT_GROWTH = 4
+# After no run could even be started: for want of capacity, of a right, of the code server.
+_START_AGAIN = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,21 @@ def requested_batches(engine: Engine) -> dict[str, datetime]:
         query = select(source.c.batch, func.min(source.c.changed_at))
         rows = connection.execute(query.where(source.c.state == SourceState.REQUESTED).group_by(source.c.batch))
         return {row[0]: row[1] for row in rows}
+
+
+def release_unstarted(engine: Engine, batch_id: str) -> int:
+    """Give the sources of a batch whose run never began to another run. That was no frame's fault, and no death of a run: it is
+    tried until it succeeds."""
+    values = {
+        "state": SourceState.QUEUED,
+        "reason": "No run could be started for it; look at the run in Dagit. It is tried again by itself.",
+        "attempts": func.greatest(source.c.attempts - 1, 0),
+        "not_before": func.now() + _START_AGAIN,
+        "changed_at": func.now(),
+    }
+    with engine.begin() as connection:
+        mine = (source.c.batch == batch_id, source.c.state == SourceState.REQUESTED)
+        return connection.execute(update(source).where(*mine).values(values)).rowcount
 
 
 def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:

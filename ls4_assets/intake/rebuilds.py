@@ -40,7 +40,7 @@ def due_collections(engine: Engine, public_url: str, served_root: str, exports_f
     left. Where only exports are behind, nothing else is made: each rebuild of an index makes caches forget its tiles.
 
     One whose frames are in a run, or wait for one, is left out, as it is rebuilt once, when its batch is done; unless
-    its changes have waited for long, behind a drop of many thousands.
+    its changes have waited for long, behind a drop of many thousands, or its last rebuild was left unfinished as long ago.
     """
     live = exists().where(source.c.collection == collection.c.name, source.c.state.in_(LIVE))
     made = exists().where(frame.c.collection == collection.c.name)
@@ -50,6 +50,9 @@ def due_collections(engine: Engine, public_url: str, served_root: str, exports_f
     unindexed = exists().where(frame.c.collection == collection.c.name, UNINDEXED)
     oldest = select(frame.c.updated_at).where(frame.c.collection == collection.c.name, UNINDEXED)
     overdue = oldest.order_by(frame.c.updated_at).limit(1).scalar_subquery() < func.now() - LONGEST_DELAY
+    # The table shows every frame, and what follows it was not made: no frame's age tells since when.
+    long_ago = func.coalesce(collection.c.requested_at, func.to_timestamp(0)) < func.now() - LONGEST_DELAY
+    left_undone = ~unindexed & long_ago
     elsewhere = or_(collection.c.public_url != public_url, collection.c.served_root != served_root)
     moved = collection.c.published_at.is_not(None) & elsewhere
     unfinished = or_(
@@ -70,7 +73,7 @@ def due_collections(engine: Engine, public_url: str, served_root: str, exports_f
     joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
     joined = joined.outerjoin(catalogue, catalogue.c.collection == collection.c.name)
     chosen = select(collection, attempts, first).select_from(joined).where(or_(map_due, mosaic_due, exports_due))
-    chosen = chosen.where(or_(~busy, overdue))
+    chosen = chosen.where(or_(~busy, overdue, left_undone))
     with engine.connect() as connection:
         rows = connection.execute(chosen).all()
     return sorted(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy import text
 
-from ls4_assets.assets import collections
+from ls4_assets.assets import collections, keys
 from ls4_assets.index.schema import SourceState
 from ls4_assets.intake.batches import Limits, claim_batches, release_batch
 from ls4_assets.intake.look import look_at_bucket, only_one_look
@@ -39,6 +40,26 @@ def test_a_rebuild_that_dies_after_the_table_is_done_again(
     assert platform.storage.head(MAP)
     assert platform.storage.head(frame_of(KEY).collection.tile_index_key("bw", "_idx.zip"))
     assert platform.rebuild() == []
+
+
+def test_a_rebuild_that_died_is_done_again_although_another_frame_waits(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame too large for the disk waited for days, and for as long the shapefile and the map were those of before."""
+    platform.drop(KEY, good)
+    platform.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(collections, "publish_lists", _die)
+        platform.rebuild()
+    platform.drop(OTHER, good)
+    platform.tick("bucket")
+    with platform.database.begin() as connection:
+        wait = "UPDATE ls4.source SET state = 'queued', not_before = now() + interval '1 hour' WHERE key = :key"
+        connection.execute(text(wait), {"key": OTHER})
+    assert platform.rebuild() == [], "its batch may be about to end"
+    platform.skip_waits()
+    assert [run.success for run in platform.rebuild()] == [True]
+    assert platform.storage.head(MAP)
 
 
 def test_products_of_a_deleted_frame_go_although_the_run_that_should_remove_them_died(
@@ -190,5 +211,25 @@ def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_calle
     assert state == "failed"
     assert reason and "died 3 times" in reason and "ls4 retry" in reason
     assert requeue(platform.database, [SourceState.FAILED], None) == 1
+    platform.settle()
+    assert platform.state(KEY) == ("done", None)
+
+
+def test_a_source_whose_run_could_not_be_started_waits_for_another_and_bears_no_blame(platform: Platform, good: Path) -> None:
+    """While a quota refused every task, each attempt asked for twice the memory, and after five all frames had failed."""
+    platform.drop(KEY, good)
+    platform.tick("bucket")
+    platform.tick("bucket")
+    (row,) = platform.rows("SELECT batch FROM ls4.source")
+    job = platform.definitions.resolve_implicit_global_asset_job_def()
+    run = platform.instance.create_run_for_job(job, tags={keys.BATCH_TAG: str(row["batch"])})
+    platform.instance.report_run_failed(run, "Capacity is unavailable at this time.")
+    platform.tick("bucket")
+    state, reason = platform.state(KEY)
+    assert state == "queued"
+    assert reason and reason.startswith("No run could be started for it") and reason.endswith("by itself.")
+    (waiting,) = platform.rows("SELECT attempts, not_before > now() + interval '1 minute' AS waits FROM ls4.source")
+    assert waiting == {"attempts": 0, "waits": True}
+    platform.skip_waits()
     platform.settle()
     assert platform.state(KEY) == ("done", None)

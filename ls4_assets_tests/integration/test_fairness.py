@@ -9,7 +9,7 @@ from ls4_assets.index.schema import collection, source
 from ls4_assets.intake.batches import Batch, Claimed
 from ls4_assets.names import Collection, Frame
 from ls4_assets_tests.integration.intake_fixtures import Intake, intake_fixture  # noqa: F401
-from sensors.bucket import batch_limits, priority
+from sensors.bucket import batch_limits, request
 
 
 def queue(intake: Intake, of: Collection, count: int, minutes_ago: float) -> None:
@@ -109,10 +109,14 @@ def batch(frames: int, ahead: int = 0) -> Batch:
     return Batch("id", "Travis", (claimed,) * frames, ahead)
 
 
-def test_in_the_queue_small_batches_overtake_large_ones_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_the_queue_small_batches_overtake_large_ones_but_not_for_ever(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster starts runs in the order of their priority; the sensor's own order counted for nothing once they were queued."""
     now = 1_800_000_000.0
-    monkeypatch.setattr("sensors.bucket.time.time", lambda: now)
+    monkeypatch.setattr("ls4_assets.assets.keys.time.time", lambda: now)
+
+    def priority(of: Batch) -> int:
+        return int(request(of, intake.archive.settings).tags["dagster/priority"])
+
     large, behind = priority(batch(100)), priority(batch(100, ahead=500))
     assert behind < large < priority(batch(1)) < 0
     now += 300
