@@ -305,6 +305,23 @@ def test_a_task_that_is_killed_is_resumed(production: Production) -> None:
     assert [one.task.containers[0].exitCode for one in killed] == [137]
 
 
+def test_a_task_that_spot_takes_back_is_resumed(production: Production) -> None:
+    """Told to stop, the process exits with 0 as if all were done: its run was waited for until its longest time, half a day."""
+    before = {run.run_id for run in production.runs_of("frames")}
+    key = production.drop(5, side=3000)
+    run = production.catch(before)
+    task = production.task_of(run.run_id)
+    task.process.send_signal(signal.SIGTERM)
+    task.kill(signal.SIGCONT)
+    production.await_on_the_map(key)
+    assert [one.command[2] for one in production.ecs.started if run.run_id in " ".join(one.command)] == [
+        "execute_run",
+        "resume_run",
+    ]
+    assert task.task.containers[0].exitCode == 0
+    production.await_(lambda: production.status(run) == DagsterRunStatus.SUCCESS, "the run does not end")
+
+
 def test_a_run_that_is_terminated_stops_its_task_and_its_frame_gets_another(production: Production) -> None:
     before = {run.run_id for run in production.runs_of("frames")}
     key = production.drop(4, side=3000)
