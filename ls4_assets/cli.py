@@ -100,10 +100,16 @@ def retry(name: str | None) -> None:
     """Queue the failed frames anew, after what made them fail was mended."""
     from ls4_assets.index.schema import SourceState
     from ls4_assets.intake.sources import requeue
+    from ls4_assets.lookup import find_collection
     from resources.open import open_database
 
-    count = requeue(open_database(_settings().database_url.get_secret_value()), [SourceState.FAILED], name)
-    click.echo(f"{count} frames are queued again." if count else f"No failed frame in {name or 'the archive'}; see `ls4 status`.")
+    engine = open_database(_settings().database_url.get_secret_value())
+    if name:
+        with engine.connect() as connection:
+            name = find_collection(connection, name).name
+    count = requeue(engine, [SourceState.FAILED], name)
+    queued = f"{count} frames are queued again; `ls4 status` tells what becomes of them."
+    click.echo(queued if count else f"No failed frame in {name or 'the archive'}; see `ls4 status`.")
 
 
 @main.command()

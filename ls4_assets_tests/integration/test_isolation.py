@@ -101,11 +101,13 @@ def test_only_what_failed_is_tried_again_by_ls4_retry(
     for name, value in platform.archive.overrides.items():
         monkeypatch.setenv(f"LS4_{name.upper()}", value)
     said = CliRunner().invoke(main, ["retry", "--collection", "Travis_USDA_1958_frames"])
-    assert (said.exit_code, said.output) == (0, "1 frames are queued again.\n")
+    assert (said.exit_code, said.output) == (0, "1 frames are queued again; `ls4 status` tells what becomes of them.\n")
     (run,) = platform.look()
     assert run.success
     assert [platform.state(each)[0] for each in (elsewhere, key(101), key(102))] == ["failed", "done", "done"]
     assert platform.storage.head(frame_of(key(101)).cog_key) == before
+    misspelt = CliRunner().invoke(main, ["retry", "--collection", "Travis_USDA_1985_frames"])
+    assert misspelt.exit_code == 1 and "did you mean Travis_USDA_1958_frames" in misspelt.output
     assert CliRunner().invoke(main, ["retry"]).exit_code == 0
     platform.settle()
     assert platform.state(elsewhere) == ("done", None)
