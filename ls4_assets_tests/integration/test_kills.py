@@ -136,6 +136,14 @@ def assert_nothing_left(laptop: Laptop, began: float) -> None:
         path for path in laptop.state.archive.rglob(".*") if path.name != ".unfinished" and path.parent.name != ".unfinished"
     ]
     assert hidden == []
+    kept = {str(row["served_key"]) for row in laptop.rows("SELECT served_key FROM ls4.frame")}
+    served = {key for number in laptop.tones for key in _below(laptop, laptop.frame(number).served_folder)}
+    assert served <= kept, f"COGs that no map reads: {sorted(served - kept)}"
+
+
+def _below(laptop: Laptop, folder: str) -> list[str]:
+    root = laptop.state.archive
+    return [str(path.relative_to(root)) for path in (root / folder).rglob("*") if path.is_file()]
 
 
 def revisions(laptop: Laptop) -> dict[str, int]:
