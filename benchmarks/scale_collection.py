@@ -24,6 +24,7 @@ from sqlalchemy import insert, text
 
 from benchmarks.photographs import write_photograph
 from benchmarks.scale_bench import Watch
+from ls4_assets.assets import checks
 from ls4_assets.assets import collections as assets
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
 from ls4_assets.chunks import chunks
@@ -191,6 +192,9 @@ def _one_more(archive: Archive, survey: _Survey, number: int) -> Stages:
     with _files_timed(watch), watch.on("tile_index"):
         assets.refresh_index(archive, of)
     watch.seconds["tile_index"] -= watch.seconds["files"]
+    with watch.on("check"):
+        audited = checks.audited_index(archive, of)
+    assert audited.passed, f"the index does not add up: {audited.description}"
     with watch.on("overview_mosaic"):
         _refresh_mosaic(archive, of)
     with watch.on("mapfile"):
