@@ -13,6 +13,7 @@ from urllib.parse import quote_plus
 
 import dagster as dg
 import pytest
+from dagster import DagsterEvent, DagsterEventType
 from sqlalchemy import text
 
 from ls4_assets.errors import ConfigurationError
@@ -477,6 +478,8 @@ def test_a_batch_whose_run_was_killed_gets_a_larger_task(server: S3Server, clust
             run = platform.instance.create_run_for_job(
                 platform.definitions.resolve_implicit_global_asset_job_def(), tags=dict(wanted.tags)
             )
+            begins = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
+            platform.instance.report_dagster_event(begins, run.run_id)
             platform.instance.report_run_failed(run, "Container 'run' failed - exit code 137.")
             platform.tick("bucket")
             platform.skip_waits()
