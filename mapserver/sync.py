@@ -38,6 +38,9 @@ LARGEST = 8 << 20
 FETCHES = 8
 READ_TIMEOUT = 5.0
 
+# What alarms look for in the log (deploy/aws/alarms.py): that a look failed, and that this process is there at all.
+FAULT, BEAT = "the maps stay as they are", "this sidecar is looking"
+
 # Looks in a row that must lack a file before it is removed, and how many when most of many are gone at once: that is
 # more likely a fault (a wrong bucket, a listing cut short) than so many withdrawals.
 PATIENCE = 2
@@ -89,14 +92,17 @@ class Sync:
     refused: dict[str, str] = field(default_factory=dict)
     absences: dict[str, int] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
+    minutes: dict[str, int] = field(default_factory=dict)
 
     def run(self, seconds: float) -> None:
         """Look for ever. A look that fails changes nothing but the log."""
         while True:
+            self._keep_telling(BEAT)
             try:
                 self.look()
             except (BotoCoreError, ClientError, Ls4Error, OSError) as error:
-                self._tell("look", f"the maps stay as they are: {error}")
+                self.told.pop("look", None)
+                self._keep_telling(FAULT, str(error))
             time.sleep(seconds)
 
     def look(self) -> None:
@@ -212,6 +218,13 @@ class Sync:
         if self.told.get(about) != what:
             self.told[about] = what
             _LOG.info(what)
+
+    def _keep_telling(self, what: str, more: str = "") -> None:
+        """Say it once in each minute of the clock in which it is so: an alarm knows nothing but the lines of its last minutes."""
+        minute = int(time.time() // 60)
+        if self.minutes.get(what) != minute:
+            self.minutes[what] = minute
+            _LOG.info(": ".join(filter(None, (what, more))))
 
 
 def replace_whole(path: Path, data: bytes) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -250,6 +251,55 @@ def test_a_bucket_that_cannot_be_listed_removes_nothing(sidecar: Sync) -> None:
             sidecar.look()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
     assert sidecar.state.read_bytes() == noted  # by whose age a health check sees the outage
+
+
+# What is told
+
+
+class Enough(BaseException):
+    """Ends what looks for ever."""
+
+
+def lines_of(sidecar: Sync, looks: list[Exception | None], patch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> list[str]:
+    """What it says in so many looks, 20 seconds apart; each as it should be, or failing so."""
+    log.set_level("INFO")
+    done = 0
+
+    def listed(_prefix: str) -> list[object]:
+        if failure := looks[done]:
+            raise failure
+        return []
+
+    def sleep(_seconds: float) -> None:
+        nonlocal done
+        done += 1
+        if done == len(looks):
+            raise Enough
+
+    patch.setattr(sync, "time", SimpleNamespace(time=lambda: 20.0 * done, sleep=sleep))
+    patch.setattr(sidecar.storage, "list", listed)
+    with pytest.raises(Enough):
+        sidecar.run(0)
+    return [record.message for record in log.records if record.name == "sync"]
+
+
+def test_an_outage_is_told_in_each_of_its_minutes_and_its_end_once(
+    sidecar: Sync, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The alarm gave the all-clear five minutes into an outage that went on: it had been told of once."""
+    outage = [OSError(f"the bucket is away, request {number}") for number in range(15)]
+    lines = lines_of(sidecar, [None, *outage, None, None, None], monkeypatch, caplog)
+    lines = [line for line in lines if line != sync.BEAT]
+    assert lines[0] == lines[-1] == "all that is published is here"
+    assert len(lines) == 2 + 6, lines
+    assert all(line.startswith(f"{sync.FAULT}: the bucket is away") for line in lines[1:-1])
+
+
+def test_a_sidecar_that_lives_says_so_once_a_minute(
+    sidecar: Sync, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that had ended, or hung, was missed by nobody: on a quiet day a sound one was silent, too."""
+    assert lines_of(sidecar, [None] * 30 + [OSError("away")] * 15, monkeypatch, caplog).count(sync.BEAT) == 15
 
 
 # The process
