@@ -1,11 +1,10 @@
 """What an operator is told of, by a topic with their addresses: each alarm says in its description what to do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
-from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_events as rules
 from aws_cdk import aws_events_targets as targets
@@ -20,19 +19,26 @@ from deploy.aws.cluster import NAME, RUN_FAMILY
 from deploy.aws.events import Events
 from deploy.aws.maps import Maps
 from deploy.aws.services import TOPIC
+from mapserver import sync
 
 _OVER = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 _UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
 # One bad tif fails its run too, and is told of elsewhere; so many within an hour are another matter.
 _FAILED_RUNS = 10
+# Of a run whose start was refused, that did not start in time, was lost or took too long, the daemon tells in words of its own.
+_FAILED = {
+    "run": ("RUN_FAILURE",),
+    "daemon": ("Caught an error dequeuing run", "seconds to start", "as failed", "maximum runtime"),
+}
+# Each sidecar tells once a minute that it works: of fifteen a task, so many at least. With up to seven tasks one that is silent
+# shows; with more, it takes two.
+_QUARTER, _BEATS = 15, 13
 
 
 class Alarms(Construct):
     """`topic` gets everything."""
 
-    def __init__(
-        self, scope: Construct, base: Base, events: Events, maps: Maps, services: Mapping[str, ecs.FargateService]
-    ) -> None:
+    def __init__(self, scope: Construct, base: Base, events: Events, maps: Maps, services: Iterable[str]) -> None:
         super().__init__(scope, "Alarms")
         self.base = base
         self.topic = self._topic()
@@ -41,14 +47,9 @@ class Alarms(Construct):
         self._database()
         for name in services:
             self._absent(name)
-        pattern = logs.FilterPattern.literal("RUN_FAILURE")
-        self._alarm(
-            "RunsFail", self._lines("run", "RunsFailed", pattern), _FAILED_RUNS, "Look at the failed runs in Dagit.", minutes=60
-        )
-        pattern = logs.FilterPattern.literal('"the maps stay as they are"')
-        self._alarm(
-            "MapsStale", self._lines("maps", "SyncFailed", pattern), 1, "Mapfiles do not reach the map server: read /ls4/maps."
-        )
+        self._runs()
+        if not base.config.mount:
+            self._sidecars(maps.service)
         self._task_events()
 
     def _topic(self) -> sns.Topic:
@@ -77,9 +78,9 @@ class Alarms(Construct):
 
     def _map_front(self, maps: Maps) -> None:
         healthy = maps.targets.metrics.healthy_host_count(statistic="Minimum")
-        self._alarm(
-            "MapFront", healthy, 1, "No map server is healthy: read /ls4/maps, and see whether the database answers.", _UNDER
-        )
+        advice = "No map server is healthy: read /ls4/maps, and see whether the database answers."
+        # Without any task there is no number of healthy ones.
+        self._alarm("MapFront", healthy, 1, advice, _UNDER, missing_is_bad=True)
         faults = maps.targets.metrics.http_code_target(elb.HttpCodeTarget.TARGET_5XX_COUNT, statistic="Sum")
         self._alarm("MapFaults", faults, 100, "Maps are answered with errors: read /ls4/maps.")
 
@@ -92,23 +93,33 @@ class Alarms(Construct):
             "DatabaseBusy", busy, 90, "The database is busy: take a larger instance, or fewer runs at a time.", minutes=15
         )
 
+    def _runs(self) -> None:
+        failed, *_ = [self._lines(log, "RunsFailed", *lines) for log, lines in _FAILED.items()]
+        self._alarm("RunsFail", failed, _FAILED_RUNS, "Look at the failed runs in Dagit.", minutes=60)
+
+    def _sidecars(self, service: str) -> None:
+        failed = self._lines("maps", "SyncFailed", sync.FAULT)
+        self._alarm("MapsStale", failed, 1, "Mapfiles do not reach the map server: read /ls4/maps.")
+        # Whoever has died or hangs says nothing. ECS asks no container for its health but those without which the task ends.
+        beats = self._lines("maps", "SyncBeats", sync.BEAT)
+        metrics = {"beats": beats, "tasks": _running(service, "Average")}
+        each = cloudwatch.MathExpression(expression="beats / tasks", using_metrics=metrics)
+        advice = "A sidecar that brings mapfiles is silent: see in /ls4/maps which, and stop its task, which is replaced."
+        self._alarm("SidecarSilent", each, _BEATS, advice, _UNDER, minutes=_QUARTER, missing_is_bad=True)
+
     def _absent(self, service: str) -> None:
-        running = cloudwatch.Metric(
-            namespace="ECS/ContainerInsights",
-            metric_name="RunningTaskCount",
-            dimensions_map={"ClusterName": NAME, "ServiceName": service},
-            statistic="Maximum",
-        )
+        running = _running(service, "Maximum")
         self._alarm(
             f"Absent-{service}", running, 1, f"No task of {service} runs: read /ls4/{service}.", _UNDER, missing_is_bad=True
         )
 
-    def _lines(self, log: str, name: str, pattern: logs.IFilterPattern) -> cloudwatch.Metric:
+    def _lines(self, log: str, name: str, *anyhow: str) -> cloudwatch.Metric:
+        """How many lines hold any of these; filters of several logs may count under one name."""
         found = logs.MetricFilter(
             self,
-            f"Lines-{name}",
+            f"Lines-{name}-{log}",
             log_group=self.base.cluster.logs[log],
-            filter_pattern=pattern,
+            filter_pattern=logs.FilterPattern.any_term(*anyhow),
             metric_namespace="ls4",
             metric_name=name,
         )
@@ -117,7 +128,7 @@ class Alarms(Construct):
     def _alarm(
         self,
         name: str,
-        metric: cloudwatch.Metric,
+        metric: cloudwatch.Metric | cloudwatch.MathExpression,
         threshold: float,
         advice: str,
         comparison: cloudwatch.ComparisonOperator = _OVER,
@@ -148,9 +159,23 @@ class Alarms(Construct):
         # A run that was killed (for want of memory: 137) wrote no last line.
         killed = {"group": [f"family:{RUN_FAMILY}"], "containers": {"exitCode": [{"anything-but": 0}]}}
         self._notice("RunKilled", "ECS Task State Change", stopped | killed)
-        impaired = ["SERVICE_TASK_START_IMPAIRED", "SERVICE_TASK_PLACEMENT_FAILURE", "SERVICE_DEPLOYMENT_FAILED"]
+        impaired = ["SERVICE_TASK_START_IMPAIRED", "SERVICE_TASK_PLACEMENT_FAILURE"]
         self._notice("ServiceImpaired", "ECS Service Action", ours | {"eventName": impaired})
+        # An event of another kind, which names no cluster but in the service's ARN.
+        config = self.base.config
+        service = rules.Match.prefix(f"arn:aws:ecs:{config.region}:{config.account}:service/{NAME}/")
+        failed = {"eventName": ["SERVICE_DEPLOYMENT_FAILED"]}
+        self._notice("DeploymentFailed", "ECS Deployment State Change", failed, service)
 
-    def _notice(self, name: str, kind: str, detail: Mapping[str, object]) -> None:
-        pattern = rules.EventPattern(source=["aws.ecs"], detail_type=[kind], detail=detail)
+    def _notice(self, name: str, kind: str, detail: Mapping[str, object], resources: list[str] | None = None) -> None:
+        pattern = rules.EventPattern(source=["aws.ecs"], detail_type=[kind], detail=detail, resources=resources)
         rules.Rule(self, name, event_pattern=pattern, targets=[targets.SnsTopic(self.topic)])
+
+
+def _running(service: str, statistic: str) -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace="ECS/ContainerInsights",
+        metric_name="RunningTaskCount",
+        dimensions_map={"ClusterName": NAME, "ServiceName": service},
+        statistic=statistic,
+    )

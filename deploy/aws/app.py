@@ -6,7 +6,7 @@ from deploy.aws.base import Base
 from deploy.aws.config import Config
 from deploy.aws.platform import Platform
 
-_FLAGS = {
+FLAGS = {
     "aws:cdk:enable-asset-metadata": False,
     # S3 delivers its access logs by the bucket's policy; by ACL it could not write to a bucket without any.
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
@@ -18,7 +18,7 @@ _FLAGS = {
 def build_app(config: Config, outdir: str | None = None) -> cdk.App:
     """`outdir`: where the templates go; the CDK's own choice when None."""
     # No path of this machine, no version of its Node: the same configuration gives the same bytes.
-    app = cdk.App(outdir=outdir, analytics_reporting=False, tree_metadata=False, context=_FLAGS)
+    app = cdk.App(outdir=outdir, analytics_reporting=False, tree_metadata=False, context=FLAGS)
     base = Base(app, config)
     Platform(app, base)
     # Two kinds of resources take no tags from a template.

@@ -5,14 +5,19 @@ from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_cloudfront as cloudfront
 from aws_cdk import aws_cloudfront_origins as origins
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_route53 as dns
+from aws_cdk import aws_route53_targets as dns_targets
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from deploy.aws.config import Config
+from deploy.aws.network import zone_of
 from resources.s3_storage import INTERMEDIATE_TAG
 
 # What everybody may read. In a policy `*` crosses `/`: none of these may match below georef/ or mapfiles/.
 PUBLIC_KEYS = ("bw/*/scanned/*", "nc/*/scanned/*", "bw/*/cog/*", "nc/*/cog/*", "derived/*", "geojson/*")
+# But for a first deployment that fails: what it leaves would be in the way of the next one.
+KEPT = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
 INTERMEDIATE_DAYS, NONCURRENT_DAYS, LOG_DAYS = 30, 90, 90
 
 
@@ -31,7 +36,7 @@ class Archive(Construct):
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
             versioned=True,
-            removal_policy=RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
             lifecycle_rules=[
                 s3.LifecycleRule(
                     id="expire",
@@ -50,7 +55,7 @@ class Archive(Construct):
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
             versioned=True,
-            removal_policy=RemovalPolicy.RETAIN,
+            removal_policy=KEPT,
             server_access_logs_bucket=self.logs,
             server_access_logs_prefix="archive-access/",
             lifecycle_rules=_lifecycle(),
@@ -67,7 +72,13 @@ def _lifecycle() -> list[s3.LifecycleRule]:
     tag, value = INTERMEDIATE_TAG.split("=")
     return [
         # Filters know a prefix or a tag, and deflate/ lies deep in the key: the pipeline tags what it can make again.
-        s3.LifecycleRule(id="intermediates", tag_filters={tag: value}, expiration=Duration.days(INTERMEDIATE_DAYS)),
+        s3.LifecycleRule(
+            id="intermediates",
+            tag_filters={tag: value},
+            expiration=Duration.days(INTERMEDIATE_DAYS),
+            # What has expired would be kept, and paid for, as long as what was replaced.
+            noncurrent_version_expiration=Duration.days(1),
+        ),
         s3.LifecycleRule(
             id="replaced",
             noncurrent_version_expiration=Duration.days(NONCURRENT_DAYS),
@@ -122,6 +133,14 @@ class Downloads(Construct):
             )
         )
         self.url = f"https://{host or self.distribution.distribution_domain_name}"
+        if host and f".{host}".endswith(f".{config.dns.zone}"):
+            self._address(host, zone_of(self, config))
+
+    def _address(self, host: str, zone: dns.IHostedZone) -> None:
+        """The host's name; in a zone that is not ours its owner makes it, as an alias or CNAME of the distribution."""
+        target = dns.RecordTarget.from_alias(dns_targets.CloudFrontTarget(self.distribution))
+        dns.ARecord(self, "Address", zone=zone, record_name=f"{host}.", target=target)
+        dns.AaaaRecord(self, "AddressV6", zone=zone, record_name=f"{host}.", target=target)
 
     def _caching(self) -> cloudfront.CachePolicy:
         """A replaced frame keeps its public key: a minute, as the map front does it."""

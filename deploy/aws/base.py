@@ -6,7 +6,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from deploy.aws.archive import Archive, Downloads
+from deploy.aws.archive import KEPT, Archive, Downloads
 from deploy.aws.cluster import Cluster, InitTask
 from deploy.aws.config import Config
 from deploy.aws.database import Database
@@ -51,7 +51,8 @@ class Base(Stack):
 
 def _key(scope: Construct, config: Config) -> kms.Key:
     """One key for logs, secrets, database and notices. Services that encrypt by it in the account's name are named here."""
-    key = kms.Key(scope, "Key", description="ls4: logs, secrets, database, notices", enable_key_rotation=True, alias="ls4")
+    purpose = "ls4: logs, secrets, database, notices"
+    key = kms.Key(scope, "Key", description=purpose, enable_key_rotation=True, alias="ls4", removal_policy=KEPT)
     logs_arn = f"arn:aws:logs:{config.region}:{config.account}:log-group:*"
     key.add_to_resource_policy(
         iam.PolicyStatement(

@@ -13,6 +13,7 @@ from aws_cdk import aws_secretsmanager as secrets
 from constructs import Construct
 
 from deploy.aws import roles
+from deploy.aws.archive import KEPT
 from deploy.aws.config import Config
 from deploy.aws.database import ADMINISTRATOR, ROLES, Database
 from deploy.aws.network import Network
@@ -24,6 +25,10 @@ IMAGES = ("ls4", "ls4-mapserver")
 LOGS = ("init", "run", "webserver", "daemon", "code", "maps")
 # The folder of deploy/dagster.yaml and deploy/workspace.yaml in the image.
 DAGSTER_HOME = "/opt/dagster/production"
+# As deploy/README.md has the images built.
+_PLATFORM = ecs.RuntimePlatform(
+    cpu_architecture=ecs.CpuArchitecture.X86_64, operating_system_family=ecs.OperatingSystemFamily.LINUX
+)
 
 
 class Cluster(Construct):
@@ -40,6 +45,7 @@ class Cluster(Construct):
                 image_scan_on_push=True,
                 image_tag_mutability=ecr.TagMutability.IMMUTABLE,
                 lifecycle_rules=[ecr.LifecycleRule(max_image_count=20)],
+                removal_policy=KEPT,
                 encryption=ecr.RepositoryEncryption.AES_256,
             )
             for name in IMAGES
@@ -63,7 +69,8 @@ class Cluster(Construct):
             container_insights_v2=ecs.ContainerInsights.ENABLED,
             enable_fargate_capacity_providers=True,
         )
-        # What a run is started on, which names neither a launch type nor a provider. Services say for themselves.
+        # What a run is started on, which names neither a launch type nor a provider. Services say for themselves. One provider:
+        # a strategy shares tasks out by weight, and sends none to the other where Spot has no room (deploy/README.md).
         provider = "FARGATE_SPOT" if config.runs.spot else "FARGATE"
         self.cluster.add_default_capacity_provider_strategy([ecs.CapacityProviderStrategy(capacity_provider=provider, weight=1)])
 
@@ -91,6 +98,7 @@ class Cluster(Construct):
             family=family,
             task_role=task_role,
             execution_role=execution_role,
+            runtime_platform=_PLATFORM,
             **more,  # type: ignore[arg-type]  # sizes
         )
         for volume in ("tmp", "work"):

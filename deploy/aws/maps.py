@@ -28,7 +28,9 @@ _PAGE = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{MAPS}/', time
 
 
 class Maps(Construct):
-    """`targets` and `balancer` are what alarms look at."""
+    """`targets`, `balancer` and `service`, by its name, are what alarms look at."""
+
+    service = "maps"
 
     def __init__(self, scope: Construct, base: Base, zone: dns.IHostedZone, names: discovery.INamespace) -> None:
         super().__init__(scope, "Maps")
@@ -116,10 +118,10 @@ class Maps(Construct):
         """What the service is on Fargate and on servers alike."""
         network = self.base.network
         return {
-            "service_name": "maps",
+            # No desired count: each deployment would undo what the scaling has chosen. It begins with `least` by itself.
+            "service_name": self.service,
             "cluster": self.base.cluster.cluster,
             "task_definition": task,
-            "desired_count": self.config.maps.least,
             "vpc_subnets": network.tasks,
             "security_groups": [network.groups["Maps"]],
             "circuit_breaker": ecs.DeploymentCircuitBreaker(rollback=True),
@@ -189,6 +191,8 @@ class Maps(Construct):
             logging=self.base.cluster.log("maps"),
             essential=False,
             enable_restart_policy=True,
+            # The least there is: one that ends sooner after its start stays away, which an alarm tells of (alarms.py).
+            restart_attempt_period=Duration.seconds(60),
         )
 
     def _scale(self, service: ecs.BaseService) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_route53 as dns
 from constructs import Construct
 
 from deploy.aws.config import Config
@@ -99,6 +100,10 @@ class Network(Construct):
 
 def _connect(source: ec2.SecurityGroup, target: ec2.SecurityGroup, port: int) -> None:
     source.connections.allow_to(target, ec2.Port.tcp(port), f"{source.node.id} to {target.node.id}")
+
+
+def zone_of(scope: Construct, config: Config) -> dns.IHostedZone:
+    return dns.HostedZone.from_hosted_zone_attributes(scope, "Zone", hosted_zone_id=config.dns.zone_id, zone_name=config.dns.zone)
 
 
 def s3_endpoint_statements(config: Config) -> Sequence[iam.PolicyStatement]:

@@ -7,7 +7,8 @@ from deploy.aws.alarms import Alarms
 from deploy.aws.base import Base
 from deploy.aws.events import Events
 from deploy.aws.maps import Maps
-from deploy.aws.services import Dagster, zone_of
+from deploy.aws.network import zone_of
+from deploy.aws.services import Dagster
 
 
 class Platform(Stack):
@@ -25,4 +26,4 @@ class Platform(Stack):
         events = Events(self, config)
         dagster = Dagster(self, base, events, zone)
         maps = Maps(self, base, zone, dagster.names)
-        Alarms(self, base, events, maps, dagster.services)
+        Alarms(self, base, events, maps, [*dagster.services, maps.service])

@@ -36,15 +36,15 @@ class Dagster(Construct):
             "LS4_PASSWORD_DAGSTER": base.database.password(self, "dagster"),
         }
         self.names = discovery.PrivateDnsNamespace(self, "Names", name=DOMAIN, vpc=base.network.vpc)
-        run_roles = self._run_task()
+        run, run_roles = self._run_task()
         self.services = {
             "code": self._code_server(),
-            "daemon": self._daemon(run_roles),
+            "daemon": self._daemon(run, run_roles),
             "webserver": self._webserver(zone),
         }
 
-    def _run_task(self) -> list[iam.IRole]:
-        """Registered once: the launcher starts this very definition and makes none of its own. Returns its two roles."""
+    def _run_task(self) -> tuple[ecs.TaskDefinition, list[iam.IRole]]:
+        """Registered once: the launcher starts this very definition and makes none of its own. Returns its two roles, too."""
         runs = self.config.runs
         task_role = roles.task_role(self, "RunTaskRole", roles.run(self.config))
         execution_role = self._execution_role("RunExecutionRole", "run")
@@ -59,7 +59,7 @@ class Dagster(Construct):
             execution_role=execution_role,
         )
         self._container(task, RUN_CONTAINER, "run", ["ls4", "--help"], stop_timeout=Duration.seconds(115))
-        return [task_role, execution_role]
+        return task, [task_role, execution_role]
 
     def _code_server(self) -> ecs.FargateService:
         queue = f"arn:aws:sqs:{self.config.region}:{self.config.account}:{QUEUE}"
@@ -75,7 +75,7 @@ class Dagster(Construct):
             max_healthy_percent=200,
         )
 
-    def _daemon(self, run_roles: list[iam.IRole]) -> ecs.FargateService:
+    def _daemon(self, run: ecs.TaskDefinition, run_roles: list[iam.IRole]) -> ecs.FargateService:
         """Never two of them: the old one ends before the new one starts."""
         log_group = self.base.cluster.logs["run"].log_group_arn
         passed = [role.role_arn for role in run_roles]
@@ -84,7 +84,10 @@ class Dagster(Construct):
         command = ["dagster-daemon", "run", "--workspace", f"{DAGSTER_HOME}/workspace.yaml"]
         # A throttled RunTask would mark its run failed and drop it.
         patient = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
-        self._container(task, "daemon", "daemon", command, health, environment=patient)
+        # Read by nobody: its launcher looks the revision up when it starts, so a new one, by which the old one is deregistered,
+        # has to start the daemon anew.
+        revision = {"DAGSTER_RUN_TASK_DEFINITION": run.task_definition_arn}
+        self._container(task, "daemon", "daemon", command, health, environment=patient | revision)
         return self._service("Daemon", task, min_healthy_percent=0, max_healthy_percent=100)
 
     def _webserver(self, zone: dns.IHostedZone) -> ecs.FargateService:
@@ -233,7 +236,3 @@ def https_listener(balancer: elb.ApplicationLoadBalancer, host: str, zone: dns.I
         ssl_policy=elb.SslPolicy.TLS13_RES,
         open=False,  # who may come is said in network.py
     )
-
-
-def zone_of(scope: Construct, config: Config) -> dns.IHostedZone:
-    return dns.HostedZone.from_hosted_zone_attributes(scope, "Zone", hosted_zone_id=config.dns.zone_id, zone_name=config.dns.zone)

@@ -53,7 +53,15 @@ def test_the_archive_is_versioned_closed_and_keeps_no_acl(stacks: Stacks) -> Non
         assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}], name
         assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}, name
         assert "AccessControl" not in bucket, name
-        assert stacks.base.resources[name]["DeletionPolicy"] == "Retain", name
+
+
+def test_what_lasts_is_kept_but_for_a_first_deployment_that_fails(stacks: Stacks) -> None:
+    """Buckets and registries that such a deployment had left were in the way of the next: their names were taken."""
+    kinds = ("AWS::S3::Bucket", "AWS::ECR::Repository", "AWS::KMS::Key")
+    lasting = {name: each for name, each in stacks.base.resources.items() if each["Type"] in kinds}
+    assert len(lasting) == 5
+    for name, each in lasting.items():
+        assert (each["DeletionPolicy"], each["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain"), name
 
 
 def test_intermediates_expire_by_the_tag_that_the_pipeline_writes(stacks: Stacks) -> None:
@@ -63,6 +71,8 @@ def test_intermediates_expire_by_the_tag_that_the_pipeline_writes(stacks: Stacks
     assert rules["intermediates"]["TagFilters"] == [{"Key": key, "Value": value}]
     # Nothing else of the archive ever expires but what was replaced or never finished.
     assert [name for name, rule in rules.items() if "ExpirationInDays" in rule] == ["intermediates"]
+    # In a bucket with versions what expires is only hidden: for 90 days more it was stored, and paid for.
+    assert rules["intermediates"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 1}
     assert rules["replaced"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 90}
     assert rules["replaced"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
 
@@ -306,7 +316,7 @@ def test_every_alarm_says_what_to_do_and_reaches_somebody(stacks: Stacks) -> Non
     assert {"ls4-DeadEvents", "ls4-RunsFail", "ls4-MapFront", "ls4-Absent-daemon"} <= names
     assert all(each["AlarmDescription"].endswith(".") and each["AlarmActions"] for each in alarms.values())
     rules = [name for name in stacks.platform.of_type("AWS::Events::Rule") if name.startswith("Alarms")]
-    assert len(rules) == 3
+    assert len(rules) == 4
     assert only(stacks.platform.of_type("AWS::SNS::Subscription"))["Endpoint"] == "maps@example.org"
 
 
