@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import httpx
 import numpy as np
 import pytest
@@ -23,10 +24,13 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from sqlalchemy import make_url
 
+from deploy.aws.config import read_config
 from ls4_assets.assets import keys
 from ls4_assets.laptop.postgres import Cluster
 from ls4_assets.laptop.state import free_port
 from ls4_assets_tests import ecs
+from ls4_assets_tests.deploy import containers
+from ls4_assets_tests.deploy.conftest import EXAMPLE, Stacks, require_cdk, synthesised
 from ls4_assets_tests.ecs import Ecs, Started, running_ecs
 from ls4_assets_tests.integration.serving_fixtures import rgba, running, wait_until_healthy
 from ls4_assets_tests.integration.test_events import new_queue
@@ -43,6 +47,15 @@ pytestmark = pytest.mark.slow
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 NAME, TABLE = "Travis_USDA_1958_frames", "travis_usda_1958_frames"
 PATIENCE = 120.0
+# Told here and not in production: few shards, short waits, one worker, a server in place of AWS.
+HERE_ONLY = {
+    "LS4_SHARDS_FILE",
+    "LS4_SENSOR_SECONDS",
+    "LS4_READER_SECONDS",
+    "LS4_S3_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL",
+    "LS4_WORKER_PROCESSES",
+}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
 
 
@@ -132,7 +145,9 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
         platform = stack.enter_context(
             running_platform(cluster, home, f"s3://{bucket.bucket}", **places, fargate="true", reader_seconds="0")
         )
-        environment = {**environment_of(platform, home, server), **ecs.places(compute_logs.bucket)}
+        require_cdk()
+        stacks = synthesised(read_config(EXAMPLE), home / "cdk.out")
+        environment = environment_of(stacks, platform, home, server) | ecs.places(compute_logs.bucket)
         for name in environment:
             if name.startswith(("DAGSTER_RUN_", "DAGSTER_LOGS_", "PG", "LS4_PASSWORD_")):
                 patch.setenv(name, environment[name])
@@ -142,8 +157,8 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
         write_instance(home / "dagster_home", port)
         log = stack.enter_context((home / "services.log").open("wb"))
         for argv in services(home / "dagster_home", port):
-            retries = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
-            ours = {"PATH": os.environ["PATH"], "HOME": str(home), **environment, **retries}
+            daemons = {name: value for name, value in containers.environment(stacks, "daemon").items() if name.startswith("AWS_")}
+            ours = {"PATH": os.environ["PATH"], "HOME": str(home), **environment, **daemons}
             process = subprocess.Popen(argv, cwd=home, env=ours, stdout=log, stderr=log)
             stack.callback(end, process)
             await_port(port, home / "services.log")
@@ -162,22 +177,29 @@ def queue_of_events(bucket: S3Storage) -> str:
     return queue
 
 
-def environment_of(platform: Platform, home: Path, server: S3Server) -> dict[str, str]:
-    """All that a container is told; the shards are few, so that a run starts sooner."""
+def environment_of(stacks: Stacks, platform: Platform, home: Path, server: S3Server) -> dict[str, str]:
+    """What the template tells a run's container, with this place's servers, folders and passwords in it."""
     (home / "shards.toml").write_text('county = ["Travis"]\n')
     settings = {name.upper(): value for name, value in platform.archive.overrides.items()}
     database = make_url(platform.settings.database_url.get_secret_value())
-    return {
+    here = {
         **{f"LS4_{name}": value for name, value in settings.items() if name != "SETTLE_SECONDS"},
         "LS4_SHARDS_FILE": str(home / "shards.toml"),
         "LS4_SENSOR_SECONDS": "1",
+        "LS4_NOTIFY_TOPIC": boto3.client("sns", endpoint_url=server.endpoint_url).create_topic(Name="ls4-alarms")["TopicArn"],
         "PGHOST": str(database.host),
         "PGPORT": str(database.port),
+        "PGSSLMODE": "prefer",
         "LS4_PASSWORD_DAGSTER": PASSWORDS["dagster"],
         "DAGSTER_HOME": str(home / "dagster_home"),
         "AWS_ENDPOINT_URL": server.endpoint_url,
-        **CREDENTIALS,
     }
+    told = containers.environment(stacks, "run")
+    secret = {each["Name"] for each in containers.container(stacks, "run")["Secrets"]}
+    assert not (untold := set(here) - set(told) - secret - HERE_ONLY), f"production tells no container of {untold}"
+    # No map server stands beside it that a run could ask whether a mapfile can be drawn.
+    del told["LS4_TRIAL_URL"]
+    return told | here | CREDENTIALS
 
 
 def write_instance(folder: Path, port: int) -> None:
