@@ -36,7 +36,8 @@ def _collection(results: dict[str, Any]) -> Figure:
         bars.bar(names, heights, bottom=below, label=stage.replace("_", " "))
         below = [under + height for under, height in zip(below, heights, strict=True)]
     bars.set(xlabel="frames in the collection", ylabel="seconds", title="Where ours goes")
-    bars.legend(fontsize=7)
+    bars.set_axisbelow(True)
+    bars.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     return figure
 
 
