@@ -261,9 +261,9 @@ class _Bench:
     def _confirm(self, content: str) -> Outcome:
         with records.frame_lock(self.engine, self.frame) as connection:
             now = records.record_of(connection, self.frame)
-            if now is None or self.record is None or now.products != self.record.products:
+            complete = now is not None and self._is_complete(now.products, content)
+            if now is None or self.record is None or (now.products != self.record.products and not complete):
                 raise _RemovedError
-            complete = self._is_complete(now.products, content)
             records.confirm(connection, self.frame, self.source, complete)
         return Outcome(self.frame, "reused", None, self.source, content, now.products, now.facts, complete=complete)
 

@@ -30,8 +30,8 @@ class Order:
 class Outcome:
     """What became of an order.
 
-    made: products were written; reused: they were right already; superseded: a tif has come meanwhile, whose own run follows;
-    failed: the frame's content is at fault (`reason`); waiting: there is no room for it now (`reason`).
+    made: products were written; reused: they were right already; superseded: a tif came or went meanwhile, and another run
+    follows; failed: the frame's content is at fault (`reason`); waiting: there is no room for it now (`reason`).
     `complete`: all three products are right, whichever were asked for. `findings`: what was looked at in a COG that was made.
     `scan`: of a frame that was made, whether its raw scan lies there and did so before; None for a mosaic.
     """

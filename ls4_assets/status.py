@@ -35,6 +35,8 @@ class CollectionStatus:
     """`dropped` counts the tifs in georef/, `bytes` their bytes; of these `done` are made and `waiting` are not yet, and
     `failed_count` cannot be made: `failed` has the reason by key. `held` deletions wait for the operator's word.
 
+    `waits_for`: why some of the waiting are not taken up yet, where that is not just their turn.
+
     `stale` frames were made under another profile than the one in force; they are on the map.
 
     `indexed` frames are on the map; `map_url` is None while there is none. `rebuild` of index and map: "none" is due, one is
@@ -53,6 +55,7 @@ class CollectionStatus:
     held: int = 0
     rebuild: str = "none"
     stale: int = 0
+    waits_for: str | None = None
 
     @property
     def at_rest(self) -> bool:
@@ -133,6 +136,8 @@ def _collection_lines(one: CollectionStatus) -> Iterator[str]:
     dropped = f"{one.dropped} dropped: {one.done} done, {one.waiting} waiting, {one.failed_count} failed"
     yield f"{one.name}: {dropped}; {one.indexed} on the map{_explain(one)}"
     yield f"    map: {one.map_url or 'none'}"
+    if one.waits_for:
+        yield f"    waiting: {one.waits_for}"
     if one.rebuild == "failing":
         yield "    its index or map cannot be rebuilt: mend what its tile_index says in Dagit; it is tried again by itself"
     if one.rebuild == "pending" and not one.waiting and one.indexed == one.done:
@@ -181,6 +186,7 @@ def _collections(
     counts, sizes = _sources(connection, of)
     failed, unindexed = _failed(connection, of, listed), _unindexed(connection, of)
     held = {one.collection: one.held for one in held_collections(connection, of.name if of else None)}
+    waits = _reasons_to_wait(connection, of)
     for row in connection.execute(select(collection).where(_only(collection.c.name, of)).order_by(collection.c.name)):
         counted = counts[row.name]
         yield CollectionStatus(
@@ -196,6 +202,7 @@ def _collections(
             held=held.get(row.name, 0),
             rebuild=_rebuild(row, row.name in unindexed),
             stale=stale.get(row.name, 0),
+            waits_for=waits.get(row.name),
         )
 
 
@@ -230,6 +237,12 @@ def _failed(connection: Connection, of: Collection | None, listed: int | None) -
     for row in connection.execute(query if listed is None else query.where(ranked.c.rank <= listed)):
         failed[row.collection][row.key] = row.reason
     return failed
+
+
+def _reasons_to_wait(connection: Connection, of: Collection | None) -> dict[str, str]:
+    waits = (source.c.state == SourceState.QUEUED, source.c.reason.is_not(None), _only(source.c.collection, of))
+    told = select(source.c.collection, func.max(source.c.reason)).where(*waits).group_by(source.c.collection)
+    return dict(connection.execute(told).tuples().all())
 
 
 def _unindexed(connection: Connection, of: Collection | None) -> set[str]:

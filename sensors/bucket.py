@@ -77,7 +77,7 @@ def request_runs(
         logs.event("look", logging.ERROR, reason=error)
     if changes := {what: count for what, count in look.counts.items() if count}:
         logs.event("look", changes=changes)
-    batches = claim_batches(archive.database, batch_limits(archive.settings, open_batches))
+    batches = claim_batches(archive.database, batch_limits(archive.settings, open_batches), archive.settings.shards)
     for batch in batches:
         add_partitions(context.instance, batch)
         logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
@@ -105,7 +105,7 @@ def release_dead_batches(instance: DagsterInstance, archive: Archive) -> tuple[i
     runs = runs_of_batches(instance, list(requested))
     released = still_open = 0
     for batch, since in requested.items():
-        lost = Fate(over=datetime.now(UTC) - since > LOST_AFTER)
+        lost = Fate(over=datetime.now(UTC) - since > LOST_AFTER, begun=True)
         fate = runs.get(batch, lost)
         if not fate.over:
             still_open += 1

@@ -70,7 +70,8 @@ def busy_collections(instance: DagsterInstance) -> Busy:
     What the bucket sensor's own batches still work on, the source table says (`due_collections`).
     """
     busy = Busy()
-    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={keys.KIND_TAG: keys.REBUILD}), limit=_MOST_RUNS)
+    # The sensor's own and those of `ls4 rematerialize`.
+    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=keys.AHEAD_OF_FRAMES), limit=_MOST_RUNS)
     # Of a backfill only those that work: the others wait for hours, and what it has made is shown meanwhile.
     working = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
     busy.everything = _MOST_RUNS in (len(rebuilds), len(working))
@@ -121,5 +122,5 @@ def _request(instance: DagsterInstance, archive: Archive, of: Collection, first:
         run_key=uuid4().hex,
         asset_selection=keys.from_step_on(of.shard, first),
         partition_key=of.partition,
-        tags={keys.KIND_TAG: keys.REBUILD, keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
+        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
     )

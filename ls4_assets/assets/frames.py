@@ -112,7 +112,7 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
                 yield from events.fault(order.frame, steps, reason)
                 yield from frame_checks.of_frame(outcome, steps)
             elif isinstance(outcome, Outcome) and outcome.status == "superseded":
-                context.log.info(f"{order.frame.id}: its tif was dropped again meanwhile; that gets a run of its own.")
+                context.log.info(f"{order.frame.id}: it was dropped anew, or removed, meanwhile; another run sees to it.")
             else:
                 telling.add(cast(Outcome, outcome))
     events.log_batch(context, shard, len(frames), len(failed), time.monotonic() - started)

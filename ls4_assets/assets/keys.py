@@ -25,7 +25,7 @@ AHEAD_OF_FRAMES = {"dagster/priority": "1"}
 # What a frame costs, roughly: by it a run that is requested later, but has less before it, overtakes in the queue.
 _SECONDS_A_FRAME = 5
 # What a sensor's run is for; runs of people have none.
-KIND_TAG, REBUILD = "ls4/kind", "collection"
+KIND_TAG = "ls4/kind"
 # A backfill with this tag makes only what is not right any more, whatever was selected.
 ONLY_TAG, STALE = "ls4/only", "stale"
 

@@ -60,9 +60,10 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
     if unmade:
         wrong.append(f"{unmade} tifs count as done and have no frame")
     if cogs <= LISTED:
+        # Before and after the listing, as each is to be a part of what comes later.
+        public = _cog_keys(connection, *shown, frame.c.profile.is_not(None), frame.c.public_version.is_not(None))
         lying = _cogs(storage, of)
         counts["cogs"] = len(lying)
-        public = _cog_keys(connection, *shown, frame.c.profile.is_not(None), frame.c.public_version.is_not(None))
         if missing := sorted(public - lying):
             wrong.append(f"{len(missing)} COGs are not in the bucket: {', '.join(missing[:_NAMED])}")
         if strange := sorted(lying - _cog_keys(connection, frame.c.collection == of.name) - legacy):

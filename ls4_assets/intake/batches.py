@@ -1,7 +1,8 @@
 """Batches: which queued sources the next runs take, and what becomes of those whose run is over before they were finished."""
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
@@ -18,6 +19,7 @@ _FIRST_WAIT_SECONDS = 30
 _WAIT_GROWTH = 4
 # After no run could even be started: for want of capacity, of a right, of the code server.
 _START_AGAIN = timedelta(minutes=2)
+_NOT_STARTED = "No run could be started for it; look at the run in Dagit. It is tried again by itself."
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,23 @@ class Turn:
     shard: str
 
 
-def claim_batches(engine: Engine, limits: Limits) -> list[Batch]:
+def claim_batches(engine: Engine, limits: Limits, shards: Container[str] | None = None) -> list[Batch]:
     """Take queued sources in turns, a batch a collection, again and again: a large drop makes nobody wait but itself.
 
-    Nothing waits for ever: of those that have no batch open, the longest waiting comes first.
+    Nothing waits for ever: of those that have no batch open, the longest waiting comes first. `shards` are those that there are
+    assets for, None: all; the frames of another wait. Where no run could be started for some, one batch at a time tries whether
+    it can be now: a whole drop would only be refused again and again.
     """
     batches: dict[str, Batch] = {}
     # By shard: the batch that its small drops share, while there is room in it.
     shared: dict[str, str] = {}
     with engine.begin() as connection:
         of_shard, of_collection = _count_open(connection)
+        limits = replace(limits, claimed=min(limits.claimed, _startable(connection)))
         rows = connection.execute(_waiting_collections()) if limits.claimed > 0 else ()
-        turns = [Turn(of_collection[row.name], row.since, row.name, row.shard) for row in rows]
+        turns = [
+            Turn(of_collection[row.name], row.since, row.name, row.shard) for row in rows if shards is None or row.shard in shards
+        ]
         heapify(turns)
         while turns:
             turn = heappop(turns)
@@ -118,7 +125,7 @@ def release_unstarted(engine: Engine, batch_id: str) -> int:
     tried until it succeeds."""
     values = {
         "state": SourceState.QUEUED,
-        "reason": "No run could be started for it; look at the run in Dagit. It is tried again by itself.",
+        "reason": _NOT_STARTED,
         "attempts": func.greatest(source.c.attempts - 1, 0),
         "not_before": func.now() + _START_AGAIN,
         "changed_at": func.now(),
@@ -155,6 +162,13 @@ def _count_open(connection: Connection) -> tuple[Counter[str], Counter[str]]:
     return Counter(shard for shard, _ in {(row.shard, row.batch) for row in rows}), Counter(row.collection for row in rows)
 
 
+def _startable(connection: Connection) -> int:
+    """How many batches may be tried after runs that could not be started: none for a while, then one; any number after none."""
+    refused = select(func.bool_or(func.coalesce(source.c.not_before > func.now(), False)))
+    waits = connection.scalar(refused.where(source.c.state == SourceState.QUEUED, source.c.reason == _NOT_STARTED))
+    return sys.maxsize if waits is None else 0 if waits else 1
+
+
 def _waiting_collections() -> Select[Any]:
     """Each collection with queued sources, and since when the first of them waits: one look into an index a collection, however
     many are queued."""
@@ -180,5 +194,11 @@ def _next_sources(connection: Connection, of: str, most: int) -> tuple[Claimed, 
 
 
 def _mark_requested(connection: Connection, batch_id: str, taken: Sequence[Claimed]) -> None:
-    values = {"state": SourceState.REQUESTED, "batch": batch_id, "attempts": source.c.attempts + 1, "changed_at": func.now()}
+    values = {
+        "state": SourceState.REQUESTED,
+        "batch": batch_id,
+        "attempts": source.c.attempts + 1,
+        "reason": None,
+        "changed_at": func.now(),
+    }
     connection.execute(update(source).where(source.c.key.in_([claimed.key for claimed in taken])).values(values))

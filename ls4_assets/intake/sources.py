@@ -91,7 +91,7 @@ def requeue(engine: Engine, states: Sequence[SourceState], collection_name: str 
     if collection_name:
         chosen.append(source.c.collection == collection_name)
     with engine.begin() as connection:
-        values = {"state": SourceState.QUEUED, "attempts": 0, "not_before": None, "changed_at": func.now()}
+        values = {"state": SourceState.QUEUED, "reason": None, "attempts": 0, "not_before": None, "changed_at": func.now()}
         return connection.execute(update(source).where(*chosen).values(values)).rowcount
 
 

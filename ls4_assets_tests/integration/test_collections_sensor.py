@@ -21,7 +21,7 @@ def waiting_run(platform: Platform, asset: dg.AssetKey, tags: dict[str, str]) ->
 
 def test_a_rebuild_that_waits_in_the_queue_is_not_asked_for_again(platform: Platform) -> None:
     """On a busy machine the queue filled with rebuilds of one and the same collection, a new one every half minute."""
-    tags = {keys.KIND_TAG: keys.REBUILD, keys.COLLECTION_TAG: COLLECTION.name}
+    tags = {keys.COLLECTION_TAG: COLLECTION.name, **keys.AHEAD_OF_FRAMES}
     waiting_run(platform, keys.tile_index("Travis"), tags)
     assert busy_collections(platform.instance).blocks(COLLECTION)
 

@@ -12,7 +12,7 @@ from ls4_assets.index.schema import SourceState
 from ls4_assets.intake.batches import Limits, claim_batches, release_batch
 from ls4_assets.intake.look import look_at_bucket, only_one_look
 from ls4_assets.intake.sources import requeue
-from ls4_assets.status import collect
+from ls4_assets.status import collect, lines
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
@@ -230,6 +230,13 @@ def test_a_source_whose_run_could_not_be_started_waits_for_another_and_bears_no_
     assert reason and reason.startswith("No run could be started for it") and reason.endswith("by itself.")
     (waiting,) = platform.rows("SELECT attempts, not_before > now() + interval '1 minute' AS waits FROM ls4.source")
     assert waiting == {"attempts": 0, "waits": True}
+    assert f"    waiting: {reason}" in lines(collect(platform.settings))
+    elsewhere = [KEY.replace("Travis", "Bastrop"), KEY.replace("1958", "1959")]
+    for key in elsewhere:
+        platform.drop(key, good)
+    assert platform.look() == [], "what is refused now is not asked for with every frame of a drop"
     platform.skip_waits()
-    platform.settle()
-    assert platform.state(KEY) == ("done", None)
+    assert [platform.state(key)[0] for key in (KEY, *elsewhere)] == ["queued"] * 3
+    assert len(platform.execute(platform.tick("bucket"))) == 1, "one tries whether it can be started now"
+    platform.look()
+    assert {platform.state(key) for key in (KEY, *elsewhere)} == {("done", None)}

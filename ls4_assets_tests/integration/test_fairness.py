@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert
 
 from ls4_assets.index.schema import collection, source
-from ls4_assets.intake.batches import Batch, Claimed
+from ls4_assets.intake.batches import Batch, Claimed, Limits, claim_batches
 from ls4_assets.names import Collection, Frame
 from ls4_assets_tests.integration.intake_fixtures import Intake, intake_fixture  # noqa: F401
 from sensors.bucket import batch_limits, request
@@ -102,6 +102,15 @@ def test_what_waits_for_its_next_attempt_is_passed_over(intake: Intake) -> None:
     queue(intake, county("Travis"), 30, minutes_ago=30)
     intake.write("UPDATE ls4.source SET not_before = now() + interval '1 minute' WHERE key < :key", key="bw/Travis/USDA_1958/g")
     assert intake.claim() == []
+
+
+def test_frames_of_a_shard_that_there_are_no_assets_for_wait_and_hold_up_nobody(intake: Intake) -> None:
+    """One county was taken out of the list of shards: no run of any county could be requested any more."""
+    queue(intake, county("Travis"), 3, minutes_ago=30)
+    queue(intake, county("Bastrop"), 3, minutes_ago=5)
+    limits = Limits(100, 10, 10, 10)
+    assert [batch.shard for batch in claim_batches(intake.archive.database, limits, {"Bastrop"})] == ["Bastrop"]
+    assert [batch.shard for batch in claim_batches(intake.archive.database, limits, {"Bastrop", "Travis"})] == ["Travis"]
 
 
 def batch(frames: int, ahead: int = 0) -> Batch:

@@ -164,11 +164,12 @@ def test_from_the_cog_on_only_cogs_are_made_and_what_expired_is_no_obstacle(plat
     platform.storage.delete(frame.deflate_key)
     platform.storage.delete(frame.overviews_key)
     counted = {step: events(platform, step) for step in STEPS}
+    drop = keys.queue_place(1)
     launched = launch(platform.instance, platform.settings, NAME.lower(), "cog")
     assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
     assert {step: events(platform, step) - counted[step] for step in STEPS} == {"deflate": 0, "overviews": 0, "cog": 3}
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": launched.id}))
-    assert int(run.tags["dagster/priority"]) < int(keys.queue_place(1)["dagster/priority"]), "a smaller drop goes ahead of it"
+    assert int(run.tags["dagster/priority"]) < int(drop["dagster/priority"]), "a smaller drop goes ahead of it"
 
 
 def test_index_and_map_are_made_anew_without_their_frames(platform: Platform, daemon: Daemon) -> None:
