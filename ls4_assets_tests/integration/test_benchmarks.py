@@ -24,7 +24,7 @@ def test_one_frame_more_is_measured_in_collections_of_two_sizes() -> None:
     assert list(found["index_one_frame_s"]) == ["9", "25"]
     for size, seconds in found["index_one_frame_s"].items():
         stages = found["index_stages_s"][size]
-        assert set(stages) == {"due", "tile_index", "files", "overview_mosaic", "mapfile", "status"}
+        assert set(stages) == {"due", "tile_index", "files", "check", "overview_mosaic", "mapfile", "status"}
         assert min(*stages.values(), seconds, found["legacy"]["one_frame_s"][size]) > 0
 
 
