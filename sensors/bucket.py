@@ -84,9 +84,8 @@ def request_runs(
     claimed = [(batch.shard, one) for batch in batches for one in batch.sources]
     # Here and not in the result: the daemon records that one by one, half a minute for a full tick.
     replaced = [_observation(shard, one) for shard, one in claimed if one.generation > 1]
-    event_store.store_observations(context.instance, event_store.RUNLESS, replaced)
     dropped = [_materialization(shard, one) for shard, one in claimed]
-    event_store.store_materializations(context.instance, event_store.RUNLESS, dropped)
+    event_store.store_asset_events(context.instance, event_store.RUNLESS, [*replaced, *dropped])
     scanned = [frame_checks.of_scan(frame, arrived=True) for frame in late.found]
     if not (batches or scanned):
         context.update_cursor(cursor)

@@ -28,7 +28,7 @@ def remove_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequ
 def record(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], public_url: str) -> None:
     """Store one materialisation for each."""
     made = [materialization(one, public_url) for one in adoptions]
-    event_store.store_materializations(instance, event_store.RUNLESS, made)
+    event_store.store_asset_events(instance, event_store.RUNLESS, made)
 
 
 def materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterialization:

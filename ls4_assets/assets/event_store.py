@@ -58,21 +58,13 @@ def store_planned(instance: dg.DagsterInstance, origin: Origin, assets: Sequence
         storage.store_event(last)
 
 
-def store_materializations(instance: dg.DagsterInstance, origin: Origin, made: Sequence[dg.AssetMaterialization]) -> None:
-    """Record what was made."""
-    kind = DagsterEventType.ASSET_MATERIALIZATION
-    # A batch tells the asset's own row of its last event alone: each asset has its own.
-    for _, of_asset in groupby(sorted(made, key=_asset), key=_asset):
-        entries = [_entry(origin, kind, StepMaterializationData(one), logging.INFO) for one in of_asset]
-        instance.event_log_storage.store_event_batch(entries)
-
-
-def store_observations(instance: dg.DagsterInstance, origin: Origin, seen: Sequence[dg.AssetObservation]) -> None:
-    """Record what was seen of assets that Dagster does not make."""
-    kind = DagsterEventType.ASSET_OBSERVATION
-    for _, of_asset in groupby(sorted(seen, key=_asset), key=_asset):
-        entries = [_entry(origin, kind, AssetObservationData(one), logging.INFO) for one in of_asset]
-        instance.event_log_storage.store_event_batch(entries)
+def store_asset_events(
+    instance: dg.DagsterInstance, origin: Origin, events: Sequence[dg.AssetMaterialization | dg.AssetObservation]
+) -> None:
+    """Record what was made, or seen of assets that Dagster does not make."""
+    # A batch is of one kind, and tells the asset's own row of its last event alone: each asset has its own.
+    for _, alike in groupby(sorted(events, key=_asset), key=lambda one: (_asset(one), type(one))):
+        instance.event_log_storage.store_event_batch([_entry(origin, *_kind_and_data(one), logging.INFO) for one in alike])
 
 
 def store_checks(instance: dg.DagsterInstance, origin: Origin, checked: Sequence[dg.AssetCheckEvaluation]) -> None:
@@ -113,6 +105,14 @@ def _check(found: dg.AssetCheckEvaluation) -> tuple[str, str]:
 
 def _asset(of: dg.AssetMaterialization | dg.AssetObservation) -> str:
     return of.asset_key.to_string()
+
+
+def _kind_and_data(
+    of: dg.AssetMaterialization | dg.AssetObservation,
+) -> tuple[DagsterEventType, StepMaterializationData | AssetObservationData]:
+    if isinstance(of, dg.AssetObservation):
+        return DagsterEventType.ASSET_OBSERVATION, AssetObservationData(of)
+    return DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(of)
 
 
 def _entry(

@@ -64,7 +64,7 @@ class Telling:
         some, self._untold = self._untold, []
         public_url, origin = self._archive.settings.public_url, event_store.Origin.of(self._context)
         made = [event for outcome in some for event in materializations(outcome, self._steps, public_url, self._provenance)]
-        event_store.store_materializations(self._context.instance, origin, made)
+        event_store.store_asset_events(self._context.instance, origin, made)
         checked = [event for outcome in some for event in frame_checks.of_frame(outcome, self._steps)]
         event_store.store_checks(self._context.instance, origin, checked)
         with self._archive.database.begin() as connection:
