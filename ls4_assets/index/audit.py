@@ -32,11 +32,11 @@ class Audit:
 def audit_collection(connection: Connection, storage: Storage, of: Collection) -> Audit:
     """Rows of the index, frames, COGs and dropped tifs of one collection. Frames whose change the index is yet to show are left
     out, and so are rows that were taken over with a COG of which ls4 cannot have a frame."""
-    shown = (frame.c.collection == of.name, ~frame.c.deleted, frame.c.revision == frame.c.indexed_revision)
+    shown = (*_MADE, frame.c.collection == of.name, frame.c.revision == frame.c.indexed_revision)
     legacy = set(index.legacy_keys(connection, of))
     there = connection.scalar(select(func.count()).select_from(tile_index(of))) if index.exists(connection, of) else 0
     rows = (there or 0) - len(legacy)
-    cogs = connection.scalar(select(func.count()).select_from(frame).where(*shown, frame.c.profile.is_not(None))) or 0
+    cogs = connection.scalar(select(func.count()).select_from(frame).where(*shown)) or 0
     states = _states(connection, of)
     row_of = select(frame.c.id).where(frame.c.id == source.c.frame).exists()
     unmade = connection.scalar(
@@ -61,7 +61,7 @@ def audit_collection(connection: Connection, storage: Storage, of: Collection) -
         wrong.append(f"{unmade} tifs count as done and have no frame")
     if cogs <= LISTED:
         # Before and after the listing, as each is to be a part of what comes later.
-        public = _cog_keys(connection, *shown, frame.c.profile.is_not(None), frame.c.public_version.is_not(None))
+        public = _cog_keys(connection, *shown, frame.c.public_version.is_not(None))
         lying = _cogs(storage, of)
         counts["cogs"] = len(lying)
         if missing := sorted(public - lying):

@@ -188,12 +188,15 @@ def mark_source(connection: Connection, which: SourceRecord, state: SourceState 
 def postpone(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> bool:
     """Let a source that is not done wait for another run, which does not count as a death of this one. False for one that is
     done, of which a person wanted something anew."""
-    values = _now(SourceState.QUEUED, reason) | {
-        "not_before": func.now() + timedelta(seconds=seconds),
-        "attempts": func.greatest(source.c.attempts - 1, 0),
-    }
     undone = source.c.state.in_((SourceState.QUEUED, SourceState.REQUESTED, SourceState.FAILED))
+    values = put_off(reason, timedelta(seconds=seconds))
     return connection.execute(update(source).where(*_same_version(which), undone).values(values)).rowcount == 1
+
+
+def put_off(reason: str, wait: timedelta) -> dict[str, Any]:
+    """What a source becomes that waits for another run, without a death being counted."""
+    later = {"not_before": func.now() + wait, "attempts": func.greatest(source.c.attempts - 1, 0)}
+    return _now(SourceState.QUEUED, reason) | later
 
 
 def _same_version(which: SourceRecord) -> tuple[ColumnElement[bool], ...]:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, Interval, Select, and_, cast, func, literal, or_, select, true, update
 
+from ls4_assets.index.frames import put_off
 from ls4_assets.index.schema import SourceState, collection, source
 from ls4_assets.names import Frame
 
@@ -19,6 +20,7 @@ _FIRST_WAIT_SECONDS = 30
 _WAIT_GROWTH = 4
 # After no run could even be started: for want of capacity, of a right, of the code server.
 _START_AGAIN = timedelta(minutes=2)
+# By these very words it is seen, too, that some wait for that (`_startable`).
 _NOT_STARTED = "No run could be started for it; look at the run in Dagit. It is tried again by itself."
 
 
@@ -123,16 +125,9 @@ def requested_batches(engine: Engine) -> dict[str, datetime]:
 def release_unstarted(engine: Engine, batch_id: str) -> int:
     """Give the sources of a batch whose run never began to another run. That was no frame's fault, and no death of a run: it is
     tried until it succeeds."""
-    values = {
-        "state": SourceState.QUEUED,
-        "reason": _NOT_STARTED,
-        "attempts": func.greatest(source.c.attempts - 1, 0),
-        "not_before": func.now() + _START_AGAIN,
-        "changed_at": func.now(),
-    }
+    mine = (source.c.batch == batch_id, source.c.state == SourceState.REQUESTED)
     with engine.begin() as connection:
-        mine = (source.c.batch == batch_id, source.c.state == SourceState.REQUESTED)
-        return connection.execute(update(source).where(*mine).values(values)).rowcount
+        return connection.execute(update(source).where(*mine).values(put_off(_NOT_STARTED, _START_AGAIN))).rowcount
 
 
 def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
