@@ -119,6 +119,7 @@ def write_config(
     for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, refusals_file))):
         _require_plain(path)
     place = _Place.made(run_dir, _account(user), log_to_stderr)
+    collections = collections_file or place.collections
     # In an archive that may only be read here, the pipeline makes folder and template with the first map.
     make_if_allowed(mapfiles_dir)
     if os.access(mapfiles_dir, os.W_OK):
@@ -131,7 +132,7 @@ def write_config(
             "mapfiles": mapfiles_dir,
             "archive": archive_dir,
             "refusals_file": refusals_file,
-            "collections_file": collections_file or place.collections,
+            "collections_file": collections,
             "proxies": _networks(proxies),
             "staff": _networks(staff),
             "tile_cache_mb": tile_cache_mb,
@@ -151,7 +152,7 @@ def write_config(
         nginx_argv=(str(NGINX), "-p", str(run_dir), "-c", str(place.conf / "nginx.conf"), "-e", place.nginx_log),
         base_url=base_url,
         health_url=f"{base_url}/health",
-        collections_file=collections_file or place.collections,
+        collections_file=collections,
         log_dir=place.logs,
     )
 
