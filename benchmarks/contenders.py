@@ -16,12 +16,12 @@ from rasterio.enums import Resampling
 from rio_cogeo.cogeo import cog_translate
 from rio_cogeo.profiles import cog_profiles
 
-from ls4_assets.names import Band
-from ls4_assets.pixels.frame import process
-from ls4_assets.pixels.gdal_env import CACHE_BYTES
-from ls4_assets.pixels.memory import peak_rss_mb, reset_peak
-from ls4_assets.pixels.source import Limits
-from ls4_assets.profiles import PROFILES
+from ls4_assets.domain.names import Band
+from ls4_assets.domain.profiles import PROFILES
+from ls4_assets.raster.frame import process
+from ls4_assets.raster.gdal_env import CACHE_BYTES
+from ls4_assets.raster.memory import peak_rss_mb, reset_peak
+from ls4_assets.raster.source import Limits
 
 _LEGACY_LEVELS = [2, 4, 8, 16, 32, 64]
 _TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512}

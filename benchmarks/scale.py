@@ -93,7 +93,7 @@ def _job(part: str, sizes: list[int]) -> dict[str, Any]:
         from benchmarks.scale_tick import measure_ticks
 
         return dict(measure_ticks(sizes))
-    from benchmarks.scale_dagit import measure_dagit
+    from benchmarks.scale_dagster_ui import measure_dagit
 
     return dict(measure_dagit(*sizes))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.scale_collection import small_cog
-from ls4_assets.adopt.archive import adopt
-from ls4_assets.adopt.collection import Report
-from ls4_assets.names import Collection, Frame
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.operations.adopt.archive import adopt
+from ls4_assets.operations.adopt.collection import Report
 from resources.archive import Archive
 
 # A process takes over one collection after the other.

@@ -21,8 +21,8 @@ from dagster._grpc.types import ExecuteRunArgs
 from benchmarks.photographs import write_photograph
 from benchmarks.scale_pool import bare_pool
 from ls4_assets.definitions import defs
-from ls4_assets.names import Collection, Frame
-from ls4_assets.status import collect
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.operations.status import collect
 from resources.archive import Archive
 
 _OF = Collection("Travis", "USDA_1958", "frames")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from ls4_assets.index.bootstrap import OWNED_DATABASES, ROLES, bootstrap
-from ls4_assets.laptop.postgres import SUPERUSER, Cluster
-from ls4_assets.laptop.state import CHECKOUT, DATABASE_USER, free_port
+from ls4_assets.db.bootstrap import OWNED_DATABASES, ROLES, bootstrap
+from ls4_assets.local.postgres import SUPERUSER, Cluster
+from ls4_assets.local.state import CHECKOUT, DATABASE_USER, free_port
 
 
 @dataclass(frozen=True)

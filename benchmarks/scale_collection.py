@@ -27,18 +27,18 @@ from benchmarks.scale_bench import Watch
 from ls4_assets.assets import checks
 from ls4_assets.assets import collections as assets
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
-from ls4_assets.chunks import chunks
-from ls4_assets.exports.publish import form
-from ls4_assets.index import frames as records
-from ls4_assets.index.frames import Facts, Product, SourceRecord
-from ls4_assets.index.schema import WEB_MERCATOR, SourceState, collection, frame, source
-from ls4_assets.index.tile_index import served_root
-from ls4_assets.intake.rebuilds import due_collections
-from ls4_assets.names import STEPS, Collection, Frame
-from ls4_assets.pixels.frame import process, product_path
-from ls4_assets.pixels.source import Limits
-from ls4_assets.profiles import BW
-from ls4_assets.status import collect
+from ls4_assets.db import frames as records
+from ls4_assets.db.chunks import chunks
+from ls4_assets.db.frames import Facts, Product, SourceRecord
+from ls4_assets.db.schema import WEB_MERCATOR, SourceState, collection, frame, source
+from ls4_assets.db.tile_index import served_root
+from ls4_assets.domain.names import STEPS, Collection, Frame
+from ls4_assets.domain.profiles import BW
+from ls4_assets.operations.status import collect
+from ls4_assets.publishing.exports import form
+from ls4_assets.publishing.rebuilds import due_collections
+from ls4_assets.raster.frame import process, product_path
+from ls4_assets.raster.source import Limits
 from resources.archive import Archive
 
 _WEST, _NORTH = -10_880_000.0, 3_540_000.0

@@ -13,9 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from ls4_assets.pixels.frame import process
-from ls4_assets.pixels.source import Limits
-from ls4_assets.profiles import BW
+from ls4_assets.domain.profiles import BW
+from ls4_assets.raster.frame import process
+from ls4_assets.raster.source import Limits
 
 
 def bare_pool(paths: Sequence[Path], workers: int, keep: bool = False) -> float:

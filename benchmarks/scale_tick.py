@@ -11,9 +11,9 @@ import dagster as dg
 from sqlalchemy import Engine, text
 
 from ls4_assets.definitions import defs
-from ls4_assets.intake.listing import combined_version
-from ls4_assets.names import Collection
-from ls4_assets.pixels.memory import peak_rss_mb, reset_peak
+from ls4_assets.domain.names import Collection
+from ls4_assets.ingest.listing import combined_version
+from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from resources.archive import Archive
 
 _FRAMES_A_COLLECTION = 500

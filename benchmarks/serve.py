@@ -23,9 +23,9 @@ from benchmarks.serve_archive import Scan, Survey
 from benchmarks.serve_contenders import Contender, Legacy, Ours, Titiler, titiler_python
 from benchmarks.serve_measure import Effort, Figures
 from benchmarks.serve_storage import FarBucket, far_bucket
-from ls4_assets.index.bootstrap import ROLES, bootstrap
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
+from ls4_assets.db.bootstrap import ROLES, bootstrap
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, aws_environment, seaweedfs_server
 from mapserver.config import PostgresService
 from mapserver.sync import Sync

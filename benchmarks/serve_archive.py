@@ -24,13 +24,13 @@ from sqlalchemy.dialects.postgresql import insert
 from benchmarks.photographs import write_photograph
 from ls4_assets.assets.collections import publish_map, refresh_index
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
-from ls4_assets.chunks import chunks
-from ls4_assets.index.schema import collection, frame
-from ls4_assets.names import Collection, Frame
-from ls4_assets.pixels.frame import process, product_path
-from ls4_assets.pixels.overview_grid import resolution
-from ls4_assets.pixels.source import Limits
-from ls4_assets.profiles import BW
+from ls4_assets.db.chunks import chunks
+from ls4_assets.db.schema import collection, frame
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.profiles import BW
+from ls4_assets.raster.frame import process, product_path
+from ls4_assets.raster.overview_grid import resolution
+from ls4_assets.raster.source import Limits
 from resources.archive import Archive
 
 SIDE = 2048

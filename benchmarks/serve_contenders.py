@@ -19,8 +19,8 @@ from typing import Protocol
 from urllib.parse import urlencode
 
 from benchmarks.serve_archive import NATIVE_ZOOM, Box, Survey
-from ls4_assets.laptop.state import free_port
-from ls4_assets.pixels.overview_grid import TILE, resolution
+from ls4_assets.local.state import free_port
+from ls4_assets.raster.overview_grid import TILE, resolution
 from mapserver.config import MAPSERV, PostgresService, write_config
 
 WIDTH, HEIGHT = 1024, 768

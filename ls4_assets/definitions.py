@@ -7,18 +7,18 @@ import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import checks, keys
-from ls4_assets.assets.catalogue import compiled_asset
 from ls4_assets.assets.collections import collection_assets
+from ls4_assets.assets.exports import compiled_asset
 from ls4_assets.assets.frames import frame_assets
-from ls4_assets.names import Shards
+from ls4_assets.domain.names import Shards
 from ls4_assets.settings import AS_SHIPPED, Profiles, load_settings
 from resources.archive import Archive
-from sensors.bucket import bucket_sensor
-from sensors.collections import collections_sensor
-from sensors.events import events_sensor
-from sensors.notices import SECONDS, notices_sensor
+from sensors.ingest_events import events_sensor
+from sensors.ingest_poll import bucket_sensor
+from sensors.notifications import SECONDS, notices_sensor
+from sensors.publish_collections import collections_sensor
 from sensors.reconcile import in_step, nightly
-from sensors.statewide import statewide_sensor
+from sensors.statewide_exports import statewide_sensor
 
 
 def build_definitions(

@@ -16,10 +16,10 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from ls4_assets.domain.names import Band, ShardKind, Shards
+from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
+from ls4_assets.domain.regions import Ground, shipped
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.names import Band, ShardKind, Shards
-from ls4_assets.outlines import Ground, shipped
-from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
 from mapserver.mapfile import Contact
 
 # Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data; and what
@@ -200,6 +200,6 @@ def read_ground(path: Path | None) -> Ground:
 
 def _shards_file(path: Path | None) -> dict[str, Any]:
     try:
-        return tomllib.loads((path or files("ls4_assets") / "shards.toml").read_text(encoding="utf-8"))
+        return tomllib.loads((path or files("ls4_assets.domain.regions") / "shards.toml").read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"The list of shards {path} cannot be read ({error}); correct LS4_SHARDS_FILE.") from None

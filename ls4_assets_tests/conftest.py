@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.state import free_port
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,10 @@ from dagster import DagsterInstance
 from PIL import Image
 from sqlalchemy import Engine, text
 
-from ls4_assets.laptop.services import Addresses, start_services
-from ls4_assets.laptop.state import DATABASE_USER, WEB_USER, State
-from ls4_assets.laptop.supervisor import Supervisor
-from ls4_assets.names import Frame
+from ls4_assets.domain.names import Frame
+from ls4_assets.local.services import Addresses, start_services
+from ls4_assets.local.state import DATABASE_USER, WEB_USER, State
+from ls4_assets.local.supervisor import Supervisor
 from ls4_assets.settings import load_settings
 from ls4_assets_tests.platform import frame_of
 from ls4_assets_tests.rasters import write_tif

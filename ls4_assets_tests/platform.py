@@ -14,10 +14,10 @@ import dagster as dg
 from sqlalchemy import Engine, make_url, text
 
 from ls4_assets.assets import keys
+from ls4_assets.db.bootstrap import ROLES, bootstrap
 from ls4_assets.definitions import build_definitions
-from ls4_assets.index.bootstrap import ROLES, bootstrap
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import Frame, Shards, parse_georef_key
+from ls4_assets.domain.names import Frame, Shards, parse_georef_key
+from ls4_assets.local.postgres import Cluster
 from ls4_assets.settings import Settings, read_shards
 from resources.archive import Archive
 from resources.storage import Storage

@@ -9,7 +9,7 @@ import tifffile
 from affine import Affine
 from numpy.typing import NDArray
 
-from ls4_assets.pixels.gdal_env import gdal_env
+from ls4_assets.raster.gdal_env import gdal_env
 
 Pixels = NDArray[np.uint8]
 

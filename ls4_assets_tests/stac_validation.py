@@ -9,7 +9,7 @@ from typing import Any
 from pystac.validation import validate_dict
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
-from ls4_assets.exports import stac
+from ls4_assets.publishing import stac
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _PROPERTIES_OF: dict[str, dict[str, Any]] = {

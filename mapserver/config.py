@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from ls4_assets.errors import ConfigurationError
-from mapserver import catalog
+from mapserver import statewide_map
 from mapserver.files import give, make_if_allowed, publish, publish_pages
 from mapserver.rendering import FOOTPRINT, TEMPLATES, environment
 
@@ -27,7 +27,7 @@ NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
 _HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
-_FRONT = Path(__file__).with_name("front.js")
+_FRONT = Path(__file__).with_name("front_end.js")
 # nginx has no way to write a literal $ where variables are allowed.
 _PLAIN_PATH = re.compile(r"/[\w./@+~ -]*")
 _LONGEST_SOCKET_PATH = 107
@@ -209,9 +209,9 @@ def _write_mapserver(place: _Place, database: PostgresService, gdal_options: Map
     conf, service_file = place.conf, place.conf / "pg_service.conf"
     publish(service_file, _service(database), mode=0o600, account=place.account)
     publish(conf / "health.map", _rendered("health.map.j2", service=SERVICE))
-    for name, text in catalog.documents(SERVICE).items():
+    for name, text in statewide_map.documents(SERVICE).items():
         publish(conf / name, text)
-    aliases = {name: conf / f"{name}.map" for name in (_HEALTH, catalog.NAME)}
+    aliases = {name: conf / f"{name}.map" for name in (_HEALTH, statewide_map.NAME)}
     told = _rendered("mapserver.conf.j2", html_templates=_HTML_TEMPLATES, gdal_options=gdal_options, aliases=aliases)
     publish(conf / "mapserver.conf", told, mode=0o640, account=place.account)
     publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=place.mapserv_log))
@@ -223,7 +223,7 @@ def _write_nginx(place: _Place, given: Mapping[str, object]) -> None:
     ours = {
         "run": place.run, "conf": conf, "socket": place.socket, "static": place.static, "error_log": place.nginx_log,
         "user": place.account.pw_name if place.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
-        "catalog": catalog.NAME, "catalog_layers": catalog.TILE_LAYERS,
+        "catalog": statewide_map.NAME, "catalog_layers": statewide_map.TILE_LAYERS,
     }  # fmt: skip
     publish(conf / _FRONT.name, _FRONT.read_text())
     publish(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())

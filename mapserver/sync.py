@@ -29,9 +29,9 @@ from resources.s3_storage import S3Storage
 from resources.storage import StoredObject
 
 PREFIX = "mapfiles/"
-# The list that the page reads; written by ls4_assets.catalogue.
+# The list that the page reads; written by ls4_assets.publishing.collection_list.
 COLLECTIONS_KEY = "derived/collections.json"
-# The list that the staff's page reads; written by ls4_assets.notices.
+# The list that the staff's page reads; written by ls4_assets.notifications.
 REFUSALS_KEY = "staff/refusals.json"
 SECONDS = 2.0
 LARGEST = 8 << 20

@@ -1,7 +1,7 @@
 """A collection as tiles of the web's own pyramid: its TileJSON and its WMTS capabilities, rendered from plain data.
 
 Both lie beside the mapfile and name no host: addresses begin with a slash, and nginx puts scheme and host of the request before
-them. nginx also reads bounds and version from the TileJSON (mapserver/front.js).
+them. nginx also reads bounds and version from the TileJSON (mapserver/front_end.js).
 """
 
 import json

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ls4_assets.errors import ConfigurationError, NotFound
-from ls4_assets.scratch import scratch_folder
+from resources.scratch import scratch_folder
 from resources.storage import StoredObject, end_of, is_listed
 
 # Products are read by the map server's own user, whatever the umask of the process that made them.

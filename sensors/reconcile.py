@@ -23,9 +23,9 @@ LISTED = 200
 )
 def in_step(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
     """Compare everything, and count."""
-    from ls4_assets.reconcile.facts import Kind, count
-    from ls4_assets.reconcile.run import Reconciler
-    from ls4_assets.reconcile.words import table
+    from ls4_assets.operations.reconcile.messages import table
+    from ls4_assets.operations.reconcile.model import Kind, count
+    from ls4_assets.operations.reconcile.run import Reconciler
 
     started, collections, refused = time.monotonic(), 0, []
     counts: dict[Kind, int] = {}

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.run_size import FARGATE
+from ls4_assets.processing.run_size import FARGATE
 from ls4_assets.settings import Settings
 
 Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]

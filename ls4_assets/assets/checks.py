@@ -13,12 +13,12 @@ from typing import Any
 import dagster as dg
 
 from ls4_assets.assets import keys
-from ls4_assets.index import tile_index as index
-from ls4_assets.index.audit import Audit, audit_archive, audit_collection
-from ls4_assets.links import map_url
-from ls4_assets.names import Collection
+from ls4_assets.db import tile_index as index
+from ls4_assets.db.audit import Audit, audit_archive, audit_collection
+from ls4_assets.domain.links import map_url
+from ls4_assets.domain.names import Collection
 from mapserver import mapfile
-from mapserver.trial import Trial, try_front, try_mapserv
+from mapserver.smoke_test import Trial, try_front, try_mapserv
 from resources.archive import Archive
 
 NAME = "no_secret_and_whole"

@@ -11,26 +11,26 @@ from pathlib import PurePosixPath
 import dagster as dg
 from sqlalchemy import func, select, update
 
-from ls4_assets import catalogue
 from ls4_assets.assets import checks, events, keys
-from ls4_assets.assets.catalogue import catalogue_asset
+from ls4_assets.assets.exports import catalogue_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
-from ls4_assets.exports.names import stac_item_key
-from ls4_assets.exports.publish import publish_lists
-from ls4_assets.index import frames as records
-from ls4_assets.index import tile_index as index
-from ls4_assets.index.overview_mosaics import resolution_on_map
-from ls4_assets.index.schema import collection as collection_table
-from ls4_assets.index.shapefile import write_shapefile
-from ls4_assets.links import map_url
-from ls4_assets.names import BANDS, SHAPEFILE_SUFFIXES, Collection, Frame
-from ls4_assets.public_cogs import publish_cogs, remove_cogs, wait_for_readers
-from ls4_assets.report import report_metadata
-from ls4_assets.scratch import scratch_folder
-from ls4_assets.tile_documents import publish_tiles, withdraw_tiles
+from ls4_assets.assets.report import report_metadata
+from ls4_assets.db import frames as records
+from ls4_assets.db import tile_index as index
+from ls4_assets.db.overview_mosaics import resolution_on_map
+from ls4_assets.db.schema import collection as collection_table
+from ls4_assets.db.shapefile import write_shapefile
+from ls4_assets.domain.export_keys import stac_item_key
+from ls4_assets.domain.links import map_url
+from ls4_assets.domain.names import BANDS, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.publishing import collection_list
+from ls4_assets.publishing.exports import publish_lists
+from ls4_assets.publishing.public_cogs import publish_cogs, remove_cogs, wait_for_readers
+from ls4_assets.publishing.tile_documents import publish_tiles, withdraw_tiles
 from mapserver import mapfile as mapfiles
 from mapserver.rendering import FOOTPRINT
 from resources.archive import Archive
+from resources.scratch import scratch_folder
 
 
 def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
@@ -211,7 +211,7 @@ def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
     with archive.database.begin() as connection:
         connection.execute(select(collection_table).where(collection_table.c.name == of.name).with_for_update())
         # Not while frames are being made, or failed ones lie in georef/: the next rebuild brings the map back.
-        if not catalogue.is_alive(connection, of):
+        if not collection_list.is_alive(connection, of):
             index.drop(connection, of)
     _note(archive, of, map_revision=revision, attempts=0)
 

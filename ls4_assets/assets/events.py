@@ -12,10 +12,10 @@ import dagster as dg
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets.assets.provenance import Provenance
-from ls4_assets.index.frames import told
-from ls4_assets.links import links
-from ls4_assets.names import STEPS, Collection, Frame, Step
-from ls4_assets.orders import Outcome
+from ls4_assets.db.frames import told
+from ls4_assets.domain.links import links
+from ls4_assets.domain.names import STEPS, Collection, Frame, Step
+from ls4_assets.processing.tasks import Outcome
 from resources.archive import Archive
 
 # A frame shows in Dagit at most so much later than it is done; each telling costs what a frame of 2,000 px does.

@@ -1,8 +1,8 @@
 """Asset checks of frames: what Dagit shows of the soundness of each, one evaluation a partition.
 
-`frame_is_right` on `cog` blocks: a version with a wrong finding (ls4_assets/soundness.py), or one that could not be made, is
+`frame_is_right` on `cog` blocks: a version with a wrong finding (ls4_assets/processing/quality.py), or one that could not be made, is
 never published, so that the last good one stays on the map. `raw_scan_is_there` warns: it opens when a frame is made without its
-scan, and resolves by itself when the scan arrives (ls4_assets/intake/scans.py). A frame whose scan was there from the start has
+scan, and resolves by itself when the scan arrives (ls4_assets/ingest/late_raw_scans.py). A frame whose scan was there from the start has
 no evaluation of it, because each is a row in Dagster's log.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from ls4_assets.assets import keys
-from ls4_assets.names import Frame, Step
-from ls4_assets.orders import Outcome
+from ls4_assets.domain.names import Frame, Step
+from ls4_assets.processing.tasks import Outcome
 
 FRAME = "frame_is_right"
 SCAN = "raw_scan_is_there"

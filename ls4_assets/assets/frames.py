@@ -15,16 +15,16 @@ from pydantic import Field
 
 from ls4_assets.assets import events, frame_checks, keys
 from ls4_assets.assets.provenance import Provenance, code_version
-from ls4_assets.frame_work import make_frame
-from ls4_assets.index.frames import mark_source, source_of
-from ls4_assets.index.schema import SourceState
-from ls4_assets.names import STEPS, Frame
-from ls4_assets.orders import Order, Outcome
-from ls4_assets.pool import carry_out
-from ls4_assets.room import RUN_PREFIX
-from ls4_assets.scratch import scratch_folder
+from ls4_assets.db.frames import mark_source, source_of
+from ls4_assets.db.schema import SourceState
+from ls4_assets.domain.names import STEPS, Frame
+from ls4_assets.processing.admission import RUN_PREFIX
+from ls4_assets.processing.pool import carry_out
+from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.worker import make_frame
 from ls4_assets.settings import Profiles
 from resources.archive import Archive
+from resources.scratch import scratch_folder
 
 # Partitions of one run of a backfill that is started in Dagit.
 BACKFILL_BATCH = 100

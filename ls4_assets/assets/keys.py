@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from ls4_assets.names import COLLECTION_STEPS, STEPS, Step
+from ls4_assets.domain.names import COLLECTION_STEPS, STEPS, Step
 
 REFUSED = dg.AssetKey("refused_frames")
 COMPILED = dg.AssetKey("compiled_historical_indexes")

@@ -15,18 +15,18 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import events, keys
+from ls4_assets.db import overview_mosaics as mosaics
+from ls4_assets.db.overview_mosaics import Change, Mosaic, State
+from ls4_assets.db.tile_index import collection_lock
+from ls4_assets.domain.names import Collection
 from ls4_assets.errors import FrameFault, NotFound
-from ls4_assets.index import overview_mosaics as mosaics
-from ls4_assets.index.overview_mosaics import Change, Mosaic, State
-from ls4_assets.index.tile_index import collection_lock
-from ls4_assets.names import Collection
-from ls4_assets.pixels.overview_grid import Box, Grid, choose_zoom, resolution
-from ls4_assets.pixels.overview_mosaic import PAINTING_VERSION, Made, Order, build_overview_mosaic
-from ls4_assets.pixels.overview_painting import PlacedFrame
-from ls4_assets.scratch import scratch_folder
+from ls4_assets.raster.overview_grid import Box, Grid, choose_zoom, resolution
+from ls4_assets.raster.overview_mosaic import PAINTING_VERSION, Made, Order, build_overview_mosaic
+from ls4_assets.raster.overview_painting import PlacedFrame
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.open import s3_server_options
+from resources.scratch import scratch_folder
 
 # Frames that a collection without a map does not wait for: it gets its map first, and the mosaic by a rebuild of its own.
 MAP_FIRST = 500

@@ -6,7 +6,7 @@ nowhere else.
 
 The code version of an asset is one for all its partitions, and each band has a profile of its own: it names both. So after a
 change of one band's profile Dagit calls frames of the other band stale as well; `ls4 status` and `ls4 rematerialize --stale`,
-which go by the profile that each frame was made with, do not (ls4_assets/index/stale.py).
+which go by the profile that each frame was made with, do not (ls4_assets/db/stale.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ from dagster._core.definitions.data_version import (
 )
 
 from ls4_assets.assets import keys
-from ls4_assets.index.frames import Product
-from ls4_assets.names import BANDS, STEPS, Step
-from ls4_assets.orders import Outcome
+from ls4_assets.db.frames import Product
+from ls4_assets.domain.names import BANDS, STEPS, Step
+from ls4_assets.processing.tasks import Outcome
 from ls4_assets.settings import Profiles
 
 

@@ -9,7 +9,7 @@ import yaml
 from dagster import DagsterInstance
 from moto import mock_aws
 
-from ls4_assets.fargate import FargateRunLauncher
+from ls4_assets.runtime.ecs_launcher import FargateRunLauncher
 from ls4_assets_tests.deploy.conftest import Stacks
 from ls4_assets_tests.platform import CHECKOUT
 

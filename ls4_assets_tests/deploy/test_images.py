@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ls4_assets.laptop.state import free_port
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     IndexDatabase,
     index_database_fixture,  # noqa: F401

@@ -17,10 +17,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ls4_assets.assets import keys
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.notices.refusals import STAFF_KEY
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.notifications.rejections import STAFF_KEY
 from ls4_assets_tests.deploy.conftest import Stacks, Template
-from ls4_assets_tests.integration.test_events import bridged
+from ls4_assets_tests.integration.test_ingest_events import bridged
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import REGION, _renew_workers, s3_server_fixture  # noqa: F401

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ls4_assets.names import Collection, Shards, parse_georef_key
+from ls4_assets.domain.names import Collection, Shards, parse_georef_key
 from ls4_assets.settings import Settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
 from ls4_assets_tests.platform import CHECKOUT

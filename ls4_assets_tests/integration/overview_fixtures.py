@@ -22,12 +22,12 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
-from ls4_assets.index import overview_mosaics, tile_index
-from ls4_assets.index.schema import collection, frame
-from ls4_assets.laptop.state import free_port
-from ls4_assets.names import Band, Collection, Frame
-from ls4_assets.pixels.gdal_env import gdal_env
-from ls4_assets.pixels.overview_grid import Box
+from ls4_assets.db import overview_mosaics, tile_index
+from ls4_assets.db.schema import collection, frame
+from ls4_assets.domain.names import Band, Collection, Frame
+from ls4_assets.local.state import free_port
+from ls4_assets.raster.gdal_env import gdal_env
+from ls4_assets.raster.overview_grid import Box
 from ls4_assets_tests.integration.serving_fixtures import IndexDatabase
 from ls4_assets_tests.rasters import NORTH, WEST, Pixels, write_tif
 from mapserver.config import MAPSERV, write_config

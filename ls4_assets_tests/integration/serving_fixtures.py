@@ -28,11 +28,11 @@ from rasterio.transform import from_origin
 from shapely.geometry import MultiPolygon, box
 from sqlalchemy import URL, Engine, create_engine
 
-from ls4_assets.index.bootstrap import bootstrap
-from ls4_assets.index.schema import tile_index
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
-from ls4_assets.names import Collection
+from ls4_assets.db.bootstrap import bootstrap
+from ls4_assets.db.schema import tile_index
+from ls4_assets.domain.names import Collection
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.platform import PASSWORDS
 from mapserver.config import PostgresService, ServingConfig, write_config
 from mapserver.mapfile import MapfileContext, render

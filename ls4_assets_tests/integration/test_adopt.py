@@ -15,15 +15,15 @@ import rasterio.shutil
 from click.testing import CliRunner
 from sqlalchemy import create_engine, make_url, text
 
-from ls4_assets.adopt.archive import adopt, no_look
-from ls4_assets.adopt.collection import Report
 from ls4_assets.assets import keys
-from ls4_assets.cli import main
-from ls4_assets.index.audit import audit_archive, audit_collection
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import STEPS, Frame
-from ls4_assets.pixels.gdal_env import gdal_env
-from ls4_assets.status import collect, lines
+from ls4_assets.cli.main import main
+from ls4_assets.db.audit import audit_archive, audit_collection
+from ls4_assets.domain.names import STEPS, Frame
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.adopt.archive import adopt, no_look
+from ls4_assets.operations.adopt.collection import Report
+from ls4_assets.operations.status import collect, lines
+from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
@@ -284,7 +284,7 @@ def test_a_kill_in_the_middle_loses_nothing(platform: Platform, cogs: dict[str, 
     """Killed when some frames have their rows, and others at most their events: a second call makes it whole."""
     for number in range(1100):
         platform.drop(f"{FOLDER}/cog/02-08-60_{number // 100}-{number % 100:02}.tif", cogs["small"])
-    command = [sys.executable, "-c", "from ls4_assets.cli import main; main()", "adopt", "--apply"]
+    command = [sys.executable, "-c", "from ls4_assets.cli.main import main; main()", "adopt", "--apply"]
     child = subprocess.Popen(command, env=os.environ | environment(platform), start_new_session=True)
     while not platform.rows("SELECT FROM ls4.frame LIMIT 1") and child.poll() is None:
         time.sleep(0.03)

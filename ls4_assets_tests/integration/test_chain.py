@@ -8,8 +8,8 @@ import dagster as dg
 import geopandas
 from affine import Affine
 
-from ls4_assets.names import STEPS
-from ls4_assets.status import collect
+from ls4_assets.domain.names import STEPS
+from ls4_assets.operations.status import collect
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from mapserver.rendering import FOOTPRINT

@@ -14,9 +14,9 @@ from dagster._core.storage.event_log.base import PartitionKeyFilter
 from sqlalchemy import text
 
 from ls4_assets.assets import checks, frame_checks
-from ls4_assets.index.audit import audit_archive, audit_collection
-from ls4_assets.intake.scans import find_late_scans
-from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.db.audit import audit_archive, audit_collection
+from ls4_assets.ingest.late_raw_scans import find_late_scans
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from mapserver.config import MAPSERV
@@ -159,7 +159,7 @@ def test_a_map_that_shows_no_photograph_is_told(platform: Platform, right: str, 
 
 
 def test_where_nothing_can_draw_it_the_check_warns(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mapserver.trial.MAPSERV", Path("/nowhere/mapserv"))
+    monkeypatch.setattr("mapserver.smoke_test.MAPSERV", Path("/nowhere/mapserv"))
     drawn = checks.drawn_map(platform.archive, COLLECTION)
     assert not drawn.passed and drawn.severity == dg.AssetCheckSeverity.WARN
     assert "the map front does not answer" in str(drawn.description)
@@ -167,8 +167,8 @@ def test_where_nothing_can_draw_it_the_check_warns(platform: Platform, monkeypat
 
 def test_the_front_is_asked_by_the_address_that_runs_reach(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where runs have no way to the public address, each rebuild waited for it in vain, and warned."""
-    monkeypatch.setattr("mapserver.trial.MAPSERV", Path("/nowhere/mapserv"))
-    monkeypatch.setattr("mapserver.trial._PATIENCE", 0.5)
+    monkeypatch.setattr("mapserver.smoke_test.MAPSERV", Path("/nowhere/mapserv"))
+    monkeypatch.setattr("mapserver.smoke_test._PATIENCE", 0.5)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as front:
         threading.Thread(target=front.serve_forever, daemon=True).start()
         inside = f"http://127.0.0.1:{front.server_port}"

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from ls4_assets.assets import collections, keys
-from ls4_assets.index.schema import SourceState
-from ls4_assets.intake.batches import Limits, claim_batches, release_batch
-from ls4_assets.intake.look import look_at_bucket, only_one_look
-from ls4_assets.intake.sources import requeue
-from ls4_assets.status import collect, lines
+from ls4_assets.db.schema import SourceState
+from ls4_assets.ingest.batches import Limits, claim_batches, release_batch
+from ls4_assets.ingest.scan import look_at_bucket, only_one_look
+from ls4_assets.ingest.sources import requeue
+from ls4_assets.operations.status import collect, lines
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage

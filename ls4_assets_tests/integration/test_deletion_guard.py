@@ -6,13 +6,13 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from ls4_assets.cli import main
-from ls4_assets.intake.confirm import confirm_deletion
-from ls4_assets.intake.deletions import Held, held_collections
-from ls4_assets.intake.look import look_at_keys
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.status import collect, lines
-from ls4_assets_tests.integration.intake_fixtures import FOLDER, NAME, Intake, intake_fixture, opened, tif  # noqa: F401
+from ls4_assets.cli.main import main
+from ls4_assets.ingest.confirm import confirm_deletion
+from ls4_assets.ingest.deletions import Held, held_collections
+from ls4_assets.ingest.scan import look_at_keys
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.status import collect, lines
+from ls4_assets_tests.integration.ingest_fixtures import FOLDER, NAME, Intake, intake_fixture, opened, tif  # noqa: F401
 
 NC = FOLDER.replace("bw/", "nc/")
 

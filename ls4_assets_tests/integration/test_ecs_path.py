@@ -26,14 +26,14 @@ from sqlalchemy import make_url
 
 from deploy.aws.config import read_config
 from ls4_assets.assets import keys
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.state import free_port
 from ls4_assets_tests import ecs
 from ls4_assets_tests.deploy import containers
 from ls4_assets_tests.deploy.conftest import EXAMPLE, Stacks, require_cdk, synthesised
 from ls4_assets_tests.ecs import Ecs, Started, running_ecs
 from ls4_assets_tests.integration.serving_fixtures import rgba, running, wait_until_healthy
-from ls4_assets_tests.integration.test_events import new_queue
+from ls4_assets_tests.integration.test_ingest_events import new_queue
 from ls4_assets_tests.platform import CHECKOUT, PASSWORDS, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401

@@ -22,10 +22,11 @@ from rasterio.windows import from_bounds
 from stac_geoparquet.arrow import stac_table_to_items
 
 from ls4_assets.assets import keys
-from ls4_assets.exports import mosaic_index, names, publish
-from ls4_assets.index.catalogues import Compilation
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
+from ls4_assets.db.export_state import Compilation
+from ls4_assets.domain import export_keys
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.state import free_port
+from ls4_assets.publishing import mosaic_index
 from ls4_assets_tests.integration.serving_fixtures import running
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, read, rotated_rectangle, write_tif
@@ -63,7 +64,7 @@ def document(platform: Platform, key: str) -> dict[str, Any]:
 
 
 def item_of(platform: Platform, key: str) -> dict[str, Any]:
-    return document(platform, names.stac_item_key(frame_of(key)))
+    return document(platform, export_keys.stac_item_key(frame_of(key)))
 
 
 def local(platform: Platform, key: str) -> Path:
@@ -87,7 +88,7 @@ def test_footprints_are_the_tile_index_as_geojson_and_as_geoparquet(platform: Pl
         4326
     )
     for suffix, read_file in ((".geojson", geopandas.read_file), (".parquet", geopandas.read_parquet)):
-        frames = read_file(local(platform, names.footprints_key(OF, suffix)))
+        frames = read_file(local(platform, export_keys.footprints_key(OF, suffix)))
         assert set(LEGACY) <= set(frames.columns)
         assert frames.crs.equals("OGC:CRS84") or frames.crs.to_epsg() == 4326
         for column in ("location", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band"):
@@ -101,14 +102,14 @@ def test_a_stac_catalog_that_is_valid_and_tells_of_the_cog_what_is_true(platform
     scan = f"{FOLDER.replace('georef', 'scanned')}/02-08-60_6-107.TIF"
     platform.drop(scan, b"raw")
     drop_two(platform, tmp_path)
-    root = document(platform, names.ROOT_CATALOG_KEY)
+    root = document(platform, export_keys.ROOT_CATALOG_KEY)
     (child,) = [link["href"] for link in root["links"] if link["rel"] == "child"]
     whole = document(platform, f"derived/{child.removeprefix('./')}")
     for one in (root, whole):
         validate(one)
     assert (whole["id"], [link["rel"] for link in whole["links"]].count("item")) == (OF.name, 2)
     (listed,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
-    assert listed["exports"]["stac"] == f"{URL}/{names.stac_collection_key(OF)}"
+    assert listed["exports"]["stac"] == f"{URL}/{export_keys.stac_collection_key(OF)}"
     (wms,) = [link for link in whole["links"] if link["rel"] == "wms"]
     assert (wms["href"], wms["wms:layers"]) == (f"http://maps.test/wms/{OF.table}", [OF.name])
     for key in KEYS[:2]:
@@ -147,7 +148,7 @@ def test_the_items_as_parquet_are_the_items(platform: Platform, tmp_path: Path) 
     import pyarrow.parquet
 
     drop_two(platform, tmp_path)
-    path = local(platform, names.stac_parquet_key(OF))
+    path = local(platform, export_keys.stac_parquet_key(OF))
     items = list(stac_table_to_items(pyarrow.parquet.read_table(path)))
     for item in items:
         validate(item)
@@ -158,11 +159,11 @@ def test_the_items_as_parquet_are_the_items(platform: Platform, tmp_path: Path) 
 
 def test_only_items_of_frames_that_changed_are_written(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
-    before = [platform.storage.head(names.stac_item_key(frame_of(key))) for key in KEYS[:2]]
+    before = [platform.storage.head(export_keys.stac_item_key(frame_of(key))) for key in KEYS[:2]]
     platform.drop(KEYS[1], photo(tmp_path, seed=9, east=250))
     platform.drop(KEYS[2], photo(tmp_path, seed=3, east=500))
     platform.settle()
-    after = [platform.storage.head(names.stac_item_key(frame_of(key))) for key in KEYS]
+    after = [platform.storage.head(export_keys.stac_item_key(frame_of(key))) for key in KEYS]
     assert after[0] == before[0] and after[1] != before[1] and after[2]
     bytes_ = platform.storage.read(frame_of(KEYS[1]).cog_key)
     cog = item_of(platform, KEYS[1])["assets"]["cog"]
@@ -170,8 +171,8 @@ def test_only_items_of_frames_that_changed_are_written(platform: Platform, tmp_p
     platform.storage.delete(KEYS[0])
     platform.settle()
     platform.settle()
-    assert platform.storage.head(names.stac_item_key(frame_of(KEYS[0]))) is None
-    links = json.loads(platform.storage.read(names.stac_collection_key(OF)))["links"]
+    assert platform.storage.head(export_keys.stac_item_key(frame_of(KEYS[0]))) is None
+    links = json.loads(platform.storage.read(export_keys.stac_collection_key(OF)))["links"]
     assert [link["href"] for link in links if link["rel"] == "item"] == [f"./items/bw/02-08-60_6-{n}.json" for n in (108, 109)]
     assert due(platform) == []
 
@@ -184,12 +185,12 @@ def test_a_withdrawn_collection_leaves_the_catalogue(platform: Platform, tmp_pat
     for _ in range(3):
         platform.settle()
     assert [stored.key for stored in platform.storage.list(f"derived/{OF.name}/")] == []
-    root = json.loads(platform.storage.read(names.ROOT_CATALOG_KEY))
+    root = json.loads(platform.storage.read(export_keys.ROOT_CATALOG_KEY))
     assert [link for link in root["links"] if link["rel"] == "child"] == []
     assert platform.rows("SELECT name FROM ls4.collection") == []
     compile_now(platform)
-    assert json.loads(platform.storage.read(names.COMPILED_GEOJSON_KEY))["features"] == []
-    assert platform.storage.head(names.COMPILED_PARQUET_KEY) is None
+    assert json.loads(platform.storage.read(export_keys.COMPILED_GEOJSON_KEY))["features"] == []
+    assert platform.storage.head(export_keys.COMPILED_PARQUET_KEY) is None
 
 
 def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
@@ -201,7 +202,7 @@ def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
         raise OSError("no such driver")
 
     with monkeypatch.context() as patched:
-        patched.setattr(publish, "write_mosaic_index", broken)
+        patched.setattr(exports, "write_mosaic_index", broken)
         platform.drop(KEYS[0], photo(tmp_path))
         runs = platform.settle()
         assert [run.success for run in runs] == [True, False]
@@ -241,7 +242,7 @@ def public(cluster: Cluster) -> Iterator[Platform]:
 
 def test_gdal_opens_the_mosaic_from_its_public_address_with_the_pixels_of_the_cogs(public: Platform, tmp_path: Path) -> None:
     drop_two(public, tmp_path)
-    address = f"{public.settings.public_url}/{names.mosaic_index_key(OF, 'bw')}"
+    address = f"{public.settings.public_url}/{export_keys.mosaic_index_key(OF, 'bw')}"
     assert httpx.get(address).status_code == 200
     with rasterio.open(f"/vsicurl/{address}") as mosaic:
         assert (mosaic.driver, mosaic.count, mosaic.crs.to_epsg()) == ("GTI", 1, 3857)
@@ -258,7 +259,7 @@ def test_gdal_opens_the_mosaic_from_its_public_address_with_the_pixels_of_the_co
         assert mosaic.read(1, out_shape=(40, 80)).any()
     # The example of docs/catalogue.md.
     seen = []
-    for collection in Catalog.from_file(f"{public.settings.public_url}/{names.ROOT_CATALOG_KEY}").get_children():
+    for collection in Catalog.from_file(f"{public.settings.public_url}/{export_keys.ROOT_CATALOG_KEY}").get_children():
         for item in collection.get_items():
             with rasterio.open(item.assets["cog"].href) as cog:
                 seen.append((item.id, cog.shape))
@@ -281,20 +282,22 @@ def test_statewide_files_hold_every_collection_and_follow(platform: Platform, tm
     platform.settle()
     (request,) = platform.tick("statewide").run_requests or []  # type: ignore[union-attr]
     assert platform.run([keys.COMPILED], tags=request.tags).success
-    frames = geopandas.read_file(local(platform, names.COMPILED_GEOJSON_KEY))
-    same = geopandas.read_parquet(local(platform, names.COMPILED_PARQUET_KEY))
+    frames = geopandas.read_file(local(platform, export_keys.COMPILED_GEOJSON_KEY))
+    same = geopandas.read_parquet(local(platform, export_keys.COMPILED_PARQUET_KEY))
     assert frames["tablename"].tolist() == same["tablename"].tolist() == ["bastrop_txdot_1996_frames", *[OF.table] * 2]
     assert frames["dl_georef"].tolist() == same["dl_georef"].tolist()
     assert same.geometry.geom_equals_exact(frames.geometry, 1e-6).all()
     assert same.crs.equals("OGC:CRS84")
     # Read by its boxes, as the metadata promise.
-    west = geopandas.read_parquet(local(platform, names.COMPILED_PARQUET_KEY), bbox=(-180, -80, frames.total_bounds[0] - 1, 80))
+    west = geopandas.read_parquet(
+        local(platform, export_keys.COMPILED_PARQUET_KEY), bbox=(-180, -80, frames.total_bounds[0] - 1, 80)
+    )
     assert len(west) == 0
     assert isinstance(platform.tick("statewide"), dg.SkipReason)
     # A lost part is told of, holds up nothing, and is made again.
-    platform.storage.delete(names.footprints_key(OF, ".parquet"))
+    platform.storage.delete(export_keys.footprints_key(OF, ".parquet"))
     compile_now(platform)
-    assert len(geopandas.read_parquet(local(platform, names.COMPILED_PARQUET_KEY))) == 1
+    assert len(geopandas.read_parquet(local(platform, export_keys.COMPILED_PARQUET_KEY))) == 1
     assert due(platform) == [["catalogue"]]
 
 

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from sqlalchemy import insert
 
-from ls4_assets.index.schema import collection, source
-from ls4_assets.intake.batches import Batch, Claimed, Limits, claim_batches
-from ls4_assets.names import Collection, Frame
-from ls4_assets_tests.integration.intake_fixtures import Intake, intake_fixture  # noqa: F401
-from sensors.bucket import batch_limits, request
+from ls4_assets.db.schema import collection, source
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.ingest.batches import Batch, Claimed, Limits, claim_batches
+from ls4_assets_tests.integration.ingest_fixtures import Intake, intake_fixture  # noqa: F401
+from sensors.ingest_poll import batch_limits, request
 
 
 def queue(intake: Intake, of: Collection, count: int, minutes_ago: float) -> None:

@@ -9,10 +9,10 @@ import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
 
-from ls4_assets.frame_work import make_frame
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import STEPS
-from ls4_assets.status import collect, lines
+from ls4_assets.domain.names import STEPS
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.status import collect, lines
+from ls4_assets.processing.worker import make_frame
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -258,7 +258,7 @@ def die_at_101(order: object) -> object:
     import os
     import signal
 
-    from ls4_assets.orders import Order
+    from ls4_assets.processing.tasks import Order
 
     assert isinstance(order, Order)
     if order.frame.stem.endswith("101"):

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from ls4_assets.intake.look import EMPTY_WAIT
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets_tests.integration.intake_fixtures import FOLDER, Intake, opened, tif
+from ls4_assets.ingest.scan import EMPTY_WAIT
+from ls4_assets.local.postgres import Cluster
+from ls4_assets_tests.integration.ingest_fixtures import FOLDER, Intake, opened, tif
 from ls4_assets_tests.integration.test_s3fs import mounted
 from ls4_assets_tests.platform import CHECKOUT
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401

@@ -13,13 +13,13 @@ import pytest
 import rasterio
 from sqlalchemy import text
 
-from ls4_assets import room
 from ls4_assets.assets import events, frames
-from ls4_assets.frame_work import make_frame
-from ls4_assets.index.schema import SourceState
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import STEPS
-from ls4_assets.orders import Order, Outcome
+from ls4_assets.db.schema import SourceState
+from ls4_assets.domain.names import STEPS
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.processing import admission
+from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.worker import make_frame
 from ls4_assets_tests.platform import CHECKOUT, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
@@ -137,7 +137,7 @@ def test_a_person_whose_frame_finds_no_room_is_told_whether_it_is_tried_again(
 
 
 def with_a_full_disk(order: Order) -> Outcome:
-    room.shutil.disk_usage = lambda folder: type("Usage", (), {"free": 0})  # type: ignore[assignment, attr-defined]
+    admission.shutil.disk_usage = lambda folder: type("Usage", (), {"free": 0})  # type: ignore[assignment, attr-defined]
     return make_frame(order)
 
 
@@ -160,7 +160,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_frame_is_not_taken_for_a_corrupt_f
 
 
 def without_asking_for_room(order: Order) -> Outcome:
-    room.claim_disk = lambda *_: None  # type: ignore[assignment]
+    admission.claim_disk = lambda *_: None  # type: ignore[assignment]
     return make_frame(order)
 
 
@@ -180,8 +180,8 @@ import json, sys
 from pathlib import Path
 import dagster as dg
 from ls4_assets.definitions import build_definitions
-from ls4_assets.names import STEPS
-from ls4_assets.orders import Order, Outcome
+from ls4_assets.domain.names import STEPS
+from ls4_assets.processing.tasks import Order, Outcome
 from ls4_assets_tests.platform import SHARDS, Platform
 from resources.archive import Archive
 overrides, home, config, tags, times = json.loads(sys.argv[1])

@@ -10,9 +10,9 @@ import pytest
 from affine import Affine
 from click.testing import CliRunner
 
-from ls4_assets.cli import main
-from ls4_assets.names import STEPS
-from ls4_assets.status import collect
+from ls4_assets.cli.main import main
+from ls4_assets.domain.names import STEPS
+from ls4_assets.operations.status import collect
 from ls4_assets_tests.integration.test_faults import no_georeference, truncated, written
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, write_tif

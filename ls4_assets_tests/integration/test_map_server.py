@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from ls4_assets.laptop.state import free_port
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     COLLECTION,

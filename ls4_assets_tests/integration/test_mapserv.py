@@ -11,7 +11,7 @@ import pytest
 from owslib.wms import WebMapService  # type: ignore[import-untyped]
 from sqlalchemy import text
 
-from ls4_assets.names import Collection
+from ls4_assets.domain.names import Collection
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     COLLAR,

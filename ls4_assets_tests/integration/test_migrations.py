@@ -13,12 +13,12 @@ from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
-from ls4_assets.cli import main
-from ls4_assets.index import migrate
-from ls4_assets.index.bootstrap import ROLES, bootstrap
-from ls4_assets.index.migrate import BASELINE, COMPARED, SCRIPTS, Upgrade, upgrade
-from ls4_assets.index.schema import metadata
-from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.cli.main import main
+from ls4_assets.db import migrate
+from ls4_assets.db.bootstrap import ROLES, bootstrap
+from ls4_assets.db.migrate import BASELINE, COMPARED, SCRIPTS, Upgrade, upgrade
+from ls4_assets.db.schema import metadata
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.conftest import new_cluster
 from ls4_assets_tests.platform import CHECKOUT, PASSWORDS
 

@@ -16,11 +16,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.assets import overview_mosaic as asset
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic, withdraw_overview_mosaic
-from ls4_assets.exports.publish import form as exports_form
-from ls4_assets.index.schema import catalogue, collection
-from ls4_assets.index.tile_index import served_root
-from ls4_assets.intake.rebuilds import due_collections
-from ls4_assets.pixels.overview_grid import Box
+from ls4_assets.db.schema import catalogue, collection
+from ls4_assets.db.tile_index import served_root
+from ls4_assets.publishing.exports import form as exports_form
+from ls4_assets.publishing.rebuilds import due_collections
+from ls4_assets.raster.overview_grid import Box
 from ls4_assets_tests.integration.overview_fixtures import OF, Shelf, shelf
 from ls4_assets_tests.integration.serving_fixtures import IndexDatabase, index_database_fixture  # noqa: F401
 from ls4_assets_tests.rasters import NORTH, WEST, Pixels, photograph, read, rotated_rectangle

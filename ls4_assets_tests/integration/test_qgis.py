@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.warp import transform_bounds
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.survey import TRAVIS, make_survey, sample_views
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.sample_data import TRAVIS, make_survey, sample_views
 from ls4_assets_tests.integration.serving_fixtures import front_of, rgba
 from ls4_assets_tests.platform import running_platform
 from mapserver.rendering import Extent

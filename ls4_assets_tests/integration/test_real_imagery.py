@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.windows import Window
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import Frame
-from ls4_assets.status import collect
+from ls4_assets.domain.names import Frame
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.status import collect
 from ls4_assets_tests.integration.serving_fixtures import front_of
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 

@@ -9,11 +9,11 @@ import pytest
 from affine import Affine
 from click.testing import CliRunner
 
-from ls4_assets.cli import main
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import Collection
-from ls4_assets.reconcile.facts import Kind
-from ls4_assets.reconcile.run import Reconciler, Report
+from ls4_assets.cli.main import main
+from ls4_assets.domain.names import Collection
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.reconcile.model import Kind
+from ls4_assets.operations.reconcile.run import Reconciler, Report
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, write_tif
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.reconcile.facts import Kind
-from ls4_assets.reconcile.words import lines
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.reconcile.messages import lines
+from ls4_assets.operations.reconcile.model import Kind
 from ls4_assets_tests.integration.test_reconcile import FOLDER, OF, execute, found, reconciled
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401

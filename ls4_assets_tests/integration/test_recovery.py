@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from ls4_assets.assets.keys import IN_STEP
-from ls4_assets.cli import main
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.status import collect
+from ls4_assets.cli.main import main
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.status import collect
 from ls4_assets_tests.integration.test_reconcile import FIRST, FOLDER, KEYS, OF, TABLE, execute, fill, reconciled
 from ls4_assets_tests.platform import CHECKOUT, Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif

@@ -19,12 +19,12 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.backfill import execute_backfill_iteration
 from sqlalchemy.exc import SQLAlchemyError
 
-from ls4_assets import rematerialize
 from ls4_assets.assets import keys
+from ls4_assets.cli.main import rematerialize
+from ls4_assets.cli.rematerialize import follow, launch, progress
+from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
 from ls4_assets.errors import UnknownName
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import COLLECTION_STEPS, STEPS
-from ls4_assets.rematerialize import follow, launch, progress
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import SHARDS, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 

@@ -8,10 +8,10 @@ import pytest
 from affine import Affine
 from sqlalchemy import text
 
-from ls4_assets.index import tile_index
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import Collection
-from ls4_assets.public_cogs import publish_cogs
+from ls4_assets.db import tile_index
+from ls4_assets.domain.names import Collection
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.publishing.public_cogs import publish_cogs
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -120,7 +120,7 @@ def test_a_public_cog_that_a_crash_left_behind_follows_with_the_next_rebuild(pla
 
 def test_the_readers_of_an_old_cog_are_waited_for(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("ls4_assets.public_cogs.sleep", waits.append)
+    monkeypatch.setattr("ls4_assets.publishing.public_cogs.sleep", waits.append)
     patient = platform.with_settings(reader_seconds="30")
     patient.drop(KEY, photo(tmp_path, 1))
     patient.settle()

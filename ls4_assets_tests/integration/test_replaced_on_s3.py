@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 import pytest
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.laptop.state import free_port
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     IndexDatabase,
     index_database_fixture,  # noqa: F401

@@ -10,10 +10,10 @@ from affine import Affine
 from click.testing import CliRunner, Result
 
 from ls4_assets import logs
-from ls4_assets.cli import main
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import STEPS
-from ls4_assets.status import CollectionStatus, Status, collect, lines
+from ls4_assets.cli.main import main
+from ls4_assets.domain.names import STEPS
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.status import CollectionStatus, Status, collect, lines
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets import frame_work
 from ls4_assets.assets import collections
-from ls4_assets.frame_work import make_frame
-from ls4_assets.index import frames as records
-from ls4_assets.intake.look import look_at_bucket
-from ls4_assets.names import STEPS
-from ls4_assets.orders import Order, Outcome
+from ls4_assets.db import frames as records
+from ls4_assets.domain.names import STEPS
+from ls4_assets.ingest.scan import look_at_bucket
+from ls4_assets.processing import worker
+from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.worker import make_frame
 from ls4_assets_tests.platform import Platform, frame_of
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
@@ -52,14 +52,14 @@ def test_products_that_a_rebuild_removes_while_they_are_found_right_are_made_aga
     platform.drop(KEY, good)
     platform.tick("bucket")
     platform.tick("bucket")
-    confirm = frame_work._Bench._confirm
+    confirm = worker._Bench._confirm
 
-    def after_the_rebuild(bench: frame_work._Bench, content: str) -> Outcome:
+    def after_the_rebuild(bench: worker._Bench, content: str) -> Outcome:
         collections.refresh_index(platform.archive, frame_of(KEY).collection)
         return confirm(bench, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(frame_work._Bench, "_confirm", after_the_rebuild)
+        patch.setattr(worker._Bench, "_confirm", after_the_rebuild)
         outcome = make(platform, tmp_path)
     assert outcome.status == "superseded"
     assert platform.state(KEY)[0] == "queued"

@@ -15,8 +15,8 @@ import rasterio
 from boto3.s3.transfer import TransferConfig
 from rasterio.session import AWSSession
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import STEPS
+from ls4_assets.domain.names import STEPS
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import Pixels, photograph, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, SERVERS, S3Server, s3_server_fixture  # noqa: F401

@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ls4_assets.laptop.state import free_port
-from ls4_assets.names import Collection
+from ls4_assets.domain.names import Collection
+from ls4_assets.local.state import free_port
 from ls4_assets.settings import load_settings
 from ls4_assets_tests.integration.serving_fixtures import (
     TABLE,

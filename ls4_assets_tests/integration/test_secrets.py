@@ -13,7 +13,7 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import InternalError, ProgrammingError
 
 from ls4_assets.assets import checks
-from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.serving_fixtures import (
     Served,
     index_database_fixture,  # noqa: F401

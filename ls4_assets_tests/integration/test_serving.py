@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import Collection
+from ls4_assets.domain.names import Collection
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     EXTENT,

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ls4_assets.laptop.state import free_port
-from ls4_assets.notices.refusals import Counts, Refusal, staff_json
+from ls4_assets.local.state import free_port
+from ls4_assets.notifications.rejections import Counts, Refusal, staff_json
 from ls4_assets_tests.integration.serving_fixtures import running
 from mapserver.config import PostgresService, write_config
 

@@ -10,11 +10,11 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from ls4_assets.assets import keys
-from ls4_assets.index.stale import count_stale, stale_partitions, stale_profiles
-from ls4_assets.laptop.postgres import Cluster
-from ls4_assets.names import STEPS, Step
-from ls4_assets.rematerialize import launch_stale
-from ls4_assets.status import collect, lines
+from ls4_assets.cli.rematerialize import launch_stale
+from ls4_assets.db.stale import count_stale, stale_partitions, stale_profiles
+from ls4_assets.domain.names import STEPS, Step
+from ls4_assets.local.postgres import Cluster
+from ls4_assets.operations.status import collect, lines
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 

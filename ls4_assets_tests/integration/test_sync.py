@@ -16,10 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ls4_assets.catalogue import COLLECTIONS_KEY
+from ls4_assets.domain.names import Collection
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.names import Collection
-from ls4_assets.notices.refusals import STAFF_KEY, Counts, staff_json
+from ls4_assets.notifications.rejections import STAFF_KEY, Counts, staff_json
+from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets_tests.integration.serving_fixtures import (
     EXTENT,
     NAME,

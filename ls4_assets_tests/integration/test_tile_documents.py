@@ -5,7 +5,7 @@ from pathlib import Path
 
 from affine import Affine
 
-from ls4_assets.laptop.postgres import Cluster
+from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from mapserver.tiles import tilejson_findings, wmts_findings

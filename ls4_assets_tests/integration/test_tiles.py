@@ -17,7 +17,7 @@ from PIL import Image
 from rasterio.windows import from_bounds
 from sqlalchemy import text
 
-from ls4_assets.laptop.state import free_port
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     EXTENT,

@@ -17,9 +17,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from ls4_assets.index.schema import tile_index
-from ls4_assets.laptop.state import free_port
-from ls4_assets.names import Collection
+from ls4_assets.db.schema import tile_index
+from ls4_assets.domain.names import Collection
+from ls4_assets.local.state import free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     COLLECTION,

@@ -12,15 +12,15 @@ import shapely
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
 
-from ls4_assets.adopt.cog_header import Header, read_header
+from ls4_assets.domain.names import Band
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameFault
-from ls4_assets.names import Band
-from ls4_assets.pixels.footprint import footprint
-from ls4_assets.pixels.frame import process, product_path
-from ls4_assets.pixels.gdal_env import gdal_env
-from ls4_assets.pixels.overviews import write_overviews
-from ls4_assets.pixels.source import Limits
-from ls4_assets.profiles import PROFILES
+from ls4_assets.operations.adopt.cog_header import Header, read_header
+from ls4_assets.raster.footprint import footprint
+from ls4_assets.raster.frame import process, product_path
+from ls4_assets.raster.gdal_env import gdal_env
+from ls4_assets.raster.overviews import write_overviews
+from ls4_assets.raster.source import Limits
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, rotated_rectangle, write_tif
 
 SIZE = 1300

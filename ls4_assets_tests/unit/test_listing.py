@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from ls4_assets.intake import listing
-from ls4_assets.intake.listing import END, Piece
-from ls4_assets.names import frame_stem
+from ls4_assets.domain.names import frame_stem
+from ls4_assets.ingest import listing
+from ls4_assets.ingest.listing import END, Piece
 from resources.storage import StoredObject, end_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

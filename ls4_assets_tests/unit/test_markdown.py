@@ -1,6 +1,6 @@
 """Tables for Dagit's metadata."""
 
-from ls4_assets.markdown import table
+from ls4_assets.assets.markdown import table
 
 
 def test_what_stands_in_a_cell_is_read_as_it_is() -> None:

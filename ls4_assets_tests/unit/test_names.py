@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ls4_assets.domain.links import links
+from ls4_assets.domain.names import Collection, Frame, frame_stem, parse_collection_path, parse_georef_key
 from ls4_assets.errors import NameRefused
-from ls4_assets.links import links
-from ls4_assets.names import Collection, Frame, frame_stem, parse_collection_path, parse_georef_key
 from ls4_assets.settings import read_shards
 
 SHARDS = read_shards(None)

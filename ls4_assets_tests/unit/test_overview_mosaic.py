@@ -11,10 +11,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rio_cogeo.cogeo import cog_validate
 
-from ls4_assets.pixels.gdal_env import gdal_env
-from ls4_assets.pixels.overview_grid import MOST_PIXELS, Box, Grid, Tile, choose_zoom, resolution
-from ls4_assets.pixels.overview_mosaic import Made, Order, build_overview_mosaic
-from ls4_assets.pixels.overview_painting import PlacedFrame
+from ls4_assets.raster.gdal_env import gdal_env
+from ls4_assets.raster.overview_grid import MOST_PIXELS, Box, Grid, Tile, choose_zoom, resolution
+from ls4_assets.raster.overview_mosaic import Made, Order, build_overview_mosaic
+from ls4_assets.raster.overview_painting import PlacedFrame
 from ls4_assets_tests.rasters import NORTH, WEST, Pixels, photograph, read, read_mask, rotated_rectangle, write_tif
 
 SIZE = 500

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ls4_assets.index.schema import SourceState
-from ls4_assets.intake.listing import Dropped, combined_version, pair_sidecars
-from ls4_assets.intake.planner import Changes, Known, Rules, plan_changes
+from ls4_assets.db.schema import SourceState
+from ls4_assets.ingest.listing import Dropped, combined_version, pair_sidecars
+from ls4_assets.ingest.planner import Changes, Known, Rules, plan_changes
 from ls4_assets.settings import read_shards
 from resources.storage import StoredObject
 

@@ -13,12 +13,12 @@ from typing import Any
 import psutil
 from pebble import ProcessExpired
 
-from ls4_assets.pool import carry_out
+from ls4_assets.processing.pool import carry_out
 
 RUN = """
 import time
 from types import SimpleNamespace
-from ls4_assets.pool import carry_out
+from ls4_assets.processing.pool import carry_out
 list(carry_out(time.sleep, [600.0, 600.0], SimpleNamespace(workers=2, worker_memory_mb=1500, frame_timeout=900)))
 """
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from ls4_assets.profiles import BW, NC, PROFILES, FrameProfile
+from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
 
 
 def test_defaults_are_the_archives_products() -> None:
@@ -70,5 +70,5 @@ def test_hashes_tell_bands_and_steps_apart() -> None:
 
 def test_hash_changes_with_the_code_of_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     before = BW.hash("deflate")
-    monkeypatch.setattr("ls4_assets.profiles.PIXELS_VERSION", 9999)
+    monkeypatch.setattr("ls4_assets.domain.profiles.PIXELS_VERSION", 9999)
     assert BW.hash("deflate") != before

@@ -9,11 +9,11 @@ import shapely
 from rasterio.warp import transform_geom
 from shapely.geometry import mapping, shape
 
+from ls4_assets.domain.names import Band
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameFault
-from ls4_assets.names import Band
-from ls4_assets.pixels.frame import FrameResult, process
-from ls4_assets.pixels.source import Limits
-from ls4_assets.profiles import PROFILES
+from ls4_assets.raster.frame import FrameResult, process
+from ls4_assets.raster.source import Limits
 from ls4_assets_tests.rasters import read_mask
 
 GOOD: list[tuple[str, Band, str, float]] = [

@@ -5,11 +5,20 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ls4_assets.index.schema import SourceState
-from ls4_assets.intake.sources import LIVE
-from ls4_assets.names import Collection, Frame
-from ls4_assets.reconcile.facts import Action, Kind, Known, KnownCollection, KnownFrame, KnownSource, KnownTable, Listed
-from ls4_assets.reconcile.plan import plan
+from ls4_assets.db.schema import SourceState
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.ingest.sources import LIVE
+from ls4_assets.operations.reconcile.model import (
+    Action,
+    Kind,
+    Known,
+    KnownCollection,
+    KnownFrame,
+    KnownSource,
+    KnownTable,
+    Listed,
+)
+from ls4_assets.operations.reconcile.plan import plan
 
 OF = Collection("Travis", "USDA_1958", "frames")
 FRAMES = [Frame(OF, "bw", f"02-08-60_6-{number}") for number in range(1, 5)]

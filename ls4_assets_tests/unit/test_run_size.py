@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.run_size import FARGATE, RunSize, size_of_run, smallest_pair
+from ls4_assets.processing.run_size import FARGATE, RunSize, size_of_run, smallest_pair
 
 SCAN = 50_000_000  # 7,200 px, bw
 FILM = 270_000_000

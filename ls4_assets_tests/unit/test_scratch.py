@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.scratch import scratch_folder
 from resources.directory_storage import DirectoryStorage
+from resources.scratch import scratch_folder
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from ls4_assets.scratch import scratch_folder
+from resources.scratch import scratch_folder
 with scratch_folder("ls4-run-", Path(sys.argv[1])) as folder:
     (folder / "deep").mkdir()
     (folder / "deep" / "half.tif").write_bytes(b"x")
@@ -67,7 +67,7 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_hol
 def test_many_processes_that_begin_at_once_leave_each_other_alone(tmp_path: Path) -> None:
     """A folder was swept between its making and its locking."""
     code = (
-        "import sys; from pathlib import Path; from ls4_assets.scratch import scratch_folder\n"
+        "import sys; from pathlib import Path; from resources.scratch import scratch_folder\n"
         "for number in range(300):\n"
         "    with scratch_folder('ls4-run-', Path(sys.argv[1])) as folder:\n"
         "        (folder / 'x').write_bytes(b'x'); assert (folder / 'x').exists()\n"

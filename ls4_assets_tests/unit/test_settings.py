@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ls4_assets.domain.profiles import NC
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.profiles import NC
 from ls4_assets.settings import load_settings, read_shards
 
 NEEDED = {

@@ -11,7 +11,7 @@ import { build } from "esbuild";
 import { filter, presimplify, quantile, simplify } from "topojson-simplify";
 import { quantize } from "topojson-client";
 
-const STATE = "48"; // whose counties are drawn: Texas, as in ls4_assets/shards.toml
+const STATE = "48"; // whose counties are drawn: Texas, as in ls4_assets/domain/regions/shards.toml
 const COUNTY_LINES = 0.1; // share of the lines' points that is kept: a county is a few hundred pixels wide at most
 const FARAWAY = new Set(["02", "15", "60", "66", "69", "72", "78"]); // states and territories that no map here reaches
 

@@ -1,0 +1,1 @@
+"""The `ls4` commands."""

@@ -1,0 +1,92 @@
+"""What a database administrator does once (`ls4 db init`): roles, databases, PostGIS and grants. Idempotent, and prints nothing.
+
+Three roles: `dagster` owns the Dagster database; `ls4` (the pipeline) owns the index and may create its tables; `mapserver`
+may only SELECT the tile indexes. Passwords are set anew at each call, so a rotated secret needs no more than a re-run.
+
+The administrator need not be a superuser, and none is on RDS: it becomes a member of the two owners. PostGIS's own tables,
+`spatial_ref_sys` among them, stay whose they are, and are only read.
+"""
+
+from collections.abc import Mapping
+
+from psycopg2.extensions import encrypt_password
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from ls4_assets.db.migrate import Upgrade, upgrade
+from ls4_assets.db.schema import SCHEMA
+from ls4_assets.errors import ConfigurationError
+
+ROLES = ("dagster", "ls4", "mapserver")
+OWNED_DATABASES = ("dagster", "ls4")
+
+
+def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> Upgrade:
+    """Make a PostgreSQL server ready. `admin_url` is a superuser's (or an rds_superuser's); `passwords` has one per role.
+
+    Raises ConfigurationError where the administrator may not do that, or the database is a newer version's.
+    """
+    url = make_url(admin_url)
+    with _autocommit(url) as server:
+        for role in ROLES:
+            _ensure_role(server, role, passwords[role])
+        _join_owners(server)
+        for database in OWNED_DATABASES:
+            _ensure_database(server, database)
+    index_url = url.set(database="ls4")
+    with _autocommit(index_url) as index:
+        _ensure_postgis(index)
+        index.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION ls4"))
+        index.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+        index.execute(text("GRANT CREATE, USAGE ON SCHEMA public TO ls4"))
+        index.execute(text("GRANT USAGE ON SCHEMA public TO mapserver"))
+        # A second line of defence, behind the rights that the role does not have.
+        index.execute(text("ALTER ROLE mapserver SET default_transaction_read_only = on"))
+        # Every tile index that the pipeline will ever make is readable by the map server from its first moment.
+        index.execute(text("ALTER DEFAULT PRIVILEGES FOR ROLE ls4 IN SCHEMA public GRANT SELECT ON TABLES TO mapserver"))
+    with create_engine(index_url, poolclass=NullPool).begin() as index:
+        # As the pipeline's role, which thereby owns its tables and may alter them later.
+        index.execute(text("SET LOCAL ROLE ls4"))
+        return upgrade(index)
+
+
+def _autocommit(url: URL) -> Connection:
+    return create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect()
+
+
+def _ensure_role(server: Connection, role: str, password: str) -> None:
+    exists = server.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role})
+    verb = "ALTER" if exists else "CREATE"
+    # Utility statements take no parameters and may be logged: the server is told the SCRAM verifier, never the password.
+    driver = server.connection.driver_connection
+    verifier = encrypt_password(password, role, scope=driver, algorithm="scram-sha-256")
+    server.exec_driver_sql(f"{verb} ROLE {role} LOGIN PASSWORD '{verifier}'")
+
+
+def _join_owners(server: Connection) -> None:
+    """Only a member may make a database for an owner, and act as it."""
+    if not server.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
+        server.execute(text(f"GRANT {', '.join(OWNED_DATABASES)} TO CURRENT_USER"))
+
+
+def _ensure_database(server: Connection, name: str) -> None:
+    if not server.scalar(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}):
+        server.execute(text(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0 ENCODING 'UTF8'"))
+        server.execute(text(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"))
+    server.execute(text(f"GRANT CONNECT ON DATABASE {name} TO {'ls4, mapserver' if name == 'ls4' else name}"))
+
+
+def _ensure_postgis(index: Connection) -> None:
+    try:
+        index.execute(text("CREATE EXTENSION IF NOT EXISTS postgis"))
+    except DBAPIError as error:
+        reason = str(error.orig).partition("\n")[0]
+        raise ConfigurationError(
+            f"PostGIS cannot be made in the database ls4 ({reason}); install it on the server, or let its superuser run "
+            "CREATE EXTENSION postgis in that database, then start this again."
+        ) from None
+    for name in ("spatial_ref_sys", "geometry_columns"):
+        for role in ("ls4", "mapserver"):
+            # PostGIS lets everybody read them; somebody else's table may not even be granted once more.
+            if not index.scalar(text("SELECT has_table_privilege(:role, :name, 'SELECT')"), {"role": role, "name": name}):
+                index.execute(text(f"GRANT SELECT ON {name} TO {role}"))

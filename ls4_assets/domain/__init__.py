@@ -1,0 +1,1 @@
+"""Pure names and rules of the archive."""

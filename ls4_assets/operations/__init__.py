@@ -1,0 +1,1 @@
+"""What operators run: status, reconcile, adopt."""

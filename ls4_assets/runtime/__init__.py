@@ -1,0 +1,1 @@
+"""Run launchers and the Dagster instance."""

@@ -1,0 +1,103 @@
+"""An archive with its source table and without Dagster: what the tests of the intake look at."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from ls4_assets.ingest.batches import Limits, claim_batches
+from ls4_assets.ingest.scan import Look, look_at_bucket
+from ls4_assets.local.postgres import Cluster
+from ls4_assets_tests.platform import empty_archive
+from resources.archive import Archive
+from resources.storage import Storage, StoredObject, end_of
+
+FOLDER = "bw/Travis/USDA_1958/frames/georef"
+NAME = "Travis_USDA_1958_frames"
+
+
+def tif(number: int, folder: str = FOLDER) -> str:
+    return f"{folder}/02-08-60_6-{number:06}.tif"
+
+
+@dataclass
+class Intake:
+    """`archive` may be looked at and changed; `cursor` is where the next look begins."""
+
+    archive: Archive
+    cursor: str = ""
+
+    @property
+    def storage(self) -> Storage:
+        return self.archive.storage
+
+    def drop(self, *keys: str, data: bytes = b"x") -> None:
+        for key in keys:
+            self.storage.put(key, data)
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.storage.delete(key)
+
+    def look(self, times: int = 1, keys: int | None = None, seconds: float | None = None) -> Look:
+        """One tick after another; the last one's look."""
+        for _ in range(times):
+            look = look_at_bucket(self.archive, self.cursor, seconds, keys)
+            self.cursor = look.next_key
+        return look
+
+    def claim(self, size: int = 100, claimed: int = 10, per_shard: int = 10, per_collection: int = 6) -> list[list[str]]:
+        """Keys of each batch."""
+        batches = claim_batches(self.archive.database, Limits(size, claimed, per_shard, per_collection))
+        return [[claimed.key for claimed in batch.sources] for batch in batches]
+
+    def finish(self, *keys: str) -> None:
+        """As when a run made the frames of these keys, or of all."""
+        self.write("UPDATE ls4.source SET state = 'done' WHERE key = ANY(:keys) OR :keys = '{}'", keys=list(keys))
+
+    def write(self, statement: str, **values: object) -> None:
+        with self.archive.database.begin() as connection:
+            connection.execute(text(statement), values)
+
+    def states(self) -> dict[str, str]:
+        with self.archive.database.connect() as connection:
+            return {row.key: row.state for row in connection.execute(text("SELECT key, state FROM ls4.source ORDER BY key"))}
+
+    def count(self, where: str = "true") -> Counter[str]:
+        with self.archive.database.connect() as connection:
+            rows = connection.execute(text(f"SELECT state, count(*) FROM ls4.source WHERE {where} GROUP BY state"))
+            return Counter({row[0]: row[1] for row in rows})
+
+
+@contextmanager
+def opened(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Intake]:
+    with empty_archive(cluster, folder, storage, **overrides) as archive:
+        yield Intake(archive)
+
+
+@pytest.fixture(name="intake")
+def intake_fixture(cluster: Cluster, tmp_path: Path) -> Iterator[Intake]:
+    """On a plain folder."""
+    with opened(cluster, tmp_path) as intake:
+        yield intake
+
+
+class Listed:
+    """A storage of keys alone, as large as one likes."""
+
+    is_folder = False
+
+    def __init__(self, folders: dict[str, list[StoredObject]]) -> None:
+        """`folders`: what lies in each georef folder, in key order."""
+        self.folders = folders
+
+    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        inside = self.folders.get(folder, [])
+        yield from inside[bisect_right(inside, after, key=lambda found: found.key) :]
+        below = {key[len(folder) :].partition("/")[0] for key in self.folders if key.startswith(folder) and key != folder}
+        yield from (f"{folder}{name}/" for name in sorted(below) if end_of(f"{folder}{name}/") > after)

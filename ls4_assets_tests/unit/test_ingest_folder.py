@@ -1,0 +1,65 @@
+"""`ls4 ingest`: a folder of a user's own tifs goes into the archive under its collection."""
+
+from pathlib import Path
+
+import pytest
+
+from ls4_assets.errors import NameRefused
+from ls4_assets.ingest.folder import ingest_folder
+from ls4_assets.settings import read_shards
+from resources.directory_storage import DirectoryStorage
+
+COLLECTION = "bw/Travis/USDA_1958/frames"
+SHARDS = read_shards(None)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    (tmp_path / "archive").mkdir()
+    return DirectoryStorage(tmp_path / "archive")
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("02-08-60_6-107.tif", "02-08-60_6-107.tfw", "02-08-60_6-108.TIF", "scan0001.tif", "scan0001.tfw", "notes.txt"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_tifs_and_their_sidecars_are_put_and_bad_names_are_told(storage: DirectoryStorage, scans: Path) -> None:
+    report = ingest_folder(scans, COLLECTION, storage, SHARDS)
+    assert [found.key for found in storage.list("")] == [
+        f"{COLLECTION}/georef/02-08-60_6-107.tfw",
+        f"{COLLECTION}/georef/02-08-60_6-107.tif",
+        f"{COLLECTION}/georef/02-08-60_6-108.TIF",
+    ]
+    assert (len(report.put), report.unchanged, report.skipped) == (3, [], ["notes.txt"])
+    assert len(report.refused) == 1 and "scan0001" in report.refused[0]
+
+
+def test_what_is_there_already_is_not_put_again(storage: DirectoryStorage, scans: Path) -> None:
+    ingest_folder(scans, COLLECTION, storage, SHARDS)
+    before = list(storage.list(""))
+    (scans / "02-08-60_6-108.TIF").write_bytes(b"rescanned")
+    report = ingest_folder(scans, COLLECTION, storage, SHARDS, replace=True)
+    assert (report.put, len(report.unchanged)) == (["02-08-60_6-108.TIF"], 2)
+    assert [a.key for a, b in zip(before, storage.list(""), strict=True) if a != b] == [f"{COLLECTION}/georef/02-08-60_6-108.TIF"]
+
+
+def test_a_wrong_collection_is_refused_before_anything_is_put(storage: DirectoryStorage, scans: Path) -> None:
+    with pytest.raises(NameRefused, match="did you mean Travis"):
+        ingest_folder(scans, "bw/Travs/USDA_1958/frames", storage, SHARDS)
+    assert list(storage.list("")) == []
+
+
+@pytest.mark.parametrize("content", [b"an old copy", b""])
+def test_a_good_frame_is_not_overwritten_unasked(storage: DirectoryStorage, scans: Path, content: bytes) -> None:
+    """A folder was ingested a second time, and its old, empty file took the place of the one mended in the archive."""
+    ingest_folder(scans, COLLECTION, storage, SHARDS)
+    (scans / "02-08-60_6-107.tif").write_bytes(content)
+    report = ingest_folder(scans, COLLECTION, storage, SHARDS)
+    assert report.put == []
+    assert any("02-08-60_6-107.tif" in sentence for sentence in report.refused)
+    assert storage.read(f"{COLLECTION}/georef/02-08-60_6-107.tif") == b"02-08-60_6-107.tif"

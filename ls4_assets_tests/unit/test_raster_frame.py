@@ -1,0 +1,105 @@
+"""A frame through its steps: together or one by one the same products, and a result that an operator can read."""
+
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+
+from ls4_assets.domain.names import STEPS, Band
+from ls4_assets.domain.profiles import BW, NC, PROFILES
+from ls4_assets.errors import FrameFault
+from ls4_assets.raster.frame import FrameResult, process, product_path
+from ls4_assets.raster.source import Limits
+from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return write_tif(tmp_path / "02-08-60_6-107.tif", photograph(700, 900) * rotated_rectangle(700, 900))
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_result_of_a_frame(tmp_path: Path, scan: Path) -> None:
+    result = process(scan, tmp_path / "work", "f", "bw", BW, Limits(), source_sha256="ab12")
+    assert (result.width, result.height, result.source_width, result.source_height) == (900, 700, 900, 700)
+    assert (result.source_crs, result.warped, result.cog_made) == ("EPSG:3857", False, "assembled")
+    assert result.overview_levels == (2,)
+    assert result.valid_share == pytest.approx(rotated_rectangle(700, 900).mean())
+    assert set(result.seconds) == set(result.peak_mb) == set(result.sizes) == set(result.profile_hash) == set(STEPS)
+    assert result.sizes["cog"] == (tmp_path / "work" / "cog" / "f.tif").stat().st_size
+    assert result.profile_hash["cog"] == BW.hash("cog")
+    assert all(20 < megabytes < 20_000 for megabytes in result.peak_mb.values())
+    assert result.footprint_wkb is not None and shapely.from_wkb(result.footprint_wkb).geom_type == "MultiPolygon"
+    assert result.thumbnail is not None and result.thumbnail[8:12] == b"WEBP"
+
+
+@pytest.mark.parametrize("band", ["bw", "nc"])
+def test_steps_one_by_one_make_the_same_products_as_together(tmp_path: Path, band: Band) -> None:
+    pixels = photograph(700, 900, PROFILES[band].bands) * rotated_rectangle(700, 900)
+    source = write_tif(tmp_path / "a.tif", pixels)
+    process(source, tmp_path / "together", "f", band, PROFILES[band], Limits())
+    for step in STEPS:
+        process(source if step == "deflate" else None, tmp_path / "apart", "f", band, PROFILES[band], Limits(), [step])
+    assert set(products(tmp_path / "together")) == {"deflate/f.tif", "deflate/f.tif.ovr", "cog/f.tif"}
+    assert products(tmp_path / "together") == products(tmp_path / "apart")
+
+
+def test_the_same_scan_gives_the_same_bytes(tmp_path: Path, scan: Path) -> None:
+    for name in ("one", "two"):
+        process(scan, tmp_path / name, "f", "bw", BW, Limits(), source_sha256="ab12")
+    assert products(tmp_path / "one") == products(tmp_path / "two")
+
+
+def test_steps_that_were_not_asked_for_are_not_in_the_result(tmp_path: Path, scan: Path) -> None:
+    result = process(scan, tmp_path, "f", "bw", BW, Limits(), ["deflate"])
+    assert list(result.seconds) == ["deflate"]
+    assert (result.cog_made, result.footprint_wkb, result.thumbnail) == (None, None, None)
+    assert not product_path(tmp_path, "f", "overviews").exists()
+
+
+@pytest.mark.parametrize("steps", [["overviews"], ["cog"], ["deflate", "cog"]])
+def test_a_missing_upstream_product_is_the_callers_mistake(tmp_path: Path, scan: Path, steps: list[str]) -> None:
+    with pytest.raises(ValueError, match="fetch it"):
+        process(scan, tmp_path, "f", "bw", BW, Limits(), steps)  # type: ignore[arg-type]
+
+
+def test_deflate_needs_a_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give its path"):
+        process(None, tmp_path, "f", "bw", BW, Limits())
+
+
+def test_no_step_at_all(tmp_path: Path, scan: Path) -> None:
+    with pytest.raises(ValueError, match="name some of"):
+        process(scan, tmp_path, "f", "bw", BW, Limits(), [])
+
+
+def test_a_cog_that_breaks_the_promise_is_told_of_in_the_result(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ls4_assets.raster.frame.check_cog", lambda *_: ["overview levels should be [2], found []"])
+    result = process(scan, tmp_path, "f", "bw", BW, Limits())
+    assert result.cog_findings == ("overview levels should be [2], found []",)
+
+
+def test_a_fault_leaves_no_scratch_behind(tmp_path: Path) -> None:
+    scan = write_tif(tmp_path / "a.tif", np.full((1, 600, 600), 3, np.uint8), nodata=3)
+    with pytest.raises(FrameFault):
+        process(scan, tmp_path / "work", "f", "bw", BW, Limits())
+    assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
+
+
+def _work(source: Path, workdir: Path) -> FrameResult:
+    return process(source, workdir, "f", "nc", NC, Limits())
+
+
+def test_frames_in_a_pool_of_processes(tmp_path: Path) -> None:
+    scans = [write_tif(tmp_path / f"{n}.tif", photograph(600, 700, 3, seed=n)) for n in range(4)]
+    with ProcessPoolExecutor(2) as pool:
+        results = list(pool.map(_work, scans, [tmp_path / f"work{n}" for n in range(4)]))
+    assert all(result.cog_made == "driver" for result in results)
+    assert len({(tmp_path / f"work{n}" / "cog" / "f.tif").read_bytes() for n in range(4)}) == 4
