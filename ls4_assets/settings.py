@@ -16,11 +16,11 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from ls4_assets.domain.contact import Contact
 from ls4_assets.domain.names import Band, ShardKind, Shards
 from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
 from ls4_assets.domain.regions import Ground, shipped
 from ls4_assets.errors import ConfigurationError
-from mapserver.mapfile import Contact
 
 # Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data; and what
 # `ls4 db init` is told.

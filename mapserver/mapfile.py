@@ -10,6 +10,7 @@ A collection without frames has no mapfile: the caller withdraws it.
 import re
 from dataclasses import dataclass
 
+from ls4_assets.domain.contact import Contact
 from mapserver.rendering import Extent, environment
 
 # What clients may ask for: the web's, then what a county's GIS works in (UTM of both datums, the state's planes and its Albers).
@@ -33,23 +34,6 @@ _BY_SCALE = re.compile(rf'^\s*NAME "{TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILI
 _SCALE_WORD = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
 _CONFIG = ("ON_MISSING_DATA",)
 _SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\baws_\w+|\w*_key\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Contact:
-    """Who answers for the service. Capabilities want the whole block or none of it, hence no defaults."""
-
-    person: str
-    organisation: str
-    position: str
-    email: str
-    telephone: str
-    facsimile: str
-    address: str
-    city: str
-    state: str
-    postcode: str
-    country: str
 
 
 @dataclass(frozen=True)

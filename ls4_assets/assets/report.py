@@ -12,9 +12,8 @@ import dagster as dg
 from sqlalchemy import BigInteger, Connection, Row, Select, func, or_, select
 
 from ls4_assets.assets.markdown import table
-from ls4_assets.db.schema import SourceState, frame, source
+from ls4_assets.db.schema import WAITING, SourceState, frame, source
 from ls4_assets.domain.names import BANDS, STEPS, Collection
-from ls4_assets.ingest.sources import WAITING
 
 # More of a kind are counted, and left to `ls4 status NAME --json`.
 MOST_LISTED = 50

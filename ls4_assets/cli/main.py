@@ -122,7 +122,8 @@ def retry(name: str | None) -> None:
 @_plain_errors
 def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
     """Make the collection NAME, like Travis_USDA_1958_frames, anew from a step on: its frames, or only its index and map."""
-    from ls4_assets.cli.rematerialize import follow, launch, launch_stale, open_instance
+    from ls4_assets.cli.rematerialize import follow, launch, launch_stale
+    from ls4_assets.runtime.instance import open_instance
 
     if not (name or stale):
         raise click.UsageError("Name a collection, like Travis_USDA_1958_frames, or say --stale.")
@@ -170,9 +171,9 @@ def rebuild(apply_: bool) -> None:
 @_plain_errors
 def reconcile(names: tuple[str, ...], apply_: bool, delete_many: bool, as_json: bool) -> None:
     """Compare bucket, database and Dagster both ways: all collections, or those of NAMES like Travis_USDA_1958_frames."""
-    from ls4_assets.cli.rematerialize import open_instance
     from ls4_assets.operations.reconcile.messages import Told
     from ls4_assets.operations.reconcile.run import Reconciler
+    from ls4_assets.runtime.instance import open_instance
     from resources.archive import Archive
 
     _settings()

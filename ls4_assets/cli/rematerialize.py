@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.errors import DagsterHomeNotSetError
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 from sqlalchemy import Engine, select
 
 from ls4_assets.assets import keys
 from ls4_assets.db.lookup import find_collection
-from ls4_assets.db.schema import source
+from ls4_assets.db.schema import LIVE, source
 from ls4_assets.db.stale import stale_partitions
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.names import STEPS, Collection
 from ls4_assets.errors import ConfigurationError, UnknownName
-from ls4_assets.ingest.sources import LIVE
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.open import open_database
@@ -59,14 +57,6 @@ class Progress:
     failed: tuple[str, ...]
     begun: bool
     ended: BulkActionStatus | None
-
-
-def open_instance() -> dg.DagsterInstance:
-    """The instance that DAGSTER_HOME names. Raises ConfigurationError."""
-    try:
-        return dg.DagsterInstance.get()
-    except DagsterHomeNotSetError:
-        raise ConfigurationError("DAGSTER_HOME is not set; set it to the folder of the instance's dagster.yaml.") from None
 
 
 def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: str) -> Rematerialization:

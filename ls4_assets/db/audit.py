@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from ls4_assets.db import tile_index as index
-from ls4_assets.db.schema import SourceState, collection, frame, source, tile_index
+from ls4_assets.db.schema import LIVE, WAITING, SourceState, collection, frame, source, tile_index
 from ls4_assets.db.stale import count_stale
 from ls4_assets.domain.names import BANDS, STEPS, Collection, Frame
-from ls4_assets.ingest.sources import LIVE, WAITING
 from ls4_assets.settings import Profiles
 from resources.storage import Storage, StoredObject
 

@@ -57,6 +57,11 @@ class SourceState(StrEnum):
     DELETED = "deleted"
 
 
+WAITING = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
+# States of a tif that lies in georef/ under a name that can be taken.
+LIVE = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REFUSED))
+
+
 source = Table(
     "source",
     metadata,

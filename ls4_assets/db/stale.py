@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, String, bindparam, column, func, select, text
 
 from ls4_assets.db.frames import ADOPTED
-from ls4_assets.db.schema import frame, source
+from ls4_assets.db.schema import LIVE, frame, source
 from ls4_assets.domain.names import BANDS
-from ls4_assets.ingest.sources import LIVE
 from ls4_assets.settings import Profiles
 
 # Postgres reads all of an index to find the distinct values in it; this asks for the next greater one each time.

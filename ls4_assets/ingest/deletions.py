@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, func, or_, select, update
 
-from ls4_assets.db.schema import SourceState, source
+from ls4_assets.db.schema import LIVE, SourceState, source
 from ls4_assets.ingest import sources
 
 # Small steps are summed up over this time.
@@ -64,7 +64,7 @@ def held_collections(connection: Connection, name: str | None = None) -> list[He
         which.append(source.c.collection == name)
     held = select(source.c.collection, func.count(source.c.frame.distinct())).where(*which).group_by(source.c.collection)
     counts = {row[0]: row[1] for row in connection.execute(held)}
-    live = (source.c.collection.in_(counts), source.c.state.in_(sources.LIVE))
+    live = (source.c.collection.in_(counts), source.c.state.in_(LIVE))
     frames = select(source.c.collection, func.count(source.c.frame.distinct())).where(*live).group_by(source.c.collection)
     totals = {row[0]: row[1] for row in connection.execute(frames)} if counts else {}
     return sorted(Held(of, count, totals.get(of, count)) for of, count in counts.items())

@@ -9,13 +9,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Integer, Select, Text,
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ls4_assets.db.chunks import chunks
-from ls4_assets.db.schema import SourceState, collection, frame, source
+from ls4_assets.db.schema import LIVE, SourceState, collection, frame, source
 from ls4_assets.domain.names import BANDS
 from ls4_assets.ingest.planner import Change, Changes, Known
 
-WAITING = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
-# States of a tif that lies in georef/ under a name that can be taken.
-LIVE = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REFUSED))
 _ROWS = 500
 _KNOWN = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.gone_at)
 

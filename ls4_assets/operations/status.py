@@ -13,12 +13,11 @@ from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, true
 
 from ls4_assets.assets.report import Report, collect_report
 from ls4_assets.db.lookup import find_collection
-from ls4_assets.db.schema import SourceState, collection, frame, source
+from ls4_assets.db.schema import WAITING, SourceState, collection, frame, source
 from ls4_assets.db.stale import count_stale
 from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.deletions import Held, held_collections
-from ls4_assets.ingest.sources import WAITING
 from ls4_assets.notifications import rejections
 from ls4_assets.notifications.rejections import Refusal
 from ls4_assets.settings import Settings

@@ -6,9 +6,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Engine, case, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.db.schema import SourceState, catalogue, collection, frame, overview_mosaic, source
+from ls4_assets.db.schema import LIVE, SourceState, catalogue, collection, frame, overview_mosaic, source
 from ls4_assets.domain.names import Collection
-from ls4_assets.ingest.sources import LIVE
 
 _FIRST_WAIT = timedelta(seconds=30)
 _LONGEST_WAIT = timedelta(hours=1)

@@ -26,7 +26,7 @@ from ls4_assets.db.export_state import Compilation
 from ls4_assets.domain import export_keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import free_port
-from ls4_assets.publishing import mosaic_index
+from ls4_assets.publishing import exports, mosaic_index
 from ls4_assets_tests.integration.serving_fixtures import running
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, read, rotated_rectangle, write_tif

@@ -11,6 +11,7 @@ import pytest
 from owslib.wms import WebMapService  # type: ignore[import-untyped]
 from sqlalchemy import text
 
+from ls4_assets.domain.contact import Contact
 from ls4_assets.domain.names import Collection
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
@@ -39,7 +40,6 @@ from ls4_assets_tests.integration.serving_fixtures import (
     served_fixture,  # noqa: F401
     write_cog,
 )
-from mapserver.mapfile import Contact
 
 pytestmark = pytest.mark.timeout(120)
 

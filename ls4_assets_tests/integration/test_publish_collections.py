@@ -4,10 +4,10 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 
-from ls4_assets.assets import keys
+from ls4_assets.assets import active_runs, keys
+from ls4_assets.assets.active_runs import busy_collections
 from ls4_assets.domain.names import Collection
 from ls4_assets_tests.platform import Platform
-from sensors.publish_collections import busy_collections
 
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 
@@ -34,7 +34,7 @@ def test_so_many_waiting_runs_of_a_backfill_do_not_hold_up_any_other_collection(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a county of 50,000 frames was made anew, no map of the whole archive changed."""
-    monkeypatch.setattr(publish_collections, "_MOST_RUNS", 2)
+    monkeypatch.setattr(active_runs, "_MOST_RUNS", 2)
     for number in (107, 108):
         waiting_run(platform, keys.product("Travis", "cog"), {"dagster/partition": f"USDA_1958/frames/bw/02-08-60_6-{number}"})
     assert not busy_collections(platform.instance).blocks(Collection("Bastrop", "USDA_1958", "frames"))

@@ -137,7 +137,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path: Path, version: int) -> 
 BOUND = """
 import json, sys
 from pathlib import Path
-from ls4_assets import room
+from ls4_assets.processing import admission
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.gdal_env import is_out_of_memory
 from ls4_assets.raster.source import Limits

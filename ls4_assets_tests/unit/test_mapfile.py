@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from mapserver.mapfile import ATTRIBUTES, Contact, MapfileContext, findings, render
+from ls4_assets.domain.contact import Contact
+from mapserver.mapfile import ATTRIBUTES, MapfileContext, findings, render
 from mapserver.rendering import quoted
 
 CONTEXT = MapfileContext(

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ls4_assets.db.schema import SourceState
+from ls4_assets.db.schema import LIVE, SourceState
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.ingest.sources import LIVE
 from ls4_assets.operations.reconcile.model import (
     Action,
     Kind,

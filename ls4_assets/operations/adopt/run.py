@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from ls4_assets.cli.rematerialize import open_instance
 from ls4_assets.operations.adopt.archive import adopt, chosen_collections, no_look
 from ls4_assets.operations.adopt.collection import Report
 from ls4_assets.operations.adopt.messages import Told
+from ls4_assets.runtime.instance import open_instance
 from ls4_assets.settings import Settings
 
 

@@ -6,9 +6,8 @@ may be all that there is of a photograph, and is only told of. An intermediate t
 
 from collections.abc import Iterator
 
-from ls4_assets.db.schema import SourceState
+from ls4_assets.db.schema import LIVE, SourceState
 from ls4_assets.domain.names import BANDS, SHAPEFILE_SUFFIXES, Collection, Frame
-from ls4_assets.ingest.sources import LIVE
 from ls4_assets.operations.reconcile.model import DOCUMENTS, TAKING, Action, Kind, Known, Listed
 
 # Of an index's shapefile, its .shx tells by its size how many frames it has.

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import keys
+from ls4_assets.assets.active_runs import busy_collections
 from ls4_assets.db.schema import PUBLIC
 from ls4_assets.domain.names import TYPES, Collection
 from ls4_assets.errors import ConfigurationError, UnknownName
@@ -26,7 +27,6 @@ from ls4_assets.operations.reconcile.model import DOCUMENTS, FOR_PEOPLE, TAKING,
 from ls4_assets.operations.reconcile.plan import lost_frames, plan
 from resources.archive import Archive
 from resources.storage import StoredObject
-from sensors.publish_collections import busy_collections
 
 # What is put before its row is written is no orphan yet.
 GRACE = timedelta(hours=1)
