@@ -16,7 +16,7 @@ from rasterio.enums import Resampling
 from rio_cogeo.cogeo import cog_translate
 from rio_cogeo.profiles import cog_profiles
 
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.gdal_env import CACHE_BYTES
@@ -27,20 +27,20 @@ _LEGACY_LEVELS = [2, 4, 8, 16, 32, 64]
 _TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512}
 
 
-def ours(source: Path, folder: Path, band: Band) -> Path:
+def ours(source: Path, folder: Path, band: FilmType) -> Path:
     """Deflate tif, overviews and COG, validated, with footprint and thumbnail: all that a frame costs here."""
     process(source, folder, "frame", band, PROFILES[band], Limits())
     return folder / "cog" / "frame.tif"
 
 
-def cog_driver(source: Path, folder: Path, band: Band) -> Path:
+def cog_driver(source: Path, folder: Path, band: FilmType) -> Path:
     """GDAL's COG driver straight from the source: the COG alone."""
     out = folder / "cog.tif"
     rasterio.shutil.copy(source, out, driver="COG", blocksize=512, overview_resampling="AVERAGE", **_codec(band))
     return out
 
 
-def legacy_chain(source: Path, folder: Path, band: Band) -> Path:
+def legacy_chain(source: Path, folder: Path, band: FilmType) -> Path:
     """The three commands of lambda-s4, faults included: nodata 256 clamped to 255, uncompressed overviews, a COG without any.
 
     (`-ot Byte` makes gdal_translate go through a VRT, which hides the overviews that COPY_SRC_OVERVIEWS would copy.)
@@ -56,14 +56,14 @@ def legacy_chain(source: Path, folder: Path, band: Band) -> Path:
     return out
 
 
-def rio_cogeo(source: Path, folder: Path, band: Band) -> Path:
+def rio_cogeo(source: Path, folder: Path, band: FilmType) -> Path:
     """rio-cogeo with the defaults of its deflate and jpeg profiles."""
     out = folder / "cog.tif"
     cog_translate(source, out, cog_profiles["deflate" if band == "bw" else "jpeg"], quiet=True)
     return out
 
 
-CONTENDERS: dict[str, Callable[[Path, Path, Band], Path]] = {
+CONTENDERS: dict[str, Callable[[Path, Path, FilmType], Path]] = {
     "ours": ours,
     "cog_driver": cog_driver,
     "legacy_chain": legacy_chain,
@@ -71,7 +71,7 @@ CONTENDERS: dict[str, Callable[[Path, Path, Band], Path]] = {
 }
 
 
-def measure(contender: str, source: Path, folder: Path, band: Band) -> dict[str, float]:
+def measure(contender: str, source: Path, folder: Path, band: FilmType) -> dict[str, float]:
     """Run one contender in this process: CPU and wall seconds without the imports, peak memory, size of the COG in MB."""
     reset_peak()
     cpu, wall = _cpu_seconds(), time.perf_counter()
@@ -90,11 +90,11 @@ def _cpu_seconds() -> float:
     return sum(part.ru_utime + part.ru_stime for part in usage)
 
 
-def _codec(band: Band) -> dict[str, object]:
+def _codec(band: FilmType) -> dict[str, object]:
     return {"compress": "DEFLATE", "predictor": "YES"} if band == "bw" else {"compress": "JPEG", "quality": 85}
 
 
-def _vrt(path: Path, band: Band) -> str:
+def _vrt(path: Path, band: FilmType) -> str:
     """What `gdal_translate -b 1 [-b 2 -b 3] -ot Byte -a_nodata 256` reads from: a VRT with nodata clamped to 255."""
     with rasterio.open(path) as dataset:
         width, height = dataset.width, dataset.height

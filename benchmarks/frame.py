@@ -14,12 +14,12 @@ from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, measure
 from benchmarks.photographs import write_photograph
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 
 Figures = dict[str, dict[str, float]]
 
 _YARDSTICK = "cog_driver"
-_FRAMES: dict[str, tuple[Band, int, bool]] = {
+_FRAMES: dict[str, tuple[FilmType, int, bool]] = {
     "bw": ("bw", 8192, False),
     "nc": ("nc", 6000, False),
     "bw_collared": ("bw", 8192, True),
@@ -45,7 +45,7 @@ def main() -> None:
         print(json.dumps(results))
 
 
-def _compare(source: Path, band: Band, folder: Path, repeat: int) -> Figures:
+def _compare(source: Path, band: FilmType, folder: Path, repeat: int) -> Figures:
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for _ in range(repeat):
         for name, figures in rounds.items():

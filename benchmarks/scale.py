@@ -167,7 +167,7 @@ def _dagit_lines(results: dict[str, Any]) -> list[str]:
     return [
         f"Dagster with {one['shards']} shards and {one['partitions']:,} partitions",
         f"  definitions {one['definitions_load_s']:.2f} s (goal 3), with imports {one['definitions_process_s']:.2f} s, "
-        f"Dagit up in {one['up_s']:.1f} s",
+        f"the Dagster UI up in {one['up_s']:.1f} s",
         f"  partition page after a change {one['partition_page_s']:.2f} s (goal 1), again {one['partition_page_again_s']:.2f} s",
     ]
 

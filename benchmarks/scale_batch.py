@@ -77,7 +77,7 @@ def _requested(instance: dg.DagsterInstance, archive: Archive, frames: int) -> d
     """One tick of the sensor; its events are recorded as the daemon would."""
     definitions = defs()
     context = dg.build_sensor_context(instance=instance, definitions=definitions, resources={"archive": archive})
-    result = definitions.resolve_sensor_def("bucket")(context)
+    result = definitions.resolve_sensor_def("ingest_poll")(context)
     assert isinstance(result, dg.SensorResult), f"the sensor requests nothing: {result}"
     for event in result.asset_events:
         instance.report_runless_asset_event(event)

@@ -35,7 +35,7 @@ from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import STEPS, Collection, Frame
 from ls4_assets.domain.profiles import BW
 from ls4_assets.operations.status import collect
-from ls4_assets.publishing.exports import form
+from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.rebuilds import due_collections
 from ls4_assets.raster.frame import process, product_path
 from ls4_assets.raster.source import Limits
@@ -187,7 +187,9 @@ def _one_more(archive: Archive, survey: _Survey, number: int) -> Stages:
     of, watch = survey.of, Watch()
     survey.publish(number)
     with watch.on("due"):
-        due = due_collections(archive.database, archive.settings.public_url, served_root(archive.storage), form(archive.settings))
+        due = due_collections(
+            archive.database, archive.settings.public_url, served_root(archive.storage), format_version(archive.settings)
+        )
     assert of in [one.collection for one in due], f"{of.name} is not due after a new frame; look at due_collections"
     with _files_timed(watch), watch.on("tile_index"):
         assets.refresh_index(archive, of)

@@ -111,7 +111,7 @@ def _ask(address: str, key: dg.AssetKey) -> tuple[float, tuple[int, int]]:
     answer = httpx.post(f"{address}/graphql", json=asked, timeout=120, trust_env=False).raise_for_status().json()
     seconds = time.perf_counter() - started
     node = (answer.get("data") or {}).get("assetNodeOrError") or {}
-    assert "partitionStats" in node, f"Dagit's page of {key.to_user_string()} answers {json.dumps(answer)[:500]}"
+    assert "partitionStats" in node, f"the Dagster UI's page of {key.to_user_string()} answers {json.dumps(answer)[:500]}"
     return seconds, (node["partitionStats"]["numMaterialized"], node["partitionStats"]["numPartitions"])
 
 

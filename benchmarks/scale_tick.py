@@ -37,7 +37,7 @@ _KNOWN = (
       published_at)
     VALUES (:name, :shard, :partition, :table, :count, 1, 1, 1, :public_url, :root, now())""",
     """INSERT INTO ls4.overview_mosaic (collection, revision) VALUES (:name, 1)""",
-    """INSERT INTO ls4.catalogue (collection, revision, frames) VALUES (:name, 1, :count)""",
+    """INSERT INTO ls4.export_state (collection, revision, frames) VALUES (:name, 1, :count)""",
 )
 
 Figures = dict[str, float]
@@ -99,16 +99,16 @@ def _measured(
     """First a tick with new frames, whose batch then waits while nothing new is seen: the worst of some ticks of a walk."""
     reset_peak()
     _drop_new(archive, first, size)
-    new_s, result, cursor = _tick(archive, instance, definitions, "bucket", "")
+    new_s, result, cursor = _tick(archive, instance, definitions, "ingest_poll", "")
     requested = result.run_requests if isinstance(result, dg.SensorResult) else None
     assert len(requested or ()) == 1, f"the new frames were not requested: {result}"
     quiet: list[float] = []
     cursor = ""
     while not quiet or (cursor and len(quiet) < _MOST_TICKS):
-        seconds, result, cursor = _tick(archive, instance, definitions, "bucket", cursor)
+        seconds, result, cursor = _tick(archive, instance, definitions, "ingest_poll", cursor)
         assert isinstance(result, dg.SkipReason), f"a tick saw something where nothing is new: {result}"
         quiet.append(seconds)
-    rebuilds_s, result, _ = _tick(archive, instance, definitions, "collections", "")
+    rebuilds_s, result, _ = _tick(archive, instance, definitions, "publish_collections", "")
     assert isinstance(result, dg.SkipReason), f"something is due in a finished archive: {result}"
     _finish(archive.database)
     return {"seconds": max(quiet), "new_seconds": new_s, "collections_seconds": rebuilds_s, "peak_mb": peak_rss_mb()}

@@ -13,12 +13,12 @@ from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
 from ls4_assets.settings import AS_SHIPPED, Profiles, load_settings
 from resources.archive import Archive
-from sensors.ingest_events import events_sensor
-from sensors.ingest_poll import bucket_sensor
-from sensors.notifications import SECONDS, notices_sensor
-from sensors.publish_collections import collections_sensor
+from sensors.ingest_events import ingest_events_sensor
+from sensors.ingest_poll import ingest_poll_sensor
+from sensors.notifications import SECONDS, notifications_sensor
+from sensors.publish_collections import publish_collections_sensor
 from sensors.reconcile import in_step, nightly
-from sensors.statewide_exports import statewide_sensor
+from sensors.statewide_exports import statewide_exports_sensor
 
 
 def build_definitions(
@@ -26,18 +26,20 @@ def build_definitions(
 ) -> dg.Definitions:
     """The platform for these shards, with these profiles in force; a test gives an archive of its own. `by_events`: the bucket
     tells of its objects."""
-    hears = events_sensor if by_events else bucket_sensor
-    refused = dg.AssetSpec(keys.REFUSED, group_name="archive", description="Files that could not be taken: why, and what to do.")
+    hears = ingest_events_sensor if by_events else ingest_poll_sensor
+    rejected = dg.AssetSpec(
+        keys.REJECTED, group_name="archive", description="Files that could not be taken: why, and what to do."
+    )
     assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard))]
     return dg.Definitions(
-        assets=[refused, in_step, compiled_asset(), *assets],
-        asset_checks=[checks.archive_adds_up],
+        assets=[rejected, in_step, compiled_asset(), *assets],
+        asset_checks=[checks.archive_counts_match],
         schedules=[checks.archive_audit, nightly()],
         sensors=[
             hears(sensor_seconds),
-            collections_sensor(sensor_seconds),
-            notices_sensor(max(SECONDS, sensor_seconds)),
-            statewide_sensor(),
+            publish_collections_sensor(sensor_seconds),
+            notifications_sensor(max(SECONDS, sensor_seconds)),
+            statewide_exports_sensor(),
         ],
         resources={"archive": archive},
         # A run's frames share a pool of processes; a process more for each step would only cost its start.

@@ -9,27 +9,27 @@ class Ls4Error(Exception):
     """Base of all errors whose message is written for people."""
 
 
-class NameRefused(Ls4Error):
-    """A key that does not follow the archive's grammar: refused before any pixel is read, no partition is made."""
+class InvalidNameError(Ls4Error):
+    """A key that does not follow the archive's grammar: rejected before any pixel is read, no partition is made."""
 
 
-class FrameFault(Ls4Error):
+class FrameError(Ls4Error):
     """Something is wrong with the content of one frame; its siblings go on."""
 
 
-class NoRoom(Ls4Error):
+class InsufficientResourcesError(Ls4Error):
     """A disk is too full for a frame at this moment: it waits, and is not at fault."""
 
 
-class NotFound(Ls4Error):
+class NotFoundError(Ls4Error):
     """An object is not in the bucket (any more)."""
 
 
-class NotSent(Ls4Error):
+class NotificationError(Ls4Error):
     """A message to people was not accepted; it stays due and is sent again."""
 
 
-class UnknownName(Ls4Error):
+class UnknownCollectionError(Ls4Error):
     """Somebody typed the name of a collection that the archive does not have."""
 
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInf
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.contact import Contact
-from ls4_assets.domain.names import Band, ShardKind, Shards
+from ls4_assets.domain.names import FilmType, ShardKind, Shards
 from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
-from ls4_assets.domain.regions import Ground, shipped
+from ls4_assets.domain.regions import RegionBounds, shipped
 from ls4_assets.errors import ConfigurationError
 
 # Read by others than this module: where the file is, where a laptop's state is, dagster.yaml's database, test data; and what
@@ -41,11 +41,11 @@ class Profiles(BaseModel, frozen=True):
     @classmethod
     def _over_the_default(cls, given: object, field: ValidationInfo) -> object:
         """An operator names only the options that shall be otherwise; the band is the field's own."""
-        default = PROFILES[cast(Band, field.field_name)].model_dump()
-        return {**default, **given, "band": field.field_name} if isinstance(given, dict) else given
+        default = PROFILES[cast(FilmType, field.field_name)].model_dump()
+        return {**default, **given, "film_type": field.field_name} if isinstance(given, dict) else given
 
-    def __getitem__(self, band: Band) -> FrameProfile:
-        return {"bw": self.bw, "nc": self.nc}[band]
+    def __getitem__(self, film_type: FilmType) -> FrameProfile:
+        return {"bw": self.bw, "nc": self.nc}[film_type]
 
 
 AS_SHIPPED = Profiles()
@@ -63,15 +63,17 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(description="postgresql+psycopg2://ls4:...@host/ls4")
     public_url: str = Field(description="base of the download links in the index, without a trailing slash")
     map_url: str = Field(description="address of the map front, without a trailing slash")
-    trial_url: str = Field("", description="address by which runs ask the map front for a trial; empty: map_url")
-    dagit_url: str = Field("", description="address of Dagit, for the links that commands print")
-    staff_url: str = Field("", description="address of the staff page of refused files, for the links in messages")
+    map_internal_url: str = Field("", description="address by which runs ask the map front for a trial; empty: map_url")
+    dagster_url: str = Field("", description="address of the Dagster UI, for the links that commands print")
+    staff_url: str = Field("", description="address of the staff page of rejected files, for the links in messages")
     notify_topic: str = Field("", description="ARN of the SNS topic that gets the messages; none: log and file only")
     notify_endpoint_url: str | None = Field(None, description="an SNS server other than AWS")
     notify_file: Path | None = Field(None, description="file to which each message is written too")
-    notify_settle_seconds: float = Field(60.0, ge=0, description="a trouble is told when nothing came to it for so long")
-    notify_window_seconds: float = Field(3600.0, ge=0, description="and not again before so long")
-    stuck_seconds: float = Field(7200.0, gt=0, description="frames that wait for so long, while none is finished, are told of")
+    notify_group_wait_seconds: float = Field(60.0, ge=0, description="a trouble is told when nothing came to it for so long")
+    notify_repeat_interval_seconds: float = Field(3600.0, ge=0, description="and not again before so long")
+    stall_alert_seconds: float = Field(
+        7200.0, gt=0, description="frames that wait for so long, while none is finished, are told of"
+    )
     log_file: Path | None = Field(None, description="file that gets the log lines of all processes, beside their stderr")
     postgres_service: str = Field("ls4", description="libpq service through which MapServer reads the index")
     mapfile_uid: int = Field(0, ge=0, description="owner of a mapfile on S3, as an s3fs mount shows it")
@@ -79,8 +81,8 @@ class Settings(BaseSettings):
     contact: Contact | None = Field(None, description="who answers for the WMS: all of the fields or none")
 
     profiles: Profiles = Profiles()
-    max_pixels: int = Field(1_500_000_000, gt=0, description="a frame with more pixels is refused")
-    max_source_bytes: int = Field(12_000_000_000, gt=0, description="a georef tif with more bytes is refused")
+    max_pixels: int = Field(1_500_000_000, gt=0, description="a frame with more pixels is rejected")
+    max_source_bytes: int = Field(12_000_000_000, gt=0, description="a georef tif with more bytes is rejected")
     shards_file: Path | None = Field(None, description="TOML file with the archive's own shards; None: Texas")
 
     batch_size: int = Field(100, ge=1, le=1000, description="most frames in one run")
@@ -92,20 +94,24 @@ class Settings(BaseSettings):
     settle_seconds: float = Field(3.0, ge=0, description="a file that changed less than this ago may still be being copied")
     events_queue_url: str = Field("", description="SQS queue of the bucket's events; empty: the bucket is listed all the time")
     events_per_tick: int = Field(1000, ge=1, le=10_000, description="most messages of that queue that one look takes")
-    sweep_hour: int = Field(8, ge=0, le=23, description="UTC hour at which, with events, the whole bucket is listed once a day")
+    full_scan_hour: int = Field(
+        8, ge=0, le=23, description="UTC hour at which, with events, the whole bucket is listed once a day"
+    )
     sensor_seconds: int = Field(5, ge=1, description="seconds between two looks at the bucket")
-    look_seconds: float = Field(20.0, gt=0, le=40, description="a look that takes longer goes on at the next one")
-    look_keys: int = Field(50_000, ge=1, description="most keys that one look compares; the next one goes on behind them")
+    scan_seconds: float = Field(20.0, gt=0, le=40, description="a look that takes longer goes on at the next one")
+    scan_keys: int = Field(50_000, ge=1, description="most keys that one look compares; the next one goes on behind them")
     deletion_guard_share: float = Field(0.2, ge=0, le=1, description="more of a collection does not go without a question")
     deletion_guard_frames: int = Field(20, ge=0, description="so many frames of a collection always go without one")
     fargate: bool = Field(False, description="runs are Fargate tasks: their CPU, memory and disk follow from their frames")
     worker_processes: int = Field(0, ge=0, description="frames processed at once in a run; 0: one a core")
     worker_memory_mb: int = Field(1500, ge=1000, description="megabytes a worker may take; fewer work where memory is less")
-    frame_timeout: float = Field(3600.0, gt=0, description="a frame that takes longer is stopped and called failed")
-    reader_seconds: float = Field(10.0, ge=0, description="a COG that was replaced or removed is left to its readers this long")
+    frame_timeout_seconds: float = Field(3600.0, gt=0, description="a frame that takes longer is stopped and called failed")
+    reader_grace_seconds: float = Field(
+        10.0, ge=0, description="a COG that was replaced or removed is left to its readers this long"
+    )
     work_dir: Path | None = Field(None, description="scratch space of the workers; None: the system's temporary folder")
 
-    @field_validator("public_url", "map_url", "trial_url", "dagit_url", "staff_url")
+    @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "staff_url")
     @classmethod
     def _no_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
@@ -128,8 +134,8 @@ class Settings(BaseSettings):
         return read_shards(self.shards_file)
 
     @cached_property
-    def ground(self) -> Ground:
-        return read_ground(self.shards_file)
+    def ground(self) -> RegionBounds:
+        return read_region_bounds(self.shards_file)
 
     @property
     def workers(self) -> int:
@@ -153,7 +159,7 @@ def load_settings(**overrides: object) -> Settings:
     file = os.environ.get("LS4_CONFIG")
     if file and not Path(file).is_file():
         raise ConfigurationError(f"LS4_CONFIG names {file}, which is no file; correct the path.")
-    _refuse_misspelt()
+    _reject_misspelt()
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # the fields come from environment and file
     except ValidationError as error:
@@ -161,7 +167,7 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigurationError(f"{wrong}: correct the environment or the file named by LS4_CONFIG.") from None
 
 
-def _refuse_misspelt() -> None:
+def _reject_misspelt() -> None:
     """A setting that nobody reads would be believed to be in force."""
     fields = {f"LS4_{name.upper()}" for name in Settings.model_fields}
     for name in os.environ:
@@ -183,11 +189,11 @@ def read_shards(path: Path | None) -> Shards:
     return shards
 
 
-def read_ground(path: Path | None) -> Ground:
+def read_region_bounds(path: Path | None) -> RegionBounds:
     """Read, from the same file, where photographs may lie: `outlines`, `extent` and the table `extents`. Raises
     ConfigurationError."""
     given = _shards_file(path)
-    ground = Ground(given.get("outlines"), given.get("extent"), given.get("extents", {}))
+    ground = RegionBounds(given.get("outlines"), given.get("extent"), given.get("extents", {}))
     if ground.outlines not in (None, *shipped()):
         raise ConfigurationError(
             f"{path}: there are no outlines {ground.outlines}; use {', '.join(shipped())}, or leave them out."

@@ -46,20 +46,20 @@ class Started:
 
 @dataclass
 class Ecs:
-    """`refusals`: so many RunTask calls are throttled before the next succeeds."""
+    """`rejections`: so many RunTask calls are throttled before the next succeeds."""
 
     backend: EC2ContainerServiceBackend
     folder: Path
     started: list[Started] = field(default_factory=list)
-    refusals: int = 0
-    refused: int = 0
+    rejections: int = 0
+    rejected: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run_task(self, real: Callable[..., list[Task]]) -> Callable[..., list[Task]]:
         def throttled(*given: Any, **named: Any) -> list[Task]:
-            if self.refusals:
-                self.refusals -= 1
-                self.refused += 1
+            if self.rejections:
+                self.rejections -= 1
+                self.rejected += 1
                 raise JsonRESTError("ThrottlingException", "Rate exceeded.")
             return real(*given, **named)
 

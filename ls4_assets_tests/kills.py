@@ -79,7 +79,7 @@ class Laptop:
     def skip_waits(self) -> None:
         """As if the time had passed after which something that died is tried again."""
         with self.database.begin() as connection:
-            connection.execute(text("UPDATE ls4.source SET not_before = NULL WHERE not_before IS NOT NULL"))
+            connection.execute(text("UPDATE ls4.source SET retry_after = NULL WHERE retry_after IS NOT NULL"))
             connection.execute(text("UPDATE ls4.collection SET requested_at = NULL WHERE attempts > 1"))
 
     def main(self, name: str) -> psutil.Process:

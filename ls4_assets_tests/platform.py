@@ -80,11 +80,11 @@ class Platform:
         """Look at the bucket until every file has settled or gone, and execute the runs that are requested."""
         done = []
         for _ in range(3):
-            done += self.execute(self.tick("bucket"))
+            done += self.execute(self.tick("ingest_poll"))
         return done
 
     def rebuild(self) -> list[dg.ExecuteInProcessResult]:
-        return self.execute(self.tick("collections"))
+        return self.execute(self.tick("publish_collections"))
 
     def settle(self) -> list[dg.ExecuteInProcessResult]:
         """All that follows from what lies in the bucket now."""
@@ -93,8 +93,8 @@ class Platform:
     def skip_waits(self) -> None:
         """As if the time had passed after which something that died is tried again."""
         with self.database.begin() as connection:
-            connection.execute(text("UPDATE ls4.source SET not_before = NULL"))
-            connection.execute(text("UPDATE ls4.collection SET requested_at = NULL, scans_looked_at = NULL"))
+            connection.execute(text("UPDATE ls4.source SET retry_after = NULL"))
+            connection.execute(text("UPDATE ls4.collection SET requested_at = NULL, raw_scans_checked_at = NULL"))
 
     def execute(self, result: dg.SensorResult | dg.SkipReason) -> list[dg.ExecuteInProcessResult]:
         requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
@@ -127,7 +127,7 @@ class Platform:
             return [dict(row._mapping) for row in connection.execute(text(statement), values)]
 
     def partitions(self, shard: str, step: str) -> dict[str, str]:
-        """What Dagit shows for each partition of an asset: MATERIALIZED or FAILED."""
+        """What the Dagster UI shows for each partition of an asset: MATERIALIZED or FAILED."""
         statuses = self.instance.get_status_by_partition(
             dg.AssetKey([shard, step]), self.instance.get_dynamic_partitions(f"frames/{shard}"), keys.frame_partitions(shard)
         )
@@ -155,7 +155,7 @@ def empty_archive(cluster: Cluster, folder: Path, storage: str | None = None, **
         "public_url": "http://maps.test/archive",
         "map_url": "http://maps.test",
         "settle_seconds": "0.001",
-        "reader_seconds": "0",
+        "reader_grace_seconds": "0",
         "worker_processes": "2",
     } | overrides
     archive = Archive(overrides=chosen)
@@ -187,7 +187,7 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        ours = ("source", "frame", "collection", "refusal", "failed_run", "notice", "compilation", "inbox")
+        ours = ("source", "frame", "collection", "rejection", "failed_run", "notification", "statewide_build", "inbox")
         tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in ours)])
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 

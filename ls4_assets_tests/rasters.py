@@ -62,7 +62,7 @@ def write_tif(path: Path, pixels: Pixels, *, mask: NDArray[np.bool_] | None = No
 
 
 def write_nodata_tag(path: Path, pixels: Pixels, value: str) -> Path:
-    """A GeoTIFF whose nodata tag is the text `value`, also one that uint8 cannot hold (GDAL refuses to write those)."""
+    """A GeoTIFF whose nodata tag is the text `value`, also one that uint8 cannot hold (GDAL rejects to write those)."""
     photo = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
     write_tif(path, pixels)
     with tifffile.TiffFile(path) as tif:

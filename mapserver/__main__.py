@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--run-dir", type=Path, required=True, help="configuration, sockets and temporary files")
     add("--mapfiles", type=Path, required=True, help="the folder of mapfiles")
     add("--collections", type=Path, required=True, help="the page's list of collections")
-    add("--refusals", type=Path, help="the staff page's list of refused files; default: there is no such page")
+    add("--rejections", type=Path, help="the staff page's list of rejected files; default: there is no such page")
     add("--staff", action="append", default=[], help="address or network that may read it; may be given again")
     add("--archive", type=Path, help="the archive, where it is a folder")
     add("--listen", default="127.0.0.1", help="address to listen on")
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mapfiles_dir=given.mapfiles,
             archive_dir=given.archive,
             collections_file=given.collections,
-            refusals_file=given.refusals,
+            rejections_file=given.rejections,
             staff=given.staff,
             database=database(os.environ),
             proxies=given.proxy,

@@ -83,7 +83,7 @@ def write_config(
     worker_memory_mb: int = 600,
     tile_cache_mb: int = 512,
     proxies: Sequence[str] = (),
-    refusals_file: Path | None = None,
+    rejections_file: Path | None = None,
     staff: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1",
@@ -107,7 +107,7 @@ def write_config(
     worker_memory_mb: a worker that grows over this is replaced.
     tile_cache_mb: the most disk that kept tiles may take; 0 keeps none.
     proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are believed.
-    refusals_file: the JSON of refused files that the pipeline writes, for the page /staff; None: there is no such page.
+    rejections_file: the JSON of rejected files that the pipeline writes, for the page /staff; None: there is no such page.
     staff: addresses or networks that may read it, as they reach nginx or as `proxies` tell of them; nobody else does.
     gdal_options: further GDAL configuration for mapserv (AWS_*, an endpoint): FastCGI discards the
       environment.
@@ -116,7 +116,7 @@ def write_config(
     Raises ConfigurationError for a path that nginx or a unix socket cannot take, an option that is no GDAL
     option, a proxy that is no address, an unknown user, and where nginx cannot run the front's JavaScript.
     """
-    for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, refusals_file))):
+    for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
         _require_plain(path)
     place = _Place.made(run_dir, _account(user), log_to_stderr)
     collections = collections_file or place.collections
@@ -131,7 +131,7 @@ def write_config(
         {
             "mapfiles": mapfiles_dir,
             "archive": archive_dir,
-            "refusals_file": refusals_file,
+            "rejections_file": rejections_file,
             "collections_file": collections,
             "proxies": _networks(proxies),
             "staff": _networks(staff),

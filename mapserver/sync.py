@@ -2,7 +2,7 @@
 
 Every two seconds it lists `mapfiles/`, fetches what changed and puts it into MapServer's folder whole. MapServer and nginx
 read that folder alone: when S3 hangs or fails, the maps that are there go on being served. What is not a whole, sound map is
-refused and the last good one stays; a map is removed only when complete listings go on lacking it. Nothing is locked and nothing
+rejected and the last good one stays; a map is removed only when complete listings go on lacking it. Nothing is locked and nothing
 is remembered across a restart, so the process may be killed at any moment.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ls4_assets.errors import ConfigurationError, Ls4Error, NotFound
+from ls4_assets.errors import ConfigurationError, Ls4Error, NotFoundError
 from mapserver import mapfile
 from mapserver.rendering import FOOTPRINT
 from mapserver.tiles import TILEJSON_SUFFIX, WMTS_SUFFIX, tilejson_findings, wmts_findings
@@ -32,7 +32,7 @@ PREFIX = "mapfiles/"
 # The list that the page reads; written by ls4_assets.publishing.collection_list.
 COLLECTIONS_KEY = "derived/collections.json"
 # The list that the staff's page reads; written by ls4_assets.notifications.
-REFUSALS_KEY = "staff/refusals.json"
+REJECTIONS_KEY = "staff/rejections.json"
 SECONDS = 2.0
 LARGEST = 8 << 20
 FETCHES = 8
@@ -60,7 +60,7 @@ def map_findings(text: str) -> list[str]:
 
 
 def list_findings(text: str, of: str = "collections") -> list[str]:
-    """What is wrong with the list of collections, or of refusals."""
+    """What is wrong with the list of collections, or of rejections."""
     try:
         listed = json.loads(text)
     except ValueError as error:
@@ -81,15 +81,15 @@ DOCUMENTS: Mapping[str, Callable[[str], list[str]]] = {
 @dataclass
 class Sync:
     """`folder` is MapServer's and belongs to this process alone, but for files of other suffixes; `collections` is where the
-    page's list goes, `refusals` where the staff page's does; `state` tells a health check when the last complete look was."""
+    page's list goes, `rejections` where the staff page's does; `state` tells a health check when the last complete look was."""
 
     storage: S3Storage
     folder: Path
     collections: Path
     state: Path
-    refusals: Path | None = None
+    rejections: Path | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
     absences: dict[str, int] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     minutes: dict[str, int] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Sync:
         pages = (self.storage.head(key) for key in self._pages)
         found = {each.key: each for each in (*filter(self._is_ours, listed), *filter(None, pages))}
         served = self._served()
-        self.refused = {key: reason for key, reason in self.refused.items() if key in found}
+        self.rejected = {key: reason for key, reason in self.rejected.items() if key in found}
         self.versions = {key: version for key, version in self.versions.items() if key in found}
         self._bring(self._changed(found))
         self._withdraw(served, {self._place(key).name for key in found})
@@ -136,7 +136,7 @@ class Sync:
 
     def _is_here(self, found: StoredObject) -> bool:
         same = self.versions.get(found.key) == found.version
-        return same and (found.key in self.refused or self._place(found.key).exists())
+        return same and (found.key in self.rejected or self._place(found.key).exists())
 
     def _place(self, key: str) -> Path:
         return self._pages.get(key) or self.folder / key.removeprefix(PREFIX)
@@ -144,7 +144,7 @@ class Sync:
     @property
     def _pages(self) -> dict[str, Path]:
         """What pages read, by key, and where it goes."""
-        return {COLLECTIONS_KEY: self.collections} | ({REFUSALS_KEY: self.refusals} if self.refusals else {})
+        return {COLLECTIONS_KEY: self.collections} | ({REJECTIONS_KEY: self.rejections} if self.rejections else {})
 
     def _served(self) -> set[str]:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
@@ -165,7 +165,7 @@ class Sync:
             return found, None
         try:
             return found, self.storage.read(found.key, 0, LARGEST)
-        except NotFound:
+        except NotFoundError:
             return found, None  # withdrawn a moment ago: the next look tells
         except ClientError as error:
             self._tell(found.key, f"{found.key} cannot be read: {error}")
@@ -177,12 +177,12 @@ class Sync:
         self.versions[found.key] = found.version
         findings = [f"It has more than {LARGEST} bytes."] if data is None else self._findings(found.key, data)
         if findings:
-            self.refused[found.key] = " ".join(findings)
+            self.rejected[found.key] = " ".join(findings)
             kept = "the last good one stays" if self._place(found.key).exists() else "it is not served"
-            self._tell(found.key, f"{found.key} is refused, {kept}: {self.refused[found.key]} Publish it again.")
+            self._tell(found.key, f"{found.key} is rejected, {kept}: {self.rejected[found.key]} Publish it again.")
             return
         assert data is not None
-        self.refused.pop(found.key, None)
+        self.rejected.pop(found.key, None)
         if replace_whole(self._place(found.key), data):
             self._tell(found.key, f"{found.key} is here, version {found.version}")
 
@@ -209,7 +209,7 @@ class Sync:
         noted = {
             "synced_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "maps": len(list(self.folder.glob("*.map"))),
-            "refused": self.refused,
+            "rejected": self.rejected,
         }
         replace_whole(self.state, json.dumps(noted, indent=1).encode())
 
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--region", default=environment("LS4_S3_REGION"), help="the bucket's region")
     add("--mapfiles", type=Path, required=True, help="MapServer's folder of mapfiles")
     add("--collections", type=Path, required=True, help="where the page's list of collections goes")
-    add("--refusals", type=Path, help="where the staff page's list of refused files goes; default: nowhere")
+    add("--rejections", type=Path, help="where the staff page's list of rejected files goes; default: nowhere")
     add("--state", type=Path, required=True, help="written after each complete look, for a health check")
     add("--seconds", type=float, default=SECONDS, help="between two looks")
     given = parser.parse_args(arguments)
@@ -266,14 +266,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.mapfiles,
         given.collections.parent,
         given.state.parent,
-        *([given.refusals.parent] if given.refusals else []),
+        *([given.rejections.parent] if given.rejections else []),
     ):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         bucket = open_bucket(given.storage, given.endpoint_url, given.region)
     except ConfigurationError as error:
         parser.error(str(error))
-    Sync(bucket, given.mapfiles, given.collections, given.state, given.refusals).run(given.seconds)
+    Sync(bucket, given.mapfiles, given.collections, given.state, given.rejections).run(given.seconds)
 
 
 if __name__ == "__main__":

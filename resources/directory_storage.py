@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
-from ls4_assets.errors import ConfigurationError, NotFound
+from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.scratch import scratch_folder
 from resources.storage import StoredObject, end_of, is_listed
 
@@ -72,9 +72,9 @@ class DirectoryStorage:
         with self._open(key) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
 
-    def upload(self, path: Path, key: str, *, intermediate: bool = False, yielded: bool = False) -> StoredObject:
+    def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
         with self._half(key) as half:
-            if not (yielded and _linked(path, half)):
+            if not (may_link and _linked(path, half)):
                 shutil.copyfile(path, half)
             if intermediate:
                 return self._publish(half, key)
@@ -104,7 +104,7 @@ class DirectoryStorage:
             try:
                 half.hardlink_to(self._path(key))
             except FileNotFoundError:
-                raise NotFound(f"{key} is not in the archive; drop it again if it should be.") from None
+                raise NotFoundError(f"{key} is not in the archive; drop it again if it should be.") from None
             return self._publish(half, to)
 
     def delete(self, key: str) -> None:
@@ -126,7 +126,7 @@ class DirectoryStorage:
         try:
             return self._path(key).open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise NotFound(f"{key} is not in the archive; drop it again if it should be.") from None
+            raise NotFoundError(f"{key} is not in the archive; drop it again if it should be.") from None
 
     @contextmanager
     def _half(self, key: str) -> Iterator[Path]:
@@ -204,5 +204,5 @@ def _make_folder(folder: Path) -> None:
 
 
 def _text(name: str) -> str:
-    """A file name as a key. One that is not UTF-8 cannot be stored; shown like this, it is refused by name."""
+    """A file name as a key. One that is not UTF-8 cannot be stored; shown like this, it is rejected by name."""
     return os.fsencode(name).decode(errors="replace")

@@ -17,7 +17,7 @@ def lock_until_commit(connection: Connection, what: str) -> None:
 
 
 @contextmanager
-def one_after_another(database: Engine, what: str) -> Iterator[None]:
+def exclusive_lock(database: Engine, what: str) -> Iterator[None]:
     """Wait until nobody else does the same: for work of many transactions."""
     with _session(database) as connection:
         connection.execute(text(f"SELECT pg_advisory_lock{_NUMBER}"), {"what": what})
@@ -28,7 +28,7 @@ def one_after_another(database: Engine, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def only_one(database: Engine, what: str) -> Iterator[bool]:
+def try_lock(database: Engine, what: str) -> Iterator[bool]:
     """False while somebody else does the same: Dagster gives a tick up after a minute, but its thread works on."""
     with _session(database) as connection:
         alone = bool(connection.scalar(text(f"SELECT pg_try_advisory_lock{_NUMBER}"), {"what": what}))

@@ -10,12 +10,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ls4_assets import logs
-from ls4_assets.errors import NotSent
+from ls4_assets.errors import NotificationError
 
 if TYPE_CHECKING:
     from mypy_boto3_sns.client import SNSClient
 
-# SNS's own rule; a longer subject is refused as a whole.
+# SNS's own rule; a longer subject is rejected as a whole.
 _LONGEST_SUBJECT = 100
 
 
@@ -43,7 +43,7 @@ class SnsNotifier:
         try:
             self.client.publish(TopicArn=self._topic, Subject=plain_subject(subject), Message=body)
         except (BotoCoreError, ClientError) as error:
-            raise NotSent(f"SNS did not take the message '{subject}' ({error}); it is sent again by itself.") from error
+            raise NotificationError(f"SNS did not take the message '{subject}' ({error}); it is sent again by itself.") from error
 
 
 class FileNotifier:
@@ -58,7 +58,7 @@ class FileNotifier:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC  {subject}\n\n{body}\n{'-' * 78}\n")
         except OSError as error:
-            raise NotSent(
+            raise NotificationError(
                 f"The message '{subject}' cannot be written to {self._path} ({error}); correct LS4_NOTIFY_FILE."
             ) from error
 

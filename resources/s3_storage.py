@@ -11,7 +11,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from ls4_assets.errors import ConfigurationError, NotFound
+from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.storage import StoredObject, end_of, is_listed
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _TYPES = {
 
 
 class S3Storage:
-    """Objects of one bucket. No ACL is ever written: new buckets refuse them."""
+    """Objects of one bucket. No ACL is ever written: new buckets reject them."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class S3Storage:
         except ClientError as error:
             raise _translated(error, key) from error
 
-    def upload(self, path: Path, key: str, *, intermediate: bool = False, yielded: bool = False) -> StoredObject:
+    def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
         extra = {"ContentType": _content_type(key)} | ({"Tagging": INTERMEDIATE_TAG} if intermediate else {})
         self.client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
         return self._written(key)
@@ -174,7 +174,7 @@ class S3Storage:
     def _written(self, key: str) -> StoredObject:
         found = self.head(key)
         if found is None:
-            raise NotFound(f"{key} was deleted while it was being written; drop the frame again if it should stay.")
+            raise NotFoundError(f"{key} was deleted while it was being written; drop the frame again if it should stay.")
         return found
 
 
@@ -188,5 +188,5 @@ def _content_type(key: str) -> str:
 
 def _translated(error: ClientError, key: str) -> Exception:
     if error.response["Error"]["Code"] in _MISSING:
-        return NotFound(f"{key} is not in the archive; drop it again if it should be.")
+        return NotFoundError(f"{key} is not in the archive; drop it again if it should be.")
     return error

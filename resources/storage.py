@@ -44,7 +44,7 @@ class Storage(Protocol):
 
     def download(self, key: str, path: Path) -> None: ...
 
-    def upload(self, path: Path, key: str, *, intermediate: bool = False, yielded: bool = False) -> StoredObject:
+    def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
         """Put a file whole: a reader sees the old object or the new one. Intermediates are tagged so as to expire. A `yielded`
         file is the archive's from now on: nobody writes to it any more."""
 

@@ -11,37 +11,37 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ls4_assets.ingest.events import look_at_inbox, receive
-from ls4_assets.ingest.scan import Look, look_again, look_at_bucket
+from ls4_assets.ingest.events import drain_inbox, receive
+from ls4_assets.ingest.scan import ScanReport, recheck_pending, scan_bucket
 from resources.archive import Archive
-from sensors.ingest_poll import look_sensor
+from sensors.ingest_poll import ingest_sensor
 
 # Together with a look at the bucket they stay below the minute after which Dagster gives a tick up.
 RECEIVE_SECONDS, INBOX_SECONDS = 5.0, 10.0
 
 
-def events_sensor(seconds: int) -> dg.SensorDefinition:
+def ingest_events_sensor(seconds: int) -> dg.SensorDefinition:
     """The sensor, asking the queue every `seconds`."""
     description = "Hears of what staff drop, replace or delete in georef/, and materialises it."
-    return look_sensor("events", description, seconds, look_by_events)
+    return ingest_sensor("ingest_events", description, seconds, scan_by_events)
 
 
-def look_by_events(archive: Archive, cursor: str | None) -> tuple[Look, str]:
+def scan_by_events(archive: Archive, cursor: str | None) -> tuple[ScanReport, str]:
     """Look where events tell of something, then, at its hour, at the next part of the whole. Returns the new cursor too."""
     settings = archive.settings
-    heard = hear(archive)
-    look = look_at_inbox(archive, INBOX_SECONDS)
+    heard = receive_events(archive)
+    look = drain_inbox(archive, INBOX_SECONDS)
     look.errors += heard
-    sweep, now = Sweep.of(cursor), datetime.now(UTC)
-    if not sweep.is_due(now, settings.sweep_hour):
-        look.add(look_again(archive))
+    sweep, now = FullScan.of(cursor), datetime.now(UTC)
+    if not sweep.is_due(now, settings.full_scan_hour):
+        look.add(recheck_pending(archive))
         return look, str(sweep)
-    part = look_at_bucket(archive, start=sweep.next_key)
+    part = scan_bucket(archive, start=sweep.next_key)
     look.add(part)
     return look, str(sweep.after(part, now))
 
 
-def hear(archive: Archive) -> list[str]:
+def receive_events(archive: Archive) -> list[str]:
     """Take what the queue holds into the inbox. Returns what went wrong; frames that are known already go on meanwhile."""
     most = archive.settings.events_per_tick
     try:
@@ -51,7 +51,7 @@ def hear(archive: Archive) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class FullScan:
     """Where the sweep is, as the cursor keeps it. `began`: the last one, in ISO format; empty: there was none. `next_key`: the
     one under way goes on behind it."""
 
@@ -59,7 +59,7 @@ class Sweep:
     next_key: str = ""
 
     @classmethod
-    def of(cls, cursor: str | None) -> "Sweep":
+    def of(cls, cursor: str | None) -> "FullScan":
         """A cursor of another sensor's says nothing: the next sweep begins at once."""
         try:
             return cls(**json.loads(cursor or "{}"))
@@ -75,8 +75,8 @@ class Sweep:
         struck -= timedelta(days=struck > now)
         return bool(self.next_key) or not self.began or datetime.fromisoformat(self.began) < struck
 
-    def after(self, part: Look, now: datetime) -> "Sweep":
+    def after(self, part: ScanReport, now: datetime) -> "FullScan":
         """A bucket that could not be listed at all was not swept."""
-        if "" in part.unseen:
+        if "" in part.unlisted:
             return self
         return replace(self, began=self.began if self.next_key else now.isoformat(), next_key=part.next_key)

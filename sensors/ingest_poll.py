@@ -16,16 +16,24 @@ from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets.domain.names import STEPS
 from ls4_assets.ingest import sources
-from ls4_assets.ingest.batches import Batch, Claimed, Limits, claim_batches, release_batch, release_unstarted, requested_batches
+from ls4_assets.ingest.batches import (
+    Batch,
+    ClaimedSource,
+    Limits,
+    claim_batches,
+    release_batch,
+    requested_batches,
+    requeue_unstarted,
+)
 from ls4_assets.ingest.deletions import held_collections
 from ls4_assets.ingest.late_raw_scans import find_late_scans
-from ls4_assets.ingest.scan import Look, look_at_bucket, only_one_look
+from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock
 from ls4_assets.processing.run_size import RunSize, size_of_run
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 
 # A look that goes on from a cursor, and the cursor to go on from after it.
-TakeLook = Callable[[Archive, str | None], tuple[Look, str]]
+ScanFunction = Callable[[Archive, str | None], tuple[ScanReport, str]]
 
 # Dagster deletes partitions one by one.
 LEFTOVERS_PER_TICK = 200
@@ -33,14 +41,14 @@ LEFTOVERS_PER_TICK = 200
 LOST_AFTER = timedelta(seconds=90)
 
 
-def bucket_sensor(seconds: int) -> dg.SensorDefinition:
+def ingest_poll_sensor(seconds: int) -> dg.SensorDefinition:
     """The sensor, looking every `seconds`."""
-    return look_sensor(
-        "bucket", "Watches georef/ and materialises what staff drop, replace or delete there.", seconds, _next_part
+    return ingest_sensor(
+        "ingest_poll", "Watches georef/ and materialises what staff drop, replace or delete there.", seconds, _next_part
     )
 
 
-def look_sensor(name: str, description: str, seconds: int, take: TakeLook) -> dg.SensorDefinition:
+def ingest_sensor(name: str, description: str, seconds: int, take: ScanFunction) -> dg.SensorDefinition:
     """A sensor that takes a look every `seconds`, one at a time, and requests what follows from it."""
 
     @dg.sensor(
@@ -51,7 +59,7 @@ def look_sensor(name: str, description: str, seconds: int, take: TakeLook) -> dg
         description=description,
     )
     def looking(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
-        with only_one_look(archive.database) as alone:
+        with scan_lock(archive.database) as alone:
             if not alone:
                 return dg.SkipReason("An earlier look is not finished yet.")
             look, cursor = take(archive, context.cursor)
@@ -60,17 +68,17 @@ def look_sensor(name: str, description: str, seconds: int, take: TakeLook) -> dg
     return looking
 
 
-def _next_part(archive: Archive, cursor: str | None) -> tuple[Look, str]:
-    look = look_at_bucket(archive, start=cursor or "")
+def _next_part(archive: Archive, cursor: str | None) -> tuple[ScanReport, str]:
+    look = scan_bucket(archive, start=cursor or "")
     return look, look.next_key
 
 
 def request_runs(
-    context: dg.SensorEvaluationContext, archive: Archive, look: Look, cursor: str
+    context: dg.SensorEvaluationContext, archive: Archive, look: ScanReport, cursor: str
 ) -> dg.SensorResult | dg.SkipReason:
     """What follows from a look: take back what dead runs left, request the next batches."""
-    released, open_batches = release_dead_batches(context.instance, archive)
-    remove_leftover_partitions(context.instance, archive)
+    released, open_batches = release_crashed_batches(context.instance, archive)
+    remove_orphan_partitions(context.instance, archive)
     late = find_late_scans(archive.database, archive.storage)
     for error in [*look.errors, *late.errors, *newly_held(archive, look)]:
         context.log.error(error)
@@ -95,55 +103,55 @@ def request_runs(
     )
 
 
-def release_dead_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:
+def release_crashed_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:
     """Give sources back whose run ended, or was lost, before it had finished them.
 
     Returns how many, and how many batches are still being worked on.
     """
     requested = requested_batches(archive.database)
-    runs = runs_of_batches(instance, list(requested))
+    runs = batch_run_states(instance, list(requested))
     released = still_open = 0
     for batch, since in requested.items():
-        lost = Fate(over=datetime.now(UTC) - since > LOST_AFTER, begun=True)
+        lost = BatchRunState(over=datetime.now(UTC) - since > LOST_AFTER, begun=True)
         fate = runs.get(batch, lost)
         if not fate.over:
             still_open += 1
         elif fate.begun:
             released += release_batch(archive.database, batch, archive.settings.max_attempts)
         else:
-            released += release_unstarted(archive.database, batch)
+            released += requeue_unstarted(archive.database, batch)
     return released, still_open
 
 
-class Fate(NamedTuple):
+class BatchRunState(NamedTuple):
     """Of the runs of a batch: whether all of them are over, and whether any began, or was cancelled by a person before."""
 
     over: bool = True
     begun: bool = False
 
 
-def runs_of_batches(instance: DagsterInstance, batches: Sequence[str]) -> dict[str, Fate]:
+def batch_run_states(instance: DagsterInstance, batches: Sequence[str]) -> dict[str, BatchRunState]:
     """By batch; one without any run is absent."""
-    fates: dict[str, Fate] = {}
+    fates: dict[str, BatchRunState] = {}
     if batches:
         for record in instance.get_run_records(RunsFilter(tags={keys.BATCH_TAG: list(batches)})):
             run = record.dagster_run
-            other = fates.get(run.tags[keys.BATCH_TAG], Fate())
+            other = fates.get(run.tags[keys.BATCH_TAG], BatchRunState())
             begun = record.start_time is not None or run.status == DagsterRunStatus.CANCELED
-            fates[run.tags[keys.BATCH_TAG]] = Fate(other.over and run.is_finished, other.begun or begun)
+            fates[run.tags[keys.BATCH_TAG]] = BatchRunState(other.over and run.is_finished, other.begun or begun)
     return fates
 
 
-def remove_leftover_partitions(instance: DagsterInstance, archive: Archive) -> None:
-    """Take the partitions of frames that left out of Dagit.
+def remove_orphan_partitions(instance: DagsterInstance, archive: Archive) -> None:
+    """Take the partitions of frames that left out of the Dagster UI.
 
     Only here, where they are added too: a run that removed one could take it from a frame that has just come back. And not
     while a run of the frame's batch is to come, which may bear this very partition.
     """
-    leftovers = sources.leftover_partitions(archive.database, LEFTOVERS_PER_TICK)
-    fates = runs_of_batches(instance, sorted({leftover.batch for leftover in leftovers if leftover.batch}))
+    leftovers = sources.orphan_partitions(archive.database, LEFTOVERS_PER_TICK)
+    fates = batch_run_states(instance, sorted({leftover.batch for leftover in leftovers if leftover.batch}))
     for leftover in leftovers:
-        if fates.get(leftover.batch or "", Fate()).over:
+        if fates.get(leftover.batch or "", BatchRunState()).over:
             instance.delete_dynamic_partition(str(keys.frame_partitions(leftover.shard).name), leftover.partition)
             sources.forget_partition(archive.database, leftover)
 
@@ -167,7 +175,7 @@ def request(batch: Batch, settings: Settings) -> dg.RunRequest:
         tags={
             keys.KIND_TAG: "frames",
             keys.BATCH_TAG: batch.id,
-            **keys.queue_place(batch.ahead + len(batch.sources)),
+            **keys.run_priority(batch.ahead + len(batch.sources)),
             **keys.NO_RETRIES,
             **(task_size(batch, settings).tags if settings.fargate else {}),
         },
@@ -176,8 +184,8 @@ def request(batch: Batch, settings: Settings) -> dg.RunRequest:
 
 def task_size(batch: Batch, settings: Settings) -> RunSize:
     """Of the batch's task on Fargate. A frame under which runs died needs more, and its batch with it."""
-    sizes, deaths = [of.size for of in batch.sources], max(of.deaths for of in batch.sources)
-    return size_of_run(sizes, deaths, settings.worker_memory_mb)
+    sizes, crash_count = [of.size for of in batch.sources], max(of.crash_count for of in batch.sources)
+    return size_of_run(sizes, crash_count, settings.worker_memory_mb)
 
 
 def batch_limits(settings: Settings, open_batches: int) -> Limits:
@@ -186,19 +194,19 @@ def batch_limits(settings: Settings, open_batches: int) -> Limits:
     return Limits(settings.batch_size, most, settings.open_batches_per_shard, settings.open_batches_per_collection)
 
 
-def newly_held(archive: Archive, look: Look) -> list[str]:
+def newly_held(archive: Archive, look: ScanReport) -> list[str]:
     """What the operator has to be asked since this look."""
     with archive.database.connect() as connection:
         return [str(held) for name in sorted(look.held) for held in held_collections(connection, name)]
 
 
-def _observation(shard: str, claimed: Claimed) -> dg.AssetObservation:
+def _observation(shard: str, claimed: ClaimedSource) -> dg.AssetObservation:
     """Of a tif that was replaced: by that alone Dagster sees that an asset it does not make has changed."""
     tags = {"dagster/data_version": claimed.version}
     return dg.AssetObservation(asset_key=keys.georef(shard), partition=claimed.frame.partition, tags=tags)
 
 
-def _materialization(shard: str, claimed: Claimed) -> dg.AssetMaterialization:
+def _materialization(shard: str, claimed: ClaimedSource) -> dg.AssetMaterialization:
     """Of a tif that was dropped."""
     return dg.AssetMaterialization(
         asset_key=keys.georef(shard),
@@ -212,7 +220,7 @@ def _materialization(shard: str, claimed: Claimed) -> dg.AssetMaterialization:
     )
 
 
-def _summary(look: Look, released: int) -> str:
+def _summary(look: ScanReport, released: int) -> str:
     said = [f"{count} {what}" for what, count in sorted(look.counts.items()) if count] or ["nothing new"]
     if released:
         said.append(f"{released} taken back from dead runs")

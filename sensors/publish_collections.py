@@ -1,7 +1,7 @@
 """The sensor that rebuilds a collection once its frames are done: one run a batch, not one a frame.
 
 It asks the frame table what the index does not show yet, so it does not matter who made the frames: the bucket sensor, a
-backfill from Dagit, or a re-execution.
+backfill from the Dagster UI, or a re-execution.
 """
 
 from datetime import UTC, datetime
@@ -12,31 +12,31 @@ from dagster import DagsterInstance
 
 from ls4_assets import logs
 from ls4_assets.assets import keys
-from ls4_assets.assets.active_runs import Busy, busy_collections
+from ls4_assets.assets.active_runs import ActiveRuns, collections_in_progress
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import Collection
-from ls4_assets.publishing.exports import form
+from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.rebuilds import due_collections, forget_collection, mark_requested, withdrawn_collections
 from resources.archive import Archive
 
 RUNS_PER_TICK = 20
 
 
-def collections_sensor(seconds: int) -> dg.SensorDefinition:
+def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
     """The sensor, looking every `seconds`."""
 
     @dg.sensor(
-        name="collections",
+        name="publish_collections",
         asset_selection=dg.AssetSelection.all(),
         minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Rebuilds tile index, overview mosaic, mapfile and catalogue of the collections whose frames changed.",
     )
-    def collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
-        busy = busy_collections(context.instance)
+    def publish_collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+        busy = collections_in_progress(context.instance)
         forget_withdrawn(context.instance, archive, busy)
         settings = archive.settings
-        due = due_collections(archive.database, settings.public_url, served_root(archive.storage), form(settings))
+        due = due_collections(archive.database, settings.public_url, served_root(archive.storage), format_version(settings))
         if not due:
             return dg.SkipReason("Nothing to rebuild; a collection whose frames are being made follows when they are.")
         now = datetime.now(UTC)
@@ -46,10 +46,10 @@ def collections_sensor(seconds: int) -> dg.SensorDefinition:
             return dg.SkipReason(f"{len(due)} collections are due and wait for runs of theirs to end.")
         return dg.SensorResult(run_requests=requests)
 
-    return collections
+    return publish_collections
 
 
-def forget_withdrawn(instance: DagsterInstance, archive: Archive, busy: Busy) -> None:
+def forget_withdrawn(instance: DagsterInstance, archive: Archive, busy: ActiveRuns) -> None:
     """Remove the partitions of collections of which nothing is left, when no run of theirs is under way."""
     for of in withdrawn_collections(archive.database):
         if not busy.blocks(of) and forget_collection(archive.database, of):
@@ -64,5 +64,5 @@ def _request(instance: DagsterInstance, archive: Archive, of: Collection, first:
         run_key=uuid4().hex,
         asset_selection=keys.from_step_on(of.shard, first),
         partition_key=of.partition,
-        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.AHEAD_OF_FRAMES},
+        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: of.name, **keys.NO_RETRIES, **keys.REBUILD_PRIORITY},
     )

@@ -12,12 +12,12 @@ from resources.archive import Archive
 
 # When scanners and map users sleep, and before people come to read it.
 NIGHTLY = "0 3 * * *"
-# So many collections are listed in Dagit.
+# So many collections are listed in the Dagster UI.
 LISTED = 200
 
 
 @dg.asset(
-    key=keys.IN_STEP,
+    key=keys.ARCHIVE_CONSISTENCY,
     group_name="archive",
     description="What is out of step between bucket, database and Dagster, by collection; `ls4 reconcile` mends it.",
 )
@@ -27,26 +27,26 @@ def in_step(context: dg.AssetExecutionContext, archive: Archive) -> dg.Materiali
     from ls4_assets.operations.reconcile.model import Kind, count
     from ls4_assets.operations.reconcile.run import Reconciler
 
-    started, collections, refused = time.monotonic(), 0, []
+    started, collections, rejected = time.monotonic(), 0, []
     counts: dict[Kind, int] = {}
     out: list[tuple[str, Mapping[Kind, int]]] = []
     for report in Reconciler(archive, context.instance).run():
         collections += bool(report.name)
-        if report.refused:
-            refused.append(f"{report.name} {report.refused}")
+        if report.rejected:
+            rejected.append(f"{report.name} {report.rejected}")
         found = count([*report.actions, *report.held])
         if found and len(out) < LISTED:
             out.append((report.name, found))
         for kind, many in found.items():
             counts[kind] = counts.get(kind, 0) + many
     seconds = round(time.monotonic() - started, 1)
-    told = {"collections": collections, "out_of_step": counts or None, "passed_over": len(refused) or None, "seconds": seconds}
+    told = {"collections": collections, "out_of_step": counts or None, "passed_over": len(rejected) or None, "seconds": seconds}
     logs.event("reconcile", logging.WARNING if counts else logging.INFO, **told)
     metadata: dict[str, dg.MetadataValue] = {
         "collections": dg.MetadataValue.int(collections),
         "out_of_step": dg.MetadataValue.int(sum(counts.values())),
         "by_collection": dg.MetadataValue.md(table(out)),
-        "passed_over": dg.MetadataValue.md("\n\n".join(refused[:LISTED]) or "none"),
+        "passed_over": dg.MetadataValue.md("\n\n".join(rejected[:LISTED]) or "none"),
         "seconds": dg.MetadataValue.float(seconds),
     }
     return dg.MaterializeResult(metadata=metadata | {str(kind): dg.MetadataValue.int(many) for kind, many in counts.items()})
@@ -56,7 +56,7 @@ def nightly() -> dg.ScheduleDefinition:
     """The schedule; its times are UTC unless the instance says otherwise."""
     return dg.ScheduleDefinition(
         name="reconcile",
-        target=dg.AssetSelection.assets(keys.IN_STEP),
+        target=dg.AssetSelection.assets(keys.ARCHIVE_CONSISTENCY),
         cron_schedule=NIGHTLY,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Tells every night whether bucket, database and Dagster are in step; changes nothing.",

@@ -8,18 +8,18 @@ from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ls4_assets.assets import keys
-from ls4_assets.db.export_state import standing
+from ls4_assets.db.export_state import compilation_status
 from resources.archive import Archive
 
 KIND = "statewide"
 _SECONDS = 30
 
 
-def statewide_sensor() -> dg.SensorDefinition:
+def statewide_exports_sensor() -> dg.SensorDefinition:
     """The sensor. How long it waits is told by `Compilation.waits_until`."""
 
     @dg.sensor(
-        name="statewide",
+        name="statewide_exports",
         asset_selection=dg.AssetSelection.assets(keys.COMPILED),
         minimum_interval_seconds=_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -27,7 +27,7 @@ def statewide_sensor() -> dg.SensorDefinition:
     )
     def statewide(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with archive.database.connect() as connection:
-            now = standing(connection)
+            now = compilation_status(connection)
         if not now.changed:
             return dg.SkipReason("The statewide files show every collection as it is.")
         if (due := now.waits_until()) and datetime.now(UTC) < due:

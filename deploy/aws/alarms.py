@@ -25,7 +25,7 @@ _OVER = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 _UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
 # One bad tif fails its run too, and is told of elsewhere; so many within an hour are another matter.
 _FAILED_RUNS = 10
-# Of a run whose start was refused, that did not start in time, was lost or took too long, the daemon tells in words of its own.
+# Of a run whose start was rejected, that did not start in time, was lost or took too long, the daemon tells in words of its own.
 _FAILED = {
     "run": ("RUN_FAILURE",),
     "daemon": ("Caught an error dequeuing run", "seconds to start", "as failed", "maximum runtime"),
@@ -74,7 +74,7 @@ class Alarms(Construct):
             "DeadEvents", dead, 1, "Events of the bucket could not be taken: read the queue ls4-georef-dead, then redrive it."
         )
         age = events.queue.metric_approximate_age_of_oldest_message(statistic="Maximum")
-        self._alarm("OldEvents", age, 1800, "No sensor takes events: see in Dagit whether daemon and code server run.")
+        self._alarm("OldEvents", age, 1800, "No sensor takes events: see in the Dagster UI whether daemon and code server run.")
 
     def _map_front(self, maps: Maps) -> None:
         healthy = maps.targets.metrics.healthy_host_count(statistic="Minimum")
@@ -95,7 +95,7 @@ class Alarms(Construct):
 
     def _runs(self) -> None:
         failed, *_ = [self._lines(log, "RunsFailed", *lines) for log, lines in _FAILED.items()]
-        self._alarm("RunsFail", failed, _FAILED_RUNS, "Look at the failed runs in Dagit.", minutes=60)
+        self._alarm("RunsFail", failed, _FAILED_RUNS, "Look at the failed runs in the Dagster UI.", minutes=60)
 
     def _sidecars(self, service: str) -> None:
         failed = self._lines("maps", "SyncFailed", sync.FAULT)

@@ -90,7 +90,7 @@ def _lifecycle() -> list[s3.LifecycleRule]:
 
 
 class Downloads(Construct):
-    """CloudFront over the public keys. Everything else is refused by the bucket's policy, whatever is asked of CloudFront."""
+    """CloudFront over the public keys. Everything else is rejected by the bucket's policy, whatever is asked of CloudFront."""
 
     def __init__(self, scope: Construct, config: Config, archive: Archive) -> None:
         super().__init__(scope, "Downloads")

@@ -15,7 +15,17 @@ Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
 # The stacks' own doing: a person who sets them too would be believed by half of the containers.
 _OURS = {
-    *("storage", "s3_region", "s3_endpoint_url", "database_url", "public_url", "map_url", "trial_url", "dagit_url", "work_dir")
+    *(
+        "storage",
+        "s3_region",
+        "s3_endpoint_url",
+        "database_url",
+        "public_url",
+        "map_url",
+        "map_internal_url",
+        "dagster_url",
+        "work_dir",
+    )
 }
 
 
@@ -44,11 +54,11 @@ class Dns(_Section):
     zone: Host
     zone_id: Annotated[str, Field(pattern=r"^Z[A-Z0-9]+$")]
     maps: Host
-    dagit: Host
+    dagster_ui: Host
 
     @model_validator(mode="after")
     def _in_the_zone(self) -> Self:
-        for host in (self.maps, self.dagit):
+        for host in (self.maps, self.dagster_ui):
             if not host.endswith(f".{self.zone}"):
                 raise ValueError(f"{host} does not end with .{self.zone}")
         return self

@@ -68,7 +68,7 @@ class Maps(Construct):
             task_role=task_role,
             execution_role=execution_role,
         )
-        self._front(task, f"{HOME}/mapfiles", f"{HOME}/run/collections.json", f"{HOME}/run/refusals.json", _VOLUMES)
+        self._front(task, f"{HOME}/mapfiles", f"{HOME}/run/collections.json", f"{HOME}/run/rejections.json", _VOLUMES)
         self._sidecar(task)
         return ecs.FargateService(
             self,
@@ -99,7 +99,7 @@ class Maps(Construct):
             task,
             f"{HOME}/archive/mapfiles",
             f"{HOME}/archive/derived/collections.json",
-            f"{HOME}/archive/staff/refusals.json",
+            f"{HOME}/archive/staff/rejections.json",
             _VOLUMES,
             memory=maps.memory,
             cpu=maps.cpu,
@@ -139,13 +139,13 @@ class Maps(Construct):
         task: ecs.TaskDefinition,
         mapfiles: str,
         collections: str,
-        refusals: str,
+        rejections: str,
         volumes: dict[str, str],
         memory: int | None = None,
         cpu: int | None = None,
     ) -> ecs.ContainerDefinition:
         folders = ["--run-dir", f"{HOME}/serving", "--mapfiles", mapfiles, "--collections", collections]
-        folders += ["--refusals", refusals, *(f"--staff={network}" for network in self.config.network.staff)]
+        folders += ["--rejections", rejections, *(f"--staff={network}" for network in self.config.network.staff)]
         # Only the load balancer and our own runs reach the port, so who comes from the VPC is believed.
         address = ["--listen", "0.0.0.0", "--port", str(MAPS), "--proxy", str(self.config.network.cidr)]  # noqa: S104
         return add_container(
@@ -176,8 +176,8 @@ class Maps(Construct):
             f"{HOME}/mapfiles",
             "--collections",
             f"{HOME}/run/collections.json",
-            "--refusals",
-            f"{HOME}/run/refusals.json",
+            "--rejections",
+            f"{HOME}/run/rejections.json",
             "--state",
             f"{HOME}/run/sync.json",
         ]

@@ -58,7 +58,7 @@ class Network(Construct):
         """Every permitted connection, but for those from a load balancer to its targets, which the CDK adds."""
         words = {
             "PublicBalancer": "The load balancer of the maps",
-            "DagitBalancer": "The internal load balancer of Dagit",
+            "DagitBalancer": "The internal load balancer of the Dagster UI",
             "Maps": "MapServer tasks",
             "Webserver": "Webserver tasks",
             "Daemon": "The Dagster daemon",

@@ -15,7 +15,7 @@ PRODUCTS = (
     *("bw/*/georef/deflate/*", "nc/*/georef/deflate/*", "bw/*/cog/*", "nc/*/cog/*"),
     *("mapfiles/*", "derived/*", "geojson/*"),
 )
-# The list of refused files, which the sensors keep and the front shows to staff; CloudFront does not reach it.
+# The list of rejected files, which the sensors keep and the front shows to staff; CloudFront does not reach it.
 STAFF = "staff/*"
 # What MapServer opens: COGs, their later versions and overview mosaics (below derived/), and the mapfiles themselves;
 # and what the page for staff shows.
@@ -135,7 +135,7 @@ def _list_output(config: Config) -> iam.PolicyStatement:
 
 
 def _write_output(config: Config) -> list[iam.PolicyStatement]:
-    """What steps and sensors print, which Dagit shows."""
+    """What steps and sensors print, which the Dagster UI shows."""
     return [_allow("Output", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], [_output(config)]), _list_output(config)]
 
 

@@ -96,7 +96,7 @@ class Dagster(Construct):
         self._container(task, "webserver", "webserver", [*command, "--workspace", f"{DAGSTER_HOME}/workspace.yaml"], port=DAGIT)
         service = self._service("Webserver", task, min_healthy_percent=100, max_healthy_percent=200)
         balancer = load_balancer(self, "DagitBalancer", self.base, public=False)
-        listener = https_listener(balancer, self.config.dns.dagit, zone)
+        listener = https_listener(balancer, self.config.dns.dagster_ui, zone)
         listener.add_targets(
             "Webserver",
             port=DAGIT,
@@ -188,8 +188,8 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
         "LS4_PUBLIC_URL": base.public_url,
         "LS4_MAP_URL": f"https://{config.dns.maps}",
         # The public address leads out of the VPC, where runs have no way.
-        "LS4_TRIAL_URL": f"http://{MAPS_NAME}.{DOMAIN}:{MAPS}",
-        "LS4_DAGIT_URL": f"https://{config.dns.dagit}",
+        "LS4_MAP_INTERNAL_URL": f"http://{MAPS_NAME}.{DOMAIN}:{MAPS}",
+        "LS4_DAGSTER_URL": f"https://{config.dns.dagster_ui}",
         "LS4_WORK_DIR": "/work",
         "LS4_EVENTS_QUEUE_URL": events.queue.queue_url,
         "LS4_FARGATE": "true",

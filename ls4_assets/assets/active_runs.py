@@ -11,7 +11,7 @@ from ls4_assets.domain.names import STEPS, Collection, Frame
 _MOST_RUNS = 500
 
 
-class Busy:
+class ActiveRuns:
     """What runs in flight are still changing: whole shards, or single collections, by name."""
 
     def __init__(self) -> None:
@@ -23,14 +23,14 @@ class Busy:
         return self.everything or of.shard in self.shards or of.name in self.collections
 
 
-def busy_collections(instance: DagsterInstance) -> Busy:
+def collections_in_progress(instance: DagsterInstance) -> ActiveRuns:
     """Read from the runs that wait or work: those of a backfill carry none of our tags, so partitions and assets must tell.
 
     What the bucket sensor's own batches still work on, the source table says (`due_collections`).
     """
-    busy = Busy()
+    busy = ActiveRuns()
     # The sensor's own and those of `ls4 rematerialize`.
-    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=keys.AHEAD_OF_FRAMES), limit=_MOST_RUNS)
+    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=keys.REBUILD_PRIORITY), limit=_MOST_RUNS)
     # Of a backfill only those that work: the others wait for hours, and what it has made is shown meanwhile.
     working = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
     busy.everything = _MOST_RUNS in (len(rebuilds), len(working))
@@ -42,7 +42,7 @@ def busy_collections(instance: DagsterInstance) -> Busy:
     return busy
 
 
-def _add_untagged(busy: Busy, run: DagsterRun) -> None:
+def _add_untagged(busy: ActiveRuns, run: DagsterRun) -> None:
     tags = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
     partitions = [run.tags[tag] for tag in tags if tag in run.tags]
     for key in run.asset_selection or ():

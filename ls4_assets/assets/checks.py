@@ -1,9 +1,9 @@
-"""Asset checks of collections, and of the archive: what Dagit shows of an index and a mapfile, one evaluation a collection.
+"""Asset checks of collections, and of the archive: what the Dagster UI shows of an index and a mapfile, one evaluation a collection.
 
-`no_secret_and_whole` on `mapfile` blocks: a mapfile with findings is never put into the bucket, so a failed check means that the
-last good map is still served, and a passed one was made over what lies in the bucket now. `map_is_drawn` tells whether mapserv
-draws it, and `index_adds_up` on `tile_index` whether index, frames, COGs and dropped tifs agree in number: both tell of what is
-published already, and block nothing. `archive_adds_up` asks the same of all collections, once a day.
+`mapfile_valid` on `mapfile` blocks: a mapfile with findings is never put into the bucket, so a failed check means that the
+last good map is still served, and a passed one was made over what lies in the bucket now. `map_renders` tells whether mapserv
+draws it, and `index_counts_match` on `tile_index` whether index, frames, COGs and dropped tifs agree in number: both tell of what is
+published already, and block nothing. `archive_counts_match` asks the same of all collections, once a day.
 """
 
 import warnings
@@ -21,13 +21,13 @@ from mapserver import mapfile
 from mapserver.smoke_test import Trial, try_front, try_mapserv
 from resources.archive import Archive
 
-NAME = "no_secret_and_whole"
-DRAWN = "map_is_drawn"
-INDEX = "index_adds_up"
-ARCHIVE = "archive_adds_up"
+NAME = "mapfile_valid"
+DRAWN = "map_renders"
+INDEX = "index_counts_match"
+ARCHIVE = "archive_counts_match"
 
 
-class MapfileRefused(dg.Failure):
+class InvalidMapfileError(dg.Failure):
     """A mapfile that must not be published, and why."""
 
     def __init__(self, of: Collection, findings: Sequence[str]) -> None:
@@ -86,7 +86,7 @@ def _trial(archive: Archive, of: Collection) -> Trial:
         published, url = archive.storage.read(of.map_key).decode(), settings.database_url.get_secret_value()
         if trial := try_mapserv(of, published, point, settings.postgres_service, url):
             return trial
-    return try_front(of, map_url(of, settings.trial_url or settings.map_url), point)
+    return try_front(of, map_url(of, settings.map_internal_url or settings.map_url), point)
 
 
 def audited_index(archive: Archive, of: Collection) -> dg.AssetCheckResult:
@@ -95,9 +95,9 @@ def audited_index(archive: Archive, of: Collection) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset=keys.REFUSED, name=ARCHIVE, description="Dropped, made and indexed frames of all collections agree in number."
+    asset=keys.REJECTED, name=ARCHIVE, description="Dropped, made and indexed frames of all collections agree in number."
 )
-def archive_adds_up(archive: Archive) -> dg.AssetCheckResult:
+def archive_counts_match(archive: Archive) -> dg.AssetCheckResult:
     """All collections together."""
     with archive.database.connect() as connection:
         return dg.AssetCheckResult(**_told(audit_archive(connection, archive.settings.profiles)))
@@ -106,7 +106,7 @@ def archive_adds_up(archive: Archive) -> dg.AssetCheckResult:
 archive_audit = dg.ScheduleDefinition(
     name="archive_audit",
     cron_schedule="0 5 * * *",
-    target=dg.AssetSelection.checks(archive_adds_up),
+    target=dg.AssetSelection.checks(archive_counts_match),
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Asks once a day whether the archive adds up.",
 )
@@ -118,8 +118,8 @@ def _told(audit: Audit) -> dict[str, Any]:
     return {"passed": not audit.wrong, "description": description, "metadata": dict(audit.counts)}
 
 
-def refused_mapfile(of: Collection, refused: MapfileRefused) -> dg.AssetCheckResult:
-    return _result(of, refused.findings, "refused, the last good one stays")
+def rejected_mapfile(of: Collection, rejected: InvalidMapfileError) -> dg.AssetCheckResult:
+    return _result(of, rejected.findings, "rejected, the last good one stays")
 
 
 def _result(of: Collection, findings: Sequence[str], state: str) -> dg.AssetCheckResult:

@@ -12,7 +12,7 @@ import dagster as dg
 from sqlalchemy import func, select, update
 
 from ls4_assets.assets import checks, events, keys
-from ls4_assets.assets.exports import catalogue_asset
+from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.assets.report import report_metadata
 from ls4_assets.db import frames as records
@@ -22,7 +22,7 @@ from ls4_assets.db.schema import collection as collection_table
 from ls4_assets.db.shapefile import write_shapefile
 from ls4_assets.domain.export_keys import stac_item_key
 from ls4_assets.domain.links import map_url
-from ls4_assets.domain.names import BANDS, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.publishing import collection_list
 from ls4_assets.publishing.exports import publish_lists
 from ls4_assets.publishing.public_cogs import publish_cogs, remove_cogs, wait_for_readers
@@ -74,14 +74,14 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         try:
             with events.logged(context, of):
                 done = publish_map(archive, of)
-        except checks.MapfileRefused as refused:
-            yield checks.refused_mapfile(of, refused)
+        except checks.InvalidMapfileError as rejected:
+            yield checks.rejected_mapfile(of, rejected)
             raise
         yield done
         yield checks.published_mapfile(archive, of)
         yield checks.drawn_map(archive, of)
 
-    return [tile_index, overview_mosaic_asset(shard), mapfile, catalogue_asset(shard)]
+    return [tile_index, overview_mosaic_asset(shard), mapfile, exports_asset(shard)]
 
 
 def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
@@ -136,7 +136,7 @@ def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
             )
         )
         if findings := mapfiles.findings(text):
-            raise checks.MapfileRefused(of, findings)
+            raise checks.InvalidMapfileError(of, findings)
         template = str(PurePosixPath(of.map_key).with_name(FOOTPRINT.name))
         for key, data in ((template, FOOTPRINT.read_bytes()), (of.map_key, text.encode())):
             if not _is_published(archive, key, data):
@@ -166,10 +166,10 @@ def _publish_files(archive: Archive, of: Collection) -> list[str]:
         with archive.database.connect() as connection:
             files = write_shapefile(connection, of, folder)
             bands = index.bands(connection, of)
-        for band in BANDS:
+        for film_type in FILM_TYPES:
             for suffix, path in files.items():
-                key = of.tile_index_key(band, suffix)
-                if band in bands:
+                key = of.tile_index_key(film_type, suffix)
+                if film_type in bands:
                     archive.storage.upload(path, key)
                     written.append(key)
                 else:
@@ -203,9 +203,9 @@ def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
     archive.storage.delete(of.map_key)
     withdraw_tiles(archive, of)
     withdraw_overview_mosaic(archive, of, revision)
-    for band in BANDS:
+    for film_type in FILM_TYPES:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
-            archive.storage.delete(of.tile_index_key(band, suffix))
+            archive.storage.delete(of.tile_index_key(film_type, suffix))
     _note(archive, of, published_at=None)
     publish_lists(archive)
     with archive.database.begin() as connection:

@@ -18,7 +18,7 @@ from ls4_assets.domain.names import STEPS, Collection, Frame, Step
 from ls4_assets.processing.tasks import Outcome
 from resources.archive import Archive
 
-# A frame shows in Dagit at most so much later than it is done; each telling costs what a frame of 2,000 px does.
+# A frame shows in the Dagster UI at most so much later than it is done; each telling costs what a frame of 2,000 px does.
 _FRAMES_AT_ONCE = 20
 _SECONDS_UNTOLD = 5.0
 

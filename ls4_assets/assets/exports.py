@@ -1,4 +1,4 @@
-"""What is exported, as assets: `catalogue` of each collection, and the statewide `compiled_historical_indexes`.
+"""What is exported, as assets: `exports` of each collection, and the statewide `compiled_historical_indexes`.
 
 Both come after the map and never hold it back: one that fails is red by itself, and is tried again ever more seldom.
 """
@@ -15,11 +15,11 @@ from ls4_assets.publishing.statewide import compile_statewide
 from resources.archive import Archive
 
 
-def catalogue_asset(shard: str) -> dg.AssetsDefinition:
+def exports_asset(shard: str) -> dg.AssetsDefinition:
     """The asset of a shard."""
 
     @dg.asset(
-        key=keys.catalogue(shard),
+        key=keys.exports(shard),
         group_name=shard,
         partitions_def=keys.collection_partitions(shard),
         deps=[keys.mapfile(shard)],
@@ -27,21 +27,21 @@ def catalogue_asset(shard: str) -> dg.AssetsDefinition:
         kinds={"stac", "parquet"},
         description="What people take away of a collection: STAC items, GeoJSON, GeoParquet, and a mosaic index for GDAL.",
     )
-    def catalogue(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
+    def exports(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
         of = Collection.from_partition(shard, context.partition_key)
         by_hand = keys.KIND_TAG not in context.run.tags
         with events.logged(context, of):
-            return refresh_catalogue(archive, of, anew=by_hand)
+            return refresh_exports(archive, of, force=by_hand)
 
-    return catalogue
+    return exports
 
 
-def refresh_catalogue(archive: Archive, of: Collection, *, anew: bool = False) -> dg.MaterializeResult[None]:
+def refresh_exports(archive: Archive, of: Collection, *, force: bool = False) -> dg.MaterializeResult[None]:
     """Bring a collection's exports up to date; `anew`: the items of unchanged frames too."""
     started = time.monotonic()
-    done = publish_exports(archive, of, anew=anew)
+    done = publish_exports(archive, of, force=force)
     if not done.frames:
-        return dg.MaterializeResult(metadata={"catalogue": dg.MetadataValue.text("withdrawn: the collection has no frames")})
+        return dg.MaterializeResult(metadata={"exports": dg.MetadataValue.text("withdrawn: the collection has no frames")})
     url = archive.settings.public_url
     links = {key.rpartition("/")[2].replace(".", "_"): dg.MetadataValue.url(f"{url}/{key}") for key in done.keys}
     return dg.MaterializeResult(

@@ -1,7 +1,7 @@
-"""Asset checks of frames: what Dagit shows of the soundness of each, one evaluation a partition.
+"""Asset checks of frames: what the Dagster UI shows of the soundness of each, one evaluation a partition.
 
-`frame_is_right` on `cog` blocks: a version with a wrong finding (ls4_assets/processing/quality.py), or one that could not be made, is
-never published, so that the last good one stays on the map. `raw_scan_is_there` warns: it opens when a frame is made without its
+`cog_valid` on `cog` blocks: a version with a wrong finding (ls4_assets/processing/quality.py), or one that could not be made, is
+never published, so that the last good one stays on the map. `raw_scan_exists` warns: it opens when a frame is made without its
 scan, and resolves by itself when the scan arrives (ls4_assets/ingest/late_raw_scans.py). A frame whose scan was there from the start has
 no evaluation of it, because each is a row in Dagster's log.
 """
@@ -15,8 +15,8 @@ from ls4_assets.assets import keys
 from ls4_assets.domain.names import Frame, Step
 from ls4_assets.processing.tasks import Outcome
 
-FRAME = "frame_is_right"
-SCAN = "raw_scan_is_there"
+FRAME = "cog_valid"
+SCAN = "raw_scan_exists"
 
 
 def specs(shard: str) -> list[dg.AssetCheckSpec]:

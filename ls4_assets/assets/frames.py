@@ -19,14 +19,14 @@ from ls4_assets.db.frames import mark_source, source_of
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import STEPS, Frame
 from ls4_assets.processing.admission import RUN_PREFIX
-from ls4_assets.processing.pool import carry_out
+from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import Order, Outcome
-from ls4_assets.processing.worker import make_frame
+from ls4_assets.processing.worker import process_frame
 from ls4_assets.settings import Profiles
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
-# Partitions of one run of a backfill that is started in Dagit.
+# Partitions of one run of a backfill that is started in the Dagster UI.
 BACKFILL_BATCH = 100
 
 FrameEvent = dg.AssetObservation | dg.AssetCheckEvaluation
@@ -103,7 +103,7 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
     # One scratch folder a run: what a killed worker leaves in it goes with the run, what a killed run leaves with the next.
     with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, telling:
         orders = [Order(archive.settings, frame, steps, rebuild, run, scratch) for frame in frames]
-        for order, outcome in carry_out(make_frame, orders, archive.settings):
+        for order, outcome in run_tasks(process_frame, orders, archive.settings):
             reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
             events.log_frame(context, order.frame, outcome, reason)
             if reason:
@@ -128,8 +128,8 @@ def _explain(archive: Archive, order: Order, error: BaseException) -> str:
     """What to say of a frame whose worker did not come back with an outcome; written down for `ls4 status` too."""
     name, state = order.frame.stem, None
     if isinstance(error, FutureTimeoutError):
-        limit = f"{order.settings.frame_timeout:.0f} s"
-        reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT."
+        limit = f"{order.settings.frame_timeout_seconds:.0f} s"
+        reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT_SECONDS."
         state = SourceState.FAILED
     elif isinstance(error, ProcessExpired):
         killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely for want of memory"

@@ -11,9 +11,9 @@ import dagster as dg
 
 from ls4_assets.domain.names import COLLECTION_STEPS, STEPS, Step
 
-REFUSED = dg.AssetKey("refused_frames")
+REJECTED = dg.AssetKey("rejected_files")
 COMPILED = dg.AssetKey("compiled_historical_indexes")
-IN_STEP = dg.AssetKey("archive_in_step")
+ARCHIVE_CONSISTENCY = dg.AssetKey("archive_consistency")
 # Tags by which the sensors find their own runs again.
 BATCH_TAG = "ls4/batch"
 # The collection of a rebuild, of which dagster.yaml lets only one run at a time.
@@ -21,7 +21,7 @@ COLLECTION_TAG = "ls4/collection"
 # The sensors ask again for what a dead run left undone; Dagster's own retry beside it would do the work twice.
 NO_RETRIES = {"dagster/max_retries": "0"}
 # A rebuild takes seconds and shows what hours of frames have made.
-AHEAD_OF_FRAMES = {"dagster/priority": "1"}
+REBUILD_PRIORITY = {"dagster/priority": "1"}
 # What a frame costs, roughly: by it a run that is requested later, but has less before it, overtakes in the queue.
 _SECONDS_A_FRAME = 5
 # What a sensor's run is for; runs of people have none.
@@ -50,8 +50,8 @@ def mapfile(shard: str) -> dg.AssetKey:
     return dg.AssetKey([shard, "mapfile"])
 
 
-def catalogue(shard: str) -> dg.AssetKey:
-    return dg.AssetKey([shard, "catalogue"])
+def exports(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "exports"])
 
 
 def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:
@@ -61,12 +61,12 @@ def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:
     return [dg.AssetKey([shard, name]) for name in chain[chain.index(step) :]]
 
 
-def queue_place(frames: int) -> dict[str, str]:
+def run_priority(frames: int) -> dict[str, str]:
     """Place in Dagster's queue of a run that is through when so many frames are: by the second at which that would be if it had
     the machine for itself.
 
     Small and old ones come first, and a large one is overtaken only for as long as it would take itself. Always below zero,
-    which is what runs have that a person launches in Dagit, and rebuilds are above that.
+    which is what runs have that a person launches in the Dagster UI, and rebuilds are above that.
     """
     return {"dagster/priority": str(-int(time.time() + _SECONDS_A_FRAME * frames))}
 

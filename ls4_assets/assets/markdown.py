@@ -1,4 +1,4 @@
-"""Tables as Dagit shows them in metadata."""
+"""Tables as the Dagster UI shows them in metadata."""
 
 import html
 from collections.abc import Iterable, Sequence

@@ -19,7 +19,7 @@ from ls4_assets.db import overview_mosaics as mosaics
 from ls4_assets.db.overview_mosaics import Change, Mosaic, State
 from ls4_assets.db.tile_index import collection_lock
 from ls4_assets.domain.names import Collection
-from ls4_assets.errors import FrameFault, NotFound
+from ls4_assets.errors import FrameError, NotFoundError
 from ls4_assets.raster.overview_grid import Box, Grid, choose_zoom, resolution
 from ls4_assets.raster.overview_mosaic import PAINTING_VERSION, Made, Order, build_overview_mosaic
 from ls4_assets.raster.overview_painting import PlacedFrame
@@ -52,7 +52,7 @@ def overview_mosaic_asset(shard: str) -> dg.AssetsDefinition:
         of = Collection.from_partition(shard, context.partition_key)
         by_hand = keys.KIND_TAG not in context.run.tags
         with events.logged(context, of):
-            result = refresh_overview_mosaic(archive, of, anew=by_hand)
+            result = refresh_overview_mosaic(archive, of, force=by_hand)
         if why := (result.metadata or {}).get("not_made"):
             context.log.warning(f"{of.name} has no overview mosaic for now: {why}")
         return result
@@ -68,14 +68,14 @@ class _Built:
     size: int
 
 
-def refresh_overview_mosaic(archive: Archive, of: Collection, *, anew: bool = False) -> dg.MaterializeResult[None]:
+def refresh_overview_mosaic(archive: Archive, of: Collection, *, force: bool = False) -> dg.MaterializeResult[None]:
     """Bring the mosaic up to date with the tile index; `anew`: no tile is taken over. Never raises but for the database."""
     started = time.monotonic()
     with collection_lock(archive.database, of):
         with archive.database.begin() as connection:
             now = mosaics.state(connection, of)
             changed = mosaics.changes(connection, of) if now.extent else []
-            same = now.on_map and now.form == _form(now) and not changed and not anew
+            same = now.on_map and now.format_version == _format_version(now) and not changed and not force
             if now.extent is None or same:
                 # Without frames the mosaic is withdrawn with the map.
                 mosaics.note(connection, of, revision=now.revision, attempts=0)
@@ -84,10 +84,10 @@ def refresh_overview_mosaic(archive: Archive, of: Collection, *, anew: bool = Fa
             return _result(of, overview_mosaic=f"the map of {len(changed)} frames comes first, the mosaic follows by itself")
         try:
             if now.rebuilds > _DEATHS:
-                raise FrameFault(f"the last {now.rebuilds - 1} rebuilds died, so this one leaves it out")
+                raise FrameError(f"the last {now.rebuilds - 1} rebuilds died, so this one leaves it out")
             # Tiles of a mosaic over which the last two attempts failed may be what is wrong.
             failing = now.attempts > 1 and not now.on_map
-            built = _build(archive, of, now, now.extent, changed, anew=anew or failing)
+            built = _build(archive, of, now, now.extent, changed, force=force or failing)
         except SQLAlchemyError:
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the map must not wait for it
@@ -105,12 +105,12 @@ def withdraw_overview_mosaic(archive: Archive, of: Collection, revision: int) ->
     _remove_others(archive, of, kept=())
 
 
-def _build(archive: Archive, of: Collection, now: State, extent: Box, changed: list[Change], *, anew: bool) -> _Built:
+def _build(archive: Archive, of: Collection, now: State, extent: Box, changed: list[Change], *, force: bool) -> _Built:
     engine, storage = archive.database, archive.storage
     with engine.connect() as connection:
         zoom = choose_zoom(mosaics.native_resolution(connection, of), extent, now.zoom)
-    form = _form(now)
-    base = now.key if not anew and (now.form, now.zoom) == (form, zoom) else None
+    format_version = _format_version(now)
+    base = now.key if not force and (now.format_version, now.zoom) == (format_version, zoom) else None
     with scratch_folder("ls4-overview-", archive.settings.work_dir) as folder:
         previous = _fetched(archive, base, folder / "previous.tif")
         boxes = [box for change in changed for box in change.boxes]
@@ -126,19 +126,19 @@ def _build(archive: Archive, of: Collection, now: State, extent: Box, changed: l
         order = Order(grid, now.bands, frames_in, boxes, previous, _gdal_options(archive.settings))
         made = build_overview_mosaic(order, out, folder)
         if made.left_out and not made.frames:
-            raise FrameFault(f"none of {len(made.left_out)} frames can be read ({next(iter(made.left_out.values()))})")
+            raise FrameError(f"none of {len(made.left_out)} frames can be read ({next(iter(made.left_out.values()))})")
         key = of.overview_mosaic_key(_digest(out))
-        size = storage.upload(out, key, yielded=True).size
+        size = storage.upload(out, key, may_link=True).size
     complete = not made.left_out or now.attempts + 1 >= _TRIES
     with engine.begin() as connection:
-        mosaic = Mosaic(key, storage.gdal_path(key), form, zoom)
+        mosaic = Mosaic(key, storage.gdal_path(key), format_version, zoom)
         mosaics.publish(connection, of, mosaic, changed, [frame.order for frame in made.left_out])
         _note_outcome(connection, of, now, complete=complete)
     _remove_others(archive, of, kept=(key, now.key))
     return _Built(made, key, zoom, size)
 
 
-def _form(now: State) -> str:
+def _format_version(now: State) -> str:
     return f"{PAINTING_VERSION}-{now.bands}"
 
 
@@ -154,7 +154,7 @@ def _fetched(archive: Archive, key: str | None, path: Path) -> Path | None:
         return None
     try:
         archive.storage.download(key, path)
-    except NotFound:
+    except NotFoundError:
         return None
     return path
 

@@ -1,11 +1,11 @@
-"""What a frame's materialisation says of its making, in the tags by which Dagit tells which partitions are out of date.
+"""What a frame's materialisation says of its making, in the tags by which the Dagster UI tells which partitions are out of date.
 
-A frame is stale in Dagit when its code version is not the one in force (a profile was changed) or an input has got another data
+A frame is stale in the Dagster UI when its code version is not the one in force (a profile was changed) or an input has got another data
 version since (a new scan was dropped). Events that an operation yields itself bear such tags only if it writes them: here, and
 nowhere else.
 
 The code version of an asset is one for all its partitions, and each band has a profile of its own: it names both. So after a
-change of one band's profile Dagit calls frames of the other band stale as well; `ls4 status` and `ls4 rematerialize --stale`,
+change of one band's profile the Dagster UI calls frames of the other band stale as well; `ls4 status` and `ls4 rematerialize --stale`,
 which go by the profile that each frame was made with, do not (ls4_assets/db/stale.py).
 """
 
@@ -24,14 +24,14 @@ from dagster._core.definitions.data_version import (
 
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
-from ls4_assets.domain.names import BANDS, STEPS, Step
+from ls4_assets.domain.names import FILM_TYPES, STEPS, Step
 from ls4_assets.processing.tasks import Outcome
 from ls4_assets.settings import Profiles
 
 
 def code_version(profiles: Profiles, step: Step) -> str:
     """Of an asset: the profiles of both bands, as far as they matter to the step."""
-    return "-".join(f"{band}.{profiles[band].hash(step)}" for band in BANDS)
+    return "-".join(f"{film_type}.{profiles[film_type].hash(step)}" for film_type in FILM_TYPES)
 
 
 def data_version(product: Product) -> str:

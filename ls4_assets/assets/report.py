@@ -1,6 +1,6 @@
 """The report on one collection: what an operator asks of it, read from Postgres by its own rows alone.
 
-`ls4 status NAME` prints it, and each rebuild shows it in Dagit on the collection's tile index.
+`ls4 status NAME` prints it, and each rebuild shows it in the Dagster UI on the collection's tile index.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Connection, Row, Select, func, or_, select
 
 from ls4_assets.assets.markdown import table
 from ls4_assets.db.schema import WAITING, SourceState, frame, source
-from ls4_assets.domain.names import BANDS, STEPS, Collection
+from ls4_assets.domain.names import FILM_TYPES, STEPS, Collection
 
 # More of a kind are counted, and left to `ls4 status NAME --json`.
 MOST_LISTED = 50
@@ -32,13 +32,13 @@ class LastBatch:
 
 @dataclass(frozen=True)
 class Report:
-    """`sources` counts tifs by state; `failed` and `refused` have reasons by key, `MOST_LISTED` at most; `bytes` are by what
+    """`sources` counts tifs by state; `failed` and `rejected` have reasons by key, `MOST_LISTED` at most; `bytes` are by what
     they are of: georef, deflate, overviews, cog."""
 
     sources: Mapping[str, int]
     failed: Mapping[str, str]
-    refused: Mapping[str, str]
-    refused_count: int
+    rejected: Mapping[str, str]
+    rejected_count: int
     bytes: Mapping[str, int]
     changed_at: datetime | None
     last_batch: LastBatch | None
@@ -52,13 +52,13 @@ def collect_report(connection: Connection, of: Collection) -> Report:
     """Read it: a few milliseconds, and 50 at 10,000 frames."""
     states = {row.state: row for row in connection.execute(_sources(of))}
     runs = connection.execute(_products(of)).all()
-    refused = connection.execute(_refused(of)).all()
+    rejected = connection.execute(_rejected(of)).all()
     sizes: dict[str, int] = {step: sum(int(getattr(run, step) or 0) for run in runs) for step in STEPS}
     return Report(
         sources={state: row.n for state, row in states.items()},
         failed={row.key: row.reason for row in connection.execute(_failed(of))},
-        refused={row.key: row.reason for row in refused},
-        refused_count=refused[0].all if refused else 0,
+        rejected={row.key: row.reason for row in rejected},
+        rejected_count=rejected[0].all if rejected else 0,
         bytes={"georef": sum(int(row.size) for row in states.values()), **sizes},
         changed_at=runs[0].last if runs else None,
         last_batch=next((_last_batch(run) for run in runs if run.run), None),
@@ -66,14 +66,14 @@ def collect_report(connection: Connection, of: Collection) -> Report:
 
 
 def report_metadata(connection: Connection, of: Collection) -> dict[str, dg.MetadataValue]:
-    """The report as Dagit shows it."""
+    """The report as the Dagster UI shows it."""
     report = collect_report(connection, of)
     found: dict[str, dg.MetadataValue] = {
         "waiting": dg.MetadataValue.int(report.waiting),
         "failed": dg.MetadataValue.int(report.sources.get(SourceState.FAILED, 0)),
-        "refused_names": dg.MetadataValue.int(report.refused_count),
+        "rejected_names": dg.MetadataValue.int(report.rejected_count),
     }
-    for what, listed in (("failed_frames", report.failed), ("refused_files", report.refused)):
+    for what, listed in (("failed_frames", report.failed), ("rejected_files", report.rejected)):
         if listed:
             found[what] = dg.MetadataValue.md(table(["file", "reason"], listed.items()))
     found |= {f"bytes_{what}": dg.MetadataValue.int(size) for what, size in report.bytes.items()}
@@ -89,7 +89,7 @@ def report_metadata(connection: Connection, of: Collection) -> dict[str, dg.Meta
 
 
 def _sources(of: Collection) -> Select[Any]:
-    live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
+    live = source.c.state.not_in([SourceState.DELETED, SourceState.REJECTED])
     counted = select(source.c.state, func.count().label("n"), func.sum(source.c.size).label("size"))
     return counted.where(source.c.collection == of.name, live).group_by(source.c.state)
 
@@ -99,11 +99,11 @@ def _failed(of: Collection) -> Select[Any]:
     return select(source.c.key, source.c.reason).where(*mine).order_by(source.c.key).limit(MOST_LISTED)
 
 
-def _refused(of: Collection) -> Select[Any]:
+def _rejected(of: Collection) -> Select[Any]:
     """A file with a wrong name belongs to no collection, but lies in the folders of this one."""
-    inside = or_(*(source.c.key.startswith(f"{of.folder(band)}/", autoescape=True) for band in BANDS))
+    inside = or_(*(source.c.key.startswith(f"{of.folder(film_type)}/", autoescape=True) for film_type in FILM_TYPES))
     listed = select(source.c.key, source.c.reason, func.count().over().label("all"))
-    return listed.where(source.c.state == SourceState.REFUSED, inside).order_by(source.c.key).limit(MOST_LISTED)
+    return listed.where(source.c.state == SourceState.REJECTED, inside).order_by(source.c.key).limit(MOST_LISTED)
 
 
 def _products(of: Collection) -> Select[Any]:

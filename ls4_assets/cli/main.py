@@ -83,14 +83,14 @@ def ingest(folder: Path, collection_path: str, replace: bool) -> None:
     report = ingest_folder(folder, collection_path, open_storage(settings), settings.shards, replace=replace)
     for name in report.put:
         click.echo(f"put: {name}")
-    for sentence in report.refused:
-        click.echo(f"refused: {sentence}")
+    for sentence in report.rejected:
+        click.echo(f"rejected: {sentence}")
     if report.skipped:
         click.echo(f"skipped, as no tif or sidecar lying directly in the folder: {', '.join(report.skipped)}")
-    click.echo(f"{len(report.put)} files put, {len(report.unchanged)} were there already, {len(report.refused)} refused.")
+    click.echo(f"{len(report.put)} files put, {len(report.unchanged)} were there already, {len(report.rejected)} rejected.")
     if report.put:
         click.echo("`ls4 status` tells when they are on the map.")
-    sys.exit(1 if report.refused or not (report.put or report.unchanged) else 0)
+    sys.exit(1 if report.rejected or not (report.put or report.unchanged) else 0)
 
 
 @main.command()
@@ -131,7 +131,7 @@ def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
     with open_instance() as instance:
         launched = launch_stale(instance, settings, name) if stale else [launch(instance, settings, str(name), step)]
         for one in launched:
-            click.echo(f"Launched for {one.name}: {one.what}. Follow it, or stop it, in Dagit: {one.address}")
+            click.echo(f"Launched for {one.name}: {one.what}. Follow it, or stop it, in the Dagster UI: {one.address}")
         if not launched:
             click.echo("Every frame is of the profile in force; there is nothing to make anew.")
         if wait:
@@ -187,7 +187,7 @@ def reconcile(names: tuple[str, ...], apply_: bool, delete_many: bool, as_json: 
                 click.echo("\n".join(lines), nl=bool(lines))
     if not as_json:
         click.echo("\n".join(told.end()))
-    sys.exit(1 if told.refused else 0)
+    sys.exit(1 if told.rejected else 0)
 
 
 @main.command("confirm-deletion")

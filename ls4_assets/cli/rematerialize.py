@@ -1,7 +1,7 @@
 """`ls4 rematerialize`: the products of a collection, or what is stale, made anew, as a backfill that an operator follows, or
-stops, in Dagit.
+stops, in the Dagster UI.
 
-The backfill is stored as Dagit stores one, and the daemon does the rest. Dagster has no public call for this: what is imported
+The backfill is stored as the Dagster UI stores one, and the daemon does the rest. Dagster has no public call for this: what is imported
 from its inside stands in this module alone, and test_rematerialize.py fails if a new version takes it differently.
 """
 
@@ -20,7 +20,7 @@ from ls4_assets.db.schema import LIVE, source
 from ls4_assets.db.stale import stale_partitions
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.names import STEPS, Collection
-from ls4_assets.errors import ConfigurationError, UnknownName
+from ls4_assets.errors import ConfigurationError, UnknownCollectionError
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.open import open_database
@@ -66,10 +66,10 @@ def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: st
         of = find_collection(connection, name)
     partitions = _frames(engine, of) if step in STEPS else [of.partition]
     if not partitions:
-        raise UnknownName(f"No frame of {of.name} lies under georef/; drop its tifs first.")
+        raise UnknownCollectionError(f"No frame of {of.name} lies under georef/; drop its tifs first.")
     # A rebuild as the sensor's, one at a time for a collection and ahead of the frames in the queue; frames as a drop of so many.
-    rebuild = {keys.COLLECTION_TAG: of.name, **keys.AHEAD_OF_FRAMES}
-    tags = keys.queue_place(len(partitions)) if step in STEPS else rebuild
+    rebuild = {keys.COLLECTION_TAG: of.name, **keys.REBUILD_PRIORITY}
+    tags = keys.run_priority(len(partitions)) if step in STEPS else rebuild
     return _launch(instance, settings, of.shard, of.name, step, partitions, tags)
 
 
@@ -81,7 +81,7 @@ def launch_stale(instance: dg.DagsterInstance, settings: Settings, name: str | N
     with engine.connect() as connection:
         of = find_collection(connection, name) if name else None
         stale = stale_partitions(connection, settings.profiles, of.name if of else None)
-    tags = {keys.ONLY_TAG: keys.STALE, **keys.queue_place(sum(map(len, stale.values())))}
+    tags = {keys.ONLY_TAG: keys.STALE, **keys.run_priority(sum(map(len, stale.values())))}
     called = of.name if of else None
     return [_launch(instance, settings, shard, called or shard, STEPS[0], frames, tags) for shard, frames in stale.items()]
 
@@ -99,7 +99,7 @@ def _launch(
     # Known already, unless Dagster's history was lost.
     instance.add_dynamic_partitions(str(known.name), list(partitions))
     id_ = make_new_backfill_id()
-    address = f"{settings.dagit_url}/runs/b/{id_}"
+    address = f"{settings.dagster_url}/runs/b/{id_}"
     launched = Rematerialization(id_, shard, name, tuple(keys.from_step_on(shard, step)), tuple(partitions), address)
     instance.add_backfill(_backfill(instance, settings, launched, step, tags))
     return launched
@@ -109,7 +109,7 @@ def progress(instance: dg.DagsterInstance, launched: Rematerialization) -> Progr
     """As the daemon wrote it down last. A frame is done when the last of its assets is."""
     backfill = instance.get_backfill(launched.id)
     if backfill is None or backfill.asset_backfill_data is None:
-        raise UnknownName(f"The backfill {launched.id} was deleted; launch it again.")
+        raise UnknownCollectionError(f"The backfill {launched.id} was deleted; launch it again.")
     data = backfill.asset_backfill_data
     done = [made for made in data.materialized_subset.iterate_asset_partitions() if made.asset_key == launched.assets[-1]]
     failed = {str(one.partition_key) for one in data.failed_and_downstream_subset.iterate_asset_partitions()}
@@ -126,7 +126,7 @@ def follow(instance: dg.DagsterInstance, settings: Settings, launched: Remateria
             say(line)
             told = line
         if not (now.begun or warned) and time.monotonic() - started > QUIET_SECONDS:
-            say("No run has begun yet; look in Dagit, Deployment, whether the daemon runs.")
+            say("No run has begun yet; look in the Dagster UI, Deployment, whether the daemon runs.")
             warned = True
         time.sleep(POLL_SECONDS)
     for line in _verdict(settings, launched, now):
@@ -137,7 +137,7 @@ def follow(instance: dg.DagsterInstance, settings: Settings, launched: Remateria
 def _verdict(settings: Settings, launched: Rematerialization, end: Progress) -> Iterator[str]:
     yield f"{end.done} of {len(launched.partitions)} made anew, {len(end.failed)} failed."
     if end.ended == BulkActionStatus.CANCELED:
-        yield "It was cancelled in Dagit; launch it again for the rest."
+        yield "It was cancelled in the Dagster UI; launch it again for the rest."
     elif end.ended == BulkActionStatus.FAILED:
         yield f"Dagster gave it up; read why at {launched.address}, mend that and launch it again."
     reasons = _reasons(open_database(settings.database_url.get_secret_value()), launched.shard) if end.failed else {}
@@ -147,7 +147,7 @@ def _verdict(settings: Settings, launched: Rematerialization, end: Progress) -> 
 
 def _frames(engine: Engine, of: Collection) -> list[str]:
     """Partitions of all frames whose tif lies in georef/, in Dagster's order of a new drop."""
-    there = (source.c.collection == of.name, source.c.state.in_(LIVE), source.c.gone_at.is_(None))
+    there = (source.c.collection == of.name, source.c.state.in_(LIVE), source.c.missing_since.is_(None))
     with engine.connect() as connection:
         return list(connection.scalars(select(source.c.partition).where(*there).distinct().order_by(source.c.partition)))
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from ls4_assets.db import tile_index as index
 from ls4_assets.db.schema import LIVE, WAITING, SourceState, collection, frame, source, tile_index
 from ls4_assets.db.stale import count_stale
-from ls4_assets.domain.names import BANDS, STEPS, Collection, Frame
+from ls4_assets.domain.names import FILM_TYPES, STEPS, Collection, Frame
 from ls4_assets.settings import Profiles
 from resources.storage import Storage, StoredObject
 
@@ -85,7 +85,7 @@ def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
         "done": states.get(SourceState.DONE, 0),
         "failed": states.get(SourceState.FAILED, 0),
         "waiting": sum(states.get(state, 0) for state in WAITING),
-        "refused": states.get(SourceState.REFUSED, 0),
+        "rejected": states.get(SourceState.REJECTED, 0),
         "frames": made,
         "rows": rows,
         "legacy_rows": legacy,
@@ -120,5 +120,5 @@ def _cog_keys(connection: Connection, *which: ColumnElement[bool]) -> set[str]:
 
 def _cogs(storage: Storage, of: Collection) -> set[str]:
     """Keys of the COGs under both bands; what else lies there is not counted."""
-    found = (item for band in BANDS for item in storage.level(f"{of.folder(band)}/{STEPS[-1]}/"))
+    found = (item for band in FILM_TYPES for item in storage.level(f"{of.folder(band)}/{STEPS[-1]}/"))
     return {item.key for item in found if isinstance(item, StoredObject) and item.key.endswith(".tif")}

@@ -78,9 +78,9 @@ class SourceRecord:
 
 def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
     """The live source of a frame; None when it is gone. Of two, as when x.TIF became x.tif, the one that was not missed."""
-    there_first = (source.c.gone_at.is_not(None), source.c.key)
+    there_first = (source.c.missing_since.is_not(None), source.c.key)
     rows = connection.execute(select(source).where(source.c.frame == of.id).order_by(*there_first)).all()
-    row = next((row for row in rows if row.state not in (SourceState.DELETED, SourceState.REFUSED)), None)
+    row = next((row for row in rows if row.state not in (SourceState.DELETED, SourceState.REJECTED)), None)
     seen = sum(row.generation for row in rows)
     return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), seen) if row else None
 
@@ -185,17 +185,17 @@ def mark_source(connection: Connection, which: SourceRecord, state: SourceState 
     return connection.execute(update(source).where(*same).values(_now(state, reason))).rowcount == 1
 
 
-def postpone(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> bool:
+def requeue_after(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> bool:
     """Let a source that is not done wait for another run, which does not count as a death of this one. False for one that is
     done, of which a person wanted something anew."""
     undone = source.c.state.in_((SourceState.QUEUED, SourceState.REQUESTED, SourceState.FAILED))
-    values = put_off(reason, timedelta(seconds=seconds))
+    values = requeue_after_values(reason, timedelta(seconds=seconds))
     return connection.execute(update(source).where(*_same_version(which), undone).values(values)).rowcount == 1
 
 
-def put_off(reason: str, wait: timedelta) -> dict[str, Any]:
+def requeue_after_values(reason: str, wait: timedelta) -> dict[str, Any]:
     """What a source becomes that waits for another run, without a death being counted."""
-    later = {"not_before": func.now() + wait, "attempts": func.greatest(source.c.attempts - 1, 0)}
+    later = {"retry_after": func.now() + wait, "attempts": func.greatest(source.c.attempts - 1, 0)}
     return _now(SourceState.QUEUED, reason) | later
 
 
@@ -205,7 +205,7 @@ def _same_version(which: SourceRecord) -> tuple[ColumnElement[bool], ...]:
 
 def _now(state: SourceState, reason: str | None) -> dict[str, Any]:
     """What a source becomes at this moment."""
-    return {"state": state, "reason": reason, "changed_at": func.now(), "not_before": None}
+    return {"state": state, "reason": reason, "changed_at": func.now(), "retry_after": None}
 
 
 def forget(connection: Connection, of: Frame) -> None:

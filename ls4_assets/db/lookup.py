@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select
 
 from ls4_assets.db.schema import collection
 from ls4_assets.domain.names import Collection
-from ls4_assets.errors import UnknownName
+from ls4_assets.errors import UnknownCollectionError
 
 
 def find_collection(connection: Connection, name: str) -> Collection:
@@ -18,4 +18,4 @@ def find_collection(connection: Connection, name: str) -> Collection:
     known = {of.lower(): of for of in connection.scalars(select(collection.c.name))}
     near = [known[close] for close in difflib.get_close_matches(table, known, n=3, cutoff=0.6)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UnknownName(f"There is no collection {name}; {hint}`ls4 status` names those that there are.")
+    raise UnknownCollectionError(f"There is no collection {name}; {hint}`ls4 status` names those that there are.")

@@ -36,11 +36,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """One that was made: `served_location` is GDAL's path to the object `key`; `form` and `zoom` as in the table."""
+    """One that was made: `served_location` is GDAL's path to the object `key`; `format_version` and `zoom` as in the table."""
 
     key: str
     served_location: str
-    form: str
+    format_version: str
     zoom: int
 
 
@@ -51,7 +51,7 @@ class State:
     revision: of the tile index.
     published: its map is there; rebuilds: asked for since the last that brought the map up to date, this one included.
     extent: of all footprints; None without frames. bands: 3 where some frame has colours.
-    attempts, key, form, zoom: the columns of `overview_mosaic`; on_map: the map reads it.
+    attempts, key, format_version, zoom: the columns of `overview_mosaic`; on_map: the map reads it.
     """
 
     revision: int
@@ -61,7 +61,7 @@ class State:
     bands: int
     attempts: int
     key: str | None
-    form: str | None
+    format_version: str | None
     zoom: int | None
     on_map: bool
 
@@ -74,7 +74,7 @@ def state(connection: Connection, of: Collection) -> State:
     row = connection.execute(
         select(
             *(whole.index_revision, whole.published_at, whole.attempts.label("rebuilds"), whole.bands, *_sides(whole.outline)),
-            *(mosaic.attempts, mosaic.key, mosaic.form, mosaic.zoom, on_map.label("on_map")),
+            *(mosaic.attempts, mosaic.key, mosaic.format_version, mosaic.zoom, on_map.label("on_map")),
         )
         .join_from(schema.collection, overview_mosaic, mosaic.collection == whole.name)
         .where(whole.name == of.name)
@@ -87,7 +87,7 @@ def state(connection: Connection, of: Collection) -> State:
         bands=3 if "nc" in row.bands else 1,
         attempts=row.attempts,
         key=row.key,
-        form=row.form,
+        format_version=row.format_version,
         zoom=row.zoom,
         on_map=row.on_map,
     )
@@ -135,7 +135,7 @@ def publish(connection: Connection, of: Collection, mosaic: Mosaic, changed: Seq
     new = {column.name: statement.excluded[column.name] for column in overview_mosaics.columns}
     connection.execute(statement.on_conflict_do_update(index_elements=["collection"], set_=new))
     _note_frames(connection, of, [change.oid for change in changed], left_out)
-    note(connection, of, key=mosaic.key, form=mosaic.form, zoom=mosaic.zoom)
+    note(connection, of, key=mosaic.key, format_version=mosaic.format_version, zoom=mosaic.zoom)
 
 
 def take_off(connection: Connection, of: Collection) -> None:
@@ -148,7 +148,7 @@ def forget(connection: Connection, of: Collection, revision: int) -> None:
     take_off(connection, of)
     frames = schema.overview_mosaic_frame
     connection.execute(delete(frames).where(frames.c.collection == of.name))
-    note(connection, of, key=None, form=None, zoom=None, revision=revision, attempts=0)
+    note(connection, of, key=None, format_version=None, zoom=None, revision=revision, attempts=0)
 
 
 def note(connection: Connection, of: Collection, **values: object) -> None:

@@ -1,7 +1,7 @@
 """The tables: our own in schema `ls4`; in `public`, where the legacy ones were, one tile index per collection and one of mosaics.
 
 `source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
-`overview_mosaic` about the map zoomed out; `catalogue` and `compilation` about what is exported; `refusal` is the history of what
+`overview_mosaic` about the map zoomed out; `catalogue` and `compilation` about what is exported; `rejection` is the history of what
 could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it; `inbox` holds what events told
 of and nobody has looked at yet. The event log of Dagster is history, never asked for state. A change here wants a revision in
 `migrations/` (docs/operations.md).
@@ -45,7 +45,7 @@ class SourceState(StrEnum):
     """Where a dropped tif stands.
 
     settling: it changed a moment ago and may still be being copied; queued: waits for a run; requested: a run has it;
-    done: its products are those of this version; failed: its content is at fault; refused: its name is; deleted: it is gone.
+    done: its products are those of this version; failed: its content is at fault; rejected: its name is; deleted: it is gone.
     """
 
     SETTLING = "settling"
@@ -53,13 +53,13 @@ class SourceState(StrEnum):
     REQUESTED = "requested"
     DONE = "done"
     FAILED = "failed"
-    REFUSED = "refused"
+    REJECTED = "rejected"
     DELETED = "deleted"
 
 
 WAITING = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
 # States of a tif that lies in georef/ under a name that can be taken.
-LIVE = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REFUSED))
+LIVE = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REJECTED))
 
 
 source = Table(
@@ -68,11 +68,11 @@ source = Table(
     # Compared in ranges with a listing of the bucket, which is in byte order whatever the database's own is.
     Column("key", Text(collation="C"), primary_key=True, comment="key of the georef tif"),
     Column("state", Text, nullable=False),
-    Column("reason", Text, comment="why it was refused or failed, in words for staff"),
+    Column("reason", Text, comment="why it was rejected or failed, in words for staff"),
     Column("version", Text, nullable=False, comment="of the tif and its sidecars together"),
     Column("size", BigInteger, nullable=False),
     Column("sidecars", JSONB, nullable=False, server_default="[]"),
-    Column("frame", Text, comment="id of the frame; null when refused by name"),
+    Column("frame", Text, comment="id of the frame; null when rejected by name"),
     Column("shard", Text),
     Column("collection", Text, comment="name of the collection"),
     Column("partition", Text),
@@ -81,10 +81,10 @@ source = Table(
     Column("first_seen", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("generation", Integer, nullable=False, server_default="1", comment="versions that were ever seen under this key"),
-    Column("gone_at", DateTime(timezone=True), comment="when a complete listing first no longer showed it"),
-    Column("held_at", DateTime(timezone=True), comment="since when its deletion waits for a word of the operator"),
-    Column("not_before", DateTime(timezone=True), comment="a source whose runs die is tried again ever more seldom"),
-    Column("waiting_since", DateTime(timezone=True), comment="since when this version waits or works; null: it does not"),
+    Column("missing_since", DateTime(timezone=True), comment="when a complete listing first no longer showed it"),
+    Column("deletion_held_at", DateTime(timezone=True), comment="since when its deletion waits for a word of the operator"),
+    Column("retry_after", DateTime(timezone=True), comment="a source whose runs die is tried again ever more seldom"),
+    Column("pending_since", DateTime(timezone=True), comment="since when this version waits or works; null: it does not"),
     # `ls4 status` counts and sums the whole archive from this index alone.
     Index("source_collection", "collection", "state", postgresql_include=["size"]),
     Index("source_failed", "collection", "key", postgresql_where=text("state = 'failed'")),
@@ -93,17 +93,21 @@ source = Table(
     Index("source_settling", "changed_at", postgresql_where=text("state = 'settling'")),
     Index("source_queued", "collection", "changed_at", "key", postgresql_where=text("state = 'queued'")),
     Index("source_requested", "batch", postgresql_where=text("state = 'requested'")),
-    Index("source_waiting", "waiting_since", "collection", postgresql_where=text("waiting_since is not null")),
-    Index("source_refused", "key", postgresql_where=text("state = 'refused'")),
-    Index("source_missing", "gone_at", postgresql_where=text("gone_at is not null and held_at is null and state <> 'deleted'")),
-    Index("source_held", "collection", postgresql_where=text("held_at is not null and state <> 'deleted'")),
+    Index("source_waiting", "pending_since", "collection", postgresql_where=text("pending_since is not null")),
+    Index("source_rejected", "key", postgresql_where=text("state = 'rejected'")),
+    Index(
+        "source_missing",
+        "missing_since",
+        postgresql_where=text("missing_since is not null and deletion_held_at is null and state <> 'deleted'"),
+    ),
+    Index("source_held", "collection", postgresql_where=text("deletion_held_at is not null and state <> 'deleted'")),
     Index("source_leftover", "key", postgresql_where=text("state = 'deleted' and partition is not null")),
 )
 
 frame = Table(
     "frame",
     metadata,
-    Column("id", Text, primary_key=True, comment="band/shard/second/type/stem"),
+    Column("id", Text, primary_key=True, comment="film_type/shard/survey/type/stem"),
     Column("shard", Text, nullable=False),
     Column("collection", Text, nullable=False),
     Column("partition", Text, nullable=False),
@@ -158,7 +162,9 @@ collection = Table(
     Column("requested_at", DateTime(timezone=True), comment="when its rebuild was last requested"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="rebuilds requested since the last that ended well"),
     Column(
-        "scans_looked_at", DateTime(timezone=True), comment="when scanned/ was last looked through for scans that were missing"
+        "raw_scans_checked_at",
+        DateTime(timezone=True),
+        comment="when scanned/ was last looked through for scans that were missing",
     ),
 )
 
@@ -169,7 +175,7 @@ overview_mosaic = Table(
     Column("revision", BigInteger, nullable=False, server_default="0", comment="of the index whose frames it shows"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="since the last that left no frame out"),
     Column("key", Text, comment="of the COG, whether or not it is on the map at the moment; null: none was made"),
-    Column("form", Text, comment="what must be the same for its tiles to be taken over"),
+    Column("format_version", Text, comment="what must be the same for its tiles to be taken over"),
     Column("zoom", Integer, comment="its resolution, as a zoom of web maps"),
 )
 
@@ -183,23 +189,23 @@ overview_mosaic_frame = Table(
     *(Column(side, Double, nullable=False) for side in ("minx", "miny", "maxx", "maxy")),
 )
 
-# Written by triggers alone (`triggers.py`): whoever refuses a source, or takes it at last, its history is exact.
-refusal = Table(
-    "refusal",
+# Written by triggers alone (`triggers.py`): whoever rejects a source, or takes it at last, its history is exact.
+rejection = Table(
+    "rejection",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("key", Text(collation="C"), nullable=False, comment="of the georef tif"),
-    Column("kind", Text, nullable=False, comment="refused: its name is at fault; failed: its content"),
+    Column("kind", Text, nullable=False, comment="rejected: its name is at fault; failed: its content"),
     Column("place", Text, nullable=False, comment="name of its collection, or its folder where the name tells of none"),
     Column("reason", Text, nullable=False, comment="in words for staff, with what to do"),
-    Column("version", Text, nullable=False, comment="that was refused last"),
-    Column("times", Integer, nullable=False, server_default="1", comment="how often it was refused"),
+    Column("version", Text, nullable=False, comment="that was rejected last"),
+    Column("times", Integer, nullable=False, server_default="1", comment="how often it was rejected"),
     Column("first_seen", DateTime(timezone=True), nullable=False),
-    Column("last_seen", DateTime(timezone=True), nullable=False, comment="when it was refused last"),
+    Column("last_seen", DateTime(timezone=True), nullable=False, comment="when it was rejected last"),
     Column("resolved_at", DateTime(timezone=True), comment="null: open"),
     Column("resolved_by", Text, comment="the version that was taken; null: the file was renamed or taken away"),
-    Index("refusal_open", "key", unique=True, postgresql_where=text("resolved_at is null")),
-    Index("refusal_resolved", "resolved_at", postgresql_where=text("resolved_at is not null")),
+    Index("rejection_open", "key", unique=True, postgresql_where=text("resolved_at is null")),
+    Index("rejection_resolved", "resolved_at", postgresql_where=text("resolved_at is not null")),
 )
 
 failed_run = Table(
@@ -212,34 +218,34 @@ failed_run = Table(
     Column("failed_at", DateTime(timezone=True), nullable=False, comment="when the first failed since the last that ended well"),
 )
 
-notice = Table(
-    "notice",
+notification = Table(
+    "notification",
     metadata,
     Column("kind", Text, primary_key=True),
     Column("place", Text, primary_key=True),
     Column("files", Integer, nullable=False, comment="that were told of"),
     Column("latest", DateTime(timezone=True), nullable=False, comment="the newest trouble that was told of"),
-    Column("told_at", DateTime(timezone=True), nullable=False),
+    Column("notified_at", DateTime(timezone=True), nullable=False),
     Column("resolved_at", DateTime(timezone=True), comment="when it was told that the trouble is over"),
 )
 
-catalogue = Table(
-    "catalogue",
+export_state = Table(
+    "export_state",
     metadata,
     Column("collection", Text, ForeignKey(collection.c.name, ondelete="CASCADE"), primary_key=True),
     Column("revision", BigInteger, nullable=False, server_default="0", comment="of the index that its exports show"),
     Column("frames", Integer, nullable=False, server_default="0", comment="in them; 0: nothing is exported"),
-    Column("form", Text, comment="what must be the same for items of unchanged frames to stand"),
+    Column("format_version", Text, comment="what must be the same for items of unchanged frames to stand"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="requested since the last that ended well"),
 )
 
-compilation = Table(
-    "compilation",
+statewide_build = Table(
+    "statewide_build",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("shows", Text, comment="digest of the collections' exports that the statewide files were put together from"),
+    Column("inputs_digest", Text, comment="digest of the collections' exports that the statewide files were put together from"),
     Column("seconds", Double, nullable=False, server_default="0", comment="that the last one took"),
-    Column("begun_at", DateTime(timezone=True)),
+    Column("started_at", DateTime(timezone=True)),
     Column("compiled_at", DateTime(timezone=True)),
     Column("attempts", Integer, nullable=False, server_default="0", comment="begun since the last that ended well"),
 )
@@ -251,10 +257,10 @@ inbox = Table(
     Column("events", BigInteger, nullable=False, server_default="1", comment="so many told of it since it was looked at last"),
     Column("since", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column(
-        "not_before", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="its folder could not be read"
+        "retry_after", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="its folder could not be read"
     ),
     Column("attempts", Integer, nullable=False, server_default="0", comment="looks that failed"),
-    Index("inbox_next", "not_before", "since"),
+    Index("inbox_next", "retry_after", "since"),
 )
 
 # The map server's: one row for each collection that has an overview mosaic on the map.

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, String, bindparam, column, func, select, text
 
 from ls4_assets.db.frames import ADOPTED
 from ls4_assets.db.schema import LIVE, frame, source
-from ls4_assets.domain.names import BANDS
+from ls4_assets.domain.names import FILM_TYPES
 from ls4_assets.settings import Profiles
 
 # Postgres reads all of an index to find the distinct values in it; this asks for the next greater one each time.
@@ -27,7 +27,7 @@ SELECT profile FROM known WHERE profile IS NOT NULL AND profile <> ALL (:current
 
 def stale_profiles(connection: Connection, profiles: Profiles) -> list[str]:
     """Profiles not in force under which some frame was made: a look into the index for each profile there is."""
-    current = [ADOPTED, *(profiles[band].hash("cog") for band in BANDS)]
+    current = [ADOPTED, *(profiles[band].hash("cog") for band in FILM_TYPES)]
     query = text(_PROFILES).columns(column("profile", String))
     return list(connection.scalars(query.bindparams(bindparam("current", current))))
 
@@ -49,7 +49,7 @@ def stale_partitions(connection: Connection, profiles: Profiles, collection: str
     query = (
         select(frame.c.shard, frame.c.partition)
         .join(source, source.c.frame == frame.c.id)
-        .where(frame.c.profile.in_(old), ~frame.c.deleted, source.c.state.in_(LIVE), source.c.gone_at.is_(None))
+        .where(frame.c.profile.in_(old), ~frame.c.deleted, source.c.state.in_(LIVE), source.c.missing_since.is_(None))
         .distinct()
         .order_by(frame.c.shard, frame.c.partition)
     )

@@ -33,8 +33,8 @@ from ls4_assets.db.chunks import chunks
 from ls4_assets.db.schema import PUBLIC, WEB_MERCATOR, collection, frame, tile_index
 from ls4_assets.domain.links import links
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.errors import ConfigurationError, NotFound
-from resources.locks import one_after_another
+from ls4_assets.errors import ConfigurationError, NotFoundError
+from resources.locks import exclusive_lock
 from resources.storage import Storage
 
 Extent = tuple[float, float, float, float]
@@ -72,7 +72,7 @@ def refresh(connection: Connection, of: Collection, storage: Storage, public_url
     # Locked before any frame: the summary below must follow one index after the other.
     before = connection.execute(select(collection).where(collection.c.name == of.name).with_for_update()).first()
     if before is None:
-        raise NotFound(f"{of.name} has no frames in the archive; drop one under its georef/ first.")
+        raise NotFoundError(f"{of.name} has no frames in the archive; drop one under its georef/ first.")
     if is_ours(connection, of) is False:
         raise ConfigurationError(
             f"The table {PUBLIC}.{of.table} is not of ls4's making, and stays as it is; "
@@ -182,7 +182,7 @@ def drop(connection: Connection, of: Collection) -> None:
 
 def collection_lock(engine: Engine, of: Collection) -> AbstractContextManager[None]:
     """Nobody else rebuilds this collection meanwhile: index, files and mapfile are one piece of work."""
-    return one_after_another(engine, f"collection {of.name}")
+    return exclusive_lock(engine, f"collection {of.name}")
 
 
 def _rename_locations(connection: Connection, table: Table, bucket: str) -> None:
@@ -251,7 +251,7 @@ def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, publi
         "dl_orig": found.dl_orig,
         "dl_georef": found.dl_georef,
         "dl_index": found.dl_index,
-        "band": shown.band,
+        "band": shown.film_type,
         "acquired": attributes.acquired,
         "served_location": f"{root}{row.served_key}",
         "source_version": row.source_version,

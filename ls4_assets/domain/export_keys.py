@@ -3,7 +3,7 @@
 All of it is public. What belongs to one collection lies below derived/<Name>/.
 """
 
-from ls4_assets.domain.names import Band, Collection, Frame
+from ls4_assets.domain.names import Collection, FilmType, Frame
 
 ROOT_CATALOG_KEY = "derived/catalog.json"
 COMPILED_GEOJSON_KEY = "geojson/compiled_historical_indexes.geojson"
@@ -15,9 +15,9 @@ def footprints_key(of: Collection, suffix: str) -> str:
     return f"derived/{of.name}/footprints{suffix}"
 
 
-def mosaic_index_key(of: Collection, band: Band) -> str:
+def mosaic_index_key(of: Collection, film_type: FilmType) -> str:
     """GDAL takes a GeoPackage for a raster tile index by the end of its name."""
-    return f"derived/{of.name}/{of.name}_{band}.gti.gpkg"
+    return f"derived/{of.name}/{of.name}_{film_type}.gti.gpkg"
 
 
 def stac_folder(of: Collection) -> str:
@@ -33,4 +33,4 @@ def stac_parquet_key(of: Collection) -> str:
 
 
 def stac_item_key(of: Frame) -> str:
-    return f"{stac_folder(of.collection)}items/{of.band}/{of.stem}.json"
+    return f"{stac_folder(of.collection)}items/{of.film_type}/{of.stem}.json"

@@ -5,7 +5,7 @@ The wording of the links is a contract with published catalogues (legacy columns
 
 from dataclasses import dataclass
 
-from ls4_assets.domain.names import Band, Collection, Frame
+from ls4_assets.domain.names import Collection, FilmType, Frame
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ def links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
     return Links(
         dl_orig=f"{public_url}/{frame.folder}/scanned/{file}" if file else "N/A",
         dl_georef=f"{public_url}/{frame.cog_key}",
-        dl_index=index_url(frame.collection, frame.band, public_url),
+        dl_index=index_url(frame.collection, frame.film_type, public_url),
     )
 
 
-def index_url(collection: Collection, band: Band, public_url: str) -> str:
+def index_url(collection: Collection, film_type: FilmType, public_url: str) -> str:
     """The zipped shapefile, as it lies under one band of the collection."""
-    return f"{public_url}/{collection.tile_index_key(band, '_idx.zip')}"
+    return f"{public_url}/{collection.tile_index_key(film_type, '_idx.zip')}"
 
 
 def map_url(collection: Collection, map_front: str) -> str:

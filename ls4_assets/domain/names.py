@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, cast, get_args
 
-from ls4_assets.errors import NameRefused
+from ls4_assets.errors import InvalidNameError
 
-Band = Literal["bw", "nc"]
+FilmType = Literal["bw", "nc"]
 FrameType = Literal["frames", "index", "mosaic"]
 Step = Literal["deflate", "overviews", "cog"]
 ShardKind = Literal["county", "agency", "programme"]
 Shards = Mapping[str, ShardKind]
 
-BANDS: tuple[Band, ...] = get_args(Band)
+FILM_TYPES: tuple[FilmType, ...] = get_args(FilmType)
 TYPES: tuple[FrameType, ...] = get_args(FrameType)
 STEPS: tuple[Step, ...] = get_args(Step)
 # What follows from the frames of a collection, in its order.
-COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile", "catalogue")
+COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile", "exports")
 
 TIF_SUFFIXES = (".tif", ".tiff")
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
@@ -58,17 +58,17 @@ _SHAPES = {
 class Collection:
     """One county, agency and year (or one mission) of one type; both bands of a mission belong to it.
 
-    `shard` is the first path segment after the band, `second` the next one: AGENCY_YYYY, a mission or a StratMap name.
+    `shard` is the first path segment after the band, `survey` the next one: AGENCY_YYYY, a mission or a StratMap name.
     """
 
     shard: str
-    second: str
+    survey: str
     type: FrameType
 
     @property
     def name(self) -> str:
         """Name of the index and prefix of the layers: Travis_USDA_1958_frames."""
-        return f"{self.shard}_{self.second}_{self.type}"
+        return f"{self.shard}_{self.survey}_{self.type}"
 
     @property
     def table(self) -> str:
@@ -97,41 +97,41 @@ class Collection:
     @property
     def partition(self) -> str:
         """Key in the partition set collections/<shard>."""
-        return f"{self.second}/{self.type}"
+        return f"{self.survey}/{self.type}"
 
     @property
     def may_lack_roll(self) -> bool:
         """AMS and USGS numbered frames without rolls; the agency is in AGENCY_YYYY, or a mission's first segment."""
-        return not {self.shard, self.second.partition("_")[0]}.isdisjoint(NO_ROLL_AGENCIES)
+        return not {self.shard, self.survey.partition("_")[0]}.isdisjoint(NO_ROLL_AGENCIES)
 
     @property
     def agency(self) -> str:
         """Who flew it: USDA of Travis/USDA_1958 and of USDA/DLK, StratMap of StratMap/..."""
-        return self.second.partition("_")[0] if _AGENCY_YEAR.fullmatch(self.second) else self.shard
+        return self.survey.partition("_")[0] if _AGENCY_YEAR.fullmatch(self.survey) else self.shard
 
     @property
     def year(self) -> int | None:
-        match = _YEAR.search(self.second)
+        match = _YEAR.search(self.survey)
         return int(match[1]) if match else None
 
-    def folder(self, band: Band) -> str:
-        return f"{band}/{self.shard}/{self.second}/{self.type}"
+    def folder(self, film_type: FilmType) -> str:
+        return f"{film_type}/{self.shard}/{self.survey}/{self.type}"
 
-    def tile_index_key(self, band: Band, suffix: str) -> str:
+    def tile_index_key(self, film_type: FilmType, suffix: str) -> str:
         """Key of one file of the published index; `suffix` is `.shp` and its like, or `_idx.zip`."""
-        return f"{self.folder(band)}/cog/tile_index/{self.name}{suffix}"
+        return f"{self.folder(film_type)}/cog/tile_index/{self.name}{suffix}"
 
     @classmethod
     def from_partition(cls, shard: str, partition: str) -> "Collection":
-        second, type_ = partition.split("/")
-        return cls(shard, second, cast(FrameType, type_))
+        survey, type_ = partition.split("/")
+        return cls(shard, survey, cast(FrameType, type_))
 
     @classmethod
     def from_name(cls, name: str) -> "Collection | None":
         """The collection of a name such as Travis_USDA_1958_frames; None when it is the name of none."""
         shard, _, rest = name.partition("_")
-        second, _, type_ = rest.rpartition("_")
-        return cls(shard, second, type_) if shard and _SECOND.fullmatch(second) and type_ in TYPES else None
+        survey, _, type_ = rest.rpartition("_")
+        return cls(shard, survey, type_) if shard and _SECOND.fullmatch(survey) and type_ in TYPES else None
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Frame:
     """One photograph, index sheet or mosaic of a collection; `stem` is its file name without the suffix."""
 
     collection: Collection
-    band: Band
+    film_type: FilmType
     stem: str
 
     @property
@@ -159,12 +159,12 @@ class Frame:
 
     @property
     def folder(self) -> str:
-        return self.collection.folder(self.band)
+        return self.collection.folder(self.film_type)
 
     @property
     def partition(self) -> str:
         """Key in the partition set frames/<shard>; the collection comes first so that `USDA_1958/frames/*` means all of it."""
-        return f"{self.collection.partition}/{self.band}/{self.stem}"
+        return f"{self.collection.partition}/{self.film_type}/{self.stem}"
 
     @property
     def deflate_key(self) -> str:
@@ -181,11 +181,11 @@ class Frame:
     @property
     def served_folder(self) -> str:
         """Where the COGs of a replaced frame lie that the map reads: the public key cannot change under a warm server."""
-        return f"derived/{self.collection.name}/served/{self.band}/{self.stem}/"
+        return f"derived/{self.collection.name}/served/{self.film_type}/{self.stem}/"
 
     @property
     def thumbnail_key(self) -> str:
-        return f"derived/{self.collection.name}/thumbnails/{self.band}/{self.stem}.webp"
+        return f"derived/{self.collection.name}/thumbnails/{self.film_type}/{self.stem}.webp"
 
     @property
     def scan_stem(self) -> str | None:
@@ -215,38 +215,40 @@ class Frame:
 
     @classmethod
     def from_id(cls, id_: str) -> "Frame":
-        band, shard, second, type_, stem = id_.split("/")
-        return cls(Collection(shard, second, cast(FrameType, type_)), cast(Band, band), stem)
+        film_type, shard, survey, type_, stem = id_.split("/")
+        return cls(Collection(shard, survey, cast(FrameType, type_)), cast(FilmType, film_type), stem)
 
     @classmethod
     def from_partition(cls, shard: str, partition: str) -> "Frame":
-        second, type_, band, stem = partition.split("/")
-        return cls(Collection(shard, second, cast(FrameType, type_)), cast(Band, band), stem)
+        survey, type_, film_type, stem = partition.split("/")
+        return cls(Collection(shard, survey, cast(FrameType, type_)), cast(FilmType, film_type), stem)
 
 
 def parse_georef_key(key: str, shards: Shards) -> Frame:
-    """Read the key of a dropped tif, `band/first/second/type/georef/file.tif`.
+    """Read the key of a dropped tif, `band/first/survey/type/georef/file.tif`.
 
-    Raises NameRefused with one sentence that says what the name should look like.
+    Raises NameRejected with one sentence that says what the name should look like.
     """
     parts = key.split("/")
     if parts[0] == "rgb":
-        raise NameRefused(f"{key}: three-band photographs live under nc/, so move the file to nc/{'/'.join(parts[1:])}.")
-    if parts[0] not in BANDS:
-        raise NameRefused(f"{key}: the first folder must be bw (black and white) or nc (natural colour); move the file there.")
+        raise InvalidNameError(f"{key}: three-band photographs live under nc/, so move the file to nc/{'/'.join(parts[1:])}.")
+    if parts[0] not in FILM_TYPES:
+        raise InvalidNameError(
+            f"{key}: the first folder must be bw (black and white) or nc (natural colour); move the file there."
+        )
     if len(parts) != 6 or parts[4] != "georef":
-        raise NameRefused(
+        raise InvalidNameError(
             f"{key}: a georeferenced tif lies at <band>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "
             "for example bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif; move the file to such a folder."
         )
-    band, shard, second, type_, _, file = parts
+    film_type, shard, survey, type_, _, file = parts
     if shard not in shards:
-        raise NameRefused(f"{key}: {_unknown_shard(shard, shards)}")
+        raise InvalidNameError(f"{key}: {_unknown_shard(shard, shards)}")
     if type_ not in TYPES:
-        raise NameRefused(f"{key}: the folder after {second} must be frames, index or mosaic, not {type_!r}; rename it.")
-    collection = Collection(shard, second, type_)
+        raise InvalidNameError(f"{key}: the folder after {survey} must be frames, index or mosaic, not {type_!r}; rename it.")
+    collection = Collection(shard, survey, type_)
     _check_collection(key, collection, shards[shard])
-    frame = Frame(collection, cast(Band, band), PurePosixPath(file).stem)
+    frame = Frame(collection, cast(FilmType, film_type), PurePosixPath(file).stem)
     _check_file(key, frame)
     return frame
 
@@ -268,13 +270,13 @@ def frame_stem(key: str) -> str | None:
     return None
 
 
-def parse_collection_path(path: str, shards: Shards) -> tuple[Collection, Band]:
-    """Read `bw/Travis/USDA_1958/frames`, as an operator types it. Raises NameRefused."""
+def parse_collection_path(path: str, shards: Shards) -> tuple[Collection, FilmType]:
+    """Read `bw/Travis/USDA_1958/frames`, as an operator types it. Raises NameRejected."""
     parts = path.strip("/").split("/")
-    if len(parts) != 4 or parts[0] not in BANDS or parts[3] not in TYPES:
-        raise NameRefused(f"{path}: write the collection as band/County/AGENCY_YYYY/type, like bw/Travis/USDA_1958/frames.")
+    if len(parts) != 4 or parts[0] not in FILM_TYPES or parts[3] not in TYPES:
+        raise InvalidNameError(f"{path}: write the collection as band/County/AGENCY_YYYY/type, like bw/Travis/USDA_1958/frames.")
     if parts[1] not in shards:
-        raise NameRefused(f"{path}: {_unknown_shard(parts[1], shards)}")
+        raise InvalidNameError(f"{path}: {_unknown_shard(parts[1], shards)}")
     collection = Collection(parts[1], parts[2], parts[3])
     _check_collection(path, collection, shards[parts[1]])
     return collection, parts[0]
@@ -288,13 +290,13 @@ def _unknown_shard(shard: str, shards: Shards) -> str:
 
 
 def _check_collection(key: str, collection: Collection, kind: ShardKind) -> None:
-    second = collection.second
-    if not _SECOND.fullmatch(second):
-        raise NameRefused(f"{key}: {second!r} may hold only letters, digits and single underscores; rename the folder.")
-    if kind == "county" and not _AGENCY_YEAR.fullmatch(second):
-        raise NameRefused(f"{key}: below a county the folder is AGENCY_YYYY, like USDA_1958, not {second!r}; rename it.")
+    survey = collection.survey
+    if not _SECOND.fullmatch(survey):
+        raise InvalidNameError(f"{key}: {survey!r} may hold only letters, digits and single underscores; rename the folder.")
+    if kind == "county" and not _AGENCY_YEAR.fullmatch(survey):
+        raise InvalidNameError(f"{key}: below a county the folder is AGENCY_YYYY, like USDA_1958, not {survey!r}; rename it.")
     if len(collection.name) > MAX_NAME:
-        raise NameRefused(
+        raise InvalidNameError(
             f"{key}: the collection's name {collection.name} is longer than {MAX_NAME} letters; shorten the folder's name."
         )
 
@@ -314,20 +316,20 @@ def _pattern(frame: Frame) -> tuple[str, list[re.Pattern[str]]]:
 
 
 def _match(frame: Frame) -> re.Match[str]:
-    """Raises NameRefused when the stem does not follow the rule of its type."""
+    """Raises NameRejected when the stem does not follow the rule of its type."""
     shape, patterns = _pattern(frame)
     for pattern in patterns:
         if match := pattern.fullmatch(frame.stem):
             return match
-    what = {"index": "an index sheet", "mosaic": "a mosaic"}.get(shape, f"a frame of {frame.collection.second}")
-    raise NameRefused(f"{frame.stem!r} is no name of {what}, which reads {_SHAPES[shape]}; rename the file.")
+    what = {"index": "an index sheet", "mosaic": "a mosaic"}.get(shape, f"a frame of {frame.collection.survey}")
+    raise InvalidNameError(f"{frame.stem!r} is no name of {what}, which reads {_SHAPES[shape]}; rename the file.")
 
 
 def _check_file(key: str, frame: Frame) -> None:
     try:
         _ = frame.attributes
-    except NameRefused as error:
-        raise NameRefused(f"{key}: {error}") from None
+    except InvalidNameError as error:
+        raise InvalidNameError(f"{key}: {error}") from None
 
 
 def _calendar_date(text: str, year: int | None) -> datetime.date:
@@ -340,4 +342,4 @@ def _calendar_date(text: str, year: int | None) -> datetime.date:
     try:
         return datetime.date(full, month, day)
     except ValueError:
-        raise NameRefused(f"{text} is not a date as MM-DD-YY; correct the file's name.") from None
+        raise InvalidNameError(f"{text} is not a date as MM-DD-YY; correct the file's name.") from None

@@ -13,16 +13,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ls4_assets.domain.names import STEPS, Band, Step
+from ls4_assets.domain.names import STEPS, FilmType, Step
 
 PIXELS_VERSION = 1
 """Raised by hand when the code of `ls4_assets.raster` gives other pixels from the same profile: part of every hash."""
 
 _OPTIONS_OF_STEP: dict[Step, tuple[str, ...]] = {
-    "deflate": ("band", "resampling", "blocksize", "deflate_zlevel", "detect_collar"),
+    "deflate": ("film_type", "resampling", "blocksize", "deflate_zlevel", "detect_collar"),
     "overviews": ("overview_resampling", "overview_levels"),
     "cog": ("cog_compression", "jpeg_quality"),
 }
+# The hash is part of the archive's data: renaming a field must not make every product stale.
+_HASHED_AS = {"film_type": "band"}
 
 
 class FrameProfile(BaseModel):
@@ -31,7 +33,7 @@ class FrameProfile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Decides how many bands a frame must have (bw 1, nc 3) and its photometric interpretation.
-    band: Band
+    film_type: FilmType
 
     # Used only where a frame is reprojected. Cubic keeps the edges and the grain of a photograph; bilinear
     # blurs them, nearest breaks lines by up to half a pixel, lanczos rings around the fiducial marks and the
@@ -83,7 +85,7 @@ class FrameProfile(BaseModel):
     @property
     def bands(self) -> int:
         """How many bands the products have, the mask not counted."""
-        return 1 if self.band == "bw" else 3
+        return 1 if self.film_type == "bw" else 3
 
     def levels_for(self, width: int, height: int) -> tuple[int, ...]:
         """Overview levels of an image of `width` x `height` pixels, as decimation factors.
@@ -101,13 +103,13 @@ class FrameProfile(BaseModel):
     def hash(self, step: Step) -> str:
         """Twelve hex digits over PIXELS_VERSION and the options that matter to `step` or a step before it."""
         upstream = STEPS[: STEPS.index(step) + 1]
-        options = {name: getattr(self, name) for part in upstream for name in _OPTIONS_OF_STEP[part]}
+        options = {_HASHED_AS.get(name, name): getattr(self, name) for part in upstream for name in _OPTIONS_OF_STEP[part]}
         if self.cog_compression != "JPEG":
             options.pop("jpeg_quality", None)
         text = json.dumps([PIXELS_VERSION, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-BW = FrameProfile(band="bw", cog_compression="DEFLATE")
-NC = FrameProfile(band="nc", cog_compression="JPEG")
-PROFILES: dict[Band, FrameProfile] = {"bw": BW, "nc": NC}
+BW = FrameProfile(film_type="bw", cog_compression="DEFLATE")
+NC = FrameProfile(film_type="nc", cog_compression="JPEG")
+PROFILES: dict[FilmType, FrameProfile] = {"bw": BW, "nc": NC}

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, Interval, Select, and_, cast, func, literal, or_, select, true, update
 
-from ls4_assets.db.frames import put_off
+from ls4_assets.db.frames import requeue_after_values
 from ls4_assets.db.schema import SourceState, collection, source
 from ls4_assets.domain.names import Frame
 
@@ -21,11 +21,11 @@ _WAIT_GROWTH = 4
 # After no run could even be started: for want of capacity, of a right, of the code server.
 _START_AGAIN = timedelta(minutes=2)
 # By these very words it is seen, too, that some wait for that (`_startable`).
-_NOT_STARTED = "No run could be started for it; look at the run in Dagit. It is tried again by itself."
+_NOT_STARTED = "No run could be started for it; look at the run in the Dagster UI. It is tried again by itself."
 
 
 @dataclass(frozen=True)
-class Claimed:
+class ClaimedSource:
     """A source that a run shall process. `generation` counts the versions that were ever seen under its key, `deaths` the runs
     that died under this one."""
 
@@ -34,7 +34,7 @@ class Claimed:
     size: int
     frame: Frame
     generation: int = 1
-    deaths: int = 0
+    crash_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Batch:
 
     id: str
     shard: str
-    sources: tuple[Claimed, ...]
+    sources: tuple[ClaimedSource, ...]
     ahead: int
 
 
@@ -63,7 +63,7 @@ class Limits:
 
 
 @dataclass(frozen=True, order=True)
-class Turn:
+class QueuePosition:
     """A collection that waits. Next is who has the fewest batches open; among equals, who has waited longest."""
 
     open_batches: int
@@ -77,7 +77,7 @@ def claim_batches(engine: Engine, limits: Limits, shards: Container[str] | None 
 
     Nothing waits for ever: of those that have no batch open, the longest waiting comes first. `shards` are those that there are
     assets for, None: all; the frames of another wait. Where no run could be started for some, one batch at a time tries whether
-    it can be now: a whole drop would only be refused again and again.
+    it can be now: a whole drop would only be rejected again and again.
     """
     batches: dict[str, Batch] = {}
     # By shard: the batch that its small drops share, while there is room in it.
@@ -87,7 +87,9 @@ def claim_batches(engine: Engine, limits: Limits, shards: Container[str] | None 
         limits = replace(limits, claimed=min(limits.claimed, _startable(connection)))
         rows = connection.execute(_waiting_collections()) if limits.claimed > 0 else ()
         turns = [
-            Turn(of_collection[row.name], row.since, row.name, row.shard) for row in rows if shards is None or row.shard in shards
+            QueuePosition(of_collection[row.name], row.since, row.name, row.shard)
+            for row in rows
+            if shards is None or row.shard in shards
         ]
         heapify(turns)
         while turns:
@@ -122,12 +124,12 @@ def requested_batches(engine: Engine) -> dict[str, datetime]:
         return {row[0]: row[1] for row in rows}
 
 
-def release_unstarted(engine: Engine, batch_id: str) -> int:
+def requeue_unstarted(engine: Engine, batch_id: str) -> int:
     """Give the sources of a batch whose run never began to another run. That was no frame's fault, and no death of a run: it is
     tried until it succeeds."""
     mine = (source.c.batch == batch_id, source.c.state == SourceState.REQUESTED)
     with engine.begin() as connection:
-        return connection.execute(update(source).where(*mine).values(put_off(_NOT_STARTED, _START_AGAIN))).rowcount
+        return connection.execute(update(source).where(*mine).values(requeue_after_values(_NOT_STARTED, _START_AGAIN))).rowcount
 
 
 def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
@@ -136,17 +138,17 @@ def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
     What went wrong last stands in `reason` already, where a worker could tell it.
     """
     mine = and_(source.c.batch == batch_id, source.c.state == SourceState.REQUESTED)
-    worn_out = func.concat(
-        f"Its run died {max_attempts} times before the frame was finished; look at the run's log in Dagit, mend that and ",
+    exhausted = func.concat(
+        f"Its run died {max_attempts} times before the frame was finished; look at the run's log in the Dagster UI, mend that and ",
         "run `ls4 retry`.",
         func.coalesce(" The last time: " + source.c.reason, ""),
     )
     wait = cast(literal(_FIRST_WAIT_SECONDS) * func.power(_WAIT_GROWTH, source.c.attempts - 1), source.c.attempts.type)
     with engine.begin() as connection:
         failed = update(source).where(mine, source.c.attempts >= max_attempts)
-        connection.execute(failed.values(state=SourceState.FAILED, reason=worn_out, changed_at=func.now()))
-        not_before = func.now() + wait * cast(literal("1 second"), Interval)
-        again = update(source).where(mine).values(state=SourceState.QUEUED, not_before=not_before, changed_at=func.now())
+        connection.execute(failed.values(state=SourceState.FAILED, reason=exhausted, changed_at=func.now()))
+        retry_after = func.now() + wait * cast(literal("1 second"), Interval)
+        again = update(source).where(mine).values(state=SourceState.QUEUED, retry_after=retry_after, changed_at=func.now())
         return connection.execute(again).rowcount
 
 
@@ -159,8 +161,8 @@ def _count_open(connection: Connection) -> tuple[Counter[str], Counter[str]]:
 
 def _startable(connection: Connection) -> int:
     """How many batches may be tried after runs that could not be started: none for a while, then one; any number after none."""
-    refused = select(func.bool_or(func.coalesce(source.c.not_before > func.now(), False)))
-    waits = connection.scalar(refused.where(source.c.state == SourceState.QUEUED, source.c.reason == _NOT_STARTED))
+    rejected = select(func.bool_or(func.coalesce(source.c.retry_after > func.now(), False)))
+    waits = connection.scalar(rejected.where(source.c.state == SourceState.QUEUED, source.c.reason == _NOT_STARTED))
     return sys.maxsize if waits is None else 0 if waits else 1
 
 
@@ -172,9 +174,9 @@ def _waiting_collections() -> Select[Any]:
     return select(collection.c.name, collection.c.shard, first.c.changed_at.label("since")).join(first, true())
 
 
-def _next_sources(connection: Connection, of: str, most: int) -> tuple[Claimed, ...]:
+def _next_sources(connection: Connection, of: str, most: int) -> tuple[ClaimedSource, ...]:
     """The sources of a collection that have waited longest, locked."""
-    may_start = or_(source.c.not_before.is_(None), source.c.not_before <= func.now())
+    may_start = or_(source.c.retry_after.is_(None), source.c.retry_after <= func.now())
     rows = connection.execute(
         select(source)
         .where(source.c.collection == of, source.c.state == SourceState.QUEUED, may_start)
@@ -183,12 +185,14 @@ def _next_sources(connection: Connection, of: str, most: int) -> tuple[Claimed, 
         .with_for_update(skip_locked=True)
     )
     return tuple(
-        Claimed(row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition), row.generation, row.attempts)
+        ClaimedSource(
+            row.key, row.version, row.size, Frame.from_partition(row.shard, row.partition), row.generation, row.attempts
+        )
         for row in rows
     )
 
 
-def _mark_requested(connection: Connection, batch_id: str, taken: Sequence[Claimed]) -> None:
+def _mark_requested(connection: Connection, batch_id: str, taken: Sequence[ClaimedSource]) -> None:
     values = {
         "state": SourceState.REQUESTED,
         "batch": batch_id,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ls4_assets.db.lookup import find_collection
 from ls4_assets.ingest.deletions import confirm, held_collections, held_keys
-from ls4_assets.ingest.scan import look_at_keys
+from ls4_assets.ingest.scan import check_keys
 from resources.archive import Archive
 
 # So many files are named before the question.
@@ -17,7 +17,7 @@ def confirm_deletion(archive: Archive, name: str, say: Callable[[str], None], as
         of = find_collection(connection, name).name
         keys = held_keys(connection, of)
     # Files that were put back a moment ago are no longer held.
-    for error in look_at_keys(archive, keys).errors:
+    for error in check_keys(archive, keys).errors:
         say(error)
     with archive.database.connect() as connection:
         keys = held_keys(connection, of)

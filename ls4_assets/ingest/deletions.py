@@ -45,13 +45,13 @@ class Held:
 
 def take_deletions(connection: Connection, gone: Sequence[str], guard: Guard) -> tuple[int, list[str]]:
     """Let the gone keys go, or hold them. Returns how many went, and the collections that hold some now."""
-    here = (source.c.key.in_(gone), source.c.state != SourceState.DELETED, source.c.held_at.is_(None))
+    here = (source.c.key.in_(gone), source.c.state != SourceState.DELETED, source.c.deletion_held_at.is_(None))
     rows = connection.execute(select(source.c.key, source.c.collection).where(*here).with_for_update()).all()
     names = sorted({row.collection for row in rows if row.collection})
     holding = [name for name, (lost, frames) in _losses(connection, names).items() if guard.holds(lost, frames)]
     held = [row.key for row in rows if row.collection in holding]
     if held:
-        connection.execute(update(source).where(source.c.key.in_(held)).values(held_at=func.now()))
+        connection.execute(update(source).where(source.c.key.in_(held)).values(deletion_held_at=func.now()))
     going = [row.key for row in rows if row.collection not in holding]
     sources.remove(connection, going)
     return len(going), holding
@@ -59,7 +59,7 @@ def take_deletions(connection: Connection, gone: Sequence[str], guard: Guard) ->
 
 def held_collections(connection: Connection, name: str | None = None) -> list[Held]:
     """All that wait for a word of the operator, sorted; or only the one of this name."""
-    which = [source.c.held_at.is_not(None), source.c.state != SourceState.DELETED]
+    which = [source.c.deletion_held_at.is_not(None), source.c.state != SourceState.DELETED]
     if name:
         which.append(source.c.collection == name)
     held = select(source.c.collection, func.count(source.c.frame.distinct())).where(*which).group_by(source.c.collection)
@@ -71,13 +71,13 @@ def held_collections(connection: Connection, name: str | None = None) -> list[He
 
 
 def held_keys(connection: Connection, name: str) -> list[str]:
-    which = (source.c.collection == name, source.c.held_at.is_not(None), source.c.state != SourceState.DELETED)
+    which = (source.c.collection == name, source.c.deletion_held_at.is_not(None), source.c.state != SourceState.DELETED)
     return list(connection.scalars(select(source.c.key).where(*which).order_by(source.c.key)))
 
 
 def confirm(connection: Connection, keys: Sequence[str]) -> int:
     """Let held keys go; those that came back meanwhile are no longer held and stay. Returns how many went."""
-    which = (source.c.key.in_(keys), source.c.held_at.is_not(None), source.c.state != SourceState.DELETED)
+    which = (source.c.key.in_(keys), source.c.deletion_held_at.is_not(None), source.c.state != SourceState.DELETED)
     going = list(connection.scalars(select(source.c.key).where(*which).with_for_update()))
     sources.remove(connection, going)
     return len(going)
@@ -86,10 +86,10 @@ def confirm(connection: Connection, keys: Sequence[str]) -> int:
 def _losses(connection: Connection, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     """How many frames of each collection are away or went lately, of how many there were.
 
-    What the operator confirmed keeps its `held_at` and is forgotten here: it was meant.
+    What the operator confirmed keeps its `deletion_held_at` and is forgotten here: it was meant.
     """
-    lately = (source.c.held_at.is_(None), source.c.changed_at > func.now() - MEMORY)
-    away = func.bool_and(or_(source.c.state == SourceState.DELETED, source.c.gone_at.is_not(None)))
+    lately = (source.c.deletion_held_at.is_(None), source.c.changed_at > func.now() - MEMORY)
+    away = func.bool_and(or_(source.c.state == SourceState.DELETED, source.c.missing_since.is_not(None)))
     counted = or_(source.c.state != SourceState.DELETED, lately[0] & lately[1])
     # A frame whose tif was only renamed from .TIF to .tif is not lost.
     frames = (

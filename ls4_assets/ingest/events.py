@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db.schema import inbox
 from ls4_assets.ingest.listing import is_looked_at
-from ls4_assets.ingest.scan import Look, look_at_keys
+from ls4_assets.ingest.scan import ScanReport, check_keys
 from resources.archive import Archive
 from resources.queue import Message
 
@@ -44,7 +44,7 @@ class Received:
     unreadable: list[str] = field(default_factory=list)
 
 
-def keys_told(body: str, bucket: str) -> list[str]:
+def keys_from_event(body: str, bucket: str) -> list[str]:
     """The keys that a message of EventBridge or of S3 itself tells of. Raises ValueError for any other, and another bucket's."""
     said = json.loads(body)
     if not isinstance(said, dict):
@@ -79,7 +79,7 @@ def receive(queue: Queue, engine: Engine, bucket: str, *, messages: int, seconds
         keys: set[str] = set()
         for message in got:
             try:
-                keys.update(filter(is_looked_at, keys_told(message.body, bucket)))
+                keys.update(filter(is_looked_at, keys_from_event(message.body, bucket)))
                 kept.append(message)
             except ValueError as error:
                 received.unreadable.append(
@@ -96,26 +96,26 @@ def put(connection: Connection, keys: Iterable[str]) -> None:
     """Note keys to be looked at; one that is noted already is counted, so that a look under way does not take it away."""
     rows = [{"key": key} for key in sorted(keys)]
     if rows:
-        again = {"events": inbox.c.events + 1, "not_before": func.now(), "attempts": 0}
+        again = {"events": inbox.c.events + 1, "retry_after": func.now(), "attempts": 0}
         noted = insert(inbox).on_conflict_do_update(index_elements=[inbox.c.key], set_=again)
         connection.execute(noted.returning(inbox.c.key), rows)
 
 
-def look_at_inbox(archive: Archive, seconds: float) -> Look:
+def drain_inbox(archive: Archive, seconds: float) -> ScanReport:
     """Look at the keys that wait, longest first, for about so long. Those whose folder could not be read come again later."""
-    look, deadline = Look(), time.monotonic() + seconds
+    look, deadline = ScanReport(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         with archive.database.connect() as connection:
-            due = select(inbox.c.key, inbox.c.events).where(inbox.c.not_before <= func.now())
-            rows = connection.execute(due.order_by(inbox.c.not_before, inbox.c.since).limit(_TOGETHER)).all()
+            due = select(inbox.c.key, inbox.c.events).where(inbox.c.retry_after <= func.now())
+            rows = connection.execute(due.order_by(inbox.c.retry_after, inbox.c.since).limit(_TOGETHER)).all()
         if not rows:
             break
-        part = look_at_keys(archive, [row.key for row in rows])
+        part = check_keys(archive, [row.key for row in rows])
         look.add(part)
-        unseen = {row.key for row in rows if row.key[: row.key.rfind("/") + 1] in part.unseen}
+        unlisted = {row.key for row in rows if row.key[: row.key.rfind("/") + 1] in part.unlisted}
         with archive.database.begin() as connection:
-            _take_out(connection, {row.key: row.events for row in rows if row.key not in unseen})
-            _put_off(connection, unseen)
+            _take_out(connection, {row.key: row.events for row in rows if row.key not in unlisted})
+            _put_off(connection, unlisted)
     return look
 
 
@@ -124,10 +124,10 @@ def _take_out(connection: Connection, seen: Mapping[str, int]) -> None:
     connection.execute(delete(inbox).where(tuple_(inbox.c.key, inbox.c.events).in_(list(seen.items()))))
 
 
-def _put_off(connection: Connection, unseen: Collection[str]) -> None:
+def _put_off(connection: Connection, unlisted: Collection[str]) -> None:
     wait = func.least(_FIRST_WAIT_SECONDS * func.power(_WAIT_GROWTH, inbox.c.attempts), _LONGEST_WAIT_SECONDS)
-    later = {"attempts": inbox.c.attempts + 1, "not_before": func.now() + wait * timedelta(seconds=1)}
-    connection.execute(update(inbox).where(inbox.c.key.in_(unseen)).values(later))
+    later = {"attempts": inbox.c.attempts + 1, "retry_after": func.now() + wait * timedelta(seconds=1)}
+    connection.execute(update(inbox).where(inbox.c.key.in_(unlisted)).values(later))
 
 
 def _place(said: object, decoded: Callable[[str], str]) -> tuple[str, str]:

@@ -109,7 +109,7 @@ def _differing(connection: Connection) -> Iterator[str]:
 def _absent(connection: Connection, made: datetime) -> Iterable[str]:
     """Not those that came after the report was made."""
     lacking = ~exists().where(_listed.c.key == source.c.key)
-    known = (source.c.state != SourceState.DELETED, source.c.gone_at.is_(None), source.c.changed_at < made)
+    known = (source.c.state != SourceState.DELETED, source.c.missing_since.is_(None), source.c.changed_at < made)
     return connection.scalars(select(source.c.key).where(*known, lacking))
 
 

@@ -50,7 +50,7 @@ def find_late_scans(engine: Engine, storage: Storage, again: timedelta = AGAIN) 
 
 def _due(engine: Engine, again: timedelta) -> list[Collection]:
     lacks = exists().where(frame.c.collection == collection.c.name, text(SCANLESS))
-    seen = collection.c.scans_looked_at
+    seen = collection.c.raw_scans_checked_at
     query = select(collection.c.shard, collection.c.partition).where(lacks, or_(seen.is_(None), seen < func.now() - again))
     with engine.connect() as connection:
         rows = connection.execute(query.order_by(nulls_first(seen)).limit(COLLECTIONS))
@@ -79,7 +79,7 @@ def _look_through(engine: Engine, storage: Storage, of: Collection, most: int) -
 
 def _note_looked_at(engine: Engine, of: Collection) -> None:
     with engine.begin() as connection:
-        connection.execute(update(collection).where(collection.c.name == of.name).values(scans_looked_at=func.now()))
+        connection.execute(update(collection).where(collection.c.name == of.name).values(raw_scans_checked_at=func.now()))
 
 
 def _by_folder(frames: Sequence[Frame]) -> dict[str, list[Frame]]:

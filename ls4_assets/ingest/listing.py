@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ls4_assets.domain.names import BANDS, frame_stem, is_tif
+from ls4_assets.domain.names import FILM_TYPES, frame_stem, is_tif
 from resources.storage import Storage, StoredObject, end_of, is_listed
 
 GEOREF = "georef"
@@ -40,7 +40,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class Unlisted:
     """A folder that could not be listed, or not to its end."""
 
     folder: str
@@ -48,7 +48,7 @@ class Unseen:
 
 
 @dataclass(frozen=True)
-class Piece:
+class KeyRange:
     """Every object with a key behind `after` and up to `upto`; then, maybe, a folder that could not be seen and is passed over.
 
     Objects that belong together, a tif and its sidecars, x.tif and x.TIF, are never in two pieces.
@@ -57,23 +57,23 @@ class Piece:
     after: str
     upto: str
     objects: tuple[StoredObject, ...]
-    unseen: Unseen | None = None
+    unlisted: Unlisted | None = None
 
     @property
     def next(self) -> str:
         """Where the piece that follows begins."""
-        return max(self.upto, end_of(self.unseen.folder)) if self.unseen and self.unseen.folder else self.upto
+        return max(self.upto, end_of(self.unlisted.folder)) if self.unlisted and self.unlisted.folder else self.upto
 
 
-def pieces(storage: Storage, after: str, most: int, hurry: Callable[[], bool]) -> Iterator[Piece]:
+def key_ranges(storage: Storage, after: str, most: int, deadline_passed: Callable[[], bool]) -> Iterator[KeyRange]:
     """The archive behind `after`, in pieces of about `most` objects, smaller ones when there is `hurry`."""
     objects: list[StoredObject] = []
     together: list[str] = []
     for item in _walk(storage, "", after):
-        if isinstance(item, Unseen):
+        if isinstance(item, Unlisted):
             # What was listed of the folder may lack a sidecar: none of it is believed.
             seen = tuple(found for found in objects if not found.key.startswith(item.folder))
-            piece = Piece(after, max(after, item.folder), seen, item)
+            piece = KeyRange(after, max(after, item.folder), seen, item)
             yield piece
             if not item.folder:
                 return
@@ -81,20 +81,20 @@ def pieces(storage: Storage, after: str, most: int, hurry: Callable[[], bool]) -
             continue
         key = item if isinstance(item, str) else item.key
         together = [stem for stem in together if key.startswith(f"{stem}.")]
-        if (objects or isinstance(item, str)) and not together and (len(objects) >= most or hurry()):
+        if (objects or isinstance(item, str)) and not together and (len(objects) >= most or deadline_passed()):
             upto = key if isinstance(item, str) else objects[-1].key
-            yield Piece(after, upto, tuple(objects))
+            yield KeyRange(after, upto, tuple(objects))
             after, objects = upto, []
         if isinstance(item, StoredObject):
             objects.append(item)
             together += [stem for stem in [frame_stem(key)] if stem]
-    yield Piece(after, END, tuple(objects))
+    yield KeyRange(after, END, tuple(objects))
 
 
-def is_bare(storage: Storage) -> bool:
+def is_unmounted(storage: Storage) -> bool:
     """Has the archive's folder none of the folders that hold photographs, as when its disk is not mounted? Others prove nothing:
     the map front makes some wherever it starts. A bucket on S3 may be bare."""
-    return {f"{band}/" for band in BANDS}.isdisjoint(storage.level("")) and storage.is_folder
+    return {f"{film_type}/" for film_type in FILM_TYPES}.isdisjoint(storage.level("")) and storage.is_folder
 
 
 def beside(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:
@@ -154,7 +154,7 @@ def _dropped(tif: StoredObject, sidecars: list[StoredObject]) -> Dropped:
     return Dropped(tif.key, combined_version(tif, sidecars), tif.size, keys, empty)
 
 
-def _walk(storage: Storage, folder: str, after: str) -> Iterator[StoredObject | str | Unseen]:
+def _walk(storage: Storage, folder: str, after: str) -> Iterator[StoredObject | str | Unlisted]:
     """Drops behind `after` in key order; as text, how far the walk has come where it meets none."""
     is_georef = _is_georef(folder)
     try:
@@ -164,7 +164,7 @@ def _walk(storage: Storage, folder: str, after: str) -> Iterator[StoredObject | 
             elif _is_entered(found):
                 yield from _walk(storage, found, after)
     except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, the rest is unknown
-        yield Unseen(folder, error)
+        yield Unlisted(folder, error)
         return
     if folder:
         yield end_of(folder)

@@ -9,24 +9,24 @@ from pathlib import PurePosixPath
 
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame, Shards, is_tif, parse_georef_key
-from ls4_assets.errors import NameRefused
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import Dropped
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the source table holds of one key. Times are aware UTC; `gone_at` is when it was first missing in a listing."""
+    """What the source table holds of one key. Times are aware UTC; `missing_since` is when it was first missing in a listing."""
 
     version: str
     state: SourceState
     changed_at: datetime
     reason: str | None = None
-    gone_at: datetime | None = None
+    missing_since: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Change:
-    """A row of the source table to write. `frame` is None when the name was refused."""
+    """A row of the source table to write. `frame` is None when the name was rejected."""
 
     dropped: Dropped
     state: SourceState
@@ -65,17 +65,17 @@ def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: dat
         before = known.get(dropped.key)
         try:
             frame = _frame_of(dropped, doubles, rules.shards, tables)
-        except NameRefused as refusal:
-            if before is None or (before.version, before.reason) != (dropped.version, str(refusal)):
-                changes.rows.append(Change(dropped, SourceState.REFUSED, reason=str(refusal)))
-            elif before.gone_at is not None:
+        except InvalidNameError as rejection:
+            if before is None or (before.version, before.reason) != (dropped.version, str(rejection)):
+                changes.rows.append(Change(dropped, SourceState.REJECTED, reason=str(rejection)))
+            elif before.missing_since is not None:
                 changes.found.append(dropped.key)
             continue
         tables[frame.collection.table] = frame.collection.name
         state = _next_state(dropped, before, now, rules.settle_empty if dropped.empty else rules.settle)
         if state is not None:
             changes.rows.append(Change(dropped, state, frame))
-        elif before is not None and before.gone_at is not None:
+        elif before is not None and before.missing_since is not None:
             changes.found.append(dropped.key)
     _note_absent(changes, {dropped.key for dropped in listed}, known, now, rules.settle)
     return changes
@@ -85,20 +85,20 @@ def _note_absent(changes: Changes, present: set[str], known: Mapping[str, Known]
     for key, row in known.items():
         if key in present or row.state == SourceState.DELETED:
             continue
-        if row.gone_at is None:
+        if row.missing_since is None:
             changes.missing.append(key)
-        elif now - row.gone_at >= settle:
+        elif now - row.missing_since >= settle:
             changes.gone.append(key)
 
 
 def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: timedelta) -> SourceState | None:
-    """None: nothing to do. A refusal by name that no longer holds (the list of shards grew) starts like a new file."""
+    """None: nothing to do. A rejection by name that no longer holds (the list of shards grew) starts like a new file."""
     fresh = SourceState.SETTLING if settle else SourceState.QUEUED
     if before is None or before.version != dropped.version:
         return fresh
     if before.state == SourceState.SETTLING:
         return SourceState.QUEUED if now - before.changed_at >= settle else None
-    if before.state in (SourceState.DELETED, SourceState.REFUSED):
+    if before.state in (SourceState.DELETED, SourceState.REJECTED):
         return fresh
     return None
 
@@ -106,13 +106,17 @@ def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: t
 def _frame_of(dropped: Dropped, doubles: Mapping[str, str], shards: Shards, tables: Mapping[str, str]) -> Frame:
     if not is_tif(dropped.key):
         stem = PurePosixPath(dropped.key).stem
-        raise NameRefused(f"{dropped.key}: only georeferenced tifs are taken; export it as {stem}.tif and drop that.")
+        raise InvalidNameError(f"{dropped.key}: only georeferenced tifs are taken; export it as {stem}.tif and drop that.")
     frame = parse_georef_key(dropped.key, shards)
     if first := doubles.get(dropped.key):
-        raise NameRefused(f"{dropped.key}: {PurePosixPath(first).name} of the same name is there already; remove one of the two.")
+        raise InvalidNameError(
+            f"{dropped.key}: {PurePosixPath(first).name} of the same name is there already; remove one of the two."
+        )
     other = tables.get(frame.collection.table, frame.collection.name)
     if other != frame.collection.name:
-        raise NameRefused(f"{dropped.key}: its collection differs from {other} by upper and lower case only; use that spelling.")
+        raise InvalidNameError(
+            f"{dropped.key}: its collection differs from {other} by upper and lower case only; use that spelling."
+        )
     return frame
 
 
@@ -129,6 +133,6 @@ def _doubles(listed: Sequence[Dropped], known: Mapping[str, Known]) -> dict[str,
 
 def _first(keys: Some[str], known: Mapping[str, Known]) -> str:
     """The one that is in the archive already stays; among strangers, the first in order."""
-    settled_states = (SourceState.REFUSED, SourceState.DELETED)
+    settled_states = (SourceState.REJECTED, SourceState.DELETED)
     in_use = [key for key in keys if key in known and known[key].state not in settled_states]
     return min(in_use or keys)

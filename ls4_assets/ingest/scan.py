@@ -16,10 +16,10 @@ from sqlalchemy.exc import OperationalError
 
 from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import Guard, take_deletions
-from ls4_assets.ingest.listing import Dropped, Piece
+from ls4_assets.ingest.listing import Dropped, KeyRange
 from ls4_assets.ingest.planner import Known, Rules, plan_changes
 from resources.archive import Archive
-from resources.locks import only_one
+from resources.locks import try_lock
 from resources.storage import Storage
 
 # Keys that are compared, and held in memory, at once.
@@ -36,65 +36,65 @@ _BARE = (
 
 
 @dataclass
-class Look:
+class ScanReport:
     """What one look found. `next_key`: the next one goes on behind it; empty when the whole archive was seen. `unseen`: folders
     of which nothing became known; "" is the bucket itself."""
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
-    unseen: set[str] = field(default_factory=set)
+    unlisted: set[str] = field(default_factory=set)
     next_key: str = ""
 
-    def add(self, other: "Look") -> None:
+    def add(self, other: "ScanReport") -> None:
         """What another look found besides."""
         self.counts.update(other.counts)
         self.errors += other.errors
         self.held |= other.held
-        self.unseen |= other.unseen
+        self.unlisted |= other.unlisted
 
 
-def only_one_look(database: Engine) -> AbstractContextManager[bool]:
+def scan_lock(database: Engine) -> AbstractContextManager[bool]:
     """False while another look is under way."""
-    return only_one(database, "look at the bucket")
+    return try_lock(database, "look at the bucket")
 
 
-def look_at_bucket(archive: Archive, start: str = "", seconds: float | None = None, keys: int | None = None) -> Look:
+def scan_bucket(archive: Archive, start: str = "", seconds: float | None = None, keys: int | None = None) -> ScanReport:
     """Compare the bucket with the source table from behind the key `start`, until its end, or as far as `seconds` and `keys`
     allow; before that, look again at what waits for it."""
     settings = archive.settings
-    deadline = time.monotonic() + (settings.look_seconds if seconds is None else seconds)
-    with _looking(archive, Look(next_key=start), deadline) as looking:
+    deadline = time.monotonic() + (settings.scan_seconds if seconds is None else seconds)
+    with _looking(archive, ScanReport(next_key=start), deadline) as looking:
         try:
-            bare = listing.is_bare(archive.storage)
+            bare = listing.is_unmounted(archive.storage)
         except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, nothing is known now
-            looking.look.unseen.add("")
+            looking.look.unlisted.add("")
             looking.tell(f"The bucket cannot be listed ({error}); nothing is taken for deleted, the next look tries again.")
             return looking.look
         if bare and looking.knows_photographs():
             looking.tell(_BARE)
             return looking.look
         looking.again()
-        looking.walk(settings.look_keys if keys is None else keys)
+        looking.walk(settings.scan_keys if keys is None else keys)
         return looking.look
 
 
-def look_at_keys(archive: Archive, keys: Iterable[str]) -> Look:
+def check_keys(archive: Archive, keys: Iterable[str]) -> ScanReport:
     """Compare just these keys, of tifs or sidecars, with the source table: what an event tells of, or a person asks for."""
-    with _looking(archive, Look(), float("inf")) as looking:
+    with _looking(archive, ScanReport(), float("inf")) as looking:
         looking.at(keys)
         return looking.look
 
 
-def look_again(archive: Archive) -> Look:
+def recheck_pending(archive: Archive) -> ScanReport:
     """Look only at what waits for a second look: files that were settling, or are missing."""
-    with _looking(archive, Look(), time.monotonic() + archive.settings.look_seconds) as looking:
+    with _looking(archive, ScanReport(), time.monotonic() + archive.settings.scan_seconds) as looking:
         looking.again()
         return looking.look
 
 
 @contextmanager
-def _looking(archive: Archive, look: Look, deadline: float) -> Iterator["_Looking"]:
+def _looking(archive: Archive, look: ScanReport, deadline: float) -> Iterator["_Scanner"]:
     with archive.database.connect() as connection:
         settings = archive.settings
         settle = timedelta(seconds=settings.settle_seconds if archive.storage.is_folder else 0.0)
@@ -103,16 +103,16 @@ def _looking(archive: Archive, look: Look, deadline: float) -> Iterator["_Lookin
         rules = Rules(settings.shards, settle, settle if archive.storage.is_folder else EMPTY_WAIT, tables)
         guard = Guard(settings.deletion_guard_share, settings.deletion_guard_frames)
         away = EVENTS_WAIT if settings.events_queue_url else settle
-        yield _Looking(archive.storage, connection, look, deadline, rules, guard, away)
+        yield _Scanner(archive.storage, connection, look, deadline, rules, guard, away)
 
 
 @dataclass
-class _Looking:
+class _Scanner:
     """A look under way."""
 
     storage: Storage
     connection: Connection
-    look: Look
+    look: ScanReport
     deadline: float
     rules: Rules
     guard: Guard
@@ -133,11 +133,11 @@ class _Looking:
     def walk(self, most: int) -> None:
         """Go on behind `next_key`. What is not there is marked as missing, no more."""
         seen = 0
-        for piece in listing.pieces(self.storage, self.look.next_key, min(PIECE, most), lambda: self.is_over):
-            with self._unhindered(_between(piece)):
+        for piece in listing.key_ranges(self.storage, self.look.next_key, min(PIECE, most), lambda: self.is_over):
+            with self._isolated(_between(piece)):
                 seen += self._compare(piece)
-            if piece.unseen:
-                self._tell_unseen(piece.unseen.folder, piece.unseen.error)
+            if piece.unlisted:
+                self._tell_unseen(piece.unlisted.folder, piece.unlisted.error)
             self.look.next_key = "" if piece.next == listing.END else piece.next
             if self.is_over or seen >= most:
                 return
@@ -160,16 +160,16 @@ class _Looking:
                 return
             try:
                 listed = listing.pair_sidecars(listing.beside(self.storage, folder, wanted))
-                bare = listing.is_bare(self.storage)
+                bare = listing.is_unmounted(self.storage)
             except Exception as error:  # noqa: BLE001  # one folder must not keep the others from being seen
                 self._tell_unseen(folder, error)
                 continue
             if not (bare and self.knows_photographs()):
-                with self._unhindered(folder), self.connection.begin():
+                with self._isolated(folder), self.connection.begin():
                     known = sources.known_of(self.connection, list({*wanted, *(dropped.key for dropped in listed)}))
                     self._take(listed, known)
 
-    def _compare(self, piece: Piece) -> int:
+    def _compare(self, piece: KeyRange) -> int:
         """Returns how many keys were looked at."""
         listed = listing.pair_sidecars(piece.objects)
         present = {dropped.key for dropped in listed}
@@ -179,7 +179,7 @@ class _Looking:
                 known = sources.known_between(self.connection, after, piece.upto, most)
                 # Where a great deal is gone there are more rows than are held at once: the absent ones come in parts.
                 after = max(known) if len(known) == most else piece.upto
-                absent = {key: row for key, row in known.items() if key not in present and row.gone_at is None}
+                absent = {key: row for key, row in known.items() if key not in present and row.missing_since is None}
                 here = sources.known_of(self.connection, list(present)) if len(known) == most and listed else known
                 self._take(listed, absent | {dropped.key: here[dropped.key] for dropped in listed if dropped.key in here})
                 count += len(absent)
@@ -199,22 +199,22 @@ class _Looking:
             self.rules = replace(self.rules, tables={**self.rules.tables, **{of.table: of.name for of in found}})
 
     @contextmanager
-    def _unhindered(self, where: str) -> Iterator[None]:
+    def _isolated(self, where: str) -> Iterator[None]:
         """A row that cannot be written must not keep the rest of the archive from being seen; a database that is away may."""
         try:
             yield
         except OperationalError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told and the look goes on
-            self.look.unseen.add(where)
+            self.look.unlisted.add(where)
             reason = str(error).partition("\n")[0]
             self.tell(f"{where or 'The top folder'} cannot be taken ({reason}); it stays as it is, report this if it goes on.")
 
     def _tell_unseen(self, folder: str, error: Exception) -> None:
-        self.look.unseen.add(folder)
+        self.look.unlisted.add(folder)
         self.tell(f"{folder or 'The bucket'} cannot be listed ({error}); its frames stay as they are, the next look tries again.")
 
 
-def _between(piece: Piece) -> str:
+def _between(piece: KeyRange) -> str:
     last = "the last key" if piece.upto == listing.END else piece.upto
     return f"What lies between {piece.after or 'the first key'} and {last}"

@@ -10,11 +10,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ls4_assets.db.chunks import chunks
 from ls4_assets.db.schema import LIVE, SourceState, collection, frame, source
-from ls4_assets.domain.names import BANDS
+from ls4_assets.domain.names import FILM_TYPES
 from ls4_assets.ingest.planner import Change, Changes, Known
 
 _ROWS = 500
-_KNOWN = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.gone_at)
+_KNOWN = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.missing_since)
 
 
 def known_of(connection: Connection, keys: Sequence[str]) -> dict[str, Known]:
@@ -34,12 +34,12 @@ def due_again(connection: Connection, changed_before: datetime, gone_before: dat
     """Keys that wait for a second look, longest first: unsettled ones, and missing ones except in the folder `not_in`."""
     settling = select(source.c.key).where(source.c.state == SourceState.SETTLING, source.c.changed_at <= changed_before)
     missing = select(source.c.key).where(
-        source.c.gone_at <= gone_before,
-        source.c.held_at.is_(None),
+        source.c.missing_since <= gone_before,
+        source.c.deletion_held_at.is_(None),
         source.c.state != SourceState.DELETED,
         *([~source.c.key.startswith(not_in, autoescape=True)] if not_in else []),
     )
-    queries = (settling.order_by(source.c.changed_at), missing.order_by(source.c.gone_at))
+    queries = (settling.order_by(source.c.changed_at), missing.order_by(source.c.missing_since))
     return [key for query in queries for key in connection.scalars(query.limit(most))]
 
 
@@ -48,8 +48,8 @@ def anything_known(connection: Connection) -> bool:
 
 
 def anything_in_place(connection: Connection) -> bool:
-    """Is any file known below bw/ or nc/? One that was dropped elsewhere is refused, and makes no archive."""
-    below = or_(*(source.c.key.startswith(f"{band}/") for band in BANDS))
+    """Is any file known below bw/ or nc/? One that was dropped elsewhere is rejected, and makes no archive."""
+    below = or_(*(source.c.key.startswith(f"{film_type}/") for film_type in FILM_TYPES))
     return bool(connection.scalar(select(exists().where(source.c.state != SourceState.DELETED, below))))
 
 
@@ -65,9 +65,9 @@ def apply_changes(connection: Connection, changes: Changes) -> None:
     for some in chunks([change for change in changes.rows if not change.frame], _ROWS):
         _write(connection, some)
     for some_keys in chunks(changes.missing, _ROWS):
-        connection.execute(update(source).where(source.c.key.in_(some_keys)).values(gone_at=func.now()))
+        connection.execute(update(source).where(source.c.key.in_(some_keys)).values(missing_since=func.now()))
     for some_keys in chunks(changes.found, _ROWS):
-        connection.execute(update(source).where(source.c.key.in_(some_keys)).values(gone_at=None, held_at=None))
+        connection.execute(update(source).where(source.c.key.in_(some_keys)).values(missing_since=None, deletion_held_at=None))
 
 
 def remove(connection: Connection, keys: Iterable[str]) -> None:
@@ -88,12 +88,12 @@ def requeue(engine: Engine, states: Sequence[SourceState], collection_name: str 
     if collection_name:
         chosen.append(source.c.collection == collection_name)
     with engine.begin() as connection:
-        values = {"state": SourceState.QUEUED, "reason": None, "attempts": 0, "not_before": None, "changed_at": func.now()}
+        values = {"state": SourceState.QUEUED, "reason": None, "attempts": 0, "retry_after": None, "changed_at": func.now()}
         return connection.execute(update(source).where(*chosen).values(values)).rowcount
 
 
 @dataclass(frozen=True)
-class Leftover:
+class OrphanPartition:
     """A partition of a frame of which nothing is left; `batch` is the last that had it."""
 
     key: str
@@ -102,7 +102,7 @@ class Leftover:
     batch: str | None
 
 
-def leftover_partitions(engine: Engine, most: int) -> list[Leftover]:
+def orphan_partitions(engine: Engine, most: int) -> list[OrphanPartition]:
     """Partitions whose tif is gone and whose products are removed, or were never made."""
     other = source.alias()
     live = exists().where(other.c.frame == source.c.frame, other.c.state.in_(LIVE))
@@ -111,10 +111,10 @@ def leftover_partitions(engine: Engine, most: int) -> list[Leftover]:
     columns = (source.c.key, source.c.shard, source.c.partition, source.c.batch)
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(*gone).limit(most))
-        return [Leftover(row.key, row.shard, row.partition, row.batch) for row in rows]
+        return [OrphanPartition(row.key, row.shard, row.partition, row.batch) for row in rows]
 
 
-def forget_partition(engine: Engine, leftover: Leftover) -> None:
+def forget_partition(engine: Engine, leftover: OrphanPartition) -> None:
     with engine.begin() as connection:
         of = update(source).where(source.c.key == leftover.key, source.c.state == SourceState.DELETED)
         connection.execute(of.values(partition=None))
@@ -128,7 +128,7 @@ def _write_collections(connection: Connection, changes: Sequence[Change]) -> Non
 
 
 def _write(connection: Connection, changes: Sequence[Change]) -> None:
-    """Upsert rows that are all named well, or all refused. A refused source keeps the frame it had: its deletion must be seen."""
+    """Upsert rows that are all named well, or all rejected. A rejected source keeps the frame it had: its deletion must be seen."""
     rows = [_row(change) for change in changes]
     statement = insert(source)
     new: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name != "key"}
@@ -150,9 +150,9 @@ def _row(change: Change) -> dict[str, Any]:
         "sidecars": list(dropped.sidecars),
         "attempts": 0,
         "changed_at": datetime.now(UTC),
-        "gone_at": None,
-        "held_at": None,
-        "not_before": None,
+        "missing_since": None,
+        "deletion_held_at": None,
+        "retry_after": None,
     }
     if of := change.frame:
         row |= {"frame": of.id, "shard": of.collection.shard, "collection": of.collection.name, "partition": of.partition}
@@ -161,4 +161,4 @@ def _row(change: Change) -> dict[str, Any]:
 
 def _known(connection: Connection, query: Select[Any]) -> dict[str, Known]:
     rows = connection.execute(query)
-    return {row.key: Known(row.version, SourceState(row.state), row.changed_at, row.reason, row.gone_at) for row in rows}
+    return {row.key: Known(row.version, SourceState(row.state), row.changed_at, row.reason, row.missing_since) for row in rows}

@@ -116,7 +116,7 @@ def _await_map(services: Supervisor, addresses: Addresses, fresh: bool) -> bool:
             changed = time.monotonic()
         elif time.monotonic() - changed > PATIENCE:
             _say(f"No progress for {PATIENCE} seconds, and not on the map: {', '.join(missing)}.")
-            _say(f"Look at the failed runs in Dagit, {addresses.dagit}, and at the logs.")
+            _say(f"Look at the failed runs in the Dagster UI, {addresses.dagster_ui}, and at the logs.")
             return False
         time.sleep(1)
     return True
@@ -136,12 +136,12 @@ def _progress(status: Status) -> Iterator[str]:
     for one in status.collections:
         yield f"  {one.name}: {one.done} of {one.dropped} made, {one.indexed} in the index"
         yield from (f"    failed: {reason}" for reason in one.failed.values())
-    yield from (f"  refused: {reason}" for reason in status.refused.values())
+    yield from (f"  rejected: {reason}" for reason in status.rejected.values())
 
 
 def _print_addresses(state: State, addresses: Addresses) -> None:
     _say("")
-    _say(f"  Dagit      {addresses.dagit}")
+    _say(f"  the Dagster UI      {addresses.dagster_ui}")
     _say(f"  maps       {addresses.front}/")
     for name in sample_views():
         _say(f"  WMS        {addresses.wms(name)}")
@@ -153,9 +153,9 @@ def _print_addresses(state: State, addresses: Addresses) -> None:
 def _say_what_next(state: State, addresses: Addresses) -> None:
     _say("")
     _say(f"  look           {addresses.front}/")
-    _say(f"  follow         {addresses.dagit}/locations/ls4/asset-groups/Travis/lineage")
+    _say(f"  follow         {addresses.dagster_ui}/locations/ls4/asset-groups/Travis/lineage")
     _say(f"  drop your own  .venv/bin/ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames; archive {state.archive}")
-    _say(f"  what became    .venv/bin/ls4 status; what was refused: {addresses.front}/staff")
+    _say(f"  what became    .venv/bin/ls4 status; what was rejected: {addresses.front}/staff")
     _say("  stop           Ctrl-C")
     _say("")
 

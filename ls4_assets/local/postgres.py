@@ -1,7 +1,7 @@
 """A private PostgreSQL cluster with PostGIS, inside the state directory.
 
 The cluster of the operating system is never used nor touched: this one has its own data directory, its own
-port on 127.0.0.1, no Unix socket, and scram passwords only. PostgreSQL refuses to run as root, so root lends
+port on 127.0.0.1, no Unix socket, and scram passwords only. PostgreSQL rejects to run as root, so root lends
 it to an unprivileged OS user. Roles, databases and grants are not made here but in
 ``ls4_assets.db.bootstrap``.
 """
@@ -88,7 +88,7 @@ class Cluster:
         """The running postmaster of this data directory, or None.
 
         The number in postmaster.pid alone proves nothing: after a reboot it may belong to anything, and
-        PostgreSQL itself then refuses to start. A postmaster's working directory is its data directory.
+        PostgreSQL itself then rejects to start. A postmaster's working directory is its data directory.
         """
         try:
             pid = int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])

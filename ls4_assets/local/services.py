@@ -31,7 +31,7 @@ PORTS = ("postgres", "front", "dagit", "code")
 class Addresses:
     """What the operator opens."""
 
-    dagit: str
+    dagster_ui: str
     front: str
 
     def wms(self, name: str) -> str:
@@ -88,7 +88,7 @@ def _environment(state: State, port: int, passwords: dict[str, str], addresses: 
         "LS4_DATABASE_URL": database("ls4"),
         "LS4_PUBLIC_URL": f"{addresses.front}/archive",
         "LS4_MAP_URL": addresses.front,
-        "LS4_DAGIT_URL": addresses.dagit,
+        "LS4_DAGSTER_URL": addresses.dagster_ui,
         "LS4_STAFF_URL": f"{addresses.front}/staff",
         "LS4_NOTIFY_FILE": str(state.logs / "notices.txt"),
         "LS4_LOG_FILE": str(state.logs / "ls4.jsonl"),
@@ -100,7 +100,7 @@ def _environment(state: State, port: int, passwords: dict[str, str], addresses: 
 
 def _make_dagster_home(state: State, code_port: int) -> None:
     shutil.copyfile(CHECKOUT / "dagster.yaml", state.dagster / "dagster.yaml")
-    # One code server for both: the definitions load once, and Dagit and the daemon see the same ones.
+    # One code server for both: the definitions load once, and the Dagster UI and the daemon see the same ones.
     (state.dagster / "workspace.yaml").write_text(
         f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {code_port}, location_name: ls4}}\n"
     )
@@ -124,7 +124,7 @@ def _serving(state: State, ports: dict[str, int], password: str) -> tuple[Servic
         database=PostgresService("127.0.0.1", ports["postgres"], "ls4", "mapserver", password),
         archive_dir=state.archive,
         collections_file=state.archive / COLLECTIONS_KEY,
-        refusals_file=state.archive / STAFF_KEY,
+        rejections_file=state.archive / STAFF_KEY,
         staff=("127.0.0.0/8",),
         user=state.web_user,
     )

@@ -1,1 +1,1 @@
-"""What goes wrong and whom it concerns: the history of refusals, the troubles of the moment, and what people are told of them."""
+"""What goes wrong and whom it concerns: the history of rejections, the troubles of the moment, and what people are told of them."""

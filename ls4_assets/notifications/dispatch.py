@@ -14,12 +14,12 @@ from sqlalchemy import Connection, Engine, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets import logs
-from ls4_assets.db.schema import notice
-from ls4_assets.errors import NotSent
-from ls4_assets.notifications.incidents import current_troubles, forget_gone_collections
+from ls4_assets.db.schema import notification
+from ls4_assets.errors import NotificationError
+from ls4_assets.notifications.incidents import current_incidents, forget_gone_collections
 from ls4_assets.notifications.messages import compose
-from ls4_assets.notifications.planner import Kind, Message, News, Pace, Told, Where, plan
-from ls4_assets.notifications.rejections import Refusal, at_place
+from ls4_assets.notifications.planner import Kind, Message, Throttle, Told, Transition, Where, plan
+from ls4_assets.notifications.rejections import Rejection, at_place
 from resources.archive import Archive
 
 # With a server that does not answer a message takes seconds: what is left is for the next tick.
@@ -37,14 +37,16 @@ class Telling:
     troubles: int
 
 
-def tell_people(archive: Archive, now: datetime) -> Telling:
+def dispatch_notifications(archive: Archive, now: datetime) -> Telling:
     """Send what is due now."""
     settings = archive.settings
-    pace = Pace(timedelta(seconds=settings.notify_settle_seconds), timedelta(seconds=settings.notify_window_seconds))
+    pace = Throttle(
+        timedelta(seconds=settings.notify_group_wait_seconds), timedelta(seconds=settings.notify_repeat_interval_seconds)
+    )
     with archive.database.begin() as connection:
         forget_gone_collections(connection)
-        troubles = current_troubles(connection, now, timedelta(seconds=settings.stuck_seconds), settings.max_attempts)
-        told = read_told(connection, now - pace.window)
+        troubles = current_incidents(connection, now, timedelta(seconds=settings.stall_alert_seconds), settings.max_attempts)
+        told = load_sent(connection, now - pace.window)
     due = plan(troubles, told, now, pace)
     deadline, sent = time.monotonic() + SECONDS, 0
     for message in due:
@@ -53,46 +55,48 @@ def tell_people(archive: Archive, now: datetime) -> Telling:
         text = compose(message, _files(archive.database, message), settings)
         try:
             archive.notifier.send(text.subject, text.body)
-        except NotSent as error:
+        except NotificationError as error:
             logs.event("notice_unsent", logging.ERROR, reason=str(error))
             continue
-        note_told(archive.database, message, now)
+        record_sent(archive.database, message, now)
         sent += 1
     return Telling(sent, len(due) - sent, len(troubles))
 
 
-def read_told(connection: Connection, since: datetime) -> dict[Where, Told]:
+def load_sent(connection: Connection, since: datetime) -> dict[Where, Told]:
     """What still matters: open troubles, and those told of since a moment."""
-    rows = connection.execute(select(notice).where(or_(notice.c.resolved_at.is_(None), notice.c.told_at > since)))
-    return {(Kind(row.kind), row.place): Told(row.files, row.latest, row.told_at, row.resolved_at) for row in rows}
+    rows = connection.execute(
+        select(notification).where(or_(notification.c.resolved_at.is_(None), notification.c.notified_at > since))
+    )
+    return {(Kind(row.kind), row.place): Told(row.files, row.latest, row.notified_at, row.resolved_at) for row in rows}
 
 
-def note_told(engine: Engine, message: Message, now: datetime) -> None:
-    over = message.news == News.OVER
+def record_sent(engine: Engine, message: Message, now: datetime) -> None:
+    over = message.news == Transition.OVER
     rows = [
         {
             "kind": one.kind,
             "place": one.place,
             "files": one.count,
             "latest": one.latest,
-            "told_at": now,
+            "notified_at": now,
             "resolved_at": now if over else None,
         }
         for one in message.troubles
     ]
-    row = insert(notice)
+    row = insert(notification)
     told = row.on_conflict_do_update(
-        index_elements=[notice.c.kind, notice.c.place],
-        set_={name: row.excluded[name] for name in ("files", "latest", "told_at", "resolved_at")},
+        index_elements=[notification.c.kind, notification.c.place],
+        set_={name: row.excluded[name] for name in ("files", "latest", "notified_at", "resolved_at")},
     )
     with engine.begin() as connection:
         connection.execute(told, rows)
 
 
-def _files(engine: Engine, message: Message) -> dict[Where, Sequence[Refusal]]:
-    if message.news == News.OVER or len(message.troubles) > 1:
+def _files(engine: Engine, message: Message) -> dict[Where, Sequence[Rejection]]:
+    if message.news == Transition.OVER or len(message.troubles) > 1:
         return {}
     (trouble,) = message.troubles
-    after = trouble.since if message.news == News.MORE else None
+    after = trouble.since if message.news == Transition.MORE else None
     with engine.connect() as connection:
         return {trouble.where: at_place(connection, trouble.kind, trouble.place, after, _FILES)}

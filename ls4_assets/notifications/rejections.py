@@ -1,6 +1,6 @@
 """The quarantine list: files that could not be taken, why, what to do, since when, and what became of them.
 
-Read from table `refusal`, which triggers keep; shown in Dagit (`refused_frames`), by `ls4 status`, and to staff on a page of the
+Read from table `rejection`, which triggers keep; shown in the Dagster UI (`rejected_files`), by `ls4 status`, and to staff on a page of the
 map front, which reads the JSON that is written here.
 """
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from ls4_assets.db.schema import refusal
+from ls4_assets.db.schema import rejection
 
 # Not below any prefix that is served to the public: whether and to whom it is shown is the front's to say.
-STAFF_KEY = "staff/refusals.json"
+STAFF_KEY = "staff/rejections.json"
 # What the page gets: open ones first, then the newest of the others.
 LISTED = 5_000
 _NO_ADVICE = "Correct the file and drop it again."
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """`place` is the collection or, where the name tells of none, the folder. `resolved_at` None: open; then `taken` says whether
     a corrected file was taken, or the file was renamed or removed."""
 
@@ -55,25 +55,27 @@ class Counts:
 
 
 def counts(connection: Connection) -> Counts:
-    resolved = func.count(refusal.c.resolved_at)
-    row = connection.execute(select(func.count(), resolved, func.coalesce(func.sum(refusal.c.times), 0))).one()
+    resolved = func.count(rejection.c.resolved_at)
+    row = connection.execute(select(func.count(), resolved, func.coalesce(func.sum(rejection.c.times), 0))).one()
     return Counts(row[0] - row[1], row[1], f"{row[0]}/{row[1]}/{row[2]}")
 
 
-def listed(connection: Connection, most: int = LISTED) -> list[Refusal]:
+def listed(connection: Connection, most: int = LISTED) -> list[Rejection]:
     """Open ones first, the newest of each first."""
-    opened = select(refusal).where(refusal.c.resolved_at.is_(None)).order_by(refusal.c.last_seen.desc(), refusal.c.key)
+    opened = select(rejection).where(rejection.c.resolved_at.is_(None)).order_by(rejection.c.last_seen.desc(), rejection.c.key)
     found = _read(connection, opened.limit(most))
-    resolved = select(refusal).where(refusal.c.resolved_at.is_not(None)).order_by(refusal.c.resolved_at.desc(), refusal.c.key)
+    resolved = (
+        select(rejection).where(rejection.c.resolved_at.is_not(None)).order_by(rejection.c.resolved_at.desc(), rejection.c.key)
+    )
     return found + _read(connection, resolved.limit(most - len(found)))
 
 
-def at_place(connection: Connection, kind: str, place: str, after: datetime | None, most: int) -> list[Refusal]:
+def at_place(connection: Connection, kind: str, place: str, after: datetime | None, most: int) -> list[Rejection]:
     """Open ones of a kind at a place, those alone that came after a moment, in the order of their keys."""
-    mine = [refusal.c.resolved_at.is_(None), refusal.c.kind == kind, refusal.c.place == place]
+    mine = [rejection.c.resolved_at.is_(None), rejection.c.kind == kind, rejection.c.place == place]
     if after:
-        mine.append(refusal.c.last_seen > after)
-    return _read(connection, select(refusal).where(*mine).order_by(refusal.c.key).limit(most))
+        mine.append(rejection.c.last_seen > after)
+    return _read(connection, select(rejection).where(*mine).order_by(rejection.c.key).limit(most))
 
 
 def split_advice(key: str, reason: str) -> tuple[str, str]:
@@ -84,7 +86,7 @@ def split_advice(key: str, reason: str) -> tuple[str, str]:
     return _sentence(wrong), _sentence(advice)
 
 
-def staff_json(counted: Counts, found: Sequence[Refusal], now: datetime) -> bytes:
+def staff_json(counted: Counts, found: Sequence[Rejection], now: datetime) -> bytes:
     """The list for the page. Times are ISO in UTC."""
     entries = [
         {
@@ -103,16 +105,16 @@ def staff_json(counted: Counts, found: Sequence[Refusal], now: datetime) -> byte
         for one in found
     ]
     about = {"written": _iso(now), "open": counted.open, "resolved": counted.resolved}
-    return json.dumps(about | {"refusals": entries}, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(about | {"rejections": entries}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _read(connection: Connection, query: Select[Any]) -> list[Refusal]:
-    return [_refusal(row) for row in connection.execute(query)]
+def _read(connection: Connection, query: Select[Any]) -> list[Rejection]:
+    return [_rejection(row) for row in connection.execute(query)]
 
 
-def _refusal(row: Row[Any]) -> Refusal:
+def _rejection(row: Row[Any]) -> Rejection:
     reason, advice = split_advice(row.key, row.reason)
-    return Refusal(
+    return Rejection(
         row.key, row.kind, row.place, reason, advice,
         row.first_seen, row.last_seen, row.times, row.resolved_at, row.resolved_by is not None,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.deletions import Held, held_collections
 from ls4_assets.notifications import rejections
-from ls4_assets.notifications.rejections import Refusal
+from ls4_assets.notifications.rejections import Rejection
 from ls4_assets.settings import Settings
 from resources.open import open_database
 
@@ -72,18 +72,18 @@ class Quarantine:
 
     open: int
     resolved: int
-    refusals: tuple[Refusal, ...]
+    rejections: tuple[Rejection, ...]
     address: str
 
 
 @dataclass(frozen=True)
 class Status:
-    """The whole archive, or one collection with its `report`. `refused` has the reason by key: a file with a wrong name belongs
+    """The whole archive, or one collection with its `report`. `rejected` has the reason by key: a file with a wrong name belongs
     to no collection. `quarantine` is of the whole archive."""
 
     collections: tuple[CollectionStatus, ...]
-    refused: Mapping[str, str]
-    refused_count: int = 0
+    rejected: Mapping[str, str]
+    rejected_count: int = 0
     report: Report | None = None
     quarantine: Quarantine = Quarantine(0, 0, (), "")
 
@@ -96,9 +96,9 @@ def collect(settings: Settings, name: str | None = None, listed: int | None = No
         statuses = tuple(_collections(connection, settings.map_url, of, listed, stale))
         if of:
             report = collect_report(connection, of)
-            return Status(statuses, report.refused, report.refused_count, report)
-        refused, count = _refused(connection, listed)
-        return Status(statuses, refused, count, quarantine=_quarantine(connection, listed, settings.staff_url))
+            return Status(statuses, report.rejected, report.rejected_count, report)
+        rejected, count = _rejected(connection, listed)
+        return Status(statuses, rejected, count, quarantine=_quarantine(connection, listed, settings.staff_url))
 
 
 def lines(status: Status) -> list[str]:
@@ -119,10 +119,10 @@ def lines(status: Status) -> list[str]:
         text.append(f"Made under an earlier profile: {stale:,} in all; `ls4 rematerialize --stale` makes these anew")
     if status.report:
         text += _report_lines(status.report)
-    if status.refused_count:
-        text.append(f"Refused by name: {status.refused_count:,}")
+    if status.rejected_count:
+        text.append(f"Rejected by name: {status.rejected_count:,}")
         # Each reason begins with its key.
-        text += _cut([f"    {reason}" for reason in status.refused.values()], status.refused_count)
+        text += _cut([f"    {reason}" for reason in status.rejected.values()], status.rejected_count)
     if (quarantine := status.quarantine).open or quarantine.resolved:
         page = f": {quarantine.address}" if quarantine.address else ""
         text.append(f"Quarantine: {quarantine.open:,} open, {quarantine.resolved:,} resolved{page}")
@@ -138,7 +138,7 @@ def _collection_lines(one: CollectionStatus) -> Iterator[str]:
     if one.waits_for:
         yield f"    waiting: {one.waits_for}"
     if one.rebuild == "failing":
-        yield "    its index or map cannot be rebuilt: mend what its tile_index says in Dagit; it is tried again by itself"
+        yield "    its index or map cannot be rebuilt: mend what its tile_index says in the Dagster UI; it is tried again by itself"
     if one.rebuild == "pending" and not one.waiting and one.indexed == one.done:
         yield "    its index and map are about to be brought up to date"
     if one.stale:
@@ -219,7 +219,7 @@ def _sources(connection: Connection, of: Collection | None) -> tuple[dict[str, d
     """Tifs by collection and state, and their bytes by collection."""
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     sizes: dict[str, int] = defaultdict(int)
-    live = source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED])
+    live = source.c.state.not_in([SourceState.DELETED, SourceState.REJECTED])
     each = select(source.c.collection, source.c.state, func.count().label("n"), func.sum(source.c.size).label("size"))
     for row in connection.execute(each.where(live, _only(source.c.collection, of)).group_by(source.c.collection, source.c.state)):
         counts[row.collection][row.state] = row.n
@@ -254,8 +254,8 @@ def _quarantine(connection: Connection, most: int | None, address: str) -> Quara
     return Quarantine(counted.open, counted.resolved, tuple(rejections.listed(connection, most or rejections.LISTED)), address)
 
 
-def _refused(connection: Connection, listed: int | None) -> tuple[dict[str, str], int]:
-    mine = source.c.state == SourceState.REFUSED
+def _rejected(connection: Connection, listed: int | None) -> tuple[dict[str, str], int]:
+    mine = source.c.state == SourceState.REJECTED
     rows = connection.execute(select(source.c.key, source.c.reason).where(mine).order_by(source.c.key).limit(listed))
     count = connection.scalar(select(func.count()).select_from(source).where(mine)) or 0
     return {row.key: row.reason for row in rows}, count

@@ -2,7 +2,7 @@
 
 Disk is counted for the worst case, a photograph that does not compress. What a frame was promised and has not written yet counts
 as taken, so that frames which start together do not all see the same free space. Too little disk is nobody's fault: the frame
-waits. A frame that no worker's memory can hold is refused with the numbers.
+waits. A frame that no worker's memory can hold is rejected with the numbers.
 """
 
 import resource
@@ -18,7 +18,7 @@ from rasterio.enums import Interleaving
 from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.errors import FrameFault, NoRoom
+from ls4_assets.errors import FrameError, InsufficientResourcesError
 from ls4_assets.raster.frame import KEEP_AT_MOST
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.source import Source
@@ -26,7 +26,7 @@ from ls4_assets.raster.source import Source
 _MEGABYTE = 1_000_000
 # A run's scratch folder, with a folder for each frame that is being worked on, and what that frame was promised.
 RUN_PREFIX = "ls4-run-"
-_PROMISE = "promised-bytes"
+_RESERVATION = "promised-bytes"
 
 # With less than this left a disk counts as full: a step writes some megabytes at a time.
 _FULL = 32 * _MEGABYTE
@@ -63,13 +63,13 @@ def need_of_pixels(source_bytes: int, raw: int) -> Need:
     return Need(source_bytes + kept + archive, archive)
 
 
-def claim_disk(name: str, need: Need, scratch: Path, archive: Sequence[Path]) -> None:
+def reserve_disk(name: str, need: Need, scratch: Path, archive: Sequence[Path]) -> None:
     """Promise the frame that works in `scratch` its disk, or raise NoRoom. `archive`: its folder; empty for a bucket.
 
     `scratch` is a folder in a run's scratch folder, in the work folder.
     """
     work = scratch.parent.parent
-    (scratch / _PROMISE).write_text(str(need.work))
+    (scratch / _RESERVATION).write_text(str(need.work))
     wanted = {work: need.work - _size(scratch)}
     for folder in archive:
         same = folder.stat().st_dev == work.stat().st_dev
@@ -79,7 +79,9 @@ def claim_disk(name: str, need: Need, scratch: Path, archive: Sequence[Path]) ->
         free = shutil.disk_usage(folder).free - taken
         if size > free:
             promised = f" besides what frames under way will write ({_amount(taken)})" if taken else ""
-            raise NoRoom(f"{name} needs {_amount(size)} in {folder} and {_amount(max(free, 0))} are free{promised}")
+            raise InsufficientResourcesError(
+                f"{name} needs {_amount(size)} in {folder} and {_amount(max(free, 0))} are free{promised}"
+            )
 
 
 def exhausted(folders: Sequence[Path]) -> Path | None:
@@ -87,18 +89,18 @@ def exhausted(folders: Sequence[Path]) -> Path | None:
     return next((folder for folder in folders if shutil.disk_usage(folder).free < _FULL), None)
 
 
-def no_disk(name: str, folder: Path) -> NoRoom:
-    return NoRoom(f"{name} could not be finished because the disk of {folder} is full")
+def no_disk(name: str, folder: Path) -> InsufficientResourcesError:
+    return InsufficientResourcesError(f"{name} could not be finished because the disk of {folder} is full")
 
 
-def no_memory(name: str, worker_megabytes: int) -> FrameFault:
-    return FrameFault(
+def no_memory(name: str, worker_megabytes: int) -> FrameError:
+    return FrameError(
         f"{name} takes more memory than the {worker_megabytes:,} MB of a worker; ask the operator to raise LS4_WORKER_MEMORY_MB, "
         "then materialise it again."
     )
 
 
-def refuse_memory(source: Source, worker_megabytes: int) -> None:
+def reject_memory(source: Source, worker_megabytes: int) -> None:
     """Raise FrameFault when a strip or tile of the file, which has to be read whole, is more than a worker may hold."""
     with gdal_env(pam=True), rasterio.open(source.path, driver="GTiff") as dataset:
         rows, columns = dataset.block_shapes[0]
@@ -106,7 +108,7 @@ def refuse_memory(source: Source, worker_megabytes: int) -> None:
     # GDAL decodes a block into its cache, and one with several bands into a buffer before.
     need = _MEMORY_OF_ANY + _largest_part(source.path) + int(1.1 * rows * columns * (2 * source.count if interleaved else 1))
     if need > worker_megabytes * _MEGABYTE:
-        raise FrameFault(
+        raise FrameError(
             f"{source.path.name} is stored in so few parts that reading it takes {need / 1e6:,.0f} MB of memory, and a worker "
             f"has {worker_megabytes:,} MB; convert it with gdal_translate -co TILED=YES and drop the result, or ask the "
             "operator to raise LS4_WORKER_MEMORY_MB."
@@ -115,7 +117,7 @@ def refuse_memory(source: Source, worker_megabytes: int) -> None:
 
 def _largest_part(tif: Path) -> int:
     """Bytes of the largest compressed strip or tile; an uncompressed one is read by pieces."""
-    # What GDAL can open and tifffile cannot is no reason to refuse a frame.
+    # What GDAL can open and tifffile cannot is no reason to reject a frame.
     with suppress(TiffFileError), TiffFile(tif) as file:
         page = file.pages.first
         return max(page.databytecounts, default=0) if page.compression != COMPRESSION.NONE else 0
@@ -144,7 +146,7 @@ def memory_available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def bound_memory(worker_megabytes: int) -> None:
-    """Let this process take that much memory beyond what it has. The kernel then refuses it more: an error of its own frame."""
+    """Let this process take that much memory beyond what it has. The kernel then rejects it more: an error of its own frame."""
     status = Path("/proc/self/status").read_text()
     (now,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -154,7 +156,7 @@ def bound_memory(worker_megabytes: int) -> None:
 
 def _promised_to_others(work: Path, scratch: Path) -> Iterator[int]:
     """What frames under way on this disk were promised and have not written yet."""
-    for promise in work.glob(f"{RUN_PREFIX}*/*/{_PROMISE}"):
+    for promise in work.glob(f"{RUN_PREFIX}*/*/{_RESERVATION}"):
         # A frame that ends meanwhile takes its folder with it; a promise half written is no number.
         with suppress(OSError, ValueError):
             if promise.parent != scratch:

@@ -23,7 +23,7 @@ Work = Callable[[Order], Outcome]
 _POOLS = 3
 
 
-def carry_out(work: Work, orders: Sequence[Order], settings: Settings) -> Iterator[tuple[Order, Outcome | BaseException]]:
+def run_tasks(work: Work, orders: Sequence[Order], settings: Settings) -> Iterator[tuple[Order, Outcome | BaseException]]:
     """Each order with its outcome, as they finish. A worker that is killed, or hangs, costs its own frame only."""
     for pools_left in reversed(range(_POOLS)):
         lost = []
@@ -46,7 +46,7 @@ def _in_one_pool(work: Work, orders: Sequence[Order], settings: Settings) -> Ite
     pool = ProcessPool(max_workers=workers, context=context, initializer=_begin, initargs=[memory])
     try:
         futures: dict[Future[Outcome], Order] = {
-            pool.schedule(work, args=[order], timeout=settings.frame_timeout): order for order in orders
+            pool.schedule(work, args=[order], timeout=settings.frame_timeout_seconds): order for order in orders
         }
         for future in as_completed(futures):
             error = future.exception()
@@ -66,10 +66,10 @@ def _begin(memory: int) -> None:
 def end_with_parent() -> None:
     """From now on this worker dies with the process that made its pool: that one, killed, cannot stop its workers, and they would
     publish, or hang, behind the back of whoever comes next."""
-    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _outlive_nobody() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

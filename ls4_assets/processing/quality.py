@@ -1,7 +1,7 @@
 """May the map show this frame? What is asked of every frame before it is published, as findings.
 
 A wrong finding keeps the version out of the archive's products and its index: the frame is failed, its last good version stays.
-Pure: what was measured is in the frame's result (ls4_assets.raster), and how Dagit shows it is told in
+Pure: what was measured is in the frame's result (ls4_assets.raster), and how the Dagster UI shows it is told in
 ls4_assets/assets/frame_checks.py.
 """
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ls4_assets.domain.names import Frame
-from ls4_assets.domain.regions import Ground
+from ls4_assets.domain.regions import RegionBounds
 from ls4_assets.domain.regions.distance import kilometres_off, middle
-from ls4_assets.errors import FrameFault, NameRefused
+from ls4_assets.errors import FrameError, InvalidNameError
 from ls4_assets.raster.fidelity import Fidelity
 from ls4_assets.raster.frame import FrameResult
 
@@ -29,7 +29,7 @@ class Finding:
     wrong: str = ""
 
 
-class Unsound(FrameFault):
+class FrameQualityError(FrameError):
     """A frame that was made and must not be shown."""
 
     def __init__(self, frame: Frame, findings: Sequence[Finding]) -> None:
@@ -38,7 +38,7 @@ class Unsound(FrameFault):
         self.findings = tuple(findings)
 
 
-def examine(frame: Frame, result: FrameResult, ground: Ground, share: float | None) -> tuple[Finding, ...]:
+def validate_frame(frame: Frame, result: FrameResult, ground: RegionBounds, share: float | None) -> tuple[Finding, ...]:
     """All findings about a frame whose COG was made. `share`: valid pixels of the scan, 0 to 1, None where that is not known.
 
     Raises Unsound when something is wrong.
@@ -52,13 +52,13 @@ def examine(frame: Frame, result: FrameResult, ground: Ground, share: float | No
         _name(frame),
     )
     if any(finding.wrong for finding in findings):
-        raise Unsound(frame, findings)
+        raise FrameQualityError(frame, findings)
     return findings
 
 
 def _layout(result: FrameResult) -> Finding:
     levels = " ".join(map(str, result.overview_levels))
-    bands = "1 band" if result.band == "bw" else "3 bands"
+    bands = "1 band" if result.film_type == "bw" else "3 bands"
     wrong = f"its COG is not what its profile says ({'; '.join(result.cog_findings)}), so report this as a defect"
     found = f"strictly valid COG in EPSG:3857, {bands} of 8 bits, overviews {levels}"
     return Finding("layout", found, wrong) if result.cog_findings else Finding("layout", found)
@@ -88,7 +88,7 @@ def _mask(fidelity: Fidelity, ours: float | None, scans: float | None) -> Findin
     return Finding("mask", found, f"its collar is not the scan's ({found}), so materialise it again, and report it if that stays")
 
 
-def _place(frame: Frame, ground: Ground, footprint: bytes | None) -> Finding:
+def _place(frame: Frame, ground: RegionBounds, footprint: bytes | None) -> Finding:
     shard = frame.collection.shard
     off = kilometres_off(ground, shard, footprint) if footprint else None
     if off is None or footprint is None:
@@ -105,6 +105,6 @@ def _place(frame: Frame, ground: Ground, footprint: bytes | None) -> Finding:
 def _name(frame: Frame) -> Finding:
     try:
         named = frame.attributes
-    except NameRefused as refused:
-        return Finding("name", frame.stem, str(refused).rstrip("."))
+    except InvalidNameError as rejected:
+        return Finding("name", frame.stem, str(rejected).rstrip("."))
     return Finding("name", f"date {named.date}, roll {named.roll}, frame {named.frame_num}")

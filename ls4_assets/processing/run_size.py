@@ -59,13 +59,13 @@ class RunSize:
         return tags if self.disk == DISK_WITHOUT_ASKING else {**tags, "ecs/ephemeral_storage": str(self.disk)}
 
 
-def size_of_run(sizes: Sequence[int], deaths: int, worker_megabytes: int) -> RunSize:
+def size_of_run(sizes: Sequence[int], crash_count: int, worker_megabytes: int) -> RunSize:
     """For frames of these `sizes`, in bytes. `deaths`: runs that died under one of them, most likely for want of memory: each
     doubles it. `worker_megabytes`: what a worker may take at most."""
     workers = min(_MOST_WORKERS, -(-len(sizes) // _FRAMES_A_WORKER))
     largest = sorted(sizes, reverse=True)[:workers]
     of_workers = sum(min(worker_megabytes, _WORKER_MEMORY + size // 1_000_000) for size in largest)
-    cpu, memory = smallest_pair(1024 * workers, (_RUN_MEMORY + of_workers) * 2**deaths)
+    cpu, memory = smallest_pair(1024 * workers, (_RUN_MEMORY + of_workers) * 2**crash_count)
     disk = _DISK_TAKEN + -(-_DISK_FACTOR * sum(largest) // 10**9)
     return RunSize(cpu, memory, DISK_WITHOUT_ASKING if disk <= DISK_WITHOUT_ASKING else min(disk, MOST_DISK))
 

@@ -20,10 +20,10 @@ from ls4_assets.db.frames import Facts, FrameRecord, Product, SourceRecord
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import STEPS, Frame, Step
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.errors import FrameFault, Ls4Error, NoRoom, NotFound
+from ls4_assets.errors import FrameError, InsufficientResourcesError, Ls4Error, NotFoundError
 from ls4_assets.ingest.listing import combined_version
 from ls4_assets.processing import admission
-from ls4_assets.processing.quality import Finding, Unsound, examine
+from ls4_assets.processing.quality import Finding, FrameQualityError, validate_frame
 from ls4_assets.processing.raw_scans import find_scan, scan_state
 from ls4_assets.processing.tasks import Order, Outcome
 from ls4_assets.raster.frame import FrameResult, process, product_path
@@ -37,10 +37,10 @@ _ROOM_AGAIN_SECONDS = 120
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_Work = Callable[Concatenate["_Bench", P], R]
+_Work = Callable[Concatenate["_FrameJob", P], R]
 
 
-def make_frame(order: Order) -> Outcome:
+def process_frame(order: Order) -> Outcome:
     """Carry out one order. A fault of the frame is an outcome; anything raised is a defect or an outage."""
     started = time.monotonic()
     engine = open_database(order.settings.database_url.get_secret_value(), stay=True)
@@ -50,7 +50,7 @@ def make_frame(order: Order) -> Outcome:
     if source is None:
         reason = f"{order.frame.stem} is no longer under georef/; drop its tif again if it should be on the map."
         return Outcome(order.frame, "failed", reason)
-    bench = _Bench(order, source, record, open_storage(order.settings), engine)
+    bench = _FrameJob(order, source, record, open_storage(order.settings), engine)
     try:
         with tempfile.TemporaryDirectory(dir=order.scratch) as scratch:
             outcome = bench.work_within_bounds(Path(scratch))
@@ -60,14 +60,14 @@ def make_frame(order: Order) -> Outcome:
         outcome = Outcome(order.frame, "superseded", source=source)
         with engine.begin() as connection:
             records.mark_source(connection, source, SourceState.QUEUED)
-    except NoRoom as full:
+    except InsufficientResourcesError as full:
         reason = f"{full}; free some, it is tried again by itself."
         with engine.begin() as connection:
-            if not records.postpone(connection, source, reason, _ROOM_AGAIN_SECONDS):
+            if not records.requeue_after(connection, source, reason, _ROOM_AGAIN_SECONDS):
                 reason = f"{full}; free some, then materialise it again. What was made of it before stays."
         outcome = Outcome(order.frame, "waiting", reason, source)
-    except (FrameFault, NotFound) as fault:
-        findings = fault.findings if isinstance(fault, Unsound) else ()
+    except (FrameError, NotFoundError) as fault:
+        findings = fault.findings if isinstance(fault, FrameQualityError) else ()
         outcome = Outcome(order.frame, "failed", bench.explain(fault), source, findings=findings)
         with engine.begin() as connection:
             records.mark_source(connection, source, SourceState.FAILED, outcome.reason)
@@ -89,7 +89,7 @@ def _timed(what: Literal["fetch", "publish"]) -> Callable[[_Work[P, R]], _Work[P
 
     def decorate(method: _Work[P, R]) -> _Work[P, R]:
         @wraps(method)
-        def timed(bench: "_Bench", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        def timed(bench: "_FrameJob", /, *args: P.args, **kwargs: P.kwargs) -> R:
             started = time.monotonic()
             try:
                 return method(bench, *args, **kwargs)
@@ -102,7 +102,7 @@ def _timed(what: Literal["fetch", "publish"]) -> Callable[[_Work[P, R]], _Work[P
 
 
 @dataclass
-class _Bench:
+class _FrameJob:
     """The state of one order while it is worked on."""
 
     order: Order
@@ -122,7 +122,7 @@ class _Bench:
 
     @property
     def profile(self) -> FrameProfile:
-        return self.order.settings.profiles[self.frame.band]
+        return self.order.settings.profiles[self.frame.film_type]
 
     def work_within_bounds(self, scratch: Path) -> Outcome:
         """As `work`; where memory or a disk ran out in the middle, that is what is said."""
@@ -158,7 +158,7 @@ class _Bench:
             source_path=local,
             workdir=scratch,
             stem=self.frame.stem,
-            band=self.frame.band,
+            film_type=self.frame.film_type,
             profile=self.profile,
             limits=limits,
             steps=steps,
@@ -170,7 +170,7 @@ class _Bench:
     def _examine(self, result: FrameResult) -> tuple[Finding, ...]:
         """Raises Unsound for a frame that the map must not show: before it is published, so that the last good version stays."""
         known = self.record.facts.get("valid_share") if self.record and result.valid_share is None else result.valid_share
-        return examine(self.frame, result, self.order.settings.ground, known)
+        return validate_frame(self.frame, result, self.order.settings.ground, known)
 
     def explain(self, fault: Exception) -> str:
         """The sentence for staff; each begins with the file's name."""
@@ -182,7 +182,7 @@ class _Bench:
         """Version of tif and sidecars as they lie in the bucket at this moment. Raises NotFound when the tif is gone."""
         tif = self.storage.head(self.source.key)
         if tif is None:
-            raise NotFound(f"{self._name} was deleted before it was processed; drop it again if it should be on the map.")
+            raise NotFoundError(f"{self._name} was deleted before it was processed; drop it again if it should be on the map.")
         sidecars = [found for key in self.source.sidecars if (found := self.storage.head(key))]
         return combined_version(tif, sidecars)
 
@@ -192,10 +192,10 @@ class _Bench:
             facts: Facts = self.record.facts if self.record else {}
             need = admission.need_of_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
         else:
-            source = open_source(local, self.frame.band, limits)
-            admission.refuse_memory(source, self.order.settings.worker_memory_mb)
+            source = open_source(local, self.frame.film_type, limits)
+            admission.reject_memory(source, self.order.settings.worker_memory_mb)
             need = admission.need_of_source(source, self.source.size, self.profile)
-        admission.claim_disk(self._name, need, scratch, self._archive_folder())
+        admission.reserve_disk(self._name, need, scratch, self._archive_folder())
 
     def _archive_folder(self) -> list[Path]:
         """The folder that the archive is; none on S3, which is never full."""
@@ -205,11 +205,11 @@ class _Bench:
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
         """Copy tif and sidecars here, with suffixes in lower case so that GDAL pairs them. Returns path and hash."""
         if self.source.size > self.order.settings.max_source_bytes:
-            raise FrameFault(
+            raise FrameError(
                 f"{self._name} has {self.source.size:,} bytes and the limit is {self.order.settings.max_source_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
-        admission.claim_disk(self._name, admission.need_of_download(self.source.size), scratch, self._archive_folder())
+        admission.reserve_disk(self._name, admission.need_of_download(self.source.size), scratch, self._archive_folder())
         folder = scratch / "source"
         folder.mkdir(exist_ok=True)
         digest = hashlib.sha256()
@@ -284,7 +284,7 @@ class _Bench:
                 if step == "cog":
                     key = served = self._new_served_key(served, now.generation, content)
                 path = product_path(scratch, self.frame.stem, step)
-                stored = self.storage.upload(path, key, intermediate=step != "cog", yielded=True)
+                stored = self.storage.upload(path, key, intermediate=step != "cog", may_link=True)
                 sha256 = result.cog_sha256 if step == "cog" else None
                 products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run, sha256)
             if result.thumbnail:

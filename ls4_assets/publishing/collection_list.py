@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, or_, select
 
-from ls4_assets.db.schema import SourceState, catalogue, collection, frame, source
+from ls4_assets.db.schema import SourceState, collection, export_state, frame, source
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.links import index_url, map_url
-from ls4_assets.domain.names import Band, Collection, Shards
+from ls4_assets.domain.names import Collection, FilmType, Shards
 
 COLLECTIONS_KEY = "derived/collections.json"
 
@@ -50,7 +50,7 @@ def collections_json(connection: Connection, front: str, public_url: str, shards
 
 def is_alive(connection: Connection, of: Collection) -> bool:
     """Does anything of the collection lie in georef/, or is anything made of it still there?"""
-    sources = exists().where(source.c.collection == of.name, source.c.state.not_in([SourceState.DELETED, SourceState.REFUSED]))
+    sources = exists().where(source.c.collection == of.name, source.c.state.not_in([SourceState.DELETED, SourceState.REJECTED]))
     return bool(connection.scalar(select(or_(sources, exists().where(frame.c.collection == of.name)))))
 
 
@@ -59,18 +59,18 @@ def _shown(connection: Connection) -> Sequence[Row[Any]]:
     box = collection.c.outline
     sides = {"minx": func.ST_XMin, "miny": func.ST_YMin, "maxx": func.ST_XMax, "maxy": func.ST_YMax}
     columns = (side(box).label(name) for name, side in sides.items())
-    joined = collection.outerjoin(catalogue, catalogue.c.collection == collection.c.name)
-    exported = func.coalesce(catalogue.c.frames > 0, False).label("exported")
+    joined = collection.outerjoin(export_state, export_state.c.collection == collection.c.name)
+    exported = func.coalesce(export_state.c.frames > 0, False).label("exported")
     chosen = select(collection, exported, *columns).select_from(joined).where(collection.c.published_at.is_not(None))
     return connection.execute(chosen.order_by(collection.c.shard, collection.c.partition)).all()
 
 
-def _exports(of: Collection, bands: Sequence[Band], public_url: str) -> dict[str, Any]:
+def _exports(of: Collection, bands: Sequence[FilmType], public_url: str) -> dict[str, Any]:
     return {
         "geojson": f"{public_url}/{export_keys.footprints_key(of, '.geojson')}",
         "parquet": f"{public_url}/{export_keys.footprints_key(of, '.parquet')}",
         "stac": f"{public_url}/{export_keys.stac_collection_key(of)}",
-        "mosaics": {band: f"{public_url}/{export_keys.mosaic_index_key(of, band)}" for band in bands},
+        "mosaics": {film_type: f"{public_url}/{export_keys.mosaic_index_key(of, film_type)}" for film_type in bands},
     }
 
 

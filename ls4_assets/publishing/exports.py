@@ -15,7 +15,7 @@ from ls4_assets.db import export_state
 from ls4_assets.db import overview_mosaics as mosaics
 from ls4_assets.db.tile_index import collection_lock, exists
 from ls4_assets.domain import export_keys
-from ls4_assets.domain.names import BANDS, Collection
+from ls4_assets.domain.names import FILM_TYPES, Collection
 from ls4_assets.publishing import collection_list, stac
 from ls4_assets.publishing.footprints import write_geojson, write_parquet
 from ls4_assets.publishing.mosaic_index import write_mosaic_index
@@ -26,7 +26,7 @@ from resources.locks import lock_until_commit
 from resources.scratch import scratch_folder
 
 # Raised when items or files of the same frames come out otherwise.
-FORM_VERSION = 1
+FORMAT_VERSION = 1
 # Requests to the bucket at the same time: items are many and small.
 _REQUESTS = 8
 
@@ -40,12 +40,12 @@ class Published:
     keys: tuple[str, ...]
 
 
-def form(settings: Settings) -> str:
+def format_version(settings: Settings) -> str:
     """What every document holds besides the frames: when it changes, all are written anew."""
-    return f"{FORM_VERSION} {settings.public_url} {settings.map_url}"
+    return f"{FORMAT_VERSION} {settings.public_url} {settings.map_url}"
 
 
-def publish_exports(archive: Archive, of: Collection, *, anew: bool = False) -> Published:
+def publish_exports(archive: Archive, of: Collection, *, force: bool = False) -> Published:
     """Bring them up to date with index and frames; `anew`: the items of unchanged frames too."""
     settings, storage = archive.settings, archive.storage
     with collection_lock(archive.database, of):
@@ -62,7 +62,7 @@ def publish_exports(archive: Archive, of: Collection, *, anew: bool = False) -> 
         host = settings.contact.organisation if settings.contact else None
         at = stac.Addresses(settings.public_url, settings.map_url, host)
         items = {shown.frame.id: stac.item(shown, json.loads(shown.geojson), at) for shown in frames}
-        same = state.form == form(settings) and not anew
+        same = state.format_version == format_version(settings) and not force
         changed = [shown for shown in frames if not (same and shown.exported == shown.revision)]
         whole = stac.collection(of, frames, overview, at)
         keys = _put_files(archive, of, frames, list(items.values()), whole)
@@ -71,7 +71,12 @@ def publish_exports(archive: Archive, of: Collection, *, anew: bool = False) -> 
         with archive.database.begin() as connection:
             # The COG of a frame that was just replaced follows its row: its item is written again with its size and hash.
             export_state.note_items(connection, ((one.frame, one.revision) for one in changed if not one.cog or one.cog.current))
-            values = {"revision": state.revision, "frames": len(frames), "form": form(settings), "attempts": 0}
+            values = {
+                "revision": state.revision,
+                "frames": len(frames),
+                "format_version": format_version(settings),
+                "attempts": 0,
+            }
             export_state.note(connection, of, **values)
         publish_lists(archive)
     return Published(len(frames), len(changed), (*keys, export_keys.stac_collection_key(of)))
@@ -82,7 +87,7 @@ def publish_lists(archive: Archive) -> None:
     settings = archive.settings
     with archive.database.begin() as connection:
         # One at a time: of two rebuilds that end together, the older list must not be written last.
-        lock_until_commit(connection, "catalogue")
+        lock_until_commit(connection, "exports")
         listed = collection_list.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
         archive.storage.put(collection_list.COLLECTIONS_KEY, listed)
         at = stac.Addresses(settings.public_url, settings.map_url)
@@ -112,9 +117,9 @@ def _put_files(
         write_geojson(of, frames, url, geojson)
         write_parquet(of, frames, url, parquet)
         _write_stac_parquet(items, whole, stac_parquet)
-        for band in BANDS:
-            key, path = export_keys.mosaic_index_key(of, band), folder / f"{band}.gti.gpkg"
-            if write_mosaic_index(of, band, frames, url, path):
+        for film_type in FILM_TYPES:
+            key, path = export_keys.mosaic_index_key(of, film_type), folder / f"{film_type}.gti.gpkg"
+            if write_mosaic_index(of, film_type, frames, url, path):
                 files[key] = path
             else:
                 archive.storage.delete(key)
@@ -143,13 +148,17 @@ def _withdraw(archive: Archive, of: Collection, state: export_state.State) -> No
         if state.withdrawn:
             export_state.forget(connection, of)
         else:
-            export_state.note(connection, of, revision=state.revision, form=form(archive.settings), attempts=0)
+            export_state.note(
+                connection, of, revision=state.revision, format_version=format_version(archive.settings), attempts=0
+            )
 
 
 def _export_keys(archive: Archive, of: Collection) -> Iterable[str]:
     files = [export_keys.footprints_key(of, suffix) for suffix in (".geojson", ".parquet")]
     stored = list(archive.storage.list(export_keys.stac_folder(of)))
-    return chain(files, (export_keys.mosaic_index_key(of, band) for band in BANDS), (found.key for found in stored))
+    return chain(
+        files, (export_keys.mosaic_index_key(of, film_type) for film_type in FILM_TYPES), (found.key for found in stored)
+    )
 
 
 def _json(document: stac.Document) -> bytes:

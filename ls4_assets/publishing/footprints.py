@@ -20,7 +20,7 @@ def properties(of: Collection, shown: Shown, public_url: str) -> dict[str, Any]:
     """`collection` is the legacy wording, TRAVIS USDA 1958; `name` ours."""
     return {
         "tablename": of.table,
-        "collection": f"{of.shard} {of.second}".replace("_", " ").upper(),
+        "collection": f"{of.shard} {of.survey}".replace("_", " ").upper(),
         "name": of.name,
         **shown.columns,
         "acquired": shown.acquired.isoformat() if shown.acquired else None,

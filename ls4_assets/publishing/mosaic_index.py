@@ -9,18 +9,18 @@ from pathlib import Path
 from statistics import median_low
 
 from ls4_assets.db.schema import WEB_MERCATOR
-from ls4_assets.domain.names import Band, Collection
+from ls4_assets.domain.names import Collection, FilmType
 from ls4_assets.publishing.footprints import properties
 from ls4_assets.publishing.rows import Cog, Shown
 
-_COLOURS: dict[Band, str] = {"bw": "gray", "nc": "red,green,blue"}
+_COLOURS: dict[FilmType, str] = {"bw": "gray", "nc": "red,green,blue"}
 # Each frame has overviews of its own, by halves.
 _OVERVIEW_FACTORS = (2, 4, 8, 16)
 
 
-def write_mosaic_index(of: Collection, band: Band, frames: Sequence[Shown], public_url: str, path: Path) -> bool:
+def write_mosaic_index(of: Collection, film_type: FilmType, frames: Sequence[Shown], public_url: str, path: Path) -> bool:
     """False, and nothing is written, when there is no such frame whose place is known."""
-    placed = [(shown, shown.cog) for shown in frames if shown.frame.band == band and shown.cog]
+    placed = [(shown, shown.cog) for shown in frames if shown.frame.film_type == film_type and shown.cog]
     if not placed:
         return False
     import geopandas
@@ -33,14 +33,14 @@ def write_mosaic_index(of: Collection, band: Band, frames: Sequence[Shown], publ
     ]
     boxes = [shapely.box(*cog.box) for _, cog in placed]
     table = geopandas.GeoDataFrame(rows, geometry=boxes, crs=f"EPSG:{WEB_MERCATOR}")
-    options = {"driver": "GPKG", "layer": of.name.lower(), "layer_metadata": _metadata(band, [cog for _, cog in placed])}
+    options = {"driver": "GPKG", "layer": of.name.lower(), "layer_metadata": _metadata(film_type, [cog for _, cog in placed])}
     pyogrio.write_dataframe(table, path, **options)
     return True
 
 
-def _metadata(band: Band, cogs: Sequence[Cog]) -> dict[str, str]:
+def _metadata(film_type: FilmType, cogs: Sequence[Cog]) -> dict[str, str]:
     """The mosaic's grid: pixels as wide as those of the middle one of all frames, sorted by resolution."""
-    colours = _COLOURS[band]
+    colours = _COLOURS[film_type]
     return {
         # That of a frame, to the last digit: its own pixels then fall on the mosaic's.
         "RESX": repr(median_low(cog.transform[0] for cog in cogs)),

@@ -31,7 +31,7 @@ def wait_for_readers(archive: Archive, of: Collection) -> None:
         changed = connection.scalar(select(collection.c.indexed_at).where(collection.c.name == of.name))
     if changed is not None:
         past = (datetime.now(UTC) - changed).total_seconds()
-        sleep(min(max(0.0, archive.settings.reader_seconds - past), archive.settings.reader_seconds))
+        sleep(min(max(0.0, archive.settings.reader_grace_seconds - past), archive.settings.reader_grace_seconds))
 
 
 def remove_cogs(archive: Archive, gone: Frame) -> None:

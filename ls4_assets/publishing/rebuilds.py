@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Engine, case, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.db.schema import LIVE, SourceState, catalogue, collection, frame, overview_mosaic, source
+from ls4_assets.db.schema import LIVE, SourceState, collection, export_state, frame, overview_mosaic, source
 from ls4_assets.domain.names import Collection
 
 _FIRST_WAIT = timedelta(seconds=30)
@@ -34,7 +34,7 @@ class Due:
         return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _LONGEST_WAIT)
 
 
-def due_collections(engine: Engine, public_url: str, served_root: str, exports_form: str) -> list[Due]:
+def due_collections(engine: Engine, public_url: str, served_root: str, exports_format: str) -> list[Due]:
     """Collections whose table, files, mosaic, map or exports do not show the frames as they are, sorted; also those with nothing
     left. Where only exports are behind, nothing else is made: each rebuild of an index makes caches forget its tiles.
 
@@ -61,16 +61,18 @@ def due_collections(engine: Engine, public_url: str, served_root: str, exports_f
     map_due = or_(unindexed, unfinished, moved, empty)
     shown, tried = (func.coalesce(column, 0) for column in (overview_mosaic.c.revision, overview_mosaic.c.attempts))
     mosaic_due = collection.c.withdrawn_at.is_(None) & (shown != collection.c.index_revision)
-    of_index = func.coalesce(catalogue.c.revision, 0)
-    behind = (of_index != collection.c.index_revision) | (func.coalesce(catalogue.c.form, exports_form) != exports_form)
+    of_index = func.coalesce(export_state.c.revision, 0)
+    behind = (of_index != collection.c.index_revision) | (
+        func.coalesce(export_state.c.format_version, exports_format) != exports_format
+    )
     # The row goes when nothing is left of the exports of a collection that was withdrawn.
-    exports_due = case((collection.c.withdrawn_at.is_(None), behind), else_=catalogue.c.collection.is_not(None))
+    exports_due = case((collection.c.withdrawn_at.is_(None), behind), else_=export_state.c.collection.is_not(None))
     # A mosaic or an export that keeps failing is tried ever more seldom by itself, and holds up nothing new.
-    own = case((mosaic_due, tried), else_=func.coalesce(catalogue.c.attempts, 0))
+    own = case((mosaic_due, tried), else_=func.coalesce(export_state.c.attempts, 0))
     attempts = case((map_due, collection.c.attempts), else_=own).label("tries")
-    first = case((or_(map_due, mosaic_due), "tile_index"), else_="catalogue").label("first")
+    first = case((or_(map_due, mosaic_due), "tile_index"), else_="exports").label("first")
     joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
-    joined = joined.outerjoin(catalogue, catalogue.c.collection == collection.c.name)
+    joined = joined.outerjoin(export_state, export_state.c.collection == collection.c.name)
     chosen = select(collection, attempts, first).select_from(joined).where(or_(map_due, mosaic_due, exports_due))
     chosen = chosen.where(or_(~busy, overdue, left_undone))
     with engine.connect() as connection:
@@ -83,12 +85,12 @@ def due_collections(engine: Engine, public_url: str, served_root: str, exports_f
 
 def mark_requested(engine: Engine, of: Collection, first: str) -> None:
     """A rebuild from the asset `first` on. What only concerns exports does not count against the map."""
-    of_map = 0 if first == "catalogue" else 1
+    of_map = 0 if first == "exports" else 1
     with engine.begin() as connection:
         asked = update(collection).where(collection.c.name == of.name)
         connection.execute(asked.values(requested_at=func.now(), attempts=collection.c.attempts + of_map))
-        exports = insert(catalogue).values(collection=of.name, attempts=1)
-        again = {"attempts": catalogue.c.attempts + 1}
+        exports = insert(export_state).values(collection=of.name, attempts=1)
+        again = {"attempts": export_state.c.attempts + 1}
         connection.execute(exports.on_conflict_do_update(index_elements=["collection"], set_=again))
 
 
@@ -103,7 +105,7 @@ def forget_collection(engine: Engine, of: Collection) -> bool:
     """Delete the row, unless frames have come again meanwhile (then False)."""
     live = exists().where(source.c.collection == of.name, source.c.state.in_(LIVE))
     made = exists().where(frame.c.collection == of.name)
-    exported = exists().where(catalogue.c.collection == of.name)
+    exported = exists().where(export_state.c.collection == of.name)
     nothing_left = (collection.c.withdrawn_at.is_not(None), ~live, ~made, ~exported)
     with engine.begin() as connection:
         gone = delete(collection).where(collection.c.name == of.name, *nothing_left)

@@ -12,7 +12,7 @@ from typing import Any
 from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.links import index_url, tiles_url, wms_url
-from ls4_assets.domain.names import BANDS, Band, Collection
+from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType
 from ls4_assets.publishing.rows import Cog, Shown
 
 VERSION = "1.1.0"
@@ -27,7 +27,7 @@ GEOPACKAGE = "application/geopackage+sqlite3"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 # A multihash: the code of SHA2-256, and that 32 bytes follow.
 _SHA256 = "1220"
-_COLOURS: dict[Band, tuple[str, ...]] = {"bw": ("gray",), "nc": ("red", "green", "blue")}
+_COLOURS: dict[FilmType, tuple[str, ...]] = {"bw": ("gray",), "nc": ("red", "green", "blue")}
 
 Document = dict[str, Any]
 
@@ -42,7 +42,7 @@ class Addresses:
 
 
 def item_id(shown: Shown) -> str:
-    return f"{shown.frame.band}_{shown.frame.stem}"
+    return f"{shown.frame.film_type}_{shown.frame.stem}"
 
 
 def item(shown: Shown, geometry: Document, at: Addresses) -> Document:
@@ -82,7 +82,9 @@ def collection(of: Collection, frames: Sequence[Shown], overview_key: str | None
     taken = [_taken(shown) for shown in frames]
     sides = list(zip(*(shown.box for shown in frames), strict=True))
     box = [min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3])]
-    items = [{"rel": "item", "href": f"./items/{shown.frame.band}/{shown.frame.stem}.json", "type": GEOJSON} for shown in frames]
+    items = [
+        {"rel": "item", "href": f"./items/{shown.frame.film_type}/{shown.frame.stem}.json", "type": GEOJSON} for shown in frames
+    ]
     return {
         "type": "Collection",
         "stac_version": VERSION,
@@ -165,7 +167,7 @@ def _assets(shown: Shown, at: Addresses) -> Document:
         "type": _COG,
         "title": "Georeferenced photograph (COG)",
         "roles": ["data"],
-        "bands": [{"name": name, "data_type": "uint8"} for name in _COLOURS[frame.band]],
+        "bands": [{"name": name, "data_type": "uint8"} for name in _COLOURS[frame.film_type]],
     }
     if shown.cog and shown.cog.current:
         cog["file:size"] = shown.cog.size
@@ -189,12 +191,12 @@ def _collection_assets(of: Collection, frames: Sequence[Shown], overview_key: st
         "footprints_geojson": asset(export_keys.footprints_key(of, ".geojson"), GEOJSON, "Footprints (GeoJSON)", "metadata"),
         "footprints_parquet": asset(export_keys.footprints_key(of, ".parquet"), PARQUET, "Footprints (GeoParquet)", "metadata"),
     }
-    for band in _bands(frames):
-        zipped = {"href": index_url(of, band, public_url), "type": "application/zip", "roles": ["metadata"]}
-        assets[f"tile_index_{band}"] = {**zipped, "title": "Tile index (zipped shapefile)"}
-        if any(shown.frame.band == band and shown.cog for shown in frames):
+    for film_type in _bands(frames):
+        zipped = {"href": index_url(of, film_type, public_url), "type": "application/zip", "roles": ["metadata"]}
+        assets[f"tile_index_{film_type}"] = {**zipped, "title": "Tile index (zipped shapefile)"}
+        if any(shown.frame.film_type == film_type and shown.cog for shown in frames):
             title = "All frames as one raster (GDAL raster tile index)"
-            assets[f"mosaic_{band}"] = asset(export_keys.mosaic_index_key(of, band), GEOPACKAGE, title, "data")
+            assets[f"mosaic_{film_type}"] = asset(export_keys.mosaic_index_key(of, film_type), GEOPACKAGE, title, "data")
     if overview_key:
         assets["overview"] = asset(overview_key, _COG, "Overview mosaic, coarse (COG)", "overview")
     return assets
@@ -209,5 +211,5 @@ def _map_links(of: Collection, at: Addresses) -> list[Document]:
     ]
 
 
-def _bands(frames: Sequence[Shown]) -> list[Band]:
-    return [band for band in BANDS if any(shown.frame.band == band for shown in frames)]
+def _bands(frames: Sequence[Shown]) -> list[FilmType]:
+    return [film_type for film_type in FILM_TYPES if any(shown.frame.film_type == film_type for shown in frames)]

@@ -17,7 +17,7 @@ from typing import Any
 from ls4_assets.db import export_state
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.names import Collection
-from ls4_assets.errors import NotFound
+from ls4_assets.errors import NotFoundError
 from ls4_assets.publishing.footprints import SEPARATOR, features_of, head, tail
 from resources.archive import Archive
 from resources.scratch import scratch_folder
@@ -44,8 +44,8 @@ def compile_statewide(archive: Archive) -> Compiled:
     """Write both files anew."""
     started = time.monotonic()
     with archive.database.begin() as connection:
-        export_state.begin_compilation(connection)
-        shows, collections = export_state.digest(connection), export_state.exported(connection)
+        export_state.begin_statewide_build(connection)
+        inputs_digest, collections = export_state.digest(connection), export_state.exported(connection)
     # The bucket's client is made here, by one thread.
     archive.storage.head(export_keys.ROOT_CATALOG_KEY)
     sizes, missing = {}, set()
@@ -68,7 +68,7 @@ def compile_statewide(archive: Archive) -> Compiled:
     with archive.database.begin() as connection:
         for lost in missing:
             export_state.note(connection, lost, revision=0)
-        export_state.end_compilation(connection, shows, seconds)
+        export_state.end_statewide_build(connection, inputs_digest, seconds)
     return Compiled(len(collections) - len(missing), frames, tuple(sorted(missing)), sizes, seconds)
 
 
@@ -93,7 +93,7 @@ class _Parts:
         of, part = ahead.popleft()
         try:
             yield part.result()
-        except NotFound:
+        except NotFoundError:
             self.missing.append(of)
 
 

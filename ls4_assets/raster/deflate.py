@@ -20,7 +20,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.fidelity import Sample, cut, sample_windows
 from ls4_assets.raster.gdal_env import gdal_env, written_whole
 from ls4_assets.raster.georeference import WEB_MERCATOR
@@ -63,7 +63,7 @@ def write_deflate(
         mask = find_mask(source, dataset, detect_collar=profile.detect_collar)
         if source.needs_warp:
             warped = stack.enter_context(_warped(source, dataset, mask, profile, out))
-            _refuse_growth(warped, source, limits or Limits())
+            _reject_growth(warped, source, limits or Limits())
             shape, transform, read = warped.shape, warped.transform, _warped_reader(warped, source)
         else:
             shape, transform = dataset.shape, source.transform
@@ -71,7 +71,7 @@ def write_deflate(
         valid, samples = _write(read, [out, keep] if keep else [out], shape, transform, profile, source_sha256)
         if not valid:
             out.unlink()
-            raise FrameFault(
+            raise FrameError(
                 f"{source.path.name} has no valid pixel, all of it is masked or nodata; check the scan and its "
                 "nodata value, and drop it again."
             )
@@ -149,9 +149,9 @@ def _warped_reader(warped: WarpedVRT, source: Source) -> ReadChunk:
     return read
 
 
-def _refuse_growth(warped: WarpedVRT, source: Source, limits: Limits) -> None:
+def _reject_growth(warped: WarpedVRT, source: Source, limits: Limits) -> None:
     if warped.width * warped.height > limits.max_pixels:
-        raise FrameFault(
+        raise FrameError(
             f"{source.path.name} becomes {warped.width:,} x {warped.height:,} pixels in EPSG:3857 and the limit is "
             f"{limits.max_pixels:,} pixels; check that its world file belongs to {source.crs_label} and drop it again."
         )

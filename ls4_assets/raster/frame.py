@@ -17,7 +17,7 @@ from pathlib import Path
 
 import rasterio
 
-from ls4_assets.domain.names import STEPS, Band, Step
+from ls4_assets.domain.names import STEPS, FilmType, Step
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.cog import HowMade, write_cog
 from ls4_assets.raster.deflate import write_deflate
@@ -45,7 +45,7 @@ class FrameResult:
     `thumbnail`: WebP.
     """
 
-    band: Band
+    film_type: FilmType
     width: int
     height: int
     transform: tuple[float, ...]
@@ -80,7 +80,7 @@ def process(
     source_path: Path | None,
     workdir: Path,
     stem: str,
-    band: Band,
+    film_type: FilmType,
     profile: FrameProfile,
     limits: Limits,
     steps: Sequence[Step] = STEPS,
@@ -93,7 +93,7 @@ def process(
     says of it.
     """
     wanted = [step for step in STEPS if step in steps]
-    _refuse_missing_upstream(workdir, stem, wanted)
+    _reject_missing_upstream(workdir, stem, wanted)
     deflate_tif, cog_tif = product_path(workdir, stem, "deflate"), product_path(workdir, stem, "cog")
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
@@ -105,7 +105,7 @@ def process(
         nonlocal kept, samples
         if source_path is None:
             raise ValueError("The step deflate needs a source; give its path.")
-        source = open_source(source_path, band, limits)
+        source = open_source(source_path, film_type, limits)
         if len(wanted) > 1 and source.width * source.height * profile.bands <= KEEP_AT_MOST:
             kept = workdir / "pixels" / f"{stem}.tif"
         written = write_deflate(source, deflate_tif, profile, limits=limits, source_sha256=source_sha256, keep=kept)
@@ -141,14 +141,14 @@ def process(
         width, height, levels = product.width, product.height, tuple(product.overviews(1))
         transform = tuple(product.transform)[:6]
     return FrameResult(
-        band=band, width=width, height=height, transform=transform, overview_levels=levels,
+        film_type=film_type, width=width, height=height, transform=transform, overview_levels=levels,
         sizes={step: product_path(workdir, stem, step).stat().st_size for step in wanted},
         seconds=seconds, peak_mb=peak_mb, profile_hash={step: profile.hash(step) for step in wanted},
         **facts,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def _refuse_missing_upstream(workdir: Path, stem: str, wanted: Sequence[Step]) -> None:
+def _reject_missing_upstream(workdir: Path, stem: str, wanted: Sequence[Step]) -> None:
     if not wanted:
         raise ValueError(f"No step is asked for; name some of {', '.join(STEPS)}.")
     for step in STEPS[: STEPS.index(wanted[-1])]:

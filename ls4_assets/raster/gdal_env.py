@@ -49,7 +49,7 @@ def gdal_env(*, pam: bool = False, **options: Any) -> Iterator[None]:
     with rasterio.Env(**settings), warnings.catch_warnings():
         for name in set(_OVERVIEW_OPTIONS) - set(options):
             del_gdal_config(name)
-        # A source without georeference is refused in words of our own, and a thumbnail never has one.
+        # A source without georeference is rejected in words of our own, and a thumbnail never has one.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

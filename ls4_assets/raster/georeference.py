@@ -19,7 +19,7 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
 
 WEB_MERCATOR = CRS.from_epsg(3857)
@@ -49,15 +49,15 @@ def georeference_of(dataset: DatasetReader, path: Path) -> Georeference:
         transform, sidecar_crs = _from_older_aux_xml(path)
         crs = crs or sidecar_crs
     if transform.is_identity:
-        raise FrameFault(_no_georeference(path, bool(dataset.gcps[0])))
+        raise FrameError(_no_georeference(path, bool(dataset.gcps[0])))
     crs = crs or _from_prj(path) or _from_older_aux_xml(path)[1]
     if not crs:
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} has a geotransform but names no coordinate reference system; drop its .prj beside it, "
             "or write it into the tif with gdal_edit.py -a_srs."
         )
     if not (crs.is_projected or crs.is_geographic):
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} is in a local coordinate system that cannot be placed on the earth; georeference it in "
             "a projected system such as UTM and drop it again."
         )
@@ -82,16 +82,16 @@ def _no_georeference(path: Path, has_control_points: bool) -> str:
 def _corners(dataset: DatasetReader, transform: Affine, path: Path) -> NDArray[np.float64]:
     """Ground coordinates of the image's four corners, shape (4, 2), in the scan's own CRS."""
     if not all(math.isfinite(number) for number in transform[:6]):
-        raise FrameFault(f"{path.name} has a geotransform that is not made of numbers; {_ADVICE}.")
+        raise FrameError(f"{path.name} has a geotransform that is not made of numbers; {_ADVICE}.")
     if transform.determinant == 0:
-        raise FrameFault(f"{path.name} has a geotransform with a pixel size of zero; {_ADVICE}.")
+        raise FrameError(f"{path.name} has a geotransform with a pixel size of zero; {_ADVICE}.")
     pixels = [(0, 0), (dataset.width, 0), (dataset.width, dataset.height), (0, dataset.height)]
     return np.array([transform @ pixel for pixel in pixels])
 
 
 def _on_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     """The corners in EPSG:3857; raises FrameFault where that makes no sense."""
-    fault = FrameFault(
+    fault = FrameError(
         f"{path.name} lies outside the area of {label}; check that its world file belongs to {label}, then {_ADVICE}."
     )
     if crs.is_geographic and (np.abs(corners) > (540, 90)).any():
@@ -119,7 +119,7 @@ def _from_prj(path: Path) -> CRS | None:
     try:
         return CRS.from_wkt(sidecar.read_text(encoding="utf-8-sig", errors="replace").strip())
     except CRSError as error:
-        raise FrameFault(
+        raise FrameError(
             f"{sidecar.name} is not a coordinate reference system in WKT; write it again from the GIS and drop it."
         ) from error
 
@@ -134,7 +134,7 @@ def _from_older_aux_xml(path: Path) -> tuple[Affine, CRS | None]:
         numbers = [float(number) for number in _element(text, "GeoTransform").split(",") if number.strip()]
         crs = CRS.from_wkt(_element(text, "SRS")) if _element(text, "SRS") else None
     except (ValueError, CRSError) as error:
-        raise FrameFault(f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it or write it again.") from error
+        raise FrameError(f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it or write it again.") from error
     return (Affine.from_gdal(*numbers) if len(numbers) == 6 else Affine.identity()), crs
 
 

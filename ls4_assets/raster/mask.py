@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.source import Source, reading
 from ls4_assets.raster.windows import strips
 
@@ -95,7 +95,7 @@ def _collar(source: Source, dataset: DatasetReader) -> Mask | None:
             continue
         first, last = _extent_of_rows(source, dataset, value)
         if not (first <= last).any():
-            raise FrameFault(
+            raise FrameError(
                 f"{source.path.name} has no valid pixel: all of it is {'black' if value == 0 else 'white'}; "
                 "check the scan and drop it again."
             )

@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 
 from ls4_assets.db.chunks import chunks
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
 from ls4_assets.raster.overview_grid import TILE, Box, Grid, Tile
 from ls4_assets.raster.overview_painting import Part, Pixels, PlacedFrame, Valid, halved, parts_of
@@ -121,7 +121,7 @@ def _painted_block(
         with rasterio.Env(**{**_REMOTE, **order.gdal_options}):
             try:
                 return parts_of(frame, touching, order.grid, order.bands)
-            except (*GDAL_ERRORS, FrameFault) as fault:
+            except (*GDAL_ERRORS, FrameError) as fault:
                 return str(fault)
 
     frames = sorted(order.frames_in(order.grid.box(tiles)), key=lambda frame: frame.order)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.overview_grid import TILE, Box, Grid, Tile
 
 # Shares of a pixel smaller than this are left out: rounding, not photograph.
@@ -59,7 +59,7 @@ class _Taps:
 def parts_of(frame: PlacedFrame, tiles: Sequence[Tile], grid: Grid, bands: int) -> list[Part]:
     """What `frame` gives to `tiles`; runs in a `gdal_env`. Raises FrameFault, or GDAL's errors, for a COG that cannot be read."""
     with _matching_level(frame, grid.resolution) as dataset:
-        _refuse_misplaced(dataset, frame)
+        _reject_misplaced(dataset, frame)
         return [part for tile in tiles if (part := _part(dataset, tile, grid, bands))]
 
 
@@ -76,14 +76,14 @@ def _matching_level(frame: PlacedFrame, resolution: float) -> Iterator[DatasetRe
             yield level
 
 
-def _refuse_misplaced(dataset: DatasetReader, frame: PlacedFrame) -> None:
+def _reject_misplaced(dataset: DatasetReader, frame: PlacedFrame) -> None:
     across, turned, left, turned_too, down, top = dataset.transform[:6]
     if turned or turned_too or across <= 0 or down >= 0 or dataset.dtypes[0] != "uint8":
-        raise FrameFault(f"{frame.path} is no north-up COG of 8 bits; make its frame anew.")
+        raise FrameError(f"{frame.path} is no north-up COG of 8 bits; make its frame anew.")
     right, bottom = left + across * dataset.width, top + down * dataset.height
     west, south, east, north = frame.box
     if right < west or left > east or top < south or bottom > north:
-        raise FrameFault(f"{frame.path} lies elsewhere than its footprint; make its frame anew.")
+        raise FrameError(f"{frame.path} lies elsewhere than its footprint; make its frame anew.")
 
 
 def _part(dataset: DatasetReader, tile: Tile, grid: Grid, bands: int) -> Part | None:

@@ -1,6 +1,6 @@
 """May this file be a frame? The inspection of a dropped tif before a pixel of it is read.
 
-What is refused here is refused with one sentence that ends in advice. What can only be seen in the pixels (a
+What is rejected here is rejected with one sentence that ends in advice. What can only be seen in the pixels (a
 truncated strip, no valid pixel) is found by the steps that read them, through `Source.read` and `reading`.
 """
 
@@ -19,8 +19,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ls4_assets.domain.names import Band
-from ls4_assets.errors import FrameFault
+from ls4_assets.domain.names import FilmType
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
 from ls4_assets.raster.georeference import Georeference, georeference_of
 
@@ -47,7 +47,7 @@ class Source:
     """
 
     path: Path
-    band: Band
+    film_type: FilmType
     width: int
     height: int
     count: int
@@ -97,82 +97,82 @@ def reading(path: Path) -> Iterator[None]:
     except GDAL_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} is truncated or corrupt; copy it again from the scanner's disk and drop it again."
         ) from error
 
 
-def open_source(path: Path, band: Band, limits: Limits) -> Source:
+def open_source(path: Path, band: FilmType, limits: Limits) -> Source:
     """Inspect a georeferenced tif (its sidecars beside it) without reading a pixel.
 
     Raises FrameFault, one sentence with advice, when it cannot become a frame of `band`.
     """
-    _refuse_no_tif(path, limits)
+    _reject_no_tif(path, limits)
     with gdal_env(pam=True):
         try:
             dataset = rasterio.open(path, driver="GTiff")
         except GDAL_ERRORS as error:
-            raise FrameFault(
+            raise FrameError(
                 f"{path.name} starts like a tif but its header cannot be read, so it is truncated or corrupt; "
                 "copy it again from the scanner's disk and drop it again."
             ) from error
         with dataset:
-            _refuse_size(dataset, path, limits)
+            _reject_size(dataset, path, limits)
             min_is_white = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-            _refuse_pixel_type(dataset, path, band, min_is_white)
+            _reject_pixel_type(dataset, path, band, min_is_white)
             bands, alpha_band = _bands(dataset, path, band)
             georeference = georeference_of(dataset, path)
             declared, nodata = _declared(dataset, bands, alpha_band, min_is_white)
             return Source(
-                path=path, band=band, width=dataset.width, height=dataset.height, count=dataset.count,
+                path=path, film_type=band, width=dataset.width, height=dataset.height, count=dataset.count,
                 georeference=georeference, bands=bands, declared=declared, alpha_band=alpha_band,
                 nodata=nodata, min_is_white=min_is_white,
             )  # fmt: skip
 
 
-def _refuse_no_tif(path: Path, limits: Limits) -> None:
+def _reject_no_tif(path: Path, limits: Limits) -> None:
     size = path.stat().st_size
     if size == 0:
-        raise FrameFault(f"{path.name} is empty (zero bytes); copy it again from the scanner's disk and drop it again.")
+        raise FrameError(f"{path.name} is empty (zero bytes); copy it again from the scanner's disk and drop it again.")
     if size > limits.max_bytes:
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} has {size:,} bytes and the limit is {limits.max_bytes:,}; store it compressed or in parts, "
             "or ask the operator to raise the limit."
         )
     with path.open("rb") as file:
         if file.read(4) not in _TIFF_MAGIC:
-            raise FrameFault(f"{path.name} is not a tif, whatever its name says; export it as GeoTIFF and drop that.")
+            raise FrameError(f"{path.name} is not a tif, whatever its name says; export it as GeoTIFF and drop that.")
 
 
-def _refuse_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
+def _reject_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
     pixels = dataset.width * dataset.height
     if pixels > limits.max_pixels:
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} has {dataset.width:,} x {dataset.height:,} = {pixels:,} pixels and the limit is "
             f"{limits.max_pixels:,}; cut it into parts, or ask the operator to raise the limit."
         )
 
 
-def _refuse_pixel_type(dataset: DatasetReader, path: Path, band: Band, min_is_white: bool) -> None:
+def _reject_pixel_type(dataset: DatasetReader, path: Path, band: FilmType, min_is_white: bool) -> None:
     if set(dataset.dtypes) != {"uint8"}:
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} has pixels of type {dataset.dtypes[0]} and a frame has 8 bits a band (uint8); convert it with "
             "gdal_translate -ot Byte -scale and drop the result."
         )
     if nbits := dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS"):
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} has {nbits} bit(s) a pixel and a frame has 8; convert it with gdal_translate -co NBITS=8 "
             f"-scale 0 {2 ** int(nbits) - 1} 0 255 and drop the result."
         )
     # GDAL shows a MINISWHITE image as one with a palette too.
     if dataset.colorinterp[0] == ColorInterp.palette and not min_is_white:
-        raise FrameFault(
+        raise FrameError(
             f"{path.name} has a colour palette and a frame has {_NEEDED[band]}; convert it with "
             f"gdal_translate -expand {'gray' if band == 'bw' else 'rgb'} and drop the result."
         )
 
 
-def _bands(dataset: DatasetReader, path: Path, band: Band) -> tuple[tuple[int, ...], int | None]:
+def _bands(dataset: DatasetReader, path: Path, band: FilmType) -> tuple[tuple[int, ...], int | None]:
     """The photograph's bands, and the band that is tagged alpha (bw: the second, nc: the fourth), if any."""
     wanted = (1,) if band == "bw" else (1, 2, 3)
     count = dataset.count
@@ -188,7 +188,7 @@ def _bands(dataset: DatasetReader, path: Path, band: Band) -> tuple[tuple[int, .
         advice = "drop it under bw/ instead"
     else:
         advice = "keep red, green and blue with gdal_translate -b 1 -b 2 -b 3"
-    raise FrameFault(f"{path.name} has {count} band(s) and a frame under {band}/ has {_NEEDED[band]}; {advice}.")
+    raise FrameError(f"{path.name} has {count} band(s) and a frame under {band}/ has {_NEEDED[band]}; {advice}.")
 
 
 def _declared(

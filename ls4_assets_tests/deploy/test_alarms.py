@@ -63,7 +63,7 @@ def test_a_failed_run_is_counted_by_its_own_last_line(stacks: Stacks, capfd: pyt
     assert len([line for line in lines if is_counted(stacks, "run", "RunsFailed", line)]) == 1
 
 
-def refused(run: MagicMock, instance: MagicMock) -> None:
+def rejected(run: MagicMock, instance: MagicMock) -> None:
     instance.run_launcher.launch_run.side_effect = RuntimeError("Capacity is unavailable at this time")
     run.status = dg.DagsterRunStatus.QUEUED
     queue = MagicMock()
@@ -88,7 +88,7 @@ def too_long(run: MagicMock, instance: MagicMock) -> None:
     check_run_timeout(instance, record, logging.getLogger("dagster.daemon.Monitoring"), 43200.0)
 
 
-@pytest.mark.parametrize("fails", [refused, too_slow_to_start, lost, too_long])
+@pytest.mark.parametrize("fails", [rejected, too_slow_to_start, lost, too_long])
 def test_a_run_that_fails_in_the_daemons_hands_is_counted(
     stacks: Stacks, fails: Callable[[MagicMock, MagicMock], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -39,7 +39,7 @@ def test_nothing_but_the_maps_is_published_to_others() -> None:
 
 def test_every_password_comes_from_the_operators_file_and_is_asked_for() -> None:
     needed = set(re.findall(r"\$\{(\w+)\}", TEXT))
-    assert needed == set()  # `${NAME}` would be empty where `${NAME:?}` is refused
+    assert needed == set()  # `${NAME}` would be empty where `${NAME:?}` is rejected
     told = TEXT.partition("name: ls4")[0]
     assert [name for name in set(re.findall(r"\$\{(\w+):\?\}", TEXT)) if name not in told] == []
 

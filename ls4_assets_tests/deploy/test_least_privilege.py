@@ -110,21 +110,21 @@ def test_the_pipeline_runs_with_the_rights_of_its_roles(platform: Platform, acco
     boto3.client("sqs").send_message(QueueUrl=account.queue_url, MessageBody=bridged(KEY, bucket=BUCKET))
     with account.acting_as("CodeServerRole"):
         hears = platform.with_settings()
-        result = hears.tick("events")
+        result = hears.tick("ingest_events")
         assert isinstance(result, dg.SensorResult) and result.run_requests
     with account.acting_as("RunTaskRole"):
         assert [run.success for run in platform.with_settings().execute(result)] == [True]
     with account.acting_as("CodeServerRole"):
-        wanted = hears.tick("collections")
+        wanted = hears.tick("publish_collections")
     with account.acting_as("RunTaskRole"):
         runs = platform.with_settings()
         assert [run.success for run in runs.execute(wanted)] == [True]
-        assert all(runs.run([key]).success for key in (keys.COMPILED, keys.IN_STEP))
+        assert all(runs.run([key]).success for key in (keys.COMPILED, keys.ARCHIVE_CONSISTENCY))
     assert platform.state(KEY) == ("done", None)
     with account.acting_as("MapServerRole"):
         bucket = S3Storage(BUCKET, account.endpoint_url, REGION)
         (tmp_path / "mapfiles").mkdir()
-        lists = {name: tmp_path / f"{name}.json" for name in ("collections", "state", "refusals")}
+        lists = {name: tmp_path / f"{name}.json" for name in ("collections", "state", "rejections")}
         Sync(bucket, tmp_path / "mapfiles", **lists).look()
         assert (tmp_path / MAP).exists() and (tmp_path / "collections.json").exists()
         assert bucket.read(COG, 0, 4)
@@ -134,8 +134,8 @@ def test_the_list_for_staff_is_kept_with_the_rights_of_its_role(platform: Platfo
     """Having put it, the sensor was forbidden to ask after it: it failed, and put the list again at every tick."""
     with account.acting_as("CodeServerRole"):
         tells = platform.with_settings()
-        assert isinstance(tells.tick("notices"), dg.SensorResult)
-        assert isinstance(tells.tick("notices"), dg.SkipReason)
+        assert isinstance(tells.tick("notifications"), dg.SensorResult)
+        assert isinstance(tells.tick("notifications"), dg.SkipReason)
     with account.acting_as("MapServerRole"):
         assert S3Storage(BUCKET, account.endpoint_url, REGION).read(STAFF_KEY)
 

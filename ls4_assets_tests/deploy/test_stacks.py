@@ -341,7 +341,7 @@ def test_runs_reach_the_map_front_inside(stacks: Stacks) -> None:
     """They asked its public address, to which they have no way: each rebuild waited in vain, and warned."""
     (run,) = (each for each in stacks.platform.of_type("AWS::ECS::TaskDefinition").values() if each["Family"] == "ls4-run")
     told = {each["Name"]: each["Value"] for each in run["ContainerDefinitions"][0]["Environment"]}
-    assert told["LS4_TRIAL_URL"] == "http://maps.ls4.internal:8080"
+    assert told["LS4_MAP_INTERNAL_URL"] == "http://maps.ls4.internal:8080"
     maps = next(each for each in stacks.platform.of_type("AWS::ECS::Service").values() if each["ServiceName"] == "maps")
     (registry,) = maps["ServiceRegistries"]
     named = stacks.platform.resources[registry["RegistryArn"]["Fn::GetAtt"][0]]["Properties"]

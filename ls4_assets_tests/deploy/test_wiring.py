@@ -60,7 +60,7 @@ def test_every_process_reads_the_installations_settings(stacks: Stacks, example:
     name = stacks.platform.resources[topic]["Properties"]["TopicName"]
     assert settings.notify_topic == f"arn:aws:sns:{example.region}:{example.account}:{name}"
     assert settings.public_url.startswith("https://") and distribution in settings.public_url
-    assert (settings.map_url, settings.dagit_url) == (f"https://{example.dns.maps}", f"https://{example.dns.dagit}")
+    assert (settings.map_url, settings.dagster_url) == (f"https://{example.dns.maps}", f"https://{example.dns.dagster_ui}")
     assert str(settings.work_dir) == "/work"
 
 
@@ -77,7 +77,7 @@ def test_whoever_asks_the_database_finds_it_and_has_a_password(stacks: Stacks, n
 
 
 def test_databases_are_made_by_the_servers_administrator(stacks: Stacks) -> None:
-    """As anybody else the first task of an installation is refused."""
+    """As anybody else the first task of an installation is rejected."""
     _, server = one(stacks.base.of_type("AWS::RDS::DBInstance"))
     assert environment(stacks, "init")["PGUSER"] == server["MasterUsername"]
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from ls4_assets.ingest.batches import Limits, claim_batches
-from ls4_assets.ingest.scan import Look, look_at_bucket
+from ls4_assets.ingest.scan import ScanReport, scan_bucket
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import empty_archive
 from resources.archive import Archive
@@ -44,10 +44,10 @@ class Intake:
         for key in keys:
             self.storage.delete(key)
 
-    def look(self, times: int = 1, keys: int | None = None, seconds: float | None = None) -> Look:
+    def look(self, times: int = 1, keys: int | None = None, seconds: float | None = None) -> ScanReport:
         """One tick after another; the last one's look."""
         for _ in range(times):
-            look = look_at_bucket(self.archive, self.cursor, seconds, keys)
+            look = scan_bucket(self.archive, self.cursor, seconds, keys)
             self.cursor = look.next_key
         return look
 

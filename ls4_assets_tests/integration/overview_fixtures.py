@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
 from ls4_assets.db import overview_mosaics, tile_index
 from ls4_assets.db.schema import collection, frame
-from ls4_assets.domain.names import Band, Collection, Frame
+from ls4_assets.domain.names import Collection, FilmType, Frame
 from ls4_assets.local.state import free_port
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.overview_grid import Box
@@ -47,7 +47,7 @@ class Shelf:
 
     def put(self, stem: str, east: float, south: float, pixels: Pixels, mask: NDArray[np.bool_] | None = None) -> Frame:
         """A frame is made, or made anew under a key of its own: 1 m a pixel, so far from the corner of all."""
-        band: Band = "nc" if len(pixels) == 3 else "bw"
+        band: FilmType = "nc" if len(pixels) == 3 else "bw"
         made, (height, width) = Frame(OF, band, stem), pixels.shape[1:]
         self.written += 1
         key = f"{made.served_folder}{self.written}.tif"
@@ -82,10 +82,10 @@ class Shelf:
             for gone in done.leaving:
                 connection.execute(frame.delete().where(frame.c.id == gone.id))
 
-    def rebuild(self, *, anew: bool = False) -> dict[str, object]:
+    def rebuild(self, *, force: bool = False) -> dict[str, object]:
         """Index and mosaic are brought up to date; what was told of the mosaic."""
         self.index()
-        return dict(refresh_overview_mosaic(self.archive, OF, anew=anew).metadata or {})
+        return dict(refresh_overview_mosaic(self.archive, OF, force=force).metadata or {})
 
     def mosaics(self) -> list[str]:
         """Keys of the mosaics in the bucket."""

@@ -124,7 +124,7 @@ def rgba(answer: httpx.Response) -> NDArray[np.uint8]:
 
 def cog_path(archive: Path, stem: str) -> Path:
     band = "nc" if len(FRAMES[stem][1]) == 3 else "bw"
-    return archive / band / COLLECTION.shard / COLLECTION.second / COLLECTION.type / "cog" / f"{stem}.tif"
+    return archive / band / COLLECTION.shard / COLLECTION.survey / COLLECTION.type / "cog" / f"{stem}.tif"
 
 
 def write_cog(path: Path, left: float, halves: tuple[tuple[int, ...], tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ from ls4_assets.cli.main import main
 from ls4_assets.db.audit import audit_archive, audit_collection
 from ls4_assets.domain.names import STEPS, Frame
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.adopt.archive import adopt, no_look
+from ls4_assets.operations.adopt.archive import adopt, scans_paused
 from ls4_assets.operations.adopt.collection import Report
 from ls4_assets.operations.status import collect, lines
 from ls4_assets.raster.gdal_env import gdal_env
@@ -271,7 +271,7 @@ def test_a_mission_in_both_bands_is_adopted_as_one(platform: Platform, cogs: dic
 
 
 def test_partitions_are_sorted_whatever_the_order_of_events(platform: Platform, cogs: dict[str, bytes]) -> None:
-    """A range in Dagit goes by the order in which partitions were added."""
+    """A range in the Dagster UI goes by the order in which partitions were added."""
     for number in (40, 3, 17, 25, 8):
         platform.drop(f"{FOLDER}/cog/02-08-60_6-1{number:02}.tif", cogs["small"])
     adopted(platform)
@@ -301,7 +301,7 @@ def test_a_kill_in_the_middle_loses_nothing(platform: Platform, cogs: dict[str, 
 def test_the_sensor_waits_while_an_archive_is_adopted(platform: Platform, cogs: dict[str, bytes], tmp_path: Path) -> None:
     """A look in between had queued every tif whose COG was not adopted yet, and thousands of frames were made anew."""
     archive_of(platform, cogs, tmp_path)
-    with no_look(platform.settings):
+    with scans_paused(platform.settings):
         assert platform.look() == []
         assert platform.rows("SELECT * FROM ls4.source") == []
     platform.look()

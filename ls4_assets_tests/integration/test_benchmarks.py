@@ -19,7 +19,7 @@ def figures(*parts: str) -> dict[str, Any]:
 
 
 def test_one_frame_more_is_measured_in_collections_of_two_sizes() -> None:
-    """The benchmark itself refuses to tell a figure when index, mosaic, map or status do not show the frame."""
+    """The benchmark itself rejects to tell a figure when index, mosaic, map or status do not show the frame."""
     found = figures("collection")
     assert list(found["index_one_frame_s"]) == ["9", "25"]
     for size, seconds in found["index_one_frame_s"].items():

@@ -169,7 +169,7 @@ def test_a_deleted_frame_leaves_index_map_and_products(platform: Platform, tmp_p
     wide = platform.storage.read("mapfiles/travis_usda_1958_frames.map")
     platform.storage.delete(OTHER)
     platform.settle()
-    assert platform.look() == []  # Dagit's partition goes with the look that follows
+    assert platform.look() == []  # the Dagster UI's partition goes with the look that follows
     assert list(index_rows(platform)) == [f"/vsis3/ls4/{frame_of(KEY).cog_key}"]
     gone = frame_of(OTHER)
     assert [platform.storage.head(gone.product_key(step)) for step in STEPS] == [None] * 3

@@ -1,4 +1,4 @@
-"""The checks of frames and collections in Dagit, over a real instance: what blocks, what warns, and what resolves by itself."""
+"""The checks of frames and collections in the Dagster UI, over a real instance: what blocks, what warns, and what resolves by itself."""
 
 import re
 import threading
@@ -172,7 +172,7 @@ def test_the_front_is_asked_by_the_address_that_runs_reach(platform: Platform, m
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as front:
         threading.Thread(target=front.serve_forever, daemon=True).start()
         inside = f"http://127.0.0.1:{front.server_port}"
-        drawn = checks.drawn_map(platform.with_settings(trial_url=inside).archive, COLLECTION)
+        drawn = checks.drawn_map(platform.with_settings(map_internal_url=inside).archive, COLLECTION)
         front.shutdown()
     assert str(drawn.metadata["drawn by"].value).startswith(inside), drawn.description
 
@@ -200,7 +200,7 @@ def test_a_missing_scan_warns_and_resolves_by_itself_when_it_arrives(platform: P
 def test_scanned_is_looked_through_again_only_after_a_while_and_while_a_scan_is_missing(platform: Platform) -> None:
     with platform.database.begin() as connection:
         connection.execute(text("UPDATE ls4.frame SET scan_file = NULL WHERE id LIKE '%102'"))
-        connection.execute(text("UPDATE ls4.collection SET scans_looked_at = now()"))
+        connection.execute(text("UPDATE ls4.collection SET raw_scans_checked_at = now()"))
     assert find_late_scans(platform.database, platform.storage).found == []
     assert find_late_scans(platform.database, platform.storage, timedelta(0)).found == [frame_of(KEYS[2])]
     assert find_late_scans(platform.database, platform.storage, timedelta(0)).found == []

@@ -148,7 +148,7 @@ def test_a_click_gives_the_links_of_the_frame_under_it(served: Served, version: 
 @pytest.mark.parametrize("dots", ["96", "300"])
 @pytest.mark.parametrize("width", [100, 600, 2400])
 def test_dots_per_inch_as_qgis_tells_them_change_no_pixel_of_the_ground(served: Served, width: int, dots: str) -> None:
-    """QGIS says them in the words of three servers at once: refused, all of its maps were blank."""
+    """QGIS says them in the words of three servers at once: rejected, all of its maps were blank."""
     bounds, size = screen("EPSG:3857", width=width)
     asked = {"layers": [NAME], "styles": [""], "srs": "EPSG:3857", "bbox": bounds, "size": size, "format": "image/png"}
     service = wms(served, "1.3.0")

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from ls4_assets.assets import collections, keys
 from ls4_assets.db.schema import SourceState
 from ls4_assets.ingest.batches import Limits, claim_batches, release_batch
-from ls4_assets.ingest.scan import look_at_bucket, only_one_look
+from ls4_assets.ingest.scan import scan_bucket, scan_lock
 from ls4_assets.ingest.sources import requeue
 from ls4_assets.operations.status import collect, lines
 from ls4_assets_tests.platform import Platform, frame_of
@@ -52,9 +52,9 @@ def test_a_rebuild_that_died_is_done_again_although_another_frame_waits(
         patch.setattr(collections, "publish_lists", _die)
         platform.rebuild()
     platform.drop(OTHER, good)
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
     with platform.database.begin() as connection:
-        wait = "UPDATE ls4.source SET state = 'queued', not_before = now() + interval '1 hour' WHERE key = :key"
+        wait = "UPDATE ls4.source SET state = 'queued', retry_after = now() + interval '1 hour' WHERE key = :key"
         connection.execute(text(wait), {"key": OTHER})
     assert platform.rebuild() == [], "its batch may be about to end"
     platform.skip_waits()
@@ -89,7 +89,7 @@ def test_a_replaced_frame_of_which_only_one_product_was_made_by_hand_is_finished
     platform.drop(KEY, good)
     platform.settle()
     platform.drop(KEY, write_tif(tmp_path / "new.tif", photograph(240, 260, seed=3)))
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
     assert platform.run([dg.AssetKey(["Travis", "deflate"])], partition_key=frame_of(KEY).partition).success
     assert platform.state(KEY)[0] == "queued"
     platform.settle()
@@ -98,7 +98,7 @@ def test_a_replaced_frame_of_which_only_one_product_was_made_by_hand_is_finished
 
 
 def test_a_collection_of_failed_frames_only_is_forgotten_with_them(platform: Platform, good: Path) -> None:
-    """A mistyped collection with one bad file stood in the status for ever, and the right spelling was refused."""
+    """A mistyped collection with one bad file stood in the status for ever, and the right spelling was rejected."""
     wrong = KEY.replace("USDA_1958", "usda_1958")
     platform.drop(wrong, b"not a tif")
     platform.settle()
@@ -127,7 +127,7 @@ def test_a_map_that_is_withdrawn_while_a_failed_frame_lies_there_is_not_announce
     assert platform.rows("SELECT to_regclass('public.travis_usda_1958_frames') AS it") == [{"it": None}]
 
 
-def test_a_frame_that_is_refused_later_can_still_be_deleted(platform: Platform, good: Path, tmp_path: Path) -> None:
+def test_a_frame_that_is_rejected_later_can_still_be_deleted(platform: Platform, good: Path, tmp_path: Path) -> None:
     """The county was taken off the list; its frames could not be removed from the map any more."""
     platform.drop(KEY, good)
     platform.settle()
@@ -135,7 +135,7 @@ def test_a_frame_that_is_refused_later_can_still_be_deleted(platform: Platform, 
     shards.write_text('agency = ["USDA"]\n')
     without = platform.with_settings(shards_file=str(shards))
     without.look()
-    assert platform.state(KEY)[0] == "refused"
+    assert platform.state(KEY)[0] == "rejected"
     assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
     platform.storage.delete(KEY)
     platform.settle()
@@ -146,8 +146,8 @@ def test_the_partition_that_a_waiting_run_bears_stays_although_its_file_is_delet
     """The first file of a batch was deleted while its run was queued, and the whole run failed for want of its partition."""
     platform.drop(KEY, good)
     platform.drop(OTHER, good)
-    platform.tick("bucket")
-    requested = platform.tick("bucket")
+    platform.tick("ingest_poll")
+    requested = platform.tick("ingest_poll")
     assert isinstance(requested, dg.SensorResult) and requested.run_requests
     batch = requested.run_requests[0].tags["ls4/batch"]
     waiting = platform.instance.create_run_for_job(
@@ -180,28 +180,28 @@ def test_a_folder_that_cannot_be_read_does_not_keep_the_others_from_being_seen(
         return level(self, folder, after)
 
     monkeypatch.setattr(DirectoryStorage, "level", guarded)
-    look = look_at_bucket(platform.archive)
+    look = scan_bucket(platform.archive)
     assert any("lost+found" in error for error in look.errors)
     assert platform.state(KEY)[0] == "settling"
 
 
 def test_two_looks_at_once_exclude_each_other(platform: Platform) -> None:
-    with only_one_look(platform.database) as first, only_one_look(platform.database) as second:
+    with scan_lock(platform.database) as first, scan_lock(platform.database) as second:
         assert (first, second) == (True, False)
-    with only_one_look(platform.database) as again:
+    with scan_lock(platform.database) as again:
         assert again
 
 
 def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_called_failed(platform: Platform, good: Path) -> None:
     platform.drop(KEY, good)
-    platform.tick("bucket")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
+    platform.tick("ingest_poll")
     waits = []
     for attempt in range(1, 4):
         (row,) = platform.rows("SELECT batch, attempts FROM ls4.source")
         assert row["attempts"] == attempt
         release_batch(platform.database, str(row["batch"]), 3)
-        (after,) = platform.rows("SELECT extract(epoch FROM not_before - now())::int AS wait, state FROM ls4.source")
+        (after,) = platform.rows("SELECT extract(epoch FROM retry_after - now())::int AS wait, state FROM ls4.source")
         waits.append(after["wait"])
         assert claim_batches(platform.database, Limits(100, 10, 10, 10)) == []
         platform.skip_waits()
@@ -216,27 +216,27 @@ def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_calle
 
 
 def test_a_source_whose_run_could_not_be_started_waits_for_another_and_bears_no_blame(platform: Platform, good: Path) -> None:
-    """While a quota refused every task, each attempt asked for twice the memory, and after five all frames had failed."""
+    """While a quota rejected every task, each attempt asked for twice the memory, and after five all frames had failed."""
     platform.drop(KEY, good)
-    platform.tick("bucket")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
+    platform.tick("ingest_poll")
     (row,) = platform.rows("SELECT batch FROM ls4.source")
     job = platform.definitions.resolve_implicit_global_asset_job_def()
     run = platform.instance.create_run_for_job(job, tags={keys.BATCH_TAG: str(row["batch"])})
     platform.instance.report_run_failed(run, "Capacity is unavailable at this time.")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
     state, reason = platform.state(KEY)
     assert state == "queued"
     assert reason and reason.startswith("No run could be started for it") and reason.endswith("by itself.")
-    (waiting,) = platform.rows("SELECT attempts, not_before > now() + interval '1 minute' AS waits FROM ls4.source")
+    (waiting,) = platform.rows("SELECT attempts, retry_after > now() + interval '1 minute' AS waits FROM ls4.source")
     assert waiting == {"attempts": 0, "waits": True}
     assert f"    waiting: {reason}" in lines(collect(platform.settings))
     elsewhere = [KEY.replace("Travis", "Bastrop"), KEY.replace("1958", "1959")]
     for key in elsewhere:
         platform.drop(key, good)
-    assert platform.look() == [], "what is refused now is not asked for with every frame of a drop"
+    assert platform.look() == [], "what is rejected now is not asked for with every frame of a drop"
     platform.skip_waits()
     assert [platform.state(key)[0] for key in (KEY, *elsewhere)] == ["queued"] * 3
-    assert len(platform.execute(platform.tick("bucket"))) == 1, "one tries whether it can be started now"
+    assert len(platform.execute(platform.tick("ingest_poll"))) == 1, "one tries whether it can be started now"
     platform.look()
     assert {platform.state(key) for key in (KEY, *elsewhere)} == {("done", None)}

@@ -81,7 +81,7 @@ def test_a_lost_database_is_restored_from_the_bucket_alone(platform: Platform, t
     assert platform.rows("SELECT * FROM ls4.source") == []
     said = rebuilt(platform, "--apply")
     assert "4 adopted" in said
-    assert "1 georef tifs have no COG that could be adopted and are made anew; 1 are refused by name." in said
+    assert "1 georef tifs have no COG that could be adopted and are made anew; 1 are rejected by name." in said
     # The map is right before anything else has run, in the order that it had.
     assert stack(platform) == order
 
@@ -107,7 +107,7 @@ def test_without_a_shapefile_the_order_is_that_of_the_names_and_it_is_said(platf
 
 
 @pytest.mark.slow
-def test_a_database_that_holds_frames_or_has_no_tables_is_refused(platform: Platform, cluster: Cluster) -> None:
+def test_a_database_that_holds_frames_or_has_no_tables_is_rejected(platform: Platform, cluster: Cluster) -> None:
     before = platform.rows("SELECT * FROM ls4.source ORDER BY key")
     assert "`ls4 reconcile` mends it." in rebuilt(platform, "--apply")
     assert platform.rows("SELECT * FROM ls4.source ORDER BY key") == before

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from ls4_assets.cli.main import main
 from ls4_assets.ingest.confirm import confirm_deletion
 from ls4_assets.ingest.deletions import Held, held_collections
-from ls4_assets.ingest.scan import look_at_keys
+from ls4_assets.ingest.scan import check_keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect, lines
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, NAME, Intake, intake_fixture, opened, tif  # noqa: F401
@@ -64,12 +64,12 @@ def test_files_that_come_back_are_no_longer_held_and_the_others_still_are(intake
     for key in keys[:35]:
         (aside / Path(key).name).rename(root / key)
     intake.look(3)
-    look_at_keys(intake.archive, keys[35:40])
+    check_keys(intake.archive, keys[35:40])
     assert held(intake) == [Held(NAME, 5, 100)]
     intake.drop(*keys[35:40])
     intake.look(3)
     assert held(intake) == []
-    assert intake.count("gone_at is not null") == {}
+    assert intake.count("missing_since is not null") == {}
 
 
 @pytest.mark.parametrize(("there", "gone", "goes"), [(20, 20, True), (21, 21, False), (105, 21, True), (104, 21, False)])
@@ -169,4 +169,7 @@ def test_the_command_asks_and_names_what_goes(configured: Intake) -> None:
     yes = CliRunner().invoke(main, ["confirm-deletion", NAME, "--yes"])
     assert (yes.exit_code, configured.count("state = 'deleted'")) == (0, {"deleted": 30})
     with configured.archive.database.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM ls4.source WHERE held_at IS NOT NULL AND state <> 'deleted'")) == 0
+        assert (
+            connection.scalar(text("SELECT count(*) FROM ls4.source WHERE deletion_held_at IS NOT NULL AND state <> 'deleted'"))
+            == 0
+        )

@@ -51,7 +51,7 @@ PATIENCE = 120.0
 HERE_ONLY = {
     "LS4_SHARDS_FILE",
     "LS4_SENSOR_SECONDS",
-    "LS4_READER_SECONDS",
+    "LS4_READER_GRACE_SECONDS",
     "LS4_S3_ENDPOINT_URL",
     "AWS_ENDPOINT_URL",
     "LS4_WORKER_PROCESSES",
@@ -143,7 +143,7 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
         queue = queue_of_events(bucket)
         places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "events_queue_url": queue}
         platform = stack.enter_context(
-            running_platform(cluster, home, f"s3://{bucket.bucket}", **places, fargate="true", reader_seconds="0")
+            running_platform(cluster, home, f"s3://{bucket.bucket}", **places, fargate="true", reader_grace_seconds="0")
         )
         require_cdk()
         stacks = synthesised(read_config(EXAMPLE), home / "cdk.out")
@@ -198,7 +198,7 @@ def environment_of(stacks: Stacks, platform: Platform, home: Path, server: S3Ser
     secret = {each["Name"] for each in containers.container(stacks, "run")["Secrets"]}
     assert not (untold := set(here) - set(told) - secret - HERE_ONLY), f"production tells no container of {untold}"
     # No map server stands beside it that a run could ask whether a mapfile can be drawn.
-    del told["LS4_TRIAL_URL"]
+    del told["LS4_MAP_INTERNAL_URL"]
     return told | here | CREDENTIALS
 
 
@@ -301,9 +301,9 @@ def test_from_the_drop_to_the_map(production: Production, cluster: Cluster) -> N
 def test_a_throttled_run_task_loses_no_run(production: Production) -> None:
     """Without adaptive retries a throttled call marks its run as failed, and drops it."""
     before = {run.run_id for run in production.instance.get_runs()}
-    production.ecs.refusals = 5
+    production.ecs.rejections = 5
     production.await_on_the_map(production.drop(2))
-    assert production.ecs.refused == 5
+    assert production.ecs.rejected == 5
 
     def ended() -> set[DagsterRunStatus]:
         statuses = {run.status for run in production.instance.get_runs() if run.run_id not in before}

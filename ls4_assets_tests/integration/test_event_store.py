@@ -58,7 +58,7 @@ def test_each_frame_of_a_batch_has_one_evaluation_of_its_check(platform: Platfor
 
 
 def test_an_evaluation_takes_the_place_of_the_planned_one(platform: Platform) -> None:
-    """A run from Dagit plans its checks per partition: what they found has to replace that row, of which Dagster allows one."""
+    """A run from the Dagster UI plans its checks per partition: what they found has to replace that row, of which Dagster allows one."""
     partitions = [frame_of(f"{FOLDER}/02-08-60_6-{number}.tif").partition for number in (1, 2)]
     origin = event_store.Origin(make_new_run_id(), "job", "step")
     planned = AssetCheckEvaluationPlanned(
@@ -74,7 +74,7 @@ def test_an_evaluation_takes_the_place_of_the_planned_one(platform: Platform) ->
 
 
 def test_no_frame_stays_untold_behind_one_that_fails(platform: Platform, tmp_path: Path) -> None:
-    """The last frame of a batch failed, the run raised, and the good ones told with it were missing in Dagit."""
+    """The last frame of a batch failed, the run raised, and the good ones told with it were missing in the Dagster UI."""
     tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
     for number in range(3):
         platform.drop(f"{FOLDER}/02-08-60_6-{number}.tif", tif)

@@ -22,7 +22,7 @@ from rasterio.windows import from_bounds
 from stac_geoparquet.arrow import stac_table_to_items
 
 from ls4_assets.assets import keys
-from ls4_assets.db.export_state import Compilation
+from ls4_assets.db.export_state import StatewideBuild
 from ls4_assets.domain import export_keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import free_port
@@ -77,7 +77,7 @@ def compile_now(platform: Platform) -> None:
 
 def due(platform: Platform) -> list[list[str]]:
     """What the sensor asks for: the assets of each run."""
-    result = platform.tick("collections")
+    result = platform.tick("publish_collections")
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     return [[key.path[-1] for key in request.asset_selection or []] for request in requests]
 
@@ -213,7 +213,7 @@ def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
     assert due(platform) == []
     platform.skip_waits()
     (again,) = platform.rebuild()
-    assert again.success and {event.asset_key.path[-1] for event in again.get_asset_materialization_events()} == {"catalogue"}
+    assert again.success and {event.asset_key.path[-1] for event in again.get_asset_materialization_events()} == {"exports"}
     assert platform.rows(f"SELECT {columns} FROM ls4.collection") == [row]
     assert due(platform) == []
 
@@ -280,7 +280,7 @@ def test_statewide_files_hold_every_collection_and_follow(platform: Platform, tm
     drop_two(platform, tmp_path)
     platform.drop(other, photo(tmp_path, seed=5, bands=3))
     platform.settle()
-    (request,) = platform.tick("statewide").run_requests or []  # type: ignore[union-attr]
+    (request,) = platform.tick("statewide_exports").run_requests or []  # type: ignore[union-attr]
     assert platform.run([keys.COMPILED], tags=request.tags).success
     frames = geopandas.read_file(local(platform, export_keys.COMPILED_GEOJSON_KEY))
     same = geopandas.read_parquet(local(platform, export_keys.COMPILED_PARQUET_KEY))
@@ -293,12 +293,12 @@ def test_statewide_files_hold_every_collection_and_follow(platform: Platform, tm
         local(platform, export_keys.COMPILED_PARQUET_KEY), bbox=(-180, -80, frames.total_bounds[0] - 1, 80)
     )
     assert len(west) == 0
-    assert isinstance(platform.tick("statewide"), dg.SkipReason)
+    assert isinstance(platform.tick("statewide_exports"), dg.SkipReason)
     # A lost part is told of, holds up nothing, and is made again.
     platform.storage.delete(export_keys.footprints_key(OF, ".parquet"))
     compile_now(platform)
     assert len(geopandas.read_parquet(local(platform, export_keys.COMPILED_PARQUET_KEY))) == 1
-    assert due(platform) == [["catalogue"]]
+    assert due(platform) == [["exports"]]
 
 
 @pytest.mark.parametrize(
@@ -314,15 +314,15 @@ def test_statewide_files_hold_every_collection_and_follow(platform: Platform, tm
 )
 def test_statewide_files_are_compiled_seldom_while_frames_are_made(standing: dict[str, int], waits: int | None) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    compilation = Compilation(
+    statewide_build = StatewideBuild(
         changed=True,
         busy=bool(standing.get("busy")),
         seconds=standing.get("seconds", 0),
-        begun_at=now if "begun" in standing else None,
+        started_at=now if "begun" in standing else None,
         compiled_at=now if "compiled" in standing else None,
         attempts=standing.get("attempts", 0),
     )
-    assert compilation.waits_until() == (now + timedelta(seconds=waits) if waits else None)
+    assert statewide_build.waits_until() == (now + timedelta(seconds=waits) if waits else None)
 
 
 def test_a_mosaic_index_is_only_of_frames_whose_place_is_known(tmp_path: Path) -> None:

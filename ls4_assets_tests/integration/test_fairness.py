@@ -7,7 +7,7 @@ from sqlalchemy import insert
 
 from ls4_assets.db.schema import collection, source
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.ingest.batches import Batch, Claimed, Limits, claim_batches
+from ls4_assets.ingest.batches import Batch, ClaimedSource, Limits, claim_batches
 from ls4_assets_tests.integration.ingest_fixtures import Intake, intake_fixture  # noqa: F401
 from sensors.ingest_poll import batch_limits, request
 
@@ -100,7 +100,7 @@ def test_a_steady_stream_of_small_drops_does_not_keep_a_large_one_waiting(intake
 
 def test_what_waits_for_its_next_attempt_is_passed_over(intake: Intake) -> None:
     queue(intake, county("Travis"), 30, minutes_ago=30)
-    intake.write("UPDATE ls4.source SET not_before = now() + interval '1 minute' WHERE key < :key", key="bw/Travis/USDA_1958/g")
+    intake.write("UPDATE ls4.source SET retry_after = now() + interval '1 minute' WHERE key < :key", key="bw/Travis/USDA_1958/g")
     assert intake.claim() == []
 
 
@@ -114,7 +114,7 @@ def test_frames_of_a_shard_that_there_are_no_assets_for_wait_and_hold_up_nobody(
 
 
 def batch(frames: int, ahead: int = 0) -> Batch:
-    claimed = Claimed("key", "v1", 5, Frame(county("Travis"), "bw", "02-08-60_6-1"))
+    claimed = ClaimedSource("key", "v1", 5, Frame(county("Travis"), "bw", "02-08-60_6-1"))
     return Batch("id", "Travis", (claimed,) * frames, ahead)
 
 

@@ -12,7 +12,7 @@ from rasterio.control import GroundControlPoint
 from ls4_assets.domain.names import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect, lines
-from ls4_assets.processing.worker import make_frame
+from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -108,7 +108,7 @@ def test_a_batch_of_good_and_bad_serves_the_good_and_says_why_of_each_bad(platfo
     assert platform.look() == []  # nothing is tried again blindly
 
 
-REFUSED_NAMES = {
+REJECTED_NAMES = {
     "rgb/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif": "nc/Travis",
     "bw/Travs/USDA_1958/frames/georef/02-08-60_6-107.tif": "did you mean Travis",
     f"{FOLDER}/scan0001.tif": "02-08-60_6-107.tif",
@@ -120,28 +120,28 @@ REFUSED_NAMES = {
 }
 
 
-def test_refusals_by_name_have_no_partition_and_stand_in_the_list(platform: Platform, good: Path) -> None:
+def test_rejections_by_name_have_no_partition_and_stand_in_the_list(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.settle()
-    for key in REFUSED_NAMES:
+    for key in REJECTED_NAMES:
         platform.drop(key, good)
     platform.settle()
-    refused = collect(platform.settings).refused
-    assert set(refused) == set(REFUSED_NAMES)
-    for key, advice in REFUSED_NAMES.items():
-        assert advice in refused[key]
-        assert refused[key].endswith(".") and "\n" not in refused[key]
+    rejected = collect(platform.settings).rejected
+    assert set(rejected) == set(REJECTED_NAMES)
+    for key, advice in REJECTED_NAMES.items():
+        assert advice in rejected[key]
+        assert rejected[key].endswith(".") and "\n" not in rejected[key]
     assert list(platform.partitions("Travis", "cog")) == [frame_of(GOOD).partition]
-    platform.tick("notices")
-    event = platform.instance.get_latest_materialization_event(dg.AssetKey("refused_frames"))
+    platform.tick("notifications")
+    event = platform.instance.get_latest_materialization_event(dg.AssetKey("rejected_files"))
     assert event and event.asset_materialization
-    assert event.asset_materialization.metadata["refused"].value == len(REFUSED_NAMES)
+    assert event.asset_materialization.metadata["rejected"].value == len(REJECTED_NAMES)
     assert "Did you mean Travis" in str(event.asset_materialization.metadata["files"].value)
     assert any("did you mean Travis" in line for line in lines(collect(platform.settings)))
-    for key in REFUSED_NAMES:
+    for key in REJECTED_NAMES:
         platform.storage.delete(key)
     platform.settle()
-    assert collect(platform.settings).refused == {}
+    assert collect(platform.settings).rejected == {}
 
 
 def test_a_frame_that_fails_after_it_was_served_stays_in_its_last_good_version(platform: Platform, good: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_frame_that_fails_after_it_was_served_stays_in_its_last_good_version(p
     assert platform.state(GOOD) == ("done", None)
 
 
-def test_a_late_world_file_reopens_a_refusal(platform: Platform, tmp_path: Path) -> None:
+def test_a_late_world_file_reopens_a_rejection(platform: Platform, tmp_path: Path) -> None:
     platform.drop(BAD, write_tif(tmp_path / "x.tif", photograph(50, 60), crs=None, transform=None))
     platform.settle()
     assert platform.state(BAD)[0] == "failed"
@@ -174,8 +174,8 @@ def test_a_late_world_file_reopens_a_refusal(platform: Platform, tmp_path: Path)
 def test_a_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.drop(BAD, good)
-    platform.tick("bucket")
-    requested = platform.tick("bucket")
+    platform.tick("ingest_poll")
+    requested = platform.tick("ingest_poll")
     platform.storage.delete(BAD)
     (run,) = platform.execute(requested)
     assert not run.success
@@ -188,8 +188,8 @@ def test_a_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good
 
 def test_a_version_dropped_while_the_old_one_is_in_a_run_wins(platform: Platform, good: Path, tmp_path: Path) -> None:
     platform.drop(GOOD, good)
-    platform.tick("bucket")
-    requested = platform.tick("bucket")
+    platform.tick("ingest_poll")
+    requested = platform.tick("ingest_poll")
     platform.drop(GOOD, write_tif(tmp_path / "new.tif", photograph(210, 230, seed=5)))
     platform.execute(requested)
     platform.settle()
@@ -216,8 +216,8 @@ def test_a_bucket_that_cannot_be_listed_is_not_an_empty_bucket(platform: Platfor
 
 def test_sources_of_a_run_that_died_are_given_to_another(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
-    platform.tick("bucket")
-    requested = platform.tick("bucket")
+    platform.tick("ingest_poll")
+    requested = platform.tick("ingest_poll")
     assert isinstance(requested, dg.SensorResult) and requested.run_requests
     batch = requested.run_requests[0].tags["ls4/batch"]
     run = platform.instance.create_run_for_job(
@@ -239,8 +239,8 @@ def test_a_killed_worker_costs_its_own_frame_only(platform: Platform, good: Path
 
     for number in range(3):
         platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", good)
-    platform.tick("bucket")
-    requested = platform.tick("bucket")
+    platform.tick("ingest_poll")
+    requested = platform.tick("ingest_poll")
     with monkeypatch.context() as patch:
         patch.setattr(frames, "make_frame", die_at_101)
         (run,) = platform.execute(requested)
@@ -263,7 +263,7 @@ def die_at_101(order: object) -> object:
     assert isinstance(order, Order)
     if order.frame.stem.endswith("101"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return make_frame(order)
+    return process_frame(order)
 
 
 def _matches(pattern: str, text: str) -> bool:

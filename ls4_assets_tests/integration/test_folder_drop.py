@@ -73,7 +73,7 @@ def test_an_empty_object_is_not_taken_until_its_content_comes(intake: Intake, bu
     assert versions(intake) == {tif(1): ("queued", etag(bucket, tif(1)))}
 
 
-def test_a_copy_that_takes_a_quarter_of_an_hour_is_not_refused() -> None:
+def test_a_copy_that_takes_a_quarter_of_an_hour_is_not_rejected() -> None:
     """12 GB, the largest frame, over a line of 15 MB/s."""
     assert EMPTY_WAIT.total_seconds() > 12_000 / 15
 
@@ -100,7 +100,7 @@ def test_a_rename_is_a_copy_and_a_deletion(intake: Intake, bucket: S3Storage) ->
     wrong = f"{FOLDER}/scan 1.tif"
     bucket.put(wrong, TIF)
     intake.look()
-    assert intake.states() == {wrong: "refused"}
+    assert intake.states() == {wrong: "rejected"}
     bucket.copy(wrong, tif(1))
     bucket.delete(wrong)
     intake.look(3)
@@ -158,7 +158,7 @@ def slowly(path: Path, data: bytes) -> None:
 
 
 def test_a_real_mount(intake: Intake, bucket: S3Storage, mount: Path, tmp_path: Path) -> None:
-    """Looked at all the while: nothing is ever refused, and nothing queued but what is whole."""
+    """Looked at all the while: nothing is ever rejected, and nothing queued but what is whole."""
     scan = tmp_path / "scan.tif"
     scan.write_bytes(TIF * 40_000)
     seen: set[tuple[str, str, str]] = set()

@@ -144,7 +144,7 @@ def assault(served: Served, seed: int, count: int) -> None:
         assert not held, (held, address, answer[-1500:])
         assert b"evil.example.org" not in answer, address
         statuses.add(status)
-    assert {200, 400, 404} <= statuses, "the requests are not all refused at the door"
+    assert {200, 400, 404} <= statuses, "the requests are not all rejected at the door"
     assert served.workers() == before, "a worker was lost"
     assert served.colour(left_half("02-08-60_6-108"), MIDDLE) == (255, 255, 255, 255)
 

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.ingest import events
 from ls4_assets.ingest.inventory import Differences, note_differences
-from ls4_assets.ingest.scan import Look
+from ls4_assets.ingest.scan import ScanReport
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.settings import load_settings
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, NAME, Intake, tif
@@ -29,7 +29,7 @@ from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # n
 from resources.archive import Archive
 from resources.queue import EventQueue, Message
 from resources.s3_storage import S3Storage
-from sensors.ingest_events import Sweep, hear, look_by_events
+from sensors.ingest_events import FullScan, receive_events, scan_by_events
 
 BUCKET = "scans"
 HOUR = timedelta(hours=1)
@@ -49,13 +49,13 @@ def direct(*keys: str, bucket: str = BUCKET) -> str:
 
 @pytest.mark.parametrize("key", [tif(1), "bw/Travis/USDA_1958/frames/georef/a + b ä.tif", "x%20y.tif"])
 def test_both_kinds_of_events_are_understood(key: str) -> None:
-    assert events.keys_told(bridged(key), BUCKET) == [key]
-    assert events.keys_told(bridged(key, "Object Deleted"), BUCKET) == [key]
-    assert events.keys_told(direct(key, tif(2)), BUCKET) == [key, tif(2)]
+    assert events.keys_from_event(bridged(key), BUCKET) == [key]
+    assert events.keys_from_event(bridged(key, "Object Deleted"), BUCKET) == [key]
+    assert events.keys_from_event(direct(key, tif(2)), BUCKET) == [key, tif(2)]
 
 
 def test_the_greeting_of_s3_tells_of_nothing() -> None:
-    assert events.keys_told('{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "scans"}', BUCKET) == []
+    assert events.keys_from_event('{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "scans"}', BUCKET) == []
 
 
 UNREADABLE = [
@@ -68,7 +68,7 @@ UNREADABLE = [
 @pytest.mark.parametrize("body", UNREADABLE)
 def test_what_is_no_event_of_this_bucket(body: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # whatever its words, they are only shown
-        events.keys_told(body, BUCKET)
+        events.keys_from_event(body, BUCKET)
 
 
 @dataclass
@@ -93,18 +93,18 @@ class Told(Intake):
     def deleted(self, *keys: str) -> None:
         self.tell(*(bridged(key, "Object Deleted", self.storage.bucket) for key in keys))
 
-    def tick(self) -> Look:
+    def tick(self) -> ScanReport:
         """What the sensor sees at one tick; the first sweep is long over."""
         if self.sweep is None:
-            self.sweep = str(Sweep(began=datetime.now(UTC).isoformat()))
-        look, self.sweep = look_by_events(self.archive, self.sweep)
+            self.sweep = str(FullScan(began=datetime.now(UTC).isoformat()))
+        look, self.sweep = scan_by_events(self.archive, self.sweep)
         return look
 
     def later(self, seconds: int = 60) -> None:
         """As if the time had passed in which the events of one deletion come together."""
-        self.write("UPDATE ls4.source SET gone_at = gone_at - :s * interval '1 second'", s=seconds)
+        self.write("UPDATE ls4.source SET missing_since = missing_since - :s * interval '1 second'", s=seconds)
 
-    def settle_deletions(self) -> Look:
+    def settle_deletions(self) -> ScanReport:
         self.tick()
         self.later()
         return self.tick()
@@ -166,7 +166,7 @@ def test_products_wake_nobody(told: Told) -> None:
     hidden = [f"{FOLDER}/._02-08-60_6-1.tif", f"{FOLDER}/.x/02-08-60_6-1.tif", f"{FOLDER}/", f"{FOLDER}/Thumbs.db"]
     told.drop(*products, *others, *hidden)
     told.created(*products, *others, *hidden)
-    hear(told.archive)
+    receive_events(told.archive)
     assert told.inbox() == {}
     told.tick()
     assert told.states() == {}
@@ -230,19 +230,19 @@ def test_an_event_that_comes_during_a_look_is_looked_at_again(told: Told, monkey
     """The look may have read the folder just before what the event tells of."""
     told.drop(tif(1), tif(2))
     told.created(tif(1), tif(2))
-    hear(told.archive)
-    look_at_keys = events.look_at_keys
+    receive_events(told.archive)
+    check_keys = events.check_keys
     looks: list[list[str]] = []
 
-    def meanwhile(archive: Archive, keys: list[str]) -> Look:
+    def meanwhile(archive: Archive, keys: list[str]) -> ScanReport:
         looks.append(sorted(keys))
         if len(looks) == 1:
             with archive.database.begin() as connection:
                 events.put(connection, [tif(2)])
-        return look_at_keys(archive, keys)
+        return check_keys(archive, keys)
 
     monkeypatch.setattr(events, "look_at_keys", meanwhile)
-    events.look_at_inbox(told.archive, 10)
+    events.drain_inbox(told.archive, 10)
     assert looks == [[tif(1), tif(2)], [tif(2)]]
     assert told.inbox() == {}
 
@@ -250,8 +250,8 @@ def test_an_event_that_comes_during_a_look_is_looked_at_again(told: Told, monkey
 def test_a_look_at_the_inbox_is_bounded(told: Told) -> None:
     told.drop(tif(1))
     told.created(tif(1))
-    hear(told.archive)
-    events.look_at_inbox(told.archive, 0)
+    receive_events(told.archive)
+    events.drain_inbox(told.archive, 0)
     assert told.inbox() == {tif(1): 1}
 
 
@@ -298,12 +298,12 @@ def test_a_folder_that_cannot_be_read_waits_and_holds_up_no_other(told: Told, mo
     with monkeypatch.context() as patch:
         patch.setattr(told.storage, "level", broken)
         look = told.tick()
-    assert look.unseen == {f"{FOLDER}/"}
+    assert look.unlisted == {f"{FOLDER}/"}
     assert told.states() == {other: "queued"}
     assert told.inbox() == {tif(1): 1}
     told.tick()
     assert tif(1) not in told.states(), "it is not asked again at every tick"
-    told.write("UPDATE ls4.inbox SET not_before = now()")
+    told.write("UPDATE ls4.inbox SET retry_after = now()")
     told.tick()
     assert told.states()[tif(1)] == "queued"
     assert told.inbox() == {}
@@ -345,34 +345,34 @@ def test_the_sweep_finds_what_no_event_told_of(told: Told) -> None:
     told.sweep = ""  # no sweep yet
     told.settle_deletions()
     assert told.states() == {tif(1): "deleted", tif(2): "queued", tif(3): "queued"}
-    assert not Sweep.of(told.sweep).is_due(datetime.now(UTC), (datetime.now(UTC) + HOUR).hour)
+    assert not FullScan.of(told.sweep).is_due(datetime.now(UTC), (datetime.now(UTC) + HOUR).hour)
 
 
 def test_a_sweep_goes_on_where_it_stopped_and_events_are_heard_meanwhile(told: Told) -> None:
-    told.archive = type(told.archive)(overrides=told.archive.overrides | {"look_keys": "3"})
+    told.archive = type(told.archive)(overrides=told.archive.overrides | {"scan_keys": "3"})
     keys = [tif(number) for number in range(8)]
     told.drop(*keys)
     told.sweep = ""
     told.created(keys[7])
     told.tick()
     assert list(told.states()) == [*keys[:3], keys[7]]
-    assert Sweep.of(told.sweep).next_key
+    assert FullScan.of(told.sweep).next_key
     told.tick()
     told.tick()
     assert list(told.states()) == keys
-    assert Sweep.of(told.sweep).next_key == ""
+    assert FullScan.of(told.sweep).next_key == ""
 
 
 def test_when_a_sweep_is_due() -> None:
     now = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
-    assert Sweep().is_due(now, 8)
-    assert Sweep("2026-11-23T07:59:00+00:00").is_due(now, 8)
-    assert not Sweep("2026-11-23T08:00:00+00:00").is_due(now, 8)
-    assert not Sweep("2026-11-22T11:00:00+00:00").is_due(now, 10), "it is not yet ten today"
-    assert Sweep("2026-11-23T08:00:00+00:00", "bw/x").is_due(now, 8), "one is under way"
-    assert Sweep.of("bw/Travis/another sensor's cursor") == Sweep()
-    assert Sweep.of(str(Sweep("2026-11-23T08:00:00+00:00", "bw/x"))).next_key == "bw/x"
-    assert Sweep().after(Look(unseen={""}), now) == Sweep(), "a bucket that could not be listed was not swept"
+    assert FullScan().is_due(now, 8)
+    assert FullScan("2026-11-23T07:59:00+00:00").is_due(now, 8)
+    assert not FullScan("2026-11-23T08:00:00+00:00").is_due(now, 8)
+    assert not FullScan("2026-11-22T11:00:00+00:00").is_due(now, 10), "it is not yet ten today"
+    assert FullScan("2026-11-23T08:00:00+00:00", "bw/x").is_due(now, 8), "one is under way"
+    assert FullScan.of("bw/Travis/another sensor's cursor") == FullScan()
+    assert FullScan.of(str(FullScan("2026-11-23T08:00:00+00:00", "bw/x"))).next_key == "bw/x"
+    assert FullScan().after(ScanReport(unlisted={""}), now) == FullScan(), "a bucket that could not be listed was not swept"
 
 
 def put_inventory(told: Told, reports: S3Storage, made: datetime) -> str:
@@ -416,11 +416,11 @@ def test_an_inventory_tells_where_to_look(told: Told, server: S3Server) -> None:
     assert note_differences(told.archive, address) == Differences(listed=5, differ=3, absent=2)
     assert set(told.inbox()) == {tif(1), tif(3), f"{FOLDER}/02-08-60_6-9 a.tif", tif(4), tif(5)}
     told.settle_deletions()
-    assert told.count() == {"queued": 5, "refused": 1, "deleted": 1}
+    assert told.count() == {"queued": 5, "rejected": 1, "deleted": 1}
     assert note_differences(told.archive, put_inventory(told, reports, datetime.now(UTC))).differ == 0
 
 
-def test_an_inventory_of_another_bucket_is_refused(told: Told, server: S3Server) -> None:
+def test_an_inventory_of_another_bucket_is_rejected(told: Told, server: S3Server) -> None:
     reports = server.new_bucket()
     reports.put("manifest.json", json.dumps({"sourceBucket": "another", "fileFormat": "CSV"}).encode())
     with pytest.raises(ConfigurationError, match="is no inventory of ls4-"):
@@ -436,7 +436,7 @@ def test_a_queue_that_is_away_holds_up_nobody(told: Told, monkeypatch: pytest.Mo
     assert [error for error in look.errors if "nothing is lost, the next look tries again." in error] == look.errors
 
 
-def test_events_of_a_folder_are_refused(tmp_path: Path) -> None:
+def test_events_of_a_folder_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="LS4_EVENTS_QUEUE_URL tells of a bucket"):
         load_settings(storage=str(tmp_path), database_url="x", public_url="x", map_url="x", events_queue_url="http://q")
 
@@ -447,11 +447,11 @@ def test_from_the_event_to_the_map(server: S3Server, cluster: Cluster, tmp_path:
     queue, _ = new_queue(bucket.bucket)
     places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "events_queue_url": queue, "fargate": "true"}
     with running_platform(cluster, tmp_path, f"s3://{bucket.bucket}", **places) as platform:
-        platform.tick("events")  # the first sweep
+        platform.tick("ingest_events")  # the first sweep
         key = f"{FOLDER}/02-08-60_6-107.tif"
         platform.drop(key, write_tif(tmp_path / "x.tif", photograph(300, 320)))
         EventQueue(queue, REGION).client.send_message(QueueUrl=queue, MessageBody=bridged(key, bucket=bucket.bucket))
-        result = platform.tick("events")
+        result = platform.tick("ingest_events")
         assert isinstance(result, dg.SensorResult) and result.run_requests
         assert {name: tag for name, tag in result.run_requests[0].tags.items() if name.startswith("ecs/")} == {
             "ecs/cpu": "1024",
@@ -459,11 +459,11 @@ def test_from_the_event_to_the_map(server: S3Server, cluster: Cluster, tmp_path:
         }
         assert [run.success for run in [*platform.execute(result), *platform.rebuild()]] == [True, True]
         assert platform.state(key) == ("done", None)
-        assert isinstance(platform.tick("events"), dg.SkipReason)
+        assert isinstance(platform.tick("ingest_events"), dg.SkipReason)
 
 
 def requested(platform: Platform) -> Sequence[dg.RunRequest]:
-    result = platform.tick("bucket")
+    result = platform.tick("ingest_poll")
     return result.run_requests or [] if isinstance(result, dg.SensorResult) else []
 
 
@@ -481,6 +481,6 @@ def test_a_batch_whose_run_was_killed_gets_a_larger_task(server: S3Server, clust
             begins = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
             platform.instance.report_dagster_event(begins, run.run_id)
             platform.instance.report_run_failed(run, "Container 'run' failed - exit code 137.")
-            platform.tick("bucket")
+            platform.tick("ingest_poll")
             platform.skip_waits()
         assert memory == ["2048", "4096"]

@@ -9,7 +9,7 @@ import pytest
 
 from ls4_assets.db.frames import source_of
 from ls4_assets.domain.names import parse_georef_key
-from ls4_assets.ingest.scan import PIECE, look_at_keys
+from ls4_assets.ingest.scan import PIECE, check_keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, Intake, Listed, intake_fixture, opened, tif  # noqa: F401
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
@@ -73,22 +73,22 @@ def test_the_life_of_an_object_on_s3(bucket: Intake) -> None:
     assert bucket.states() == {ONE: "queued"}
 
 
-def test_a_refusal_and_what_resolves_it(intake: Intake) -> None:
+def test_a_rejection_and_what_resolves_it(intake: Intake) -> None:
     bad = f"{FOLDER}/scan0001.tif"
     intake.drop(bad)
-    assert intake.look().counts["refused"] == 1
-    assert intake.states() == {bad: "refused"}
-    assert intake.look().counts["refused"] == 0
+    assert intake.look().counts["rejected"] == 1
+    assert intake.states() == {bad: "rejected"}
+    assert intake.look().counts["rejected"] == 0
     intake.delete(bad)
     intake.drop(ONE)
     intake.look(2)
     assert intake.states() == {ONE: "queued", bad: "deleted"}
 
 
-def test_a_picture_that_is_no_tif_leaves_the_list_of_refused_with_its_file(intake: Intake) -> None:
+def test_a_picture_that_is_no_tif_leaves_the_list_of_rejected_with_its_file(intake: Intake) -> None:
     intake.drop(f"{FOLDER}/picture.jpg")
     intake.look()
-    assert list(intake.states().values()) == ["refused"]
+    assert list(intake.states().values()) == ["rejected"]
     intake.delete(f"{FOLDER}/picture.jpg")
     intake.look(2)
     assert list(intake.states().values()) == ["deleted"]
@@ -226,8 +226,8 @@ def test_what_others_make_in_a_bare_mount_point_is_no_archive(intake: Intake) ->
     (folder / "derived").mkdir()
     (folder / "derived" / "collections.json").write_text('{"collections": []}')
     look = intake.look(3)
-    look_at_keys(intake.archive, [ONE])
-    assert intake.states() == {ONE: "done"} and intake.count("gone_at IS NOT NULL") == {}
+    check_keys(intake.archive, [ONE])
+    assert intake.states() == {ONE: "done"} and intake.count("missing_since IS NOT NULL") == {}
     assert "neither bw/ nor nc/" in look.errors[0]
 
 
@@ -278,7 +278,7 @@ def test_a_frame_is_made_of_the_file_that_is_there(intake: Intake, before: str, 
     intake.delete(old)
     intake.drop(new)
     # Missed already, and not believed gone yet.
-    intake.write("UPDATE ls4.source SET gone_at = now() + interval '1 hour' WHERE key = :old", old=old)
+    intake.write("UPDATE ls4.source SET missing_since = now() + interval '1 hour' WHERE key = :old", old=old)
     intake.look()
     assert intake.states() == {old: "done", new: "settling"}
     with intake.archive.database.connect() as connection:
@@ -288,14 +288,14 @@ def test_a_frame_is_made_of_the_file_that_is_there(intake: Intake, before: str, 
 
 def test_keys_of_an_event_are_looked_at_alone(bucket: Intake) -> None:
     bucket.drop(ONE, TWO, ONE.replace(".tif", ".tfw"))
-    look_at_keys(bucket.archive, [ONE.replace(".tif", ".tfw"), f"{FOLDER}/deflate/02-08-60_6-00001.tif", "mapfiles/x.map"])
+    check_keys(bucket.archive, [ONE.replace(".tif", ".tfw"), f"{FOLDER}/deflate/02-08-60_6-00001.tif", "mapfiles/x.map"])
     assert bucket.states() == {ONE: "queued"}
     bucket.look()
     assert bucket.states() == {ONE: "queued", TWO: "queued"}
     bucket.finish()
     bucket.delete(TWO)
-    assert look_at_keys(bucket.archive, [TWO]).counts["missing"] == 1
-    assert look_at_keys(bucket.archive, [TWO]).counts["gone"] == 1
+    assert check_keys(bucket.archive, [TWO]).counts["missing"] == 1
+    assert check_keys(bucket.archive, [TWO]).counts["gone"] == 1
     assert bucket.look().counts.total() == 0
 
 
@@ -318,5 +318,5 @@ def test_a_collection_of_very_many_keys(intake: Intake, count: int) -> None:
     other = "bw/Zavala/USDA_1958/frames/georef"
     intake.archive.__dict__["storage"] = Listed({f"{other}/": [StoredObject(tif(1, other), 5, "v1", datetime.now(UTC))]})
     intake.look(4, keys=2 * count, seconds=300)
-    waiting = intake.count("held_at is null and gone_at is not null and state <> 'deleted'").total()
+    waiting = intake.count("deletion_held_at is null and missing_since is not null and state <> 'deleted'").total()
     assert waiting == max(0, count - 2 - 3 * PIECE)

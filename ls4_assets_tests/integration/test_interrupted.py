@@ -19,7 +19,7 @@ from ls4_assets.domain.names import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.processing import admission
 from ls4_assets.processing.tasks import Order, Outcome
-from ls4_assets.processing.worker import make_frame
+from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import CHECKOUT, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
@@ -32,8 +32,8 @@ TABLE = "travis_usda_1958_frames"
 
 
 def requested(platform: Platform) -> dg.SensorResult:
-    platform.tick("bucket")
-    result = platform.tick("bucket")
+    platform.tick("ingest_poll")
+    result = platform.tick("ingest_poll")
     assert isinstance(result, dg.SensorResult) and result.run_requests
     return result
 
@@ -41,7 +41,7 @@ def requested(platform: Platform) -> dg.SensorResult:
 def test_a_frame_that_was_published_when_its_run_was_killed_is_told_to_dagster_all_the_same(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The frame was on the map, and red in Dagit for ever: its run had died between the two."""
+    """The frame was on the map, and red in the Dagster UI for ever: its run had died between the two."""
     platform.drop(KEY, good)
     result = requested(platform)
     with monkeypatch.context() as patch:
@@ -90,7 +90,7 @@ def delete_while_putting(order: Order) -> Outcome:
         return upload(self, path, key, **how)
 
     DirectoryStorage.upload = slow  # type: ignore[method-assign]
-    return make_frame(order)
+    return process_frame(order)
 
 
 def test_a_frame_for_which_there_is_no_room_waits_with_the_numbers_and_is_not_called_failed(
@@ -106,7 +106,7 @@ def test_a_frame_for_which_there_is_no_room_waits_with_the_numbers_and_is_not_ca
     state, reason = platform.state(KEY)
     assert state == "queued"
     assert reason and reason.startswith("02-08-60_6-107.tif needs ") and "and 0 MB are free" in reason and reason.endswith(".")
-    (row,) = platform.rows("SELECT attempts, not_before > now() + interval '1 minute' AS waits FROM ls4.source")
+    (row,) = platform.rows("SELECT attempts, retry_after > now() + interval '1 minute' AS waits FROM ls4.source")
     assert row == {"attempts": 0, "waits": True}
     assert platform.look() == []
     platform.skip_waits()
@@ -138,7 +138,7 @@ def test_a_person_whose_frame_finds_no_room_is_told_whether_it_is_tried_again(
 
 def with_a_full_disk(order: Order) -> Outcome:
     admission.shutil.disk_usage = lambda folder: type("Usage", (), {"free": 0})  # type: ignore[assignment, attr-defined]
-    return make_frame(order)
+    return process_frame(order)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
@@ -160,8 +160,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_frame_is_not_taken_for_a_corrupt_f
 
 
 def without_asking_for_room(order: Order) -> Outcome:
-    admission.claim_disk = lambda *_: None  # type: ignore[assignment]
-    return make_frame(order)
+    admission.reserve_disk = lambda *_: None  # type: ignore[assignment]
+    return process_frame(order)
 
 
 @contextmanager

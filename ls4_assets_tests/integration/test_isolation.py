@@ -63,12 +63,12 @@ def test_of_a_hundred_frames_with_seven_bad_ones_ninety_three_are_served_and_sev
     assert (one.dropped, one.done, one.waiting, one.indexed) == (99, 93, 0, 93)
     for number, (_, word) in BAD.items():
         assert re.search(word, one.failed[key(number)]), one.failed[key(number)]
-    assert list(status.refused) == [MISNAMED]
+    assert list(status.rejected) == [MISNAMED]
     assert list(tmp_path.glob("archive/.unfinished/*")) == []
 
 
 def test_only_what_failed_is_tried_again_from_dagit(platform: Platform, tmp_path: Path) -> None:
-    """The operator raised a limit; in Dagit, *Failed* is a run over each stretch of failed partitions."""
+    """The operator raised a limit; in the Dagster UI, *Failed* is a run over each stretch of failed partitions."""
     platform.drop(key(101), good(tmp_path, 101))
     for number in (102, 103):
         platform.drop(key(number), good(tmp_path, number, side=1200))

@@ -42,7 +42,13 @@ def test_whatever_is_killed_whenever_every_frame_ends_right_and_readers_see_whol
     chance = random.Random(seed)
     schedule = chance.sample(list(TARGETS), len(TARGETS))
     schedule = (schedule + chance.choices(list(TARGETS), k=rounds))[:rounds]
-    quick = {"settle_seconds": "0.5", "sensor_seconds": "2", "reader_seconds": "3", "worker_processes": "2", "batch_size": "7"}
+    quick = {
+        "settle_seconds": "0.5",
+        "sensor_seconds": "2",
+        "reader_grace_seconds": "3",
+        "worker_processes": "2",
+        "batch_size": "7",
+    }
     with running_laptop(**quick) as laptop, Readers(laptop) as readers:
         laptop.drop({number: 40 + number for number in range(100, 100 + FRAMES)})
         (laptop.state.archive / BAD).write_bytes(b"not a tif")
@@ -112,14 +118,14 @@ def settle(laptop: Laptop, readers: Readers) -> float:
     until(
         right,
         PATIENCE,
-        lambda: f"{laptop.rows('SELECT key, state, reason, attempts, not_before FROM ls4.source')} {runs_under_way()}",
+        lambda: f"{laptop.rows('SELECT key, state, reason, attempts, retry_after FROM ls4.source')} {runs_under_way()}",
     )
     readers.shown = dict.fromkeys(laptop.tones, 0.0)
     return time.monotonic() - since
 
 
 def assert_told(laptop: Laptop) -> None:
-    """Dagit shows what is: every good frame materialised, the bad one failed."""
+    """the Dagster UI shows what is: every good frame materialised, the bad one failed."""
     partitions = keys.frame_partitions("Travis")
     with DagsterInstance.get() as instance:
         known = instance.get_dynamic_partitions("frames/Travis")

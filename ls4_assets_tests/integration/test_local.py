@@ -76,7 +76,7 @@ def test_state_leaves_a_closed_checkout_and_says_so(open_folder: Path) -> None:
 
 
 @root_only
-def test_a_closed_folder_named_by_ls4_state_is_refused_with_advice(open_folder: Path) -> None:
+def test_a_closed_folder_named_by_ls4_state_is_rejected_with_advice(open_folder: Path) -> None:
     open_folder.chmod(0o700)
     with pytest.raises(ConfigurationError, match="name a folder whose parents are open"):
         choose_state(Path("/"), {"LS4_STATE": str(open_folder / "state")})
@@ -132,7 +132,7 @@ def test_the_cluster_has_postgis_and_listens_on_loopback_only(cluster: Cluster) 
     assert listening == {("127.0.0.1", cluster.port)}
 
 
-def test_a_wrong_password_is_refused(cluster: Cluster) -> None:
+def test_a_wrong_password_is_rejected(cluster: Cluster) -> None:
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(cluster.admin_url.replace(cluster.password, "guess"))
 

@@ -141,7 +141,7 @@ def test_over_a_new_archive_that_it_may_only_read_it_waits_for_the_first_map(ind
     written, archive = home / "written", home / "archive"
     written.mkdir()
     options = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "archive": archive, "staff": "127.0.0.0/8"}
-    options |= {"collections": archive / "derived" / "collections.json", "refusals": archive / "staff" / "refusals.json"}
+    options |= {"collections": archive / "derived" / "collections.json", "rejections": archive / "staff" / "rejections.json"}
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
         stack.enter_context(read_only(written, archive))
@@ -149,7 +149,7 @@ def test_over_a_new_archive_that_it_may_only_read_it_waits_for_the_first_map(ind
         empty = running.client.get("/collections.json")
         assert (empty.json(), empty.headers["content-type"]) == ({"collections": []}, "application/json; charset=utf-8")
         assert empty.headers["cache-control"] == "no-cache"
-        assert running.client.get("/staff/refusals.json").status_code == 404
+        assert running.client.get("/staff/rejections.json").status_code == 404
         assert list(written.iterdir()) == [] and "collections.json" not in running.stderr.read_text()
         for name in ("mapfiles", "derived"):
             (written / name).mkdir()

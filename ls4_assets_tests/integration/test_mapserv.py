@@ -164,7 +164,7 @@ def test_frames_that_workers_keep_open_never_show_old_pixels(served: Served, ind
         assert seen() == seen(64.0) == {CLEAR}
 
 
-def test_a_map_larger_than_the_limit_is_refused(served: Served) -> None:
+def test_a_map_larger_than_the_limit_is_rejected(served: Served) -> None:
     size = {"WIDTH": "5000", "HEIGHT": "100", "BBOX": ",".join(map(str, EXTENT)), "SRS": "EPSG:3857"}
     answer = served.wms("GetMap", LAYERS=NAME, STYLES="", FORMAT="image/png", **size)
     assert "ServiceException" in answer.text

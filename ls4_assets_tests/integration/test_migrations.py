@@ -112,15 +112,15 @@ def test_what_is_in_the_tables_and_their_readers_rights_survive(admin: URL) -> N
         with opened(url) as connection:
             at_baseline(connection, noted=True)
             connection.execute(text("INSERT INTO ls4.source (key, state, version, size) VALUES ('a.tif', 'done', 'v', 1)"))
-            refused = "INSERT INTO ls4.source (key, state, reason, version, size) VALUES ('b/georef/x', 'refused', 'r', 'v', 1)"
-            connection.execute(text(refused))
+            rejected = "INSERT INTO ls4.source (key, state, reason, version, size) VALUES ('b/georef/x', 'rejected', 'r', 'v', 1)"
+            connection.execute(text(rejected))
             made = "INSERT INTO ls4.collection (name, shard, partition, table_name, published_at, outline) VALUES "
             connection.execute(text(made + "('A', 'A', 'A', 'a', now(), ST_MakeEnvelope(0, 0, 1, 1, 3857))"))
         with opened(url) as connection:
             assert str(upgrade(connection)) == f"The index database went from {BASELINE} to revision {newest()}."
         with opened(url) as connection:
             assert connection.scalar(text("SELECT state FROM ls4.source WHERE key = 'a.tif'")) == "done"
-            open_ = [tuple(row) for row in connection.execute(text("SELECT key, place, reason FROM ls4.refusal"))]
+            open_ = [tuple(row) for row in connection.execute(text("SELECT key, place, reason FROM ls4.rejection"))]
             assert open_ == [("b/georef/x", "b", "r")]
             assert str(upgrade(connection)) == f"The index database is up to date (revision {newest()})."
         with opened(url.set(username="mapserver", password=PASSWORDS["mapserver"])) as connection:
@@ -139,7 +139,7 @@ def test_a_failed_revision_leaves_the_database_as_it_was(admin: URL) -> None:
         assert description(url) == before
 
 
-def test_a_database_of_a_newer_version_is_refused(admin: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_of_a_newer_version_is_rejected(admin: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     with database(admin, "newer") as url:
         with opened(url) as connection:
             upgrade(connection)

@@ -16,9 +16,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.assets import overview_mosaic as asset
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic, withdraw_overview_mosaic
-from ls4_assets.db.schema import catalogue, collection
+from ls4_assets.db.schema import collection, export_state
 from ls4_assets.db.tile_index import served_root
-from ls4_assets.publishing.exports import form as exports_form
+from ls4_assets.publishing.exports import format_version as exports_format
 from ls4_assets.publishing.rebuilds import due_collections
 from ls4_assets.raster.overview_grid import Box
 from ls4_assets_tests.integration.overview_fixtures import OF, Shelf, shelf
@@ -79,9 +79,9 @@ def is_due(onto: Shelf) -> bool:
         connection.execute(update(collection).values(files_revision=collection.c.index_revision))
         connection.execute(update(collection).values(map_revision=collection.c.index_revision))
         values = {"collection": OF.name, "revision": select(collection.c.index_revision).scalar_subquery()}
-        connection.execute(insert(catalogue).values(values).on_conflict_do_update(index_elements=["collection"], set_=values))
-    form = exports_form(onto.archive.settings)
-    due = due_collections(onto.archive.database, "http://maps.test/archive", served_root(onto.archive.storage), form)
+        connection.execute(insert(export_state).values(values).on_conflict_do_update(index_elements=["collection"], set_=values))
+    exports_version = exports_format(onto.archive.settings)
+    due = due_collections(onto.archive.database, "http://maps.test/archive", served_root(onto.archive.storage), exports_version)
     return [one.collection for one in due] == [OF]
 
 
@@ -106,7 +106,7 @@ def test_only_what_changed_is_painted_and_the_result_is_that_of_a_full_rebuild(f
     flown.rebuild()
     assert len(flown.mosaics()) == 2, "the one before stays for those who are reading it"
     touched_up = pixels_of(flown.state().key or "", flown)
-    told = flown.rebuild(anew=True)
+    told = flown.rebuild(force=True)
     assert (told["tiles_kept"], told["frames_read"]) == (0, 6)
     assert pixels_of(flown.state().key or "", flown) == touched_up
 
@@ -157,7 +157,7 @@ def test_a_frame_that_cannot_be_read_is_left_out_and_tried_again(flown: Shelf) -
     told = flown.rebuild()
     assert told["frames_left_out"] == 0 and not is_due(flown)
     healed = pixels_of(flown.state().key or "", flown)
-    flown.rebuild(anew=True)
+    flown.rebuild(force=True)
     assert pixels_of(flown.state().key or "", flown) == healed
 
     flown.archive.storage.put(key, b"torn for good")

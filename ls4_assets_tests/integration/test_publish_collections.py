@@ -5,7 +5,7 @@ import pytest
 from dagster import DagsterRunStatus
 
 from ls4_assets.assets import active_runs, keys
-from ls4_assets.assets.active_runs import busy_collections
+from ls4_assets.assets.active_runs import collections_in_progress
 from ls4_assets.domain.names import Collection
 from ls4_assets_tests.platform import Platform
 
@@ -20,14 +20,14 @@ def waiting_run(platform: Platform, asset: dg.AssetKey, tags: dict[str, str]) ->
 
 def test_a_rebuild_that_waits_in_the_queue_is_not_asked_for_again(platform: Platform) -> None:
     """On a busy machine the queue filled with rebuilds of one and the same collection, a new one every half minute."""
-    tags = {keys.COLLECTION_TAG: COLLECTION.name, **keys.AHEAD_OF_FRAMES}
+    tags = {keys.COLLECTION_TAG: COLLECTION.name, **keys.REBUILD_PRIORITY}
     waiting_run(platform, keys.tile_index("Travis"), tags)
-    assert busy_collections(platform.instance).blocks(COLLECTION)
+    assert collections_in_progress(platform.instance).blocks(COLLECTION)
 
 
 def test_the_waiting_runs_of_a_backfill_do_not_hold_up_what_is_made(platform: Platform) -> None:
     waiting_run(platform, keys.product("Travis", "cog"), {"dagster/partition": "USDA_1958/frames/bw/02-08-60_6-107"})
-    assert not busy_collections(platform.instance).blocks(COLLECTION)
+    assert not collections_in_progress(platform.instance).blocks(COLLECTION)
 
 
 def test_so_many_waiting_runs_of_a_backfill_do_not_hold_up_any_other_collection(
@@ -37,4 +37,4 @@ def test_so_many_waiting_runs_of_a_backfill_do_not_hold_up_any_other_collection(
     monkeypatch.setattr(active_runs, "_MOST_RUNS", 2)
     for number in (107, 108):
         waiting_run(platform, keys.product("Travis", "cog"), {"dagster/partition": f"USDA_1958/frames/bw/02-08-60_6-{number}"})
-    assert not busy_collections(platform.instance).blocks(Collection("Bastrop", "USDA_1958", "frames"))
+    assert not collections_in_progress(platform.instance).blocks(Collection("Bastrop", "USDA_1958", "frames"))

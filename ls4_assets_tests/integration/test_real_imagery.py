@@ -115,7 +115,7 @@ def check_native(maps: Maps, frame: Frame, cog: rasterio.DatasetReader) -> None:
     assert valid.any()
     assert np.array_equal(shown[..., 3] > 0, valid)
     difference = np.abs(shown[..., :3][valid].astype(int) - pixels)
-    if frame.band == "bw":
+    if frame.film_type == "bw":
         assert not difference.any()
     else:
         # JPEG's halved colour is smoothed otherwise by the map server's decoder than by the one that this test reads with.

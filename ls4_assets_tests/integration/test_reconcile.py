@@ -235,7 +235,7 @@ def test_nothing_is_done_while_runs_work(platform: Platform) -> None:
     execute(platform, f"UPDATE ls4.source SET state = 'requested' WHERE key = '{KEYS[1]}'")
     (report,) = reconciled(platform, apply=True)
     assert report.actions == []
-    assert report.refused == "runs are making frames of it; reconcile it when they are done."
+    assert report.rejected == "runs are making frames of it; reconcile it when they are done."
     execute(platform, f"UPDATE ls4.source SET state = 'done' WHERE key = '{KEYS[1]}'")
     platform.drop(OF.map_key, data)
 

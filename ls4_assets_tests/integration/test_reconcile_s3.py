@@ -61,16 +61,16 @@ def test_more_frames_than_a_page_of_a_listing_are_in_step_and_a_broken_listing_r
     storage = crowded.storage
     assert isinstance(storage, S3Storage)
 
-    def refuse(request: object, **_: object) -> AWSResponse | None:
+    def reject(request: object, **_: object) -> AWSResponse | None:
         url = str(getattr(request, "url", ""))
         return AWSResponse(url, 403, {}, Body()) if "continuation-token" in url.lower() else None
 
-    storage.client.meta.events.register("before-send.s3.ListObjectsV2", refuse)
+    storage.client.meta.events.register("before-send.s3.ListObjectsV2", reject)
     for options in ({}, {"delete_many": True}):
         (report,) = reconciled(crowded, apply=True, **options)
         assert report.actions == []
-        assert str(report.refused).startswith("cannot be listed whole")
-    storage.client.meta.events.unregister("before-send.s3.ListObjectsV2", refuse)
+        assert str(report.rejected).startswith("cannot be listed whole")
+    storage.client.meta.events.unregister("before-send.s3.ListObjectsV2", reject)
     assert found(crowded) == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ls4_assets.assets.keys import IN_STEP
+from ls4_assets.assets.keys import ARCHIVE_CONSISTENCY
 from ls4_assets.cli.main import main
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect
@@ -195,7 +195,7 @@ def test_the_command_of_the_line_mends_the_fault(
 ) -> None:
     line = LINES[fault]
     cause(platform, tmp_path)
-    counted = re.search(r"`archive_in_step` counts an? `(\w+)`", line.seen)
+    counted = re.search(r"`archive_consistency` counts an? `(\w+)`", line.seen)
     out_of_step = {str(action.kind) for report in reconciled(platform) for action in report.actions}
     if counted:
         assert counted[1] in out_of_step
@@ -216,9 +216,9 @@ def test_the_command_of_the_line_mends_the_fault(
 def test_the_nightly_report_tells_and_changes_nothing(platform: Platform) -> None:
     lose_cog(platform, Path())
     try:
-        run = platform.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={IN_STEP})
+        run = platform.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={ARCHIVE_CONSISTENCY})
         assert run.execute_in_process(instance=platform.instance).success
-        event = platform.instance.get_latest_materialization_event(IN_STEP)
+        event = platform.instance.get_latest_materialization_event(ARCHIVE_CONSISTENCY)
         assert event and event.asset_materialization
         told = {name: value.value for name, value in event.asset_materialization.metadata.items()}
         assert (told["collections"], told["out_of_step"], told["requeue"]) == (1, 1, 1)

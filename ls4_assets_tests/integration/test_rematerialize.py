@@ -23,7 +23,7 @@ from ls4_assets.assets import keys
 from ls4_assets.cli.main import rematerialize
 from ls4_assets.cli.rematerialize import follow, launch, progress
 from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
-from ls4_assets.errors import UnknownName
+from ls4_assets.errors import UnknownCollectionError
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import SHARDS, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
     """Three frames on the map, for all tests here; only the last one spoils a tif."""
-    with running_platform(cluster, folder, dagit_url="http://dagit.test") as running:
+    with running_platform(cluster, folder, dagster_url="http://dagit.test") as running:
         for number, key in enumerate(KEYS):
             running.drop(key, photo(folder, number))
         running.settle()
@@ -164,7 +164,7 @@ def test_from_the_cog_on_only_cogs_are_made_and_what_expired_is_no_obstacle(plat
     platform.storage.delete(frame.deflate_key)
     platform.storage.delete(frame.overviews_key)
     counted = {step: events(platform, step) for step in STEPS}
-    drop = keys.queue_place(1)
+    drop = keys.run_priority(1)
     launched = launch(platform.instance, platform.settings, NAME.lower(), "cog")
     assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
     assert {step: events(platform, step) - counted[step] for step in STEPS} == {"deflate": 0, "overviews": 0, "cog": 3}
@@ -187,12 +187,14 @@ def test_index_and_map_are_made_anew_without_their_frames(platform: Platform, da
 def test_what_follows_from_a_step() -> None:
     made = {step: [key.path[1] for key in keys.from_step_on("Travis", step)] for step in (*STEPS, *COLLECTION_STEPS)}
     assert made["deflate"] == ["deflate", "overviews", "cog"] and made["cog"] == ["cog"]
-    assert made["tile_index"] == ["tile_index", "overview_mosaic", "mapfile", "catalogue"] and made["catalogue"] == ["catalogue"]
+    assert made["tile_index"] == ["tile_index", "overview_mosaic", "mapfile", "exports"] and made["exports"] == ["exports"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(platform: Platform) -> None:
     before = platform.instance.get_backfills_count()
-    with pytest.raises(UnknownName, match=r"no collection Travis_USDA_1985_frames; did you mean Travis_USDA_1958_frames\?"):
+    with pytest.raises(
+        UnknownCollectionError, match=r"no collection Travis_USDA_1985_frames; did you mean Travis_USDA_1958_frames\?"
+    ):
         launch(platform.instance, platform.settings, "Travis_USDA_1985_frames", "deflate")
     assert platform.instance.get_backfills_count() == before
 
@@ -202,9 +204,9 @@ def test_whoever_waits_is_told_the_progress_and_what_failed_and_why(
 ) -> None:
     monkeypatch.setattr(rematerialize, "POLL_SECONDS", 0.05)
     platform.drop(KEYS[1], b"no tif any more")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
     launched = launch(platform.instance, platform.settings, NAME, "deflate")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
     said: list[str] = []
     with ThreadPoolExecutor(1) as beside:
         made_all = beside.submit(follow, platform.instance, platform.settings, launched, said.append)

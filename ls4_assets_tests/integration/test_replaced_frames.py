@@ -121,7 +121,7 @@ def test_a_public_cog_that_a_crash_left_behind_follows_with_the_next_rebuild(pla
 def test_the_readers_of_an_old_cog_are_waited_for(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("ls4_assets.publishing.public_cogs.sleep", waits.append)
-    patient = platform.with_settings(reader_seconds="30")
+    patient = platform.with_settings(reader_grace_seconds="30")
     patient.drop(KEY, photo(tmp_path, 1))
     patient.settle()
     assert waits == []

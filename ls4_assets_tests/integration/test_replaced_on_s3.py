@@ -103,7 +103,7 @@ class Viewer:
 @pytest.fixture
 def platform(s3_server: Callable[[str], S3Server], cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
     server = s3_server("seaweedfs")
-    places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "reader_seconds": "3"}
+    places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "reader_grace_seconds": "3"}
     with running_platform(cluster, tmp_path, f"s3://{server.new_bucket().bucket}", **places) as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""What an operator reads of a collection: in `ls4 status`, in Dagit beside its tile index, and in the log lines of its runs."""
+"""What an operator reads of a collection: in `ls4 status`, in the Dagster UI beside its tile index, and in the log lines of its runs."""
 
 import json
 from collections.abc import Iterator
@@ -56,10 +56,10 @@ def metadata(platform: Platform, asset: str, partition: str) -> dict[str, object
 
 def test_the_report_stands_with_the_tile_index_in_dagit(platform: Platform) -> None:
     told = metadata(platform, "tile_index", frame_of(BAD).collection.partition)
-    assert (told["frames"], told["failed"], told["waiting"], told["refused_names"]) == (3, 1, 0, 1)
+    assert (told["frames"], told["failed"], told["waiting"], told["rejected_names"]) == (3, 1, 0, 1)
     reason = platform.state(BAD)[1]
     assert told["failed_frames"] == f"| file | reason |\n| --- | --- |\n| {BAD} | {reason} |"
-    assert MISNAMED in str(told["refused_files"]) and ELSEWHERE not in str(told["refused_files"])
+    assert MISNAMED in str(told["rejected_files"]) and ELSEWHERE not in str(told["rejected_files"])
     for step in STEPS:
         stored = [platform.storage.head(frame_of(key).product_key(step)) for key in GOOD]
         assert told[f"bytes_{step}"] == sum(found.size for found in stored if found)
@@ -109,7 +109,7 @@ def test_the_status_of_one_collection_has_its_report(platform: Platform, monkeyp
     shown = ls4(platform, monkeypatch, "status", NAME.lower()).output
     assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in shown
     assert "    size: georef " in shown and "    last run: 3 frames, " in shown
-    assert "Refused by name: 1" in shown and ELSEWHERE not in shown
+    assert "Rejected by name: 1" in shown and ELSEWHERE not in shown
     read = json.loads(ls4(platform, monkeypatch, "status", NAME, "--json").output)
     assert read["report"]["bytes"]["cog"] > 0
     assert [one["name"] for one in read["collections"]] == [NAME]
@@ -123,7 +123,7 @@ def test_the_status_of_the_archive_keeps_its_json_keys(platform: Platform, monke
     (one,) = read["collections"]
     assert {"name", "dropped", "done", "waiting", "indexed", "map_url", "failed"} <= set(one)
     assert one["failed"] == {BAD: platform.state(BAD)[1]}
-    assert set(read["refused"]) == {MISNAMED, ELSEWHERE}
+    assert set(read["rejected"]) == {MISNAMED, ELSEWHERE}
     assert one["bytes"] == sum(found.size for key in (*GOOD, BAD) if (found := platform.storage.head(key)))
     assert (one["rebuild"], one["held"]) == ("none", 0)
 
@@ -142,10 +142,10 @@ def test_a_rebuild_that_is_due_or_keeps_failing_is_told(platform: Platform) -> N
 
 def test_deletions_that_are_held_are_told(platform: Platform) -> None:
     with platform.database.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE ls4.source SET held_at = now() WHERE key = '{GOOD[0]}'")
+        connection.exec_driver_sql(f"UPDATE ls4.source SET deletion_held_at = now() WHERE key = '{GOOD[0]}'")
     status = collect(platform.settings, NAME)
     with platform.database.begin() as connection:
-        connection.exec_driver_sql("UPDATE ls4.source SET held_at = NULL")
+        connection.exec_driver_sql("UPDATE ls4.source SET deletion_held_at = NULL")
     assert [one.held for one in status.collections] == [1]
     assert f"    1 of 4 frames of {NAME} are gone from georef/; nothing was removed. If that is meant: " in "\n".join(
         lines(status)

@@ -7,10 +7,10 @@ import pytest
 from ls4_assets.assets import collections
 from ls4_assets.db import frames as records
 from ls4_assets.domain.names import STEPS
-from ls4_assets.ingest.scan import look_at_bucket
+from ls4_assets.ingest.scan import scan_bucket
 from ls4_assets.processing import worker
 from ls4_assets.processing.tasks import Order, Outcome
-from ls4_assets.processing.worker import make_frame
+from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import Platform, frame_of
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
@@ -22,7 +22,7 @@ def make(platform: Platform, tmp_path: Path) -> Outcome:
     """As a run's worker does."""
     scratch = tmp_path / "ls4-run-x"
     scratch.mkdir()
-    return make_frame(Order(platform.settings, frame_of(KEY), STEPS, False, "r" * 32, scratch))
+    return process_frame(Order(platform.settings, frame_of(KEY), STEPS, False, "r" * 32, scratch))
 
 
 def tell(platform: Platform, outcome: Outcome) -> None:
@@ -50,16 +50,16 @@ def test_products_that_a_rebuild_removes_while_they_are_found_right_are_made_aga
     platform.storage.delete(KEY)
     platform.look()
     platform.drop(KEY, good)
-    platform.tick("bucket")
-    platform.tick("bucket")
-    confirm = worker._Bench._confirm
+    platform.tick("ingest_poll")
+    platform.tick("ingest_poll")
+    confirm = worker._FrameJob._confirm
 
-    def after_the_rebuild(bench: worker._Bench, content: str) -> Outcome:
+    def after_the_rebuild(bench: worker._FrameJob, content: str) -> Outcome:
         collections.refresh_index(platform.archive, frame_of(KEY).collection)
         return confirm(bench, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker._Bench, "_confirm", after_the_rebuild)
+        patch.setattr(worker._FrameJob, "_confirm", after_the_rebuild)
         outcome = make(platform, tmp_path)
     assert outcome.status == "superseded"
     assert platform.state(KEY)[0] == "queued"
@@ -74,17 +74,17 @@ def test_a_frame_that_left_between_its_end_and_dagster_s_knowing_is_made_again(
     platform.drop(OTHER, good)
     platform.settle()
     platform.drop(KEY, good)
-    platform.tick("bucket")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
+    platform.tick("ingest_poll")
     outcome = make(platform, tmp_path)
     path = Path(platform.storage.gdal_path(KEY))
     aside = path.parents[1] / ".aside"
     path.rename(aside)
-    platform.tick("bucket")
-    platform.tick("bucket")
+    platform.tick("ingest_poll")
+    platform.tick("ingest_poll")
     assert platform.state(KEY)[0] == "deleted"
     aside.rename(path)
-    look_at_bucket(platform.archive)
+    scan_bucket(platform.archive)
     tell(platform, outcome)
     assert platform.state(KEY)[0] != "done"
     assert_on_the_map(platform)

@@ -127,5 +127,5 @@ def test_uploaded_again_replaced_and_deleted(platform: Platform, tmp_path: Path)
     left = ["derived/catalog.json", "derived/collections.json", "mapfiles/footprint.html"]
     assert [found.key for found in platform.storage.list("")] == left
     assert platform.rows(f"SELECT to_regclass('public.{TABLE}') AS it") == [{"it": None}]
-    assert platform.look() == []  # Dagit's partition goes with the look that follows
+    assert platform.look() == []  # the Dagster UI's partition goes with the look that follows
     assert platform.instance.get_dynamic_partitions("frames/Travis") == []

@@ -1,4 +1,4 @@
-"""No file that is written holds a secret, MapServer's role can only read, and Dagit shows that each mapfile was looked over."""
+"""No file that is written holds a secret, MapServer's role can only read, and the Dagster UI shows that each mapfile was looked over."""
 
 import os
 import pwd
@@ -125,7 +125,7 @@ def test_the_map_server_s_role_reaches_no_other_database(cluster: Cluster, reade
         create_engine(reader.url.set(database="dagster"), poolclass=NullPool).connect()
 
 
-# The check in Dagit
+# The check in the Dagster UI
 
 
 def evaluation(platform: Platform) -> tuple[bool, Mapping[str, dg.MetadataValue]]:
@@ -155,7 +155,7 @@ def test_a_secret_in_a_setting_fails_the_check_and_the_last_good_map_stays(platf
     run = careless.run([dg.AssetKey(["Travis", "mapfile"])], partition_key=COLLECTION.partition)
     assert not run.success
     passed, metadata = evaluation(platform)
-    assert not passed and metadata["state"].value == "refused, the last good one stays"
+    assert not passed and metadata["state"].value == "rejected, the last good one stays"
     assert platform.storage.read(COLLECTION.map_key) == before
     logs = platform.instance.all_logs(run.run_id)
     assert any("was not published" in str(event) for event in logs)

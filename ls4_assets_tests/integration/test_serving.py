@@ -1,4 +1,4 @@
-"""The front and its processes: addresses old and new, what is refused, the public archive, lost workers."""
+"""The front and its processes: addresses old and new, what is rejected, the public archive, lost workers."""
 
 import os
 import signal

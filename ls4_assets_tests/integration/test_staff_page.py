@@ -1,4 +1,4 @@
-"""The staff's page of refused files: real nginx, real Chromium, and the JSON as the platform writes it."""
+"""The staff's page of rejected files: real nginx, real Chromium, and the JSON as the platform writes it."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from ls4_assets.local.state import free_port
-from ls4_assets.notifications.rejections import Counts, Refusal, staff_json
+from ls4_assets.notifications.rejections import Counts, Rejection, staff_json
 from ls4_assets_tests.integration.serving_fixtures import running
 from mapserver.config import PostgresService, write_config
 
@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TRAVIS, BASTROP = "Travis_USDA_1958_frames", "Bastrop_USDA_1940_frames"
 
 
-def refusal(number: int, place: str = TRAVIS, **more: Any) -> Refusal:
+def rejection(number: int, place: str = TRAVIS, **more: Any) -> Rejection:
     county, folder, type_ = place.split("_", 1)[0], place.split("_", 1)[1].rsplit("_", 1)[0], "frames"
     about = {
         "key": f"bw/{county}/{folder}/{type_}/georef/02-08-60_6-{number}.tif",
@@ -37,20 +37,20 @@ def refusal(number: int, place: str = TRAVIS, **more: Any) -> Refusal:
         "resolved_at": None,
         "taken": False,
     }
-    return Refusal(**(about | more))
+    return Rejection(**(about | more))
 
 
-MISSPELT = refusal(
+MISSPELT = rejection(
     999,
-    kind="refused",
+    kind="rejected",
     place="bw/Traviss/USDA_1958/frames",
     key="bw/Traviss/USDA_1958/frames/georef/<b>1.tif",
     reason="'Traviss' is no county or agency of this archive.",
     advice="Did you mean Travis? Rename the folder, or ask the operator to add it to the list of shards.",
     last_seen=NOW,
 )
-TAKEN = refusal(500, BASTROP, resolved_at=NOW - timedelta(hours=1), taken=True, times=3)
-LIST = [MISSPELT, *(refusal(number) for number in range(150)), refusal(200, BASTROP), TAKEN]
+TAKEN = rejection(500, BASTROP, resolved_at=NOW - timedelta(hours=1), taken=True, times=3)
+LIST = [MISSPELT, *(rejection(number) for number in range(150)), rejection(200, BASTROP), TAKEN]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Front:
     """nginx alone: the page needs no map server."""
 
     url: str
-    refusals_file: Path
+    rejections_file: Path
 
 
 @contextmanager
@@ -68,13 +68,13 @@ def front_with(**options: Any) -> Iterator[Front]:
     home.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        file = home / "archive" / "staff" / "refusals.json"
+        file = home / "archive" / "staff" / "rejections.json"
         file.parent.mkdir(parents=True)
         file.write_bytes(staff_json(Counts(152, 1, ""), LIST, NOW))
         database = PostgresService("127.0.0.1", 1, "none", "nobody")
         config = write_config(
             home / "serving", port=free_port(), mapfiles_dir=home / "archive" / "mapfiles", archive_dir=home / "archive",
-            database=database, **({"refusals_file": file} | options),
+            database=database, **({"rejections_file": file} | options),
         )  # fmt: skip
         log = stack.enter_context((home / "log").open("wb"))
         stack.enter_context(running(config.nginx_argv, log))
@@ -142,11 +142,11 @@ def test_a_search_is_by_county_collection_file_and_reason_and_stands_in_the_addr
         assert page.locator("#found").inner_text().startswith(f"{found} file" if found else "No file"), words
     search.fill(BASTROP)
     page.get_by_label("State").select_option("all")
-    assert files(page) == ["02-08-60_6-500.tif", "02-08-60_6-200.tif"], "resolved an hour ago, and refused 200 minutes ago"
+    assert files(page) == ["02-08-60_6-500.tif", "02-08-60_6-200.tif"], "resolved an hour ago, and rejected 200 minutes ago"
     address = page.url
     assert address == f"{front.url}/staff#find={BASTROP}&state=all"
     opened(page, front, address.removeprefix(f"{front.url}/staff"))
-    assert files(page) == ["02-08-60_6-500.tif", "02-08-60_6-200.tif"], "resolved an hour ago, and refused 200 minutes ago"
+    assert files(page) == ["02-08-60_6-500.tif", "02-08-60_6-200.tif"], "resolved an hour ago, and rejected 200 minutes ago"
 
 
 def test_a_resolved_file_says_what_became_of_it(page: Any) -> None:
@@ -159,12 +159,12 @@ def test_a_list_that_cannot_be_read_any_more_is_told_and_what_was_shown_stays(br
     visit = browser.new_page()
     visit.clock.install()
     opened(visit, front, "")
-    visit.route("**/refusals.json", lambda route: route.abort())
+    visit.route("**/rejections.json", lambda route: route.abort())
     visit.clock.run_for(61_000)
     told = visit.get_by_role("alert")
     told.wait_for()
     assert "cannot be read" in told.inner_text() and len(files(visit)) == 100
-    visit.unroute("**/refusals.json")
+    visit.unroute("**/rejections.json")
     visit.clock.run_for(61_000)
     told.wait_for(state="hidden")
     visit.close()
@@ -189,12 +189,12 @@ def test_it_is_for_staff_alone_whoever_the_balancer_says_asks() -> None:
         through_two = {"10.1.2.3, 127.0.0.9": 200, "8.8.8.8, 127.0.0.9": 404, "10.1.2.3, 8.8.8.8, 127.0.0.9": 404}
         through_one = {"10.1.2.3": 200, "8.8.8.8": 404, "10.1.2.3, 8.8.8.8": 404, "": 404}
         for asked_for, status in (through_one | through_two).items():
-            for path in ("/staff", "/staff/", "/staff/refusals.json", "/staff/staff.js", "/staff/staff.css"):
+            for path in ("/staff", "/staff/", "/staff/rejections.json", "/staff/staff.js", "/staff/staff.css"):
                 answer = httpx.get(front.url + path, headers={"X-Forwarded-For": asked_for} if asked_for else {})
                 assert answer.status_code == status, (asked_for, path)
 
 
-@pytest.mark.parametrize("path", ["/staff", "/staff/refusals.json", "/staff/staff.js"])
+@pytest.mark.parametrize("path", ["/staff", "/staff/rejections.json", "/staff/staff.js"])
 def test_no_other_site_reads_it_in_the_browser_of_staff(front: Front, path: str) -> None:
     """Any page that they had open was allowed to fetch the list of files, and to send it away."""
     answer = httpx.get(front.url + path, headers={"Origin": "https://elsewhere.example"})
@@ -206,12 +206,12 @@ def test_no_other_site_reads_it_in_the_browser_of_staff(front: Front, path: str)
 
 def test_the_list_is_not_there_until_it_is_written() -> None:
     with front_with(staff=["127.0.0.0/8"]) as front:
-        front.refusals_file.unlink()
-        assert httpx.get(f"{front.url}/staff/refusals.json").status_code == 404
+        front.rejections_file.unlink()
+        assert httpx.get(f"{front.url}/staff/rejections.json").status_code == 404
 
 
-@pytest.mark.parametrize("options", [{"refusals_file": None}, {"staff": ["10.1.0.0/16"]}])
+@pytest.mark.parametrize("options", [{"rejections_file": None}, {"staff": ["10.1.0.0/16"]}])
 def test_without_a_balancer_nobody_can_say_that_he_is_staff(options: dict[str, Any]) -> None:
     with front_with(**options) as front:
-        for path in ("/staff", "/staff/index.html", "/staff/refusals.json", "/archive/staff/refusals.json"):
+        for path in ("/staff", "/staff/index.html", "/staff/rejections.json", "/archive/staff/rejections.json"):
             assert httpx.get(front.url + path, headers={"X-Forwarded-For": "10.1.2.3"}).status_code == 404, path

@@ -68,7 +68,7 @@ def products(platform: Platform) -> dict[str, object]:
 
 
 def in_dagit(platform: Platform, key: str, step: Step) -> StaleStatus:
-    """What Dagit shows of a frame that is opened."""
+    """What the Dagster UI shows of a frame that is opened."""
     graph = platform.definitions.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(platform.instance, graph, LoadingContextForTest(platform.instance))
     return resolver.get_status(keys.product("Travis", step), frame_of(key).partition)
@@ -88,7 +88,7 @@ def test_dagit_agrees_for_each_frame_that_is_opened(platform: Platform, change: 
     for key in (BW[0], NC[0]):
         assert {in_dagit(platform, key, step) for step in STEPS} == {StaleStatus.FRESH}
     after = change(OTHER_BW)
-    # Overviews and COG depend on the option, the deflate tif does not. One code version names both bands: nc is stale in Dagit
+    # Overviews and COG depend on the option, the deflate tif does not. One code version names both bands: nc is stale in the Dagster UI
     # too.
     for key in (BW[0], NC[0]):
         assert [in_dagit(after, key, step) for step in STEPS] == [StaleStatus.FRESH, StaleStatus.STALE, StaleStatus.STALE]
@@ -98,7 +98,7 @@ def test_dagit_agrees_for_each_frame_that_is_opened(platform: Platform, change: 
 
 def test_a_new_scan_makes_its_frame_stale_in_dagit_until_it_is_made(platform: Platform, tmp_path: Path) -> None:
     drop(platform, tmp_path, BW[0], 9)
-    results = [platform.tick("bucket") for _ in range(3)]
+    results = [platform.tick("ingest_poll") for _ in range(3)]
     assert in_dagit(platform, BW[0], "deflate") == StaleStatus.STALE
     assert in_dagit(platform, BW[1], "deflate") == StaleStatus.FRESH
     for result in results:
@@ -146,7 +146,7 @@ def test_exactly_the_frames_of_the_changed_band_are_stale_and_one_backfill_makes
 
 
 def test_a_sibling_that_was_selected_too_is_not_made_again(platform: Platform, change: Change) -> None:
-    """From Dagit: all frames of a collection selected, with the tag ls4/only: stale."""
+    """From the Dagster UI: all frames of a collection selected, with the tag ls4/only: stale."""
     before = products(platform)
     after = change(OTHER_NC)
     selection = [keys.product("Travis", step) for step in STEPS]

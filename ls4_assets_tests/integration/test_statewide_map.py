@@ -60,7 +60,7 @@ def collection_row(connection: Connection, of: Collection, outline: Extent, root
 
 def frame_row(connection: Connection, of: Collection, left: float, key: str) -> None:
     stem = key.rpartition("/")[2].removesuffix(".tif")
-    row = {"id": f"bw/{of.shard}/{of.second}/{of.type}/{stem}", "collection": of.name, "shard": of.shard, "key": key}
+    row = {"id": f"bw/{of.shard}/{of.survey}/{of.type}/{stem}", "collection": of.name, "shard": of.shard, "key": key}
     place = dict(zip(("a", "b", "c", "d"), (left, TOP - SPAN, left + SPAN, TOP), strict=True))
     connection.execute(
         text(

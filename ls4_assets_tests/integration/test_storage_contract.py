@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.errors import NotFound
+from ls4_assets.errors import NotFoundError
 from ls4_assets.settings import load_settings
 from ls4_assets_tests.integration.storage_fixtures import KEY, keys, storage_fixture  # noqa: F401
 from ls4_assets_tests.s3_servers import REGION, s3_server_fixture  # noqa: F401
@@ -128,7 +128,7 @@ def test_a_key_that_is_not_there_is_told_with_advice(storage: Storage, tmp_path:
         lambda: storage.read(KEY, 5, 5),
         lambda: storage.download(KEY, tmp_path / "x"),
     ):
-        with pytest.raises(NotFound) as raised:
+        with pytest.raises(NotFoundError) as raised:
             missing()
         assert str(raised.value) == f"{KEY} is not in the archive; drop it again if it should be."
     assert list(tmp_path.glob("x*")) == []
@@ -138,7 +138,7 @@ def test_a_folder_is_no_object(storage: Storage) -> None:
     storage.put(KEY, b"x")
     for key in ("bw/Travis", f"{KEY}/below.tif"):
         assert storage.head(key) is None
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             storage.read(key)
         storage.delete(key)
     assert keys(storage) == [KEY]

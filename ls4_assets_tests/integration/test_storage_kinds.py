@@ -54,7 +54,7 @@ def test_a_cog_is_on_the_disk_before_it_is_there(
     assert synced == []
     storage.upload(made, KEY)
     storage.delete(KEY)
-    storage.upload(made, KEY, yielded=True)
+    storage.upload(made, KEY, may_link=True)
     assert synced == ["6 bytes", "folder"] * 2
 
 
@@ -125,7 +125,7 @@ def test_a_large_file_goes_up_in_parts(storage: S3Storage, tmp_path: Path) -> No
 
 @s3_only
 def test_no_acl_is_sent(storage: S3Storage, tmp_path: Path) -> None:
-    """New buckets refuse a request that has one."""
+    """New buckets reject a request that has one."""
     sent: list[AWSPreparedRequest] = []
     storage.client.meta.events.register("before-send.s3", lambda request, **_: sent.append(request))
     path = tmp_path / "large.tif"
@@ -168,7 +168,7 @@ def test_an_outage_is_told_before_dagster_stops_the_sensor(storage: S3Storage, m
 
 
 @pytest.mark.parametrize("storage", ["seaweedfs"], indirect=True)
-def test_a_wrong_secret_is_refused(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_secret_is_rejected(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """SeaweedFS lets everybody in when it has no credentials, and the tests would show less than they say."""
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

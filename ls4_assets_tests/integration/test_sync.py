@@ -1,4 +1,4 @@
-"""The sidecar that brings maps from S3 to MapServer: what it takes, what it refuses, and what an outage leaves as it is."""
+"""The sidecar that brings maps from S3 to MapServer: what it takes, what it rejects, and what an outage leaves as it is."""
 
 import json
 import socket
@@ -80,13 +80,13 @@ def test_the_list_for_staff_comes_when_it_is_asked_for(sidecar: Sync) -> None:
     sidecar.storage.put(STAFF_KEY, staff_json(Counts(0, 0, ""), [], datetime.now(UTC)))
     sidecar.look()
     assert {path.name for path in sidecar.state.parent.iterdir()} == {"mapfiles", "state.json"}
-    sidecar.refusals = sidecar.state.with_name("refusals.json")
+    sidecar.rejections = sidecar.state.with_name("rejections.json")
     sidecar.look()
-    taken = sidecar.refusals.read_bytes()
-    assert json.loads(taken)["refusals"] == []
+    taken = sidecar.rejections.read_bytes()
+    assert json.loads(taken)["rejections"] == []
     sidecar.storage.put(STAFF_KEY, LISTED)
     sidecar.look()
-    assert sidecar.refusals.read_bytes() == taken and STAFF_KEY in sidecar.refused
+    assert sidecar.rejections.read_bytes() == taken and STAFF_KEY in sidecar.rejected
 
 
 def test_tilejson_and_wmts_come_after_their_mapfile(sidecar: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_many_come_in_one_look(sidecar: Sync) -> None:
     assert len(served_files(sidecar)) == 60
 
 
-# What is refused
+# What is rejected
 
 
 @pytest.mark.parametrize(
@@ -170,15 +170,15 @@ def test_of_a_map_that_is_not_sound_the_last_good_one_stays(
     for _ in range(3):
         sidecar.look()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
-    assert reason in json.loads(sidecar.state.read_text())["refused"][KEY]
-    said = [message for message in caplog.messages if message.startswith(f"{KEY} is refused, the last good one stays")]
+    assert reason in json.loads(sidecar.state.read_text())["rejected"][KEY]
+    said = [message for message in caplog.messages if message.startswith(f"{KEY} is rejected, the last good one stays")]
     assert len(said) == 1 and reason in said[0]
 
     sidecar.storage.put(KEY, RETITLED)
     sidecar.storage.delete("mapfiles/new.map")
     sidecar.look()
     assert served_files(sidecar) == {f"{TABLE}.map": RETITLED}
-    assert json.loads(sidecar.state.read_text())["refused"] == {}
+    assert json.loads(sidecar.state.read_text())["rejected"] == {}
 
 
 @pytest.mark.parametrize("broken", [b"", b'{"collections": [', b"[]", b'{"collections": 1}'])
@@ -313,7 +313,7 @@ def test_the_process_needs_neither_dagster_nor_a_database() -> None:
     assert sync.COLLECTIONS_KEY == COLLECTIONS_KEY
 
 
-def test_a_folder_as_storage_is_refused_with_advice(tmp_path: Path) -> None:
+def test_a_folder_as_storage_is_rejected_with_advice(tmp_path: Path) -> None:
     places = ["--mapfiles", str(tmp_path), "--collections", str(tmp_path / "c"), "--state", str(tmp_path / "s")]
     command = [sys.executable, "-m", "mapserver.sync", "--storage", "/srv/archive", *places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

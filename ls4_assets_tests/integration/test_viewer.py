@@ -98,7 +98,7 @@ def front(index_database: IndexDatabase) -> Iterator[Front]:
     rows.append({name: str(value).replace("6-108", "6-109") for name, value in rows[1].items()} | {"frame_num": "109"})
     rows[-1]["served_location"] = rows[1]["served_location"]
     old = {
-        name: str(value).replace(COLLECTION.second, EARLIER.second).replace(WHITE, EARLIER_STEM)
+        name: str(value).replace(COLLECTION.survey, EARLIER.survey).replace(WHITE, EARLIER_STEM)
         for name, value in rows[1].items()
     }
     old |= {"date": "11-02-37", "roll": "2", "frame_num": "31", "acquired": "1937-11-02"}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ls4_assets.domain.profiles import PROFILES
-from ls4_assets.errors import FrameFault, NoRoom
+from ls4_assets.errors import FrameError, InsufficientResourcesError
 from ls4_assets.processing import admission
-from ls4_assets.processing.admission import Need, claim_disk, memory_available, need_of_source, refuse_memory, workers_that_fit
+from ls4_assets.processing.admission import Need, memory_available, need_of_source, reject_memory, reserve_disk, workers_that_fit
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
@@ -40,22 +40,22 @@ def scratch(tmp_path: Path) -> Path:
 
 def test_a_frame_that_has_room_goes_on(free: dict[str, int], scratch: Path) -> None:
     free["work"] = 4 * GIGABYTE
-    claim_disk("x.tif", Need(3 * GIGABYTE, GIGABYTE), scratch, [])
+    reserve_disk("x.tif", Need(3 * GIGABYTE, GIGABYTE), scratch, [])
 
 
 def test_too_little_room_says_how_much_where_and_what_to_do(free: dict[str, int], scratch: Path) -> None:
     free["work"] = 1_200_000_000
-    with pytest.raises(NoRoom) as refusal:
-        claim_disk("x.tif", Need(3_100_000_000, GIGABYTE), scratch, [])
+    with pytest.raises(InsufficientResourcesError) as rejection:
+        reserve_disk("x.tif", Need(3_100_000_000, GIGABYTE), scratch, [])
     work = scratch.parent.parent
-    assert str(refusal.value) == f"x.tif needs 3.1 GB in {work} and 1.2 GB are free"
+    assert str(rejection.value) == f"x.tif needs 3.1 GB in {work} and 1.2 GB are free"
 
 
 def test_an_archive_on_the_same_disk_needs_its_part_there_too(free: dict[str, int], scratch: Path, tmp_path: Path) -> None:
     free["work"] = 4 * GIGABYTE
     (tmp_path / "archive").mkdir()
-    with pytest.raises(NoRoom, match=r"needs 5\.0 GB"):
-        claim_disk("x.tif", Need(3 * GIGABYTE, 2 * GIGABYTE), scratch, [tmp_path / "archive"])
+    with pytest.raises(InsufficientResourcesError, match=r"needs 5\.0 GB"):
+        reserve_disk("x.tif", Need(3 * GIGABYTE, 2 * GIGABYTE), scratch, [tmp_path / "archive"])
 
 
 def test_an_archive_on_another_disk_is_asked_itself(free: dict[str, int], scratch: Path) -> None:
@@ -63,21 +63,21 @@ def test_an_archive_on_another_disk_is_asked_itself(free: dict[str, int], scratc
     if elsewhere.stat().st_dev == scratch.stat().st_dev:
         pytest.skip("/dev/shm is no disk of its own here")
     free |= {"work": 4 * GIGABYTE, "shm": GIGABYTE}
-    with pytest.raises(NoRoom, match=r"needs 2\.0 GB in /dev/shm and 1\.0 GB are free"):
-        claim_disk("x.tif", Need(3 * GIGABYTE, 2 * GIGABYTE), scratch, [elsewhere])
+    with pytest.raises(InsufficientResourcesError, match=r"needs 2\.0 GB in /dev/shm and 1\.0 GB are free"):
+        reserve_disk("x.tif", Need(3 * GIGABYTE, 2 * GIGABYTE), scratch, [elsewhere])
 
 
 def test_what_others_were_promised_and_have_not_written_is_not_free(free: dict[str, int], scratch: Path) -> None:
     """Sixteen frames began at once, each saw the same free disk, and all of them filled it."""
     free["work"] = 5 * GIGABYTE
-    claim_disk("first.tif", Need(3 * GIGABYTE, 0), scratch, [])
+    reserve_disk("first.tif", Need(3 * GIGABYTE, 0), scratch, [])
     second = scratch.parent.with_name(f"{admission.RUN_PREFIX}2") / "frame"
     second.mkdir(parents=True)
-    with pytest.raises(NoRoom, match=r"second.tif needs 3\.0 GB .* 2\.0 GB are free besides .*\(3\.0 GB\)"):
-        claim_disk("second.tif", Need(3 * GIGABYTE, 0), second, [])
+    with pytest.raises(InsufficientResourcesError, match=r"second.tif needs 3\.0 GB .* 2\.0 GB are free besides .*\(3\.0 GB\)"):
+        reserve_disk("second.tif", Need(3 * GIGABYTE, 0), second, [])
     (scratch / "pixels").write_bytes(bytes(20_000_000))
-    (scratch / admission._PROMISE).write_text("20000000")  # all of it written
-    claim_disk("second.tif", Need(3 * GIGABYTE, 0), second, [])
+    (scratch / admission._RESERVATION).write_text("20000000")  # all of it written
+    reserve_disk("second.tif", Need(3 * GIGABYTE, 0), second, [])
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_no_frame_takes_more_disk_than_it_is_said_to_need(
     options = {"compress": compress} if compress else {}
     path = write_tif(tmp_path / "x.tif", pixels, crs=f"EPSG:{crs}", transform=place, **options)
     size = path.stat().st_size
-    need = need_of_source(open_source(path, profile.band, Limits()), size, profile)
-    result = process(path, tmp_path / "work", "x", profile.band, profile, Limits())
+    need = need_of_source(open_source(path, profile.film_type, Limits()), size, profile)
+    result = process(path, tmp_path / "work", "x", profile.film_type, profile, Limits())
     products = sum(result.sizes.values())
     kept = result.width * result.height * profile.bands
     assert products <= need.archive
@@ -106,13 +106,13 @@ def test_no_frame_takes_more_disk_than_it_is_said_to_need(
 
 
 @pytest.mark.parametrize("layout", [{"blockysize": 3008}, {"tiled": True, "blockxsize": 3008, "blockysize": 3008}])
-def test_a_file_in_parts_that_no_worker_can_hold_is_refused_with_the_numbers(tmp_path: Path, layout: dict[str, object]) -> None:
+def test_a_file_in_parts_that_no_worker_can_hold_is_rejected_with_the_numbers(tmp_path: Path, layout: dict[str, object]) -> None:
     path = write_tif(tmp_path / "x.tif", photograph(3008, 3008, 3), compress="LZW", interleave="pixel", **layout)
-    with pytest.raises(FrameFault, match=r"so few parts that reading it takes 8\d\d MB .* a worker has 810 MB; .*TILED=YES"):
-        refuse_memory(open_source(path, "nc", Limits()), 810)
+    with pytest.raises(FrameError, match=r"so few parts that reading it takes 8\d\d MB .* a worker has 810 MB; .*TILED=YES"):
+        reject_memory(open_source(path, "nc", Limits()), 810)
     for number, harmless in enumerate(({"tiled": True, "compress": "LZW"}, {"blockysize": 3008})):
         path = write_tif(tmp_path / f"{number}.tif", photograph(3008, 3008, 3), interleave="pixel", **harmless)
-        refuse_memory(open_source(path, "nc", Limits()), 810)
+        reject_memory(open_source(path, "nc", Limits()), 810)
 
 
 def test_workers_are_as_many_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:

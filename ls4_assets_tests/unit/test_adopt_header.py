@@ -12,9 +12,9 @@ import shapely
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
 
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 from ls4_assets.domain.profiles import PROFILES
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.operations.adopt.cog_header import Header, read_header
 from ls4_assets.raster.footprint import footprint
 from ls4_assets.raster.frame import process, product_path
@@ -27,13 +27,13 @@ SIZE = 1300
 TILED = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "DEFLATE"}
 
 
-def inspected(path: Path, band: Band = "bw") -> Header:
+def inspected(path: Path, band: FilmType = "bw") -> Header:
     with gdal_env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
         return read_header(str(path), path.stat().st_size, band)
 
 
-def defect(path: Path, band: Band = "bw") -> str:
-    with pytest.raises(FrameFault) as fault:
+def defect(path: Path, band: FilmType = "bw") -> str:
+    with pytest.raises(FrameError) as fault:
         inspected(path, band)
     return str(fault.value)
 
@@ -60,7 +60,7 @@ def legacy_cog(path: Path, source: Path) -> Path:
 
 
 @pytest.mark.parametrize(("band", "bands"), [("bw", 1), ("nc", 3)])
-def test_a_cog_of_ls4_is_accepted_with_its_outline(tmp_path: Path, band: Band, bands: int) -> None:
+def test_a_cog_of_ls4_is_accepted_with_its_outline(tmp_path: Path, band: FilmType, bands: int) -> None:
     valid = rotated_rectangle(SIZE, SIZE)
     source = write_tif(tmp_path / "s.tif", photograph(SIZE, SIZE, bands), mask=valid)
     process(source, tmp_path, "x", band, PROFILES[band], Limits(10**9, 10**9), source_sha256="ab" * 32)
@@ -179,7 +179,9 @@ def gdal(*arguments: str | Path) -> None:
     subprocess.run([str(argument) for argument in arguments], check=True, capture_output=True, timeout=60)
 
 
-def by_the_legacy_commands(folder: Path, source: Path, nodata: str | None, band: Band = "bw", *, overviews: bool = True) -> Path:
+def by_the_legacy_commands(
+    folder: Path, source: Path, nodata: str | None, band: FilmType = "bw", *, overviews: bool = True
+) -> Path:
     """The three commands of lambda-s4. Without `overviews`: the last could not read them, as by
     CPL_VSIL_CURL_ALLOWED_EXTENSIONS=.tif in the bucket."""
     deflate, cog = folder / "deflate.tif", folder / "legacy.tif"
@@ -215,7 +217,7 @@ def test_what_the_legacy_commands_made_once_is_accepted_and_known_to_have_no_mas
 
 
 @pytest.mark.parametrize(("band", "codec"), [("bw", "DEFLATE"), ("nc", "JPEG")])
-def test_a_mask_drawn_by_the_value_of_white_is_not_accepted(tmp_path: Path, band: Band, codec: str) -> None:
+def test_a_mask_drawn_by_the_value_of_white_is_not_accepted(tmp_path: Path, band: FilmType, codec: str) -> None:
     """The no-data value is gone from the tags, and white roofs are holes in the map all the same."""
     pixels = photograph(SIZE, SIZE, 1 if band == "bw" else 3)
     pixels[:, 400:480, 400:480] = 255

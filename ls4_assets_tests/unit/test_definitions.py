@@ -31,7 +31,7 @@ def test_lineage_of_a_shard(graph: AssetGraph) -> None:
         "tile_index": ["Travis/cog"],
         "overview_mosaic": ["Travis/tile_index"],
         "mapfile": ["Travis/overview_mosaic"],
-        "catalogue": ["Travis/mapfile"],
+        "exports": ["Travis/mapfile"],
     }
 
 
@@ -40,7 +40,7 @@ def test_partition_sets_and_groups_of_a_shard(graph: AssetGraph) -> None:
     sets = {name: node.partitions_def.name for name, node in nodes.items()}
     frames, collections = "frames/VanZandt", "collections/VanZandt"
     assert sets == dict.fromkeys(("georef", "deflate", "overviews", "cog"), frames) | dict.fromkeys(
-        ("tile_index", "overview_mosaic", "mapfile", "catalogue"), collections
+        ("tile_index", "overview_mosaic", "mapfile", "exports"), collections
     )
     assert {node.group_name for node in nodes.values()} == {"VanZandt"}
 
@@ -50,7 +50,7 @@ def test_every_shard_has_its_eight_assets(graph: AssetGraph) -> None:
 
 
 def test_the_code_location_loads_from_another_folder(tmp_path: Path) -> None:
-    """Dagit started in any other folder did not find the package."""
+    """the Dagster UI started in any other folder did not find the package."""
     environment = {
         "LS4_STORAGE": str(tmp_path),
         "LS4_DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:1/none",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.errors import NameRefused
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.folder import ingest_folder
 from ls4_assets.settings import read_shards
 from resources.directory_storage import DirectoryStorage
@@ -36,7 +36,7 @@ def test_tifs_and_their_sidecars_are_put_and_bad_names_are_told(storage: Directo
         f"{COLLECTION}/georef/02-08-60_6-108.TIF",
     ]
     assert (len(report.put), report.unchanged, report.skipped) == (3, [], ["notes.txt"])
-    assert len(report.refused) == 1 and "scan0001" in report.refused[0]
+    assert len(report.rejected) == 1 and "scan0001" in report.rejected[0]
 
 
 def test_what_is_there_already_is_not_put_again(storage: DirectoryStorage, scans: Path) -> None:
@@ -48,8 +48,8 @@ def test_what_is_there_already_is_not_put_again(storage: DirectoryStorage, scans
     assert [a.key for a, b in zip(before, storage.list(""), strict=True) if a != b] == [f"{COLLECTION}/georef/02-08-60_6-108.TIF"]
 
 
-def test_a_wrong_collection_is_refused_before_anything_is_put(storage: DirectoryStorage, scans: Path) -> None:
-    with pytest.raises(NameRefused, match="did you mean Travis"):
+def test_a_wrong_collection_is_rejected_before_anything_is_put(storage: DirectoryStorage, scans: Path) -> None:
+    with pytest.raises(InvalidNameError, match="did you mean Travis"):
         ingest_folder(scans, "bw/Travs/USDA_1958/frames", storage, SHARDS)
     assert list(storage.list("")) == []
 
@@ -61,5 +61,5 @@ def test_a_good_frame_is_not_overwritten_unasked(storage: DirectoryStorage, scan
     (scans / "02-08-60_6-107.tif").write_bytes(content)
     report = ingest_folder(scans, COLLECTION, storage, SHARDS)
     assert report.put == []
-    assert any("02-08-60_6-107.tif" in sentence for sentence in report.refused)
+    assert any("02-08-60_6-107.tif" in sentence for sentence in report.rejected)
     assert storage.read(f"{COLLECTION}/georef/02-08-60_6-107.tif") == b"02-08-60_6-107.tif"

@@ -8,7 +8,7 @@ import pytest
 
 from ls4_assets.domain.names import frame_stem
 from ls4_assets.ingest import listing
-from ls4_assets.ingest.listing import END, Piece
+from ls4_assets.ingest.listing import END, KeyRange
 from resources.storage import StoredObject, end_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,12 +63,12 @@ class Listed:
                 yield StoredObject(key, 5, "1", NOW)
 
 
-def walk(storage: Listed, after: str = "", most: int = 1) -> list[Piece]:
-    return list(listing.pieces(storage, after, most, lambda: False))  # type: ignore[arg-type]
+def walk(storage: Listed, after: str = "", most: int = 1) -> list[KeyRange]:
+    return list(listing.key_ranges(storage, after, most, lambda: False))  # type: ignore[arg-type]
 
 
-def seen(pieces: list[Piece]) -> list[str]:
-    return [found.key for piece in pieces for found in piece.objects]
+def seen(key_ranges: list[KeyRange]) -> list[str]:
+    return [found.key for piece in key_ranges for found in piece.objects]
 
 
 def test_every_drop_is_seen_once_in_key_order_and_nothing_else() -> None:
@@ -76,19 +76,19 @@ def test_every_drop_is_seen_once_in_key_order_and_nothing_else() -> None:
 
 
 def test_pieces_follow_each_other_without_a_gap() -> None:
-    pieces = walk(Listed(DROPS + NO_DROPS))
-    assert (pieces[0].after, pieces[-1].upto) == ("", END)
-    assert all(first.upto == second.after for first, second in pairwise(pieces))
-    for piece in pieces:
+    key_ranges = walk(Listed(DROPS + NO_DROPS))
+    assert (key_ranges[0].after, key_ranges[-1].upto) == ("", END)
+    assert all(first.upto == second.after for first, second in pairwise(key_ranges))
+    for piece in key_ranges:
         assert all(piece.after < found.key <= piece.upto for found in piece.objects)
 
 
 def test_what_belongs_together_is_never_parted() -> None:
     """x.tif without its world file is another version, and beside x.TIF it is a double."""
-    pieces = walk(Listed(DROPS))
-    assert len(pieces) > 8
+    key_ranges = walk(Listed(DROPS))
+    assert len(key_ranges) > 8
     for stem in {frame_stem(key) for key in DROPS if frame_stem(key)}:
-        assert sum(any(frame_stem(found.key) == stem for found in piece.objects) for piece in pieces) == 1
+        assert sum(any(frame_stem(found.key) == stem for found in piece.objects) for piece in key_ranges) == 1
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])
@@ -104,7 +104,7 @@ def test_a_walk_in_a_hurry_comes_forward_all_the_same() -> None:
     storage, after, steps = Listed(DROPS + NO_DROPS), "", 0
     found = []
     while after != END:
-        piece = next(iter(listing.pieces(storage, after, 100, lambda: True)))  # type: ignore[arg-type]
+        piece = next(iter(listing.key_ranges(storage, after, 100, lambda: True)))  # type: ignore[arg-type]
         found += [of.key for of in piece.objects]
         assert piece.next > after
         after, steps = piece.next, steps + 1
@@ -115,11 +115,11 @@ def test_a_walk_in_a_hurry_comes_forward_all_the_same() -> None:
 def test_a_folder_whose_listing_breaks_off_is_passed_over_and_no_key_of_it_believed() -> None:
     """The first page held x.tif, the second its world file would have been on: without it the frame was made anew, and wrong."""
     storage = Listed(DROPS, broken={FOLDER: f"{FOLDER}02-08-60_6-1.tif.aux.xml"})
-    pieces = walk(storage, most=100)
-    assert seen(pieces) == [key for key in sorted(DROPS) if not key.startswith(FOLDER)]
-    assert [piece.unseen.folder for piece in pieces if piece.unseen] == [FOLDER]
+    key_ranges = walk(storage, most=100)
+    assert seen(key_ranges) == [key for key in sorted(DROPS) if not key.startswith(FOLDER)]
+    assert [piece.unlisted.folder for piece in key_ranges if piece.unlisted] == [FOLDER]
     inside = [key for key in DROPS if key.startswith(FOLDER)]
-    for piece in pieces:
+    for piece in key_ranges:
         assert not [key for key in inside if piece.after < key <= piece.upto]
 
 

@@ -112,7 +112,7 @@ def test_a_title_cannot_write_mapfile_lines() -> None:
         {"map_name": "Travis_USDA_1958_frames_index"},
     ],
 )
-def test_a_context_that_cannot_be_served_is_refused(change: dict[str, object]) -> None:
+def test_a_context_that_cannot_be_served_is_rejected(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r": .*\.$"):
         replace(CONTEXT, **change)  # type: ignore[arg-type]
 

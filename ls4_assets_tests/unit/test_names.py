@@ -1,4 +1,4 @@
-"""The grammar: parity with the legacy naming code, the deliberate differences, and refusals by name."""
+"""The grammar: parity with the legacy naming code, the deliberate differences, and rejections by name."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ls4_assets.domain.links import links
 from ls4_assets.domain.names import Collection, Frame, frame_stem, parse_collection_path, parse_georef_key
-from ls4_assets.errors import NameRefused
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.settings import read_shards
 
 SHARDS = read_shards(None)
@@ -20,10 +20,10 @@ VECTORS = SHARED / "parity" / "parity_vectors.json"
 
 # Rows that the legacy code got wrong: what happens here instead, and why (docs/naming.md).
 DIFFERENT = {
-    "bw/Travis/USDA_1958/frames/cog/02-0860_6-111.tif": "refused: 02-0860 is no date",
+    "bw/Travis/USDA_1958/frames/cog/02-0860_6-111.tif": "rejected: 02-0860 is no date",
     "bw/Travis/USDA_1958/frames/cog/02-08-60_6-107.TIF": "frame 107, not 107.TIF; the output is lower-case",
-    "bw/Travis/USDA_1958/mosaic/cog/travis.tif": "refused: a mosaic is called mosaic<NN>",
-    "bw/Travis/USDA_1958/frames/cog/mosaic_6-107.tif": "refused: its date is missing",
+    "bw/Travis/USDA_1958/mosaic/cog/travis.tif": "rejected: a mosaic is called mosaic<NN>",
+    "bw/Travis/USDA_1958/frames/cog/mosaic_6-107.tif": "rejected: its date is missing",
 }
 
 
@@ -45,7 +45,7 @@ def test_legacy_names_are_reproduced() -> None:
         assert (attributes.date, attributes.roll, attributes.frame_num) == (row["date"], row["roll"], row["frame_num"])
         assert (found.dl_orig, found.dl_georef, found.dl_index) == (row["dl_orig"], row["dl_georef"], row["dl_index"])
         assert collection.name == row["index_name"]
-        assert collection.tile_index_key(frame.band, "") == row["shp_key"]
+        assert collection.tile_index_key(frame.film_type, "") == row["shp_key"]
         assert (collection.table, collection.map_key) == (row["table"], row["map_key"])
         assert (collection.map_name, collection.title) == (row["map_name"], row["wms_title"])
         seen += 1
@@ -54,11 +54,11 @@ def test_legacy_names_are_reproduced() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [key for key, why in DIFFERENT.items() if why.startswith("refused")]
+    [key for key, why in DIFFERENT.items() if why.startswith("rejected")]
     + ["bw/Travis/Tobin_1958/frames/cog/02-08-60_107.tif", "bw/Travis/USDA_1958/frames/cog/scan0001.tif"],
 )
-def test_legacy_accidents_are_refused_by_name(key: str) -> None:
-    with pytest.raises(NameRefused, match="rename the file|correct the file"):
+def test_legacy_accidents_are_rejected_by_name(key: str) -> None:
+    with pytest.raises(InvalidNameError, match="rename the file|correct the file"):
         dropped(key)
 
 
@@ -112,11 +112,11 @@ def test_index_sheet_drops_the_tile_and_keeps_the_dpi_of_its_scan(stem: str) -> 
         ("02-08-60_6-107.tif", "bw .*or nc"),
     ],
 )
-def test_a_refusal_says_what_to_do(key: str, advice: str) -> None:
-    with pytest.raises(NameRefused, match=advice) as refusal:
+def test_a_rejection_says_what_to_do(key: str, advice: str) -> None:
+    with pytest.raises(InvalidNameError, match=advice) as rejection:
         parse_georef_key(key, SHARDS)
-    assert str(refusal.value).endswith((".", "."))
-    assert "\n" not in str(refusal.value)
+    assert str(rejection.value).endswith((".", "."))
+    assert "\n" not in str(rejection.value)
 
 
 @given(
@@ -146,7 +146,7 @@ def test_other_files_belong_to_no_frame(key: str) -> None:
 def test_collection_as_an_operator_types_it() -> None:
     collection, band = parse_collection_path("bw/Travis/USDA_1958/frames/", SHARDS)
     assert (collection.name, band) == ("Travis_USDA_1958_frames", "bw")
-    with pytest.raises(NameRefused, match="did you mean Travis"):
+    with pytest.raises(InvalidNameError, match="did you mean Travis"):
         parse_collection_path("bw/Traviss/USDA_1958/frames", SHARDS)
 
 

@@ -7,13 +7,13 @@ import pytest
 from pydantic import SecretStr
 
 from ls4_assets.notifications.messages import compose
-from ls4_assets.notifications.planner import MOST_ALONE, Kind, Message, News, Pace, Told, Trouble, Where, plan
+from ls4_assets.notifications.planner import MOST_ALONE, Incident, Kind, Message, Throttle, Told, Transition, Where, plan
 from ls4_assets.notifications.rejections import split_advice
 from ls4_assets.settings import Settings
 from resources.notifier import plain_subject
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-PACE = Pace(settle=timedelta(minutes=1), window=timedelta(hours=1))
+PACE = Throttle(settle=timedelta(minutes=1), window=timedelta(hours=1))
 PLACE = "Travis_USDA_1958_frames"
 
 
@@ -21,8 +21,8 @@ def after(minutes: float) -> datetime:
     return START + timedelta(minutes=minutes)
 
 
-def failed(count: int = 1, since: float = 0, latest: float = 0, place: str = PLACE, kind: Kind = Kind.FAILED) -> Trouble:
-    return Trouble(kind, place, count, after(since), after(latest))
+def failed(count: int = 1, since: float = 0, latest: float = 0, place: str = PLACE, kind: Kind = Kind.FAILED) -> Incident:
+    return Incident(kind, place, count, after(since), after(latest))
 
 
 class Ledger:
@@ -31,14 +31,14 @@ class Ledger:
     def __init__(self) -> None:
         self.told: dict[Where, Told] = {}
 
-    def look(self, minutes: float, *troubles: Trouble) -> list[tuple[News, int]]:
+    def look(self, minutes: float, *troubles: Incident) -> list[tuple[Transition, int]]:
         due = plan(troubles, self.told, after(minutes), PACE)
         for message in due:
             self.note(message, after(minutes))
         return [(message.news, sum(trouble.count for trouble in message.troubles)) for message in due]
 
     def note(self, message: Message, now: datetime) -> None:
-        over = message.news == News.OVER
+        over = message.news == Transition.OVER
         self.told |= {one.where: Told(one.count, one.latest, now, now if over else None) for one in message.troubles}
 
 
@@ -46,20 +46,20 @@ def test_a_drop_that_is_still_coming_is_told_once_when_it_has_settled() -> None:
     ledger = Ledger()
     assert ledger.look(0.1, failed(40, latest=0.1)) == []
     assert ledger.look(0.9, failed(500, latest=0.8)) == []
-    assert ledger.look(1.9, failed(500, latest=0.8)) == [(News.NEW, 500)]
+    assert ledger.look(1.9, failed(500, latest=0.8)) == [(Transition.NEW, 500)]
     assert [ledger.look(minutes, failed(500, latest=0.8)) for minutes in (2, 61, 5000)] == [[], [], []]
 
 
 def test_a_drop_that_never_settles_is_told_all_the_same() -> None:
     assert Ledger().look(9, failed(900, latest=8.9)) == []
-    assert Ledger().look(10, failed(1000, latest=9.9)) == [(News.NEW, 1000)]
+    assert Ledger().look(10, failed(1000, latest=9.9)) == [(Transition.NEW, 1000)]
 
 
 def test_what_comes_to_a_trouble_later_is_told_once_a_window() -> None:
     ledger = Ledger()
     ledger.look(1, failed(3))
     assert ledger.look(30, failed(5, latest=20)) == []
-    assert ledger.look(61, failed(5, latest=20)) == [(News.MORE, 5)]
+    assert ledger.look(61, failed(5, latest=20)) == [(Transition.MORE, 5)]
     assert ledger.look(62, failed(5, latest=20)) == []
 
 
@@ -73,16 +73,16 @@ def test_the_end_is_told_once_and_only_when_the_trouble_was() -> None:
     ledger = Ledger()
     assert (ledger.look(0, failed(3)), ledger.look(1)) == ([], [])
     ledger.look(3, failed(3))
-    assert (ledger.look(4), ledger.look(5)) == ([(News.OVER, 3)], [])
+    assert (ledger.look(4), ledger.look(5)) == ([(Transition.OVER, 3)], [])
 
 
 def test_what_comes_and_goes_is_told_once_a_window() -> None:
     ledger = Ledger()
-    sent: list[tuple[News, int]] = []
+    sent: list[tuple[Transition, int]] = []
     for minute in range(1, 60):
         sent += ledger.look(minute, *([failed(1, since=minute - 2, latest=minute - 2)] if minute % 2 else []))
-    assert sent == [(News.NEW, 1), (News.OVER, 1)]
-    assert ledger.look(70, failed(1, since=68, latest=68)) == [(News.NEW, 1)]
+    assert sent == [(Transition.NEW, 1), (Transition.OVER, 1)]
+    assert ledger.look(70, failed(1, since=68, latest=68)) == [(Transition.NEW, 1)]
 
 
 @pytest.mark.parametrize("kind", [Kind.RUN, Kind.REBUILD, Kind.WAITING, Kind.HELD])
@@ -92,7 +92,7 @@ def test_a_run_that_fails_again_and_again_is_told_once(kind: Kind) -> None:
     assert ledger.look(500, failed(1, latest=400, kind=kind)) == []
 
 
-def many(count: int) -> Sequence[Trouble]:
+def many(count: int) -> Sequence[Incident]:
     return [failed(2, place=f"Travis_USDA_{1900 + number}_frames") for number in range(count)]
 
 
@@ -100,9 +100,9 @@ def test_trouble_at_many_places_is_one_message() -> None:
     ledger = Ledger()
     assert len(ledger.look(2, *many(MOST_ALONE))) == MOST_ALONE
     ledger = Ledger()
-    assert ledger.look(2, *many(40)) == [(News.NEW, 80)]
+    assert ledger.look(2, *many(40)) == [(Transition.NEW, 80)]
     assert ledger.look(3, *many(40)) == []
-    assert ledger.look(4) == [(News.OVER, 80)]
+    assert ledger.look(4) == [(Transition.OVER, 80)]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_a_subject_is_what_sns_takes() -> None:
 def test_every_message_fits_its_subject_and_says_where_to_look() -> None:
     settings = Settings(
         storage="/none", database_url=SecretStr("postgresql+psycopg2://x"), public_url="http://m", map_url="http://m",
-        dagit_url="http://d", staff_url="http://m/staff",
+        dagster_url="http://d", staff_url="http://m/staff",
     )  # fmt: skip
     for kind in Kind:
-        for news in News:
+        for news in Transition:
             for troubles in ([failed(1500, kind=kind)], [failed(2, kind=kind, place=f"{PLACE}{n}") for n in range(40)]):
                 text = compose(Message(news, kind, tuple(troubles)), {}, settings)
                 assert text.subject.startswith("ls4: ") and plain_subject(text.subject) == text.subject
-                assert ("resolved" in text.subject) == (news == News.OVER)
+                assert ("resolved" in text.subject) == (news == Transition.OVER)
                 assert "http://" in text.body and len(text.body) < 3000
                 assert "Trouble(" not in text.body and "None" not in text.body

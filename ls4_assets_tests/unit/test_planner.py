@@ -88,11 +88,11 @@ def test_a_file_that_stays_away_is_gone() -> None:
     assert plan([], {TIF: away(SourceState.DONE, 4)}).gone == [TIF]
 
 
-def test_a_refused_file_that_was_away_for_a_moment_is_found_again() -> None:
+def test_a_rejected_file_that_was_away_for_a_moment_is_found_again() -> None:
     """The mark stayed, and the next time that it was away for a moment it counted as deleted at once."""
     bad = f"{FOLDER}/scan0001.tif"
-    refusal = plan([Dropped(bad, "v1", 9)]).rows[0].reason
-    assert plan([Dropped(bad, "v1", 9)], {bad: away(SourceState.REFUSED, 1, refusal)}).found == [bad]
+    rejection = plan([Dropped(bad, "v1", 9)]).rows[0].reason
+    assert plan([Dropped(bad, "v1", 9)], {bad: away(SourceState.REJECTED, 1, rejection)}).found == [bad]
 
 
 def test_an_empty_object_on_s3_waits_for_its_content() -> None:
@@ -107,47 +107,47 @@ def test_an_empty_object_on_s3_waits_for_its_content() -> None:
     assert states(full) == {TIF: SourceState.QUEUED}
 
 
-def test_a_bad_name_is_refused_once_and_does_not_stop_the_others() -> None:
+def test_a_bad_name_is_rejected_once_and_does_not_stop_the_others() -> None:
     bad = f"{FOLDER}/scan0001.tif"
     changes = plan([Dropped(bad, "v1", 9), Dropped(TIF, "v1", 9)])
-    assert states(changes) == {bad: SourceState.REFUSED, TIF: SourceState.SETTLING}
-    refusal = next(change.reason for change in changes.rows if change.dropped.key == bad)
-    assert states(plan([Dropped(bad, "v1", 9)], {bad: known(SourceState.REFUSED, reason=refusal)})) == {}
+    assert states(changes) == {bad: SourceState.REJECTED, TIF: SourceState.SETTLING}
+    rejection = next(change.reason for change in changes.rows if change.dropped.key == bad)
+    assert states(plan([Dropped(bad, "v1", 9)], {bad: known(SourceState.REJECTED, reason=rejection)})) == {}
 
 
-def test_a_refusal_that_no_longer_holds_is_taken_up() -> None:
-    """A county was missing in the operator's list of shards; after it was added its frames stayed refused."""
-    assert states(plan([Dropped(TIF, "v1", 9)], {TIF: known(SourceState.REFUSED, reason="no county")})) == {
+def test_a_rejection_that_no_longer_holds_is_taken_up() -> None:
+    """A county was missing in the operator's list of shards; after it was added its frames stayed rejected."""
+    assert states(plan([Dropped(TIF, "v1", 9)], {TIF: known(SourceState.REJECTED, reason="no county")})) == {
         TIF: SourceState.SETTLING
     }
 
 
-def test_of_two_tifs_that_make_one_product_the_second_is_refused_and_names_the_first() -> None:
+def test_of_two_tifs_that_make_one_product_the_second_is_rejected_and_names_the_first() -> None:
     upper = TIF.replace(".tif", ".TIF")
     changes = plan([Dropped(upper, "v1", 9), Dropped(TIF, "v1", 9)], {TIF: known(SourceState.DONE)})
-    assert states(changes) == {upper: SourceState.REFUSED}
+    assert states(changes) == {upper: SourceState.REJECTED}
     assert "02-08-60_6-107.tif of the same name is there already" in str(changes.rows[0].reason)
 
 
 def test_of_two_new_tifs_that_make_one_product_one_is_taken() -> None:
     upper = TIF.replace(".tif", ".TIF")
-    assert sorted(states(plan([Dropped(TIF, "v1", 9), Dropped(upper, "v1", 9)])).values()) == ["refused", "settling"]
+    assert sorted(states(plan([Dropped(TIF, "v1", 9), Dropped(upper, "v1", 9)])).values()) == ["rejected", "settling"]
 
 
 def test_collections_that_differ_by_case_only_would_share_a_table() -> None:
     other = TIF.replace("USDA_1958", "usda_1958")
     changes = plan([Dropped(other, "v1", 9)], tables={"travis_usda_1958_frames": "Travis_USDA_1958_frames"})
-    assert states(changes) == {other: SourceState.REFUSED}
+    assert states(changes) == {other: SourceState.REJECTED}
     assert "Travis_USDA_1958_frames" in str(changes.rows[0].reason)
 
 
 def test_two_spellings_of_a_collection_in_one_look_do_not_stop_the_look() -> None:
     """Both spellings were new in the same look; the second broke the table's uniqueness, and no county was looked at."""
     keys = [TIF, TIF.replace("USDA_1958", "usda_1958")]
-    assert sorted(states(plan([Dropped(key, "v1", 9) for key in keys])).values()) == ["refused", "settling"]
+    assert sorted(states(plan([Dropped(key, "v1", 9) for key in keys])).values()) == ["rejected", "settling"]
 
 
-def test_a_picture_that_is_no_tif_is_refused_with_advice() -> None:
+def test_a_picture_that_is_no_tif_is_rejected_with_advice() -> None:
     changes = plan([Dropped(TIF.replace(".tif", ".jpg"), "v1", 9)])
     assert "export it as 02-08-60_6-107.tif" in str(changes.rows[0].reason)
 

@@ -13,18 +13,18 @@ from typing import Any
 import psutil
 from pebble import ProcessExpired
 
-from ls4_assets.processing.pool import carry_out
+from ls4_assets.processing.pool import run_tasks
 
 RUN = """
 import time
 from types import SimpleNamespace
 from ls4_assets.processing.pool import carry_out
-list(carry_out(time.sleep, [600.0, 600.0], SimpleNamespace(workers=2, worker_memory_mb=1500, frame_timeout=900)))
+list(carry_out(time.sleep, [600.0, 600.0], SimpleNamespace(workers=2, worker_memory_mb=1500, frame_timeout_seconds=900)))
 """
 
 
 def settings(**values: Any) -> Any:
-    return SimpleNamespace(**({"workers": 1, "worker_memory_mb": 1500, "frame_timeout": 60} | values))
+    return SimpleNamespace(**({"workers": 1, "worker_memory_mb": 1500, "frame_timeout_seconds": 60} | values))
 
 
 def test_no_worker_outlives_a_run_that_is_killed() -> None:
@@ -48,15 +48,15 @@ def test_no_worker_outlives_a_run_that_is_killed() -> None:
 def test_a_worker_cannot_take_more_memory_than_it_may() -> None:
     """One frame took the memory of the whole machine, and the kernel killed the database."""
     megabyte = 1 << 20
-    ((_, fine),) = carry_out(_take, [100 * megabyte], settings(worker_memory_mb=1000))  # type: ignore[arg-type, list-item]
-    ((_, refused),) = carry_out(_take, [1400 * megabyte], settings(worker_memory_mb=1000))  # type: ignore[arg-type, list-item]
+    ((_, fine),) = run_tasks(_take, [100 * megabyte], settings(worker_memory_mb=1000))  # type: ignore[arg-type, list-item]
+    ((_, rejected),) = run_tasks(_take, [1400 * megabyte], settings(worker_memory_mb=1000))  # type: ignore[arg-type, list-item]
     assert fine == 100 * megabyte  # type: ignore[comparison-overlap]
-    assert isinstance(refused, MemoryError)
+    assert isinstance(rejected, MemoryError)
 
 
 def test_a_worker_that_hangs_or_is_killed_costs_its_own_order_only() -> None:
     orders: Any = [-1, 30, 0, 1]
-    outcomes = dict(carry_out(_sleep_or_die, orders, settings(workers=2, frame_timeout=3)))  # type: ignore[arg-type]
+    outcomes = dict(run_tasks(_sleep_or_die, orders, settings(workers=2, frame_timeout_seconds=3)))  # type: ignore[arg-type]
     assert isinstance(outcomes.pop(-1), ProcessExpired)  # type: ignore[call-overload]
     assert isinstance(outcomes.pop(30), TimeoutError)  # type: ignore[call-overload]
     assert outcomes == {0: 0, 1: 1}
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_before_it_took_an_order_costs_none() -> None:
     killer = threading.Thread(target=kill_the_first)
     killer.start()
     orders: Any = [0, 0.5, 1]
-    outcomes = dict(carry_out(_sleep_or_die, orders, settings()))  # type: ignore[arg-type]
+    outcomes = dict(run_tasks(_sleep_or_die, orders, settings()))  # type: ignore[arg-type]
     killer.join()
     expired = [outcome for outcome in outcomes.values() if isinstance(outcome, ProcessExpired)]
     assert len(outcomes) == 3

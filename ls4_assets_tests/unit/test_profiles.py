@@ -27,21 +27,21 @@ def test_levels_go_by_halves_until_one_fits_a_block(width: int, height: int, lev
 
 
 def test_a_list_of_levels_also_ends_with_the_first_that_fits_a_block() -> None:
-    legacy = FrameProfile(band="bw", cog_compression="DEFLATE", overview_levels=(2, 4, 8, 16, 32, 64))
+    legacy = FrameProfile(film_type="bw", cog_compression="DEFLATE", overview_levels=(2, 4, 8, 16, 32, 64))
     assert legacy.levels_for(7200, 7200) == (2, 4, 8, 16)
     assert legacy.levels_for(100_000, 100_000) == (2, 4, 8, 16, 32, 64)
 
 
 @pytest.mark.parametrize("levels", [(), (2, 3), (4, 2), (1, 2), (2, 2)])
-def test_levels_that_are_no_rising_powers_of_two_are_refused(levels: tuple[int, ...]) -> None:
+def test_levels_that_are_no_rising_powers_of_two_are_rejected(levels: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="write e.g."):
-        FrameProfile(band="bw", cog_compression="DEFLATE", overview_levels=levels)
+        FrameProfile(film_type="bw", cog_compression="DEFLATE", overview_levels=levels)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"blocksize": 500}, {"jpeg_quality": 0}, {"resampling": "mode"}, {"zlevel": 6}, {"band": "rgb"}]
 )
-def test_wrong_or_misspelt_options_are_refused(wrong: dict[str, object]) -> None:
+def test_wrong_or_misspelt_options_are_rejected(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         FrameProfile.model_validate({"band": "nc", "cog_compression": "JPEG", **wrong})
 

@@ -10,16 +10,16 @@ import rasterio.warp
 import shapely
 
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.domain.regions import Ground
+from ls4_assets.domain.regions import RegionBounds
 from ls4_assets.domain.regions.distance import kilometres_off, middle
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.processing.quality import Unsound, examine
+from ls4_assets.processing.quality import FrameQualityError, validate_frame
 from ls4_assets.raster.fidelity import Fidelity
 from ls4_assets.raster.frame import FrameResult
-from ls4_assets.settings import read_ground, read_shards
+from ls4_assets.settings import read_region_bounds, read_shards
 
 FRAME = Frame(Collection("Travis", "USDA_1958", "frames"), "bw", "02-08-60_6-107")
-TEXAS = read_ground(None)
+TEXAS = read_region_bounds(None)
 AUSTIN, LUBBOCK, ROUND_ROCK = (-97.74, 30.27), (-101.85, 33.58), (-97.68, 30.51)
 
 
@@ -30,14 +30,14 @@ def footprint(longitude: float, latitude: float) -> bytes:
 
 
 GOOD = FrameResult(
-    band="bw", width=900, height=700, transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), overview_levels=(2,),
+    film_type="bw", width=900, height=700, transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), overview_levels=(2,),
     sizes={}, seconds={}, peak_mb={}, profile_hash={},
     cog_valid_share=0.75, fidelity=Fidelity(8, 0, 0, float("inf"), float("inf")), footprint_wkb=footprint(*AUSTIN),
 )  # fmt: skip
 
 
 def test_a_good_frame_has_a_finding_of_each_kind_and_nothing_wrong() -> None:
-    findings = examine(FRAME, GOOD, TEXAS, 0.75)
+    findings = validate_frame(FRAME, GOOD, TEXAS, 0.75)
     assert [finding.what for finding in findings] == ["layout", "pixels", "mask", "place", "name"]
     assert not any(finding.wrong for finding in findings)
     assert findings[3].found == "in Travis (30.270, -97.740)"
@@ -57,15 +57,15 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_each_fault_is_told_in_one_sentence_that_ends_with_what_to_do(kind: str) -> None:
     result, said = WRONG[kind]
-    with pytest.raises(Unsound, match="02-08-60_6-107 is not as it should be: ") as caught:
-        examine(FRAME, result, TEXAS, 0.75)
+    with pytest.raises(FrameQualityError, match="02-08-60_6-107 is not as it should be: ") as caught:
+        validate_frame(FRAME, result, TEXAS, 0.75)
     assert said in str(caught.value) and str(caught.value).endswith(".")
     assert any(advice in str(caught.value) for advice in ("report", "drop it again"))
     assert [finding.what for finding in caught.value.findings if finding.wrong] == [kind.split()[0]]
 
 
 def test_a_jpeg_within_its_promise_is_right() -> None:
-    examine(FRAME, replace(GOOD, fidelity=Fidelity(8, 8, 0, 31.0, 29.5)), TEXAS, None)
+    validate_frame(FRAME, replace(GOOD, fidelity=Fidelity(8, 8, 0, 31.0, 29.5)), TEXAS, None)
 
 
 def test_texas_has_an_outline_for_each_of_its_counties() -> None:
@@ -97,7 +97,7 @@ def test_distance_from_the_ground_of_a_shard(shard: str, place: tuple[float, flo
 def test_another_archive_s_shards_have_an_extent_or_none(tmp_path: Path) -> None:
     file = tmp_path / "shards.toml"
     file.write_text('county = ["Orange", "Kern"]\n[extents]\nKern = [-120.2, 34.8, -117.6, 35.8]\n')
-    ground = read_ground(file)
+    ground = read_region_bounds(file)
     assert read_shards(file) == {"Orange": "county", "Kern": "county"}
     assert kilometres_off(ground, "Orange", footprint(*AUSTIN)) is None, "nothing is known of Orange, not even Texas's Orange"
     assert kilometres_off(ground, "Kern", footprint(-119, 35.3)) == 0
@@ -109,9 +109,9 @@ def test_a_wrong_ground_is_told(tmp_path: Path, wrong: str) -> None:
     file = tmp_path / "shards.toml"
     file.write_text(f'county = ["Kern"]\n{wrong}\n')
     with pytest.raises(ConfigurationError, match="use texas|write degrees"):
-        read_ground(file)
+        read_region_bounds(file)
 
 
 def test_ground_of_a_shard_of_one_s_own_goes_before_the_outline() -> None:
-    own = Ground("texas", None, {"Travis": (-102.0, 33.0, -101.0, 34.0)})
+    own = RegionBounds("texas", None, {"Travis": (-102.0, 33.0, -101.0, 34.0)})
     assert kilometres_off(own, "Travis", footprint(*LUBBOCK)) == 0

@@ -12,9 +12,9 @@ from PIL import Image
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.warp import transform as transform_points
 
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 from ls4_assets.domain.profiles import BW, PROFILES, FrameProfile
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.rasters import (
@@ -32,14 +32,14 @@ HEIGHT, WIDTH = 700, 900
 UTM = {"crs": "EPSG:26914", "transform": Affine(1, 0, UTM_PLACE[0], 0, -1, UTM_PLACE[1])}
 
 
-def deflate(source: Path, band: Band = "bw", profile: FrameProfile | None = None) -> tuple[Path, float]:
+def deflate(source: Path, band: FilmType = "bw", profile: FrameProfile | None = None) -> tuple[Path, float]:
     out = source.parent / "out" / "frame.tif"
     written = write_deflate(open_source(source, band, Limits()), out, profile or PROFILES[band], source_sha256="ab12")
     return out, written.valid_share
 
 
 @pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
-def test_every_value_of_a_frame_in_web_mercator_is_kept(tmp_path: Path, bands: int, band: Band) -> None:
+def test_every_value_of_a_frame_in_web_mercator_is_kept(tmp_path: Path, bands: int, band: FilmType) -> None:
     pixels = photograph(HEIGHT, WIDTH, bands)
     pixels[:, 100:200, 100:200] = 0
     pixels[:, 300:400, 100:200] = 255
@@ -51,7 +51,7 @@ def test_every_value_of_a_frame_in_web_mercator_is_kept(tmp_path: Path, bands: i
 
 
 @pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
-def test_layout_and_tags(tmp_path: Path, bands: int, band: Band) -> None:
+def test_layout_and_tags(tmp_path: Path, bands: int, band: FilmType) -> None:
     out, _ = deflate(write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH, bands)), band)
     with rasterio.open(out) as dataset:
         assert dataset.crs.to_epsg() == 3857
@@ -67,7 +67,7 @@ def test_layout_and_tags(tmp_path: Path, bands: int, band: Band) -> None:
 
 
 @pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
-def test_collar_is_masked_and_black_and_white_inside_are_kept(tmp_path: Path, bands: int, band: Band) -> None:
+def test_collar_is_masked_and_black_and_white_inside_are_kept(tmp_path: Path, bands: int, band: FilmType) -> None:
     inside = rotated_rectangle(HEIGHT, WIDTH)
     pixels = np.where(inside, photograph(HEIGHT, WIDTH, bands), np.uint8(255))
     pixels[:, 300:320, 400:420] = 0
@@ -164,7 +164,7 @@ def test_south_up_is_turned_over(tmp_path: Path) -> None:
 
 def test_reprojection_that_grows_beyond_the_limits_is_a_fault(tmp_path: Path) -> None:
     source = open_source(write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH), **UTM), "bw", Limits())
-    with pytest.raises(FrameFault, match="limit"):
+    with pytest.raises(FrameError, match="limit"):
         write_deflate(source, tmp_path / "out.tif", BW, limits=Limits(max_pixels=HEIGHT * WIDTH))
 
 
@@ -175,7 +175,7 @@ def test_truncated_pixels_are_a_fault_that_leaves_nothing_behind(
 ) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH), **options, **layout)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(FrameFault, match="truncated or corrupt; copy it again"):
+    with pytest.raises(FrameError, match="truncated or corrupt; copy it again"):
         deflate(path)
     assert list(tmp_path.glob("out/*")) == []
 
@@ -183,7 +183,7 @@ def test_truncated_pixels_are_a_fault_that_leaves_nothing_behind(
 @pytest.mark.parametrize("options", [{}, UTM], ids=["plain", "warped"])
 def test_no_valid_pixel_is_a_fault_that_leaves_nothing_behind(tmp_path: Path, options: dict[str, object]) -> None:
     path = write_tif(tmp_path / "a.tif", np.full((1, HEIGHT, WIDTH), 9, np.uint8), nodata=9, **options)
-    with pytest.raises(FrameFault, match="no valid pixel"):
+    with pytest.raises(FrameError, match="no valid pixel"):
         deflate(path)
     assert list(tmp_path.glob("out/*")) == []
 

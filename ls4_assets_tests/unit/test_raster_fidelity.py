@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 from ls4_assets.domain.profiles import BW, NC, PROFILES
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.fidelity import BLOCKS, Sample, compare, cut, least_psnr, read_samples, sample_windows, valid_share
@@ -17,7 +17,7 @@ from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
 HEIGHT, WIDTH = 1300, 1700
 
 
-def made(folder: Path, band: Band, **changes: object) -> tuple[FrameResult, Path, Path]:
+def made(folder: Path, band: FilmType, **changes: object) -> tuple[FrameResult, Path, Path]:
     """A frame with a collar through all steps: its result, deflate tif and COG."""
     profile = PROFILES[band].model_copy(update=changes)
     pixels = photograph(HEIGHT, WIDTH, profile.bands) * rotated_rectangle(HEIGHT, WIDTH)
@@ -40,7 +40,7 @@ def test_an_image_of_one_block_is_compared_whole() -> None:
 
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
-def test_a_good_frame_is_kept(tmp_path: Path, band: Band) -> None:
+def test_a_good_frame_is_kept(tmp_path: Path, band: FilmType) -> None:
     result, _, cog = made(tmp_path, band)
     assert result.fidelity and result.fidelity.is_kept and result.fidelity.masks_unlike == 0
     assert (result.fidelity.psnr == math.inf) == (band == "bw")
@@ -50,7 +50,7 @@ def test_a_good_frame_is_kept(tmp_path: Path, band: Band) -> None:
 
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
-def test_the_deflate_tif_gives_the_samples_that_the_scan_gave(tmp_path: Path, band: Band) -> None:
+def test_the_deflate_tif_gives_the_samples_that_the_scan_gave(tmp_path: Path, band: FilmType) -> None:
     """A COG that is made alone is compared with the deflate tif, in the same blocks."""
     result, deflate_tif, cog = made(tmp_path, band)
     later = compare(cog, read_samples(deflate_tif, 512, "ab"), PROFILES[band])

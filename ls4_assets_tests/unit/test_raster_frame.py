@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import shapely
 
-from ls4_assets.domain.names import STEPS, Band
+from ls4_assets.domain.names import STEPS, FilmType
 from ls4_assets.domain.profiles import BW, NC, PROFILES
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.source import Limits
 from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
@@ -39,7 +39,7 @@ def test_result_of_a_frame(tmp_path: Path, scan: Path) -> None:
 
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
-def test_steps_one_by_one_make_the_same_products_as_together(tmp_path: Path, band: Band) -> None:
+def test_steps_one_by_one_make_the_same_products_as_together(tmp_path: Path, band: FilmType) -> None:
     pixels = photograph(700, 900, PROFILES[band].bands) * rotated_rectangle(700, 900)
     source = write_tif(tmp_path / "a.tif", pixels)
     process(source, tmp_path / "together", "f", band, PROFILES[band], Limits())
@@ -88,7 +88,7 @@ def test_a_cog_that_breaks_the_promise_is_told_of_in_the_result(
 
 def test_a_fault_leaves_no_scratch_behind(tmp_path: Path) -> None:
     scan = write_tif(tmp_path / "a.tif", np.full((1, 600, 600), 3, np.uint8), nodata=3)
-    with pytest.raises(FrameFault):
+    with pytest.raises(FrameError):
         process(scan, tmp_path / "work", "f", "bw", BW, Limits())
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
 

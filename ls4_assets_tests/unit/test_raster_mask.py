@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from ls4_assets.domain.names import Band
-from ls4_assets.errors import FrameFault
+from ls4_assets.domain.names import FilmType
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.mask import find_mask
 from ls4_assets.raster.source import Limits, open_source
@@ -20,7 +20,7 @@ from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_nodata
 HEIGHT, WIDTH = 300, 400
 
 
-def mask_of(path: Path, band: Band = "bw", detect_collar: bool = True) -> tuple[str, NDArray[np.bool_]] | None:
+def mask_of(path: Path, band: FilmType = "bw", detect_collar: bool = True) -> tuple[str, NDArray[np.bool_]] | None:
     source = open_source(path, band, Limits())
     with gdal_env(pam=True), source.open() as dataset:
         mask = find_mask(source, dataset, detect_collar=detect_collar)
@@ -62,7 +62,7 @@ def test_external_mask_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
-def test_true_alpha(tmp_path: Path, bands: int, band: Band) -> None:
+def test_true_alpha(tmp_path: Path, bands: int, band: FilmType) -> None:
     inside = rotated_rectangle(HEIGHT, WIDTH)
     pixels = np.concatenate([photograph(HEIGHT, WIDTH, bands), inside[None].astype(np.uint8) * 255])
     path = write_tif(tmp_path / "a.tif", pixels, photometric="RGB" if bands == 3 else "MINISBLACK", alpha="YES")
@@ -122,7 +122,7 @@ def test_nodata_tag_that_uint8_can_hold_is_read(tmp_path: Path, value: str) -> N
 
 @pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
 @pytest.mark.parametrize("value", [0, 255])
-def test_undeclared_collar(tmp_path: Path, bands: int, band: Band, value: int) -> None:
+def test_undeclared_collar(tmp_path: Path, bands: int, band: FilmType, value: int) -> None:
     pixels, inside = collared(value, bands)
     pixels[:, 140:160, 190:210] = value
     found = mask_of(write_tif(tmp_path / "a.tif", pixels), band)
@@ -185,5 +185,5 @@ def test_the_hull_is_the_convex_hull_of_the_pixels(tmp_path: Path, seed: int) ->
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_frame_that_is_all_collar(tmp_path: Path, value: int) -> None:
-    with pytest.raises(FrameFault, match="no valid pixel"):
+    with pytest.raises(FrameError, match="no valid pixel"):
         mask_of(write_tif(tmp_path / "a.tif", np.full((1, 60, 50), value, np.uint8)))

@@ -10,7 +10,7 @@ import rasterio
 import tifffile
 from affine import Affine
 
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
 from ls4_assets.raster.cog import write_cog
 from ls4_assets.raster.cog_assembly import assemble_cog
@@ -35,7 +35,7 @@ HEIGHT, WIDTH = 1301, 1543
 
 
 def products(
-    folder: Path, band: Band = "bw", *, collar: bool = True, profile: FrameProfile | None = None
+    folder: Path, band: FilmType = "bw", *, collar: bool = True, profile: FrameProfile | None = None
 ) -> tuple[Pixels, Path, Path]:
     """The source's pixels, its deflate tif with overviews beside it, and its COG."""
     profile = profile or PROFILES[band]
@@ -63,7 +63,7 @@ def test_overviews_are_external_compressed_and_stop_at_one_block(tmp_path: Path)
 
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
-def test_overviews_are_those_that_gdal_builds(tmp_path: Path, band: Band) -> None:
+def test_overviews_are_those_that_gdal_builds(tmp_path: Path, band: FilmType) -> None:
     """Without a mask GDAL's own external overviews are right, so ours must be the same pixel for pixel."""
     pixels, deflate_tif, _ = products(tmp_path, band, collar=False)
     plain = write_tif(tmp_path / "plain.tif", pixels)
@@ -74,7 +74,7 @@ def test_overviews_are_those_that_gdal_builds(tmp_path: Path, band: Band) -> Non
 
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
-def test_collar_is_transparent_and_not_mixed_in_at_every_level(tmp_path: Path, band: Band) -> None:
+def test_collar_is_transparent_and_not_mixed_in_at_every_level(tmp_path: Path, band: FilmType) -> None:
     """A flat frame in a white collar: any valid pixel that is not flat has the collar in it."""
     inside = rotated_rectangle(HEIGHT, WIDTH)
     profile = PROFILES[band]
@@ -118,7 +118,7 @@ def test_nc_cog_is_close_to_the_photograph(tmp_path: Path, collar: bool) -> None
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
 @pytest.mark.parametrize("collar", [False, True])
-def test_cog_passes_every_check(tmp_path: Path, band: Band, collar: bool) -> None:
+def test_cog_passes_every_check(tmp_path: Path, band: FilmType, collar: bool) -> None:
     _, deflate_tif, cog = products(tmp_path, band, collar=collar)
     assert check_cog(cog, PROFILES[band], deflate_tif) == []
 
@@ -142,7 +142,7 @@ def test_assembled_cog_is_the_drivers_file(tmp_path: Path, lossless: FrameProfil
     if collar:
         pixels = pixels * rotated_rectangle(HEIGHT, WIDTH)
     deflate_tif, assembled, driver = tmp_path / "a.tif", tmp_path / "assembled.tif", tmp_path / "driver.tif"
-    write_deflate(open_source(write_tif(tmp_path / "s.tif", pixels), lossless.band, Limits()), deflate_tif, lossless)
+    write_deflate(open_source(write_tif(tmp_path / "s.tif", pixels), lossless.film_type, Limits()), deflate_tif, lossless)
     write_overviews(deflate_tif, lossless)
     assert write_cog(deflate_tif, assembled, lossless) == "assembled"
     with gdal_env():
@@ -249,7 +249,7 @@ def test_overviews_written_again_replace_the_old(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("band", ["bw", "nc"])
-def test_gdal_has_nothing_to_warn_of(tmp_path: Path, band: Band, caplog: pytest.LogCaptureFixture) -> None:
+def test_gdal_has_nothing_to_warn_of(tmp_path: Path, band: FilmType, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rasterio"):
         _, deflate_tif, cog = products(tmp_path, band)
         for product in (deflate_tif, overviews_path(deflate_tif), cog):

@@ -1,4 +1,4 @@
-"""What may be a frame: every refusal is one sentence with advice, and comes before a pixel is read."""
+"""What may be a frame: every rejection is one sentence with advice, and comes before a pixel is read."""
 
 import shutil
 from pathlib import Path
@@ -11,8 +11,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from ls4_assets.domain.names import Band
-from ls4_assets.errors import FrameFault
+from ls4_assets.domain.names import FilmType
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.rasters import NORTH, UTM_PLACE, WEST, photograph, write_tif
 
@@ -31,9 +31,9 @@ UTM_TRANSFORM = Affine(1, 0, UTM_PLACE[0], 0, -1, UTM_PLACE[1])
 NO_GEOREFERENCE = {"crs": None, "transform": Affine.identity()}
 
 
-def refusal(path: Path, band: Band = "bw", limits: Limits | None = None) -> str:
-    """The message of the refusal, which must be one sentence that names the file."""
-    with pytest.raises(FrameFault) as caught:
+def rejection(path: Path, band: FilmType = "bw", limits: Limits | None = None) -> str:
+    """The message of the rejection, which must be one sentence that names the file."""
+    with pytest.raises(FrameError) as caught:
         open_source(path, band, limits or Limits())
     message = str(caught.value)
     assert path.stem in message
@@ -101,22 +101,22 @@ def test_upper_case_sidecars_of_an_upper_case_tif(tmp_path: Path) -> None:
 
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "a.tif").touch()
-    assert "zero bytes" in refusal(tmp_path / "a.tif")
+    assert "zero bytes" in rejection(tmp_path / "a.tif")
 
 
 def test_not_a_tif_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"\xff\xd8\xff\xe0 a jpeg")
-    assert "not a tif" in refusal(tmp_path / "a.tif")
+    assert "not a tif" in rejection(tmp_path / "a.tif")
 
 
 def test_truncated_header(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50))
     path.write_bytes(path.read_bytes()[:40])
-    assert "copy it again" in refusal(path)
+    assert "copy it again" in rejection(path)
 
 
 def test_no_georeference_asks_for_the_world_file(tmp_path: Path) -> None:
-    assert ".tfw" in refusal(write_tif(tmp_path / "a.tif", photograph(60, 50), **NO_GEOREFERENCE))
+    assert ".tfw" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), **NO_GEOREFERENCE))
 
 
 def test_ground_control_points_only(tmp_path: Path) -> None:
@@ -124,32 +124,32 @@ def test_ground_control_points_only(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with rasterio.open(path, "w", driver="GTiff", width=50, height=60, count=1, dtype="uint8") as target:
         target.gcps = (points, CRS.from_epsg(3857))
-    assert "gdalwarp" in refusal(path)
+    assert "gdalwarp" in rejection(path)
 
 
 def test_geotransform_without_crs_asks_for_the_prj(tmp_path: Path) -> None:
-    assert ".prj" in refusal(write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None))
+    assert ".prj" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None))
 
 
 def test_prj_that_is_no_wkt(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None)
     path.with_suffix(".prj").write_text("UTM zone 14, I think")
-    assert "a.prj" in refusal(path)
+    assert "a.prj" in rejection(path)
 
 
 def test_local_coordinate_system(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None)
     path.with_suffix(".prj").write_text('LOCAL_CS["paper",UNIT["metre",1]]')
-    assert "local coordinate system" in refusal(path)
+    assert "local coordinate system" in rejection(path)
 
 
 @pytest.mark.parametrize(
     ("bands", "band", "advice"),
     [(3, "bw", "under nc/"), (4, "bw", "under nc/"), (2, "bw", "-b 1"), (1, "nc", "under bw/"), (5, "nc", "-b 3")],
 )
-def test_wrong_band_count_names_the_right_prefix(tmp_path: Path, bands: int, band: Band, advice: str) -> None:
+def test_wrong_band_count_names_the_right_prefix(tmp_path: Path, bands: int, band: FilmType, advice: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50, bands), photometric="MINISBLACK")
-    assert advice in refusal(path, band)
+    assert advice in rejection(path, band)
 
 
 def test_gray_with_alpha_is_a_bw_frame(tmp_path: Path) -> None:
@@ -172,20 +172,20 @@ def test_four_bands_are_an_nc_frame_with_or_without_an_alpha_tag(tmp_path: Path,
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
 def test_other_pixel_types_name_the_command(tmp_path: Path, dtype: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50).astype(dtype))
-    assert "gdal_translate -ot Byte" in refusal(path)
+    assert "gdal_translate -ot Byte" in rejection(path)
 
 
 def test_one_bit_names_the_command(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", np.ones((1, 60, 50), np.uint8), nbits=1)
-    assert "gdal_translate -co NBITS=8 -scale 0 1 0 255" in refusal(path)
+    assert "gdal_translate -co NBITS=8 -scale 0 1 0 255" in rejection(path)
 
 
 @pytest.mark.parametrize(("band", "expand"), [("bw", "gray"), ("nc", "rgb")])
-def test_palette_names_the_command(tmp_path: Path, band: Band, expand: str) -> None:
+def test_palette_names_the_command(tmp_path: Path, band: FilmType, expand: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), photometric="PALETTE")
     with rasterio.open(path, "r+") as target:
         target.write_colormap(1, {value: (value, 0, 0, 255) for value in range(256)})
-    assert f"-expand {expand}" in refusal(path, band)
+    assert f"-expand {expand}" in rejection(path, band)
 
 
 def test_limits_are_checked_before_a_pixel_is_read(tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_limits_are_checked_before_a_pixel_is_read(tmp_path: Path) -> None:
         transform=Affine(0.1, 0, WEST, 0, -0.1, NORTH), **options,
     ):  # fmt: skip
         pass
-    message = refusal(path, limits=Limits(max_pixels=400_000_000))
+    message = rejection(path, limits=Limits(max_pixels=400_000_000))
     assert "1,000,000,000,000" in message
     assert "400,000,000" in message
 
 
 def test_limit_of_bytes(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50))
-    assert f"{path.stat().st_size:,}" in refusal(path, limits=Limits(max_bytes=1000))
+    assert f"{path.stat().st_size:,}" in rejection(path, limits=Limits(max_bytes=1000))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_limit_of_bytes(tmp_path: Path) -> None:
     ids=["nan", "zero", "off the map", "metres as degrees", "outside UTM"],
 )
 def test_absurd_geotransforms(tmp_path: Path, crs: str, transform: Affine) -> None:
-    assert "georeference it anew" in refusal(write_tif(tmp_path / "a.tif", photograph(60, 50), crs=crs, transform=transform))
+    assert "georeference it anew" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), crs=crs, transform=transform))
 
 
 def test_nothing_is_written_beside_the_source(tmp_path: Path) -> None:

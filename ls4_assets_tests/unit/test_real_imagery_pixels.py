@@ -9,14 +9,14 @@ import shapely
 from rasterio.warp import transform_geom
 from shapely.geometry import mapping, shape
 
-from ls4_assets.domain.names import Band
+from ls4_assets.domain.names import FilmType
 from ls4_assets.domain.profiles import PROFILES
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process
 from ls4_assets.raster.source import Limits
 from ls4_assets_tests.rasters import read_mask
 
-GOOD: list[tuple[str, Band, str, float]] = [
+GOOD: list[tuple[str, FilmType, str, float]] = [
     ("stac-utils+titiler-pgstac/20200307aC0853900w361030n.tif", "nc", "EPSG:4326", 1.0),
     ("stactools-packages+naip/m_3211605_ne_11_060_20200415.tif", "nc", "EPSG:26911", 1.0),
     ("stactools-packages+naip/m_4208701_ne_16_060_20200902.tif", "nc", "EPSG:26916", 1.0),
@@ -29,7 +29,7 @@ GOOD: list[tuple[str, Band, str, float]] = [
 ]
 """File, band, CRS, and valid pixels as a share of the image's own corners."""
 
-BAD: list[tuple[str, Band, str]] = [
+BAD: list[tuple[str, FilmType, str]] = [
     ("linz+topo-imagery/empty.tiff", "bw", "no valid pixel"),
     ("rasterio+rasterio/rotated.tif", "bw", ".prj"),
     ("rasterio+rasterio/all-nodata.tif", "nc", "uint16"),
@@ -47,12 +47,12 @@ def corners_on_the_map(path: Path) -> shapely.Geometry:
         return shape(transform_geom(dataset.crs, "EPSG:3857", mapping(outline)))
 
 
-def process_here(path: Path, folder: Path, band: Band) -> FrameResult:
+def process_here(path: Path, folder: Path, band: FilmType) -> FrameResult:
     return process(path, folder, path.stem, band, PROFILES[band], Limits())
 
 
 @pytest.mark.parametrize(("name", "band", "crs", "outline"), GOOD, ids=[Path(case[0]).stem for case in GOOD])
-def test_real_frame(shared_data: Path, tmp_path: Path, name: str, band: Band, crs: str, outline: float) -> None:
+def test_real_frame(shared_data: Path, tmp_path: Path, name: str, band: FilmType, crs: str, outline: float) -> None:
     path = shared_data / name
     result = process_here(path, tmp_path, band)
     assert (result.source_crs, result.warped) == (crs, True)
@@ -70,8 +70,8 @@ def test_real_frame(shared_data: Path, tmp_path: Path, name: str, band: Band, cr
 
 
 @pytest.mark.parametrize(("name", "band", "reason"), BAD, ids=[f"{Path(case[0]).stem}-{case[1]}" for case in BAD])
-def test_real_refusal(shared_data: Path, tmp_path: Path, name: str, band: Band, reason: str) -> None:
-    with pytest.raises(FrameFault) as caught:
+def test_real_rejection(shared_data: Path, tmp_path: Path, name: str, band: FilmType, reason: str) -> None:
+    with pytest.raises(FrameError) as caught:
         process_here(shared_data / name, tmp_path, band)
     assert reason in str(caught.value)
 

@@ -142,7 +142,7 @@ def test_nothing_is_ever_removed_that_a_frame_has_or_that_ls4_did_not_make(data:
         replaced, older = (f"{frame.served_folder}{version}.tif" for version in "ba")
         state = data.draw(STATES)
         if state is not None:
-            named = state != SourceState.REFUSED
+            named = state != SourceState.REJECTED
             known.sources[georef(frame)] = KnownSource(state, frame.id if named else None, frame.partition if named else None)
         served = data.draw(st.sampled_from([None, frame.cog_key, replaced]))
         if served:

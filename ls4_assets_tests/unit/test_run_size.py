@@ -29,25 +29,27 @@ GIGABYTE = 1_000_000_000
         ([SCAN] * 99 + [GIGABYTE], 0, RunSize(4096, 8192, 42)),
     ],
 )
-def test_size_by_the_frames(sizes: list[int], deaths: int, expected: RunSize) -> None:
-    assert size_of_run(sizes, deaths, 1500) == expected
+def test_size_by_the_frames(sizes: list[int], crash_count: int, expected: RunSize) -> None:
+    assert size_of_run(sizes, crash_count, 1500) == expected
 
 
 @given(st.lists(st.integers(1, 12 * GIGABYTE), min_size=1, max_size=100), st.integers(0, 5), st.integers(1000, 20_000))
-def test_every_size_is_one_that_fargate_runs_and_no_death_makes_it_smaller(sizes: list[int], deaths: int, worker: int) -> None:
-    size, next_ = size_of_run(sizes, deaths, worker), size_of_run(sizes, deaths + 1, worker)
+def test_every_size_is_one_that_fargate_runs_and_no_death_makes_it_smaller(
+    sizes: list[int], crash_count: int, worker: int
+) -> None:
+    size, next_ = size_of_run(sizes, crash_count, worker), size_of_run(sizes, crash_count + 1, worker)
     assert size.memory in FARGATE[size.cpu]
     assert next_.memory >= size.memory and next_.cpu >= size.cpu and next_.disk == size.disk
 
 
 @pytest.mark.parametrize(("cpu", "memory"), [(1024, 1024), (1024, 9216), (1000, 2048), (8192, 17408), (256, 4096)])
-def test_pairs_that_fargate_does_not_run_are_refused(cpu: int, memory: int) -> None:
+def test_pairs_that_fargate_does_not_run_are_rejected(cpu: int, memory: int) -> None:
     with pytest.raises(ConfigurationError, match=f"no task of {cpu} CPU units with {memory} MB; choose of "):
         RunSize(cpu, memory)
 
 
 @pytest.mark.parametrize("disk", [0, 19, 201])
-def test_disks_that_fargate_does_not_give_are_refused(disk: int) -> None:
+def test_disks_that_fargate_does_not_give_are_rejected(disk: int) -> None:
     with pytest.raises(ConfigurationError, match="choose 21 to 200"):
         RunSize(1024, 2048, disk)
 

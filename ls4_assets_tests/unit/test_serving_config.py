@@ -37,7 +37,7 @@ def test_workers_cannot_write_what_root_reads(tmp_path: Path) -> None:
         assert path.stat().st_uid == os.geteuid()
 
 
-def test_gdal_options_go_to_mapserver_conf_and_bad_names_are_refused(tmp_path: Path) -> None:
+def test_gdal_options_go_to_mapserver_conf_and_bad_names_are_rejected(tmp_path: Path) -> None:
     written(tmp_path, gdal_options={"AWS_REGION": 'us"-1', "GDAL_CACHEMAX": "128"})
     text = (tmp_path / "run" / "conf" / "mapserver.conf").read_text()
     assert r'AWS_REGION "us\"-1"' in text
@@ -54,7 +54,7 @@ def test_a_bucket_elsewhere_has_no_archive_location(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["a$b", 'a"b', "a;b", "a\nb", "x" * 120])
-def test_paths_that_nginx_or_a_socket_cannot_take_are_refused(tmp_path: Path, folder: str) -> None:
+def test_paths_that_nginx_or_a_socket_cannot_take_are_rejected(tmp_path: Path, folder: str) -> None:
     with pytest.raises(ConfigurationError, match=r": .*\.$"):
         written(tmp_path / folder)
     assert not (tmp_path / folder / "run").exists()

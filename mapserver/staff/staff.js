@@ -1,4 +1,4 @@
-// The list of refused files: read from the JSON that the platform writes, searched and cut here. The search stands in the
+// The list of rejected files: read from the JSON that the platform writes, searched and cut here. The search stands in the
 // address after #, so that a message can lead to its files.
 
 const ROWS = 100;
@@ -7,7 +7,7 @@ const AGAIN = 60_000;
 const $ = (id) => document.getElementById(id);
 const [find, state, kind, more] = ["find", "state", "kind", "more"].map($);
 const table = document.querySelector("table");
-let list = { refusals: [], open: 0, resolved: 0 };
+let list = { rejections: [], open: 0, resolved: 0 };
 let shown = ROWS;
 
 /** An element with text or children, which are never read as HTML. */
@@ -41,7 +41,7 @@ function chosen() {
   const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = (one) => state.value === "all" || (state.value === "open") === (one.state === "open");
   const newest = (one) => one.resolved ?? one.last;
-  return list.refusals
+  return list.rejections
     .filter((one) => wanted(one) && (!kind.value || one.kind === kind.value) && matches(one, words))
     .sort((a, b) => (newest(a) < newest(b) ? 1 : newest(a) > newest(b) ? -1 : 0));
 }
@@ -52,14 +52,14 @@ function show() {
   table.hidden = !found.length;
   more.hidden = found.length <= shown;
   const held = list.open + list.resolved;
-  const cut = held > list.refusals.length ? ` The list holds the newest ${list.refusals.length} of ${held}.` : "";
+  const cut = held > list.rejections.length ? ` The list holds the newest ${list.rejections.length} of ${held}.` : "";
   const count = found.length === 1 ? "1 file" : `${found.length} files`;
   $("found").textContent = `${found.length ? count : "No file"}. In all ${list.open} open, ${list.resolved} resolved.${cut}`;
 }
 
 async function read() {
   try {
-    const answer = await fetch("/staff/refusals.json", { cache: "no-cache" });
+    const answer = await fetch("/staff/rejections.json", { cache: "no-cache" });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     list = await answer.json();
     $("fault").hidden = true;
@@ -81,7 +81,7 @@ function followAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   find.value = given.get("find") ?? "";
   state.value = ["resolved", "all"].includes(given.get("state")) ? given.get("state") : "open";
-  kind.value = ["refused", "failed"].includes(given.get("kind")) ? given.get("kind") : "";
+  kind.value = ["rejected", "failed"].includes(given.get("kind")) ? given.get("kind") : "";
   show();
 }
 

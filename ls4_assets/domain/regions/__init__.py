@@ -16,7 +16,7 @@ Rings = list[list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
-class Ground:
+class RegionBounds:
     """`outlines` names the ones that ship (texas). `extents` are degrees (west, south, east, north) by shard, `extent` that of
     all shards which have neither an extent nor an outline of their own."""
 

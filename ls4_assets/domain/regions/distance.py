@@ -6,12 +6,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from ls4_assets.domain.regions import Ground
+from ls4_assets.domain.regions import RegionBounds
 
 _EARTH = 6_378_137.0
 
 
-def kilometres_off(ground: Ground, shard: str, footprint: bytes) -> float | None:
+def kilometres_off(ground: RegionBounds, shard: str, footprint: bytes) -> float | None:
     """From a footprint (WKB in EPSG:3857) to the shard's ground, 0 inside; None where nothing is known of the shard."""
     rings = ground.rings_of(shard)
     if rings is None:

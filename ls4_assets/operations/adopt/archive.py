@@ -11,20 +11,20 @@ from pebble import ProcessExpired, ProcessPool
 
 from ls4_assets.domain.names import Collection, parse_collection_path
 from ls4_assets.errors import ConfigurationError, Ls4Error
-from ls4_assets.ingest.scan import only_one_look
+from ls4_assets.ingest.scan import scan_lock
 from ls4_assets.operations.adopt.collection import Order, Report, adopt_collection
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.processing.pool import end_with_parent
 from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
 
-_WAIT_FOR_LOOK = 120.0
+_SCAN_LOCK_TIMEOUT = 120.0
 
 
 def chosen_collections(settings: Settings, paths: Sequence[str]) -> tuple[list[Collection], list[str]]:
     """Those that an operator names by path, else all that have a folder; with a sentence for each folder that is none.
 
-    Raises NameRefused for a path that is none.
+    Raises NameRejected for a path that is none.
     """
     if paths:
         return sorted({parse_collection_path(path, settings.shards)[0] for path in paths}), []
@@ -55,12 +55,12 @@ def adopt(
 
 
 @contextmanager
-def no_look(settings: Settings) -> Iterator[None]:
+def scans_paused(settings: Settings) -> Iterator[None]:
     """Keep the sensor from queueing the very tifs whose COGs are being adopted. Raises ConfigurationError."""
     engine = open_database(settings.database_url.get_secret_value())
-    deadline = time.monotonic() + _WAIT_FOR_LOOK
+    deadline = time.monotonic() + _SCAN_LOCK_TIMEOUT
     while True:
-        with only_one_look(engine) as alone:
+        with scan_lock(engine) as alone:
             if alone:
                 yield
                 return

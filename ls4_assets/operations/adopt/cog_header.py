@@ -17,8 +17,8 @@ from rasterio.io import DatasetReader
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
-from ls4_assets.domain.names import Band
-from ls4_assets.errors import FrameFault
+from ls4_assets.domain.names import FilmType
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.footprint import outline
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.georeference import WEB_MERCATOR
@@ -49,29 +49,29 @@ class Header:
     source_sha256: str
 
 
-def read_header(path: str, size: int, band: Band) -> Header:
+def read_header(path: str, size: int, film_type: FilmType) -> Header:
     """Read a COG of `size` bytes by its GDAL path. Raises FrameFault: half a sentence that says what is wrong with it."""
     try:
         with rasterio.open(path) as cog:
-            for defect in _defects(cog, size, band):
-                raise FrameFault(defect)
+            for defect in _defects(cog, size, film_type):
+                raise FrameError(defect)
             mask = _mask(cog)
             drawn = outline(mask, array_bounds(cog.height, cog.width, cog.transform))
             place, source = tuple(cog.transform)[:6], cog.tags().get(_SOURCE_TAG, "")
             return Header(cog.width, cog.height, place, drawn.wkb, mask is not None, source)
     except GDAL_ERRORS as error:
         what = str(error).strip().partition("\n")[0].rstrip(".")
-        raise FrameFault(f"cannot be read ({what}), as when it is no tif or was cut off") from error
+        raise FrameError(f"cannot be read ({what}), as when it is no tif or was cut off") from error
 
 
-def _defects(cog: DatasetReader, size: int, band: Band) -> Iterator[str]:
+def _defects(cog: DatasetReader, size: int, film_type: FilmType) -> Iterator[str]:
     """The gravest first."""
     if cog.driver != "GTiff":
         yield f"is a {cog.driver}, not a GeoTIFF"
     if ColorInterp.alpha in cog.colorinterp:
         yield "has an alpha band where the COGs of the archive have a mask"
-    if (cog.count, set(cog.dtypes)) != (_BANDS[band], {"uint8"}) or cog.colorinterp[0] == ColorInterp.palette:
-        yield f"has {cog.count} band(s) of {cog.dtypes[0]}, and under {band}/ a COG has {_BANDS[band]} of uint8 without a palette"
+    if (cog.count, set(cog.dtypes)) != (_BANDS[film_type], {"uint8"}) or cog.colorinterp[0] == ColorInterp.palette:
+        yield f"has {cog.count} band(s) of {cog.dtypes[0]}, and under {film_type}/ a COG has {_BANDS[film_type]} of uint8 without a palette"
     if not _is_web_mercator(cog.crs):
         yield f"is not in EPSG:3857 (its coordinate system: {cog.crs.to_string() if cog.crs else 'none'})"
     if cog.transform.b or cog.transform.d or cog.transform.a <= 0 or cog.transform.e >= 0:
@@ -132,9 +132,9 @@ def _mask(cog: DatasetReader) -> NDArray[np.uint8] | None:
     size = (-(-cog.height // factor), -(-cog.width // factor))
     mask: NDArray[np.uint8] = cog.read_masks(1, out_shape=size, resampling=Resampling.nearest)
     if not mask.any():
-        raise FrameFault("has no valid pixel")
+        raise FrameError("has no valid pixel")
     if MaskFlags.per_dataset in cog.mask_flag_enums[0] and _white_holes(cog, mask, factor):
-        raise FrameFault("shows true white as transparent (its mask has holes where the photograph is white)")
+        raise FrameError("shows true white as transparent (its mask has holes where the photograph is white)")
     return mask
 
 

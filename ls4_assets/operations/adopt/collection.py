@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from ls4_assets.db.chunks import chunks
 from ls4_assets.db.tile_index import collection_lock
 from ls4_assets.domain.names import Collection
-from ls4_assets.errors import FrameFault
+from ls4_assets.errors import FrameError
 from ls4_assets.operations.adopt import history, records
 from ls4_assets.operations.adopt.cog_header import read_header
 from ls4_assets.operations.adopt.inventory import Candidate, Survey, survey
@@ -132,8 +132,8 @@ class _Adopter:
         cog = candidate.cog
         try:
             with rasterio.Env(**options):
-                header = read_header(self.storage.gdal_path(cog.key), cog.size, candidate.frame.band)
-        except FrameFault as fault:
+                header = read_header(self.storage.gdal_path(cog.key), cog.size, candidate.frame.film_type)
+        except FrameError as fault:
             if candidate.source:
                 return f"{cog.key} {fault}; nothing to do: it is made anew from its georef tif."
             georef = f"{candidate.frame.folder}/georef/{PurePosixPath(cog.key).name}"

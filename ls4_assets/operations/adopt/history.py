@@ -20,7 +20,7 @@ def add_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequenc
 
 
 def remove_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequence[str]) -> None:
-    """Take frames that are gone out of Dagit: the sensor does this only for those that had a georef tif."""
+    """Take frames that are gone out of the Dagster UI: the sensor does this only for those that had a georef tif."""
     for partition in partitions:
         instance.delete_dynamic_partition(str(keys.frame_partitions(shard).name), partition)
 

@@ -9,8 +9,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from ls4_assets.domain.names import BANDS, TYPES, Band, Collection, Frame, Shards, frame_stem, is_tif, parse_collection_path
-from ls4_assets.errors import NameRefused
+from ls4_assets.domain.names import (
+    FILM_TYPES,
+    TYPES,
+    Collection,
+    FilmType,
+    Frame,
+    Shards,
+    frame_stem,
+    is_tif,
+    parse_collection_path,
+)
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import Dropped, pair_sidecars
 from resources.storage import Storage, StoredObject
 
@@ -47,31 +57,31 @@ class Survey:
 def find_collections(storage: Storage, shards: Shards) -> tuple[list[Collection], list[str]]:
     """Every collection that has a folder, sorted, and a sentence for each folder that is none."""
     with ThreadPoolExecutor(_LISTINGS_AT_ONCE) as threads:
-        level = [f"{band}/" for band in BANDS]
-        for _ in ("shard", "second", "type"):
+        level = [f"{film_type}/" for film_type in FILM_TYPES]
+        for _ in ("shard", "survey", "type"):
             level = [below for found in threads.map(lambda folder: _folders(storage, folder), level) for below in found]
-    collections, refused = set(), []
+    collections, rejected = set(), []
     for folder in level:
         if PurePosixPath(folder).name not in TYPES:
             continue
         try:
             collections.add(parse_collection_path(folder, shards)[0])
-        except NameRefused as refusal:
-            refused.append(str(refusal))
-    return sorted(collections), refused
+        except InvalidNameError as rejection:
+            rejected.append(str(rejection))
+    return sorted(collections), rejected
 
 
 def survey(storage: Storage, of: Collection) -> Survey:
     """Look at all COGs of a collection, of both bands, sorted by partition."""
     found = Survey()
-    for band in BANDS:
-        _survey_band(storage, of, band, found)
+    for film_type in FILM_TYPES:
+        _survey_band(storage, of, film_type, found)
     found.candidates.sort(key=lambda candidate: candidate.frame.partition)
     return found
 
 
-def _survey_band(storage: Storage, of: Collection, band: Band, found: Survey) -> None:
-    folder = of.folder(band)
+def _survey_band(storage: Storage, of: Collection, film_type: FilmType, found: Survey) -> None:
+    folder = of.folder(film_type)
     dropped = [stored for stored in _objects(storage, f"{folder}/georef/") if frame_stem(stored.key)]
     times = {stored.key: stored.modified for stored in dropped}
     sources: dict[str, list[Dropped]] = {}
@@ -81,7 +91,7 @@ def _survey_band(storage: Storage, of: Collection, band: Band, found: Survey) ->
     cogs = [one for one in _objects(storage, f"{folder}/cog/") if is_tif(one.key)]
     scans = _scan_files(_objects(storage, f"{folder}/scanned/")) if cogs else {}
     for cog in cogs:
-        frame = Frame(of, band, PurePosixPath(cog.key).stem)
+        frame = Frame(of, film_type, PurePosixPath(cog.key).stem)
         mine = sources.get(frame.stem, [])
         if problem := _problem(frame, cog.key, mine):
             found.problems[cog.key] = problem
@@ -95,8 +105,8 @@ def _problem(frame: Frame, key: str, sources: Sequence[Dropped]) -> str | None:
     name = PurePosixPath(key).name
     try:
         _ = frame.attributes
-    except NameRefused as refusal:
-        return f"{key}: {refusal}"
+    except InvalidNameError as rejection:
+        return f"{key}: {rejection}"
     if key != frame.cog_key:
         return f"{key} would be published as {frame.stem}.tif; rename it to that, and adopt again."
     if len(sources) > 1:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.db.frames import ADOPTED, Product
 from ls4_assets.db.schema import WEB_MERCATOR, SourceState, collection, frame, source
 from ls4_assets.domain.names import Collection
-from ls4_assets.errors import NameRefused
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.planner import Change, Changes
 from ls4_assets.ingest.sources import apply_changes, tables_in_use
 from ls4_assets.operations.adopt.cog_header import Header
@@ -54,10 +54,12 @@ class Known:
 
 
 def known(connection: Connection, of: Collection) -> Known:
-    """Read it. Raises NameRefused when another collection has this one's table."""
+    """Read it. Raises NameRejected when another collection has this one's table."""
     other = tables_in_use(connection).get(of.table, of.name)
     if other != of.name:
-        raise NameRefused(f"{of.name} differs from {other} by upper and lower case only; move its files there, and adopt again.")
+        raise InvalidNameError(
+            f"{of.name} differs from {other} by upper and lower case only; move its files there, and adopt again."
+        )
     cog = frame.c.products["cog"]
     columns = (frame.c.id, frame.c.deleted, frame.c.source_key, frame.c.served_key)
     made_by, version = cog["made_by"].astext.label("by"), cog["version"].astext.label("version")
@@ -95,7 +97,7 @@ def withdraw(connection: Connection, cogs: Iterable[str]) -> list[str]:
 
 @contextmanager
 def partitions_lock(engine: Engine, shard: str) -> Iterator[None]:
-    """Nobody else adopts into this shard meanwhile: a range in Dagit follows the order in which partitions were added."""
+    """Nobody else adopts into this shard meanwhile: a range in the Dagster UI follows the order in which partitions were added."""
     with engine.begin() as connection:
         lock_until_commit(connection, f"partitions of {shard}")
         yield

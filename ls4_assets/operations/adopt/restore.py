@@ -11,9 +11,9 @@ from sqlalchemy import inspect
 
 from ls4_assets.db.schema import SCHEMA, frame
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.ingest.scan import look_at_bucket
+from ls4_assets.ingest.scan import scan_bucket
 from ls4_assets.operations.adopt import run
-from ls4_assets.operations.adopt.archive import no_look
+from ls4_assets.operations.adopt.archive import scans_paused
 from ls4_assets.operations.adopt.stacking import restore_table
 from ls4_assets.operations.reconcile.recorded_state import all_collections, knows_anything
 from resources.archive import Archive
@@ -22,22 +22,22 @@ from resources.scratch import scratch_folder
 
 def rebuild(archive: Archive, say: Callable[[str], None], *, apply: bool) -> bool:
     """Plan, or restore. Returns whether all went well. Raises ConfigurationError when the database holds anything already."""
-    _refuse_unless_empty(archive)
+    _reject_unless_empty(archive)
     went_well = run.run(archive.settings, (), say, apply=apply, ignore_times=False)
     if not apply:
         return went_well
     _restore_stacking(archive, say)
-    with no_look(archive.settings):
-        look = look_at_bucket(archive, seconds=math.inf, keys=1 << 62)
-    waiting, refused = look.counts["queued"] + look.counts["settling"], look.counts["refused"]
-    say(f"{waiting} georef tifs have no COG that could be adopted and are made anew; {refused} are refused by name.")
+    with scans_paused(archive.settings):
+        look = scan_bucket(archive, seconds=math.inf, keys=1 << 62)
+    waiting, rejected = look.counts["queued"] + look.counts["settling"], look.counts["rejected"]
+    say(f"{waiting} georef tifs have no COG that could be adopted and are made anew; {rejected} are rejected by name.")
     for sentence in look.errors:
         say(sentence)
     say("Start the daemon, if it does not run; then `ls4 reconcile` tells what is left to mend.")
     return went_well and not look.errors
 
 
-def _refuse_unless_empty(archive: Archive) -> None:
+def _reject_unless_empty(archive: Archive) -> None:
     if not inspect(archive.database).has_table(frame.name, schema=SCHEMA):
         raise ConfigurationError("The database has no tables of ls4's; make them with `ls4 db init`, and rebuild then.")
     with archive.database.connect() as connection:

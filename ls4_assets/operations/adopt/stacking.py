@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.db.chunks import chunks
 from ls4_assets.db.schema import WEB_MERCATOR, frame, tile_index
 from ls4_assets.db.tile_index import is_ours, location_of
-from ls4_assets.domain.names import BANDS, Collection
-from ls4_assets.errors import NotFound
+from ls4_assets.domain.names import FILM_TYPES, Collection
+from ls4_assets.errors import NotFoundError
 from resources.storage import Storage
 
 _TEXTS = ("date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index")
@@ -42,11 +42,11 @@ def restore_table(connection: Connection, of: Collection, storage: Storage, fold
 def _read(storage: Storage, of: Collection, folder: Path) -> list[tuple[str, dict[str, Any]]] | None:
     """Key of the COG and attributes of each row, the lowest first."""
     path = folder / f"{of.name}.zip"
-    for band in BANDS:
+    for film_type in FILM_TYPES:
         try:
-            storage.download(of.tile_index_key(band, "_idx.zip"), path)
+            storage.download(of.tile_index_key(film_type, "_idx.zip"), path)
             found = pyogrio.read_dataframe(f"/vsizip/{path}", read_geometry=False)
-        except (NotFound, DataSourceError):
+        except (NotFoundError, DataSourceError):
             continue
         finally:
             path.unlink(missing_ok=True)

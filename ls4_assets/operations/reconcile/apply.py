@@ -12,7 +12,7 @@ from ls4_assets.db.chunks import chunks
 from ls4_assets.db.schema import SourceState, frame, source
 from ls4_assets.db.tile_index import collection_lock
 from ls4_assets.domain.names import Collection
-from ls4_assets.ingest.scan import look_at_keys
+from ls4_assets.ingest.scan import check_keys
 from ls4_assets.operations.adopt import history, records
 from ls4_assets.operations.reconcile.model import Action, Kind
 from resources.archive import Archive
@@ -37,14 +37,14 @@ def act(archive: Archive, instance: DagsterInstance, of: Collection, actions: Se
                 archive.storage.delete(removed.target)
     _keep_partitions(instance, of, by_kind, gone)
     looked_at = [action.target for action in by_kind[Kind.LOOK]]
-    return look_at_keys(archive, looked_at).errors if looked_at else []
+    return check_keys(archive, looked_at).errors if looked_at else []
 
 
 def _write(connection: Connection, of: Collection, by_kind: Mapping[Kind, Sequence[Action]]) -> list[str]:
     """Returns partitions of frames that leave for good."""
     for some in chunks(_targets(by_kind[Kind.REQUEUE]), _ROWS):
         idle = (source.c.frame.in_(some), source.c.state.in_([SourceState.DONE, SourceState.FAILED]))
-        again = {"state": SourceState.QUEUED, "attempts": 0, "not_before": None, "changed_at": func.now()}
+        again = {"state": SourceState.QUEUED, "attempts": 0, "retry_after": None, "changed_at": func.now()}
         connection.execute(update(source).where(*idle).values(again))
     for relinked in by_kind[Kind.RELINK]:
         linked = {"scan_file": relinked.value, "revision": frame.c.revision + 1, "updated_at": func.now()}
@@ -55,7 +55,7 @@ def _write(connection: Connection, of: Collection, by_kind: Mapping[Kind, Sequen
         _renew_index(connection, of)
     if by_kind[Kind.MOSAIC]:
         overview_mosaics.take_off(connection, of)
-        overview_mosaics.note(connection, of, key=None, form=None, zoom=None, revision=0, attempts=0)
+        overview_mosaics.note(connection, of, key=None, format_version=None, zoom=None, revision=0, attempts=0)
     if by_kind[Kind.DROP]:
         tile_index.drop(connection, of)
     due = {"files_revision": 0} if by_kind[Kind.FILES] else {}

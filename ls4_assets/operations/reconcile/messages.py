@@ -25,8 +25,8 @@ WORDS: Mapping[Kind, str] = {
     Kind.MAP: "write the mapfile and its tile documents anew",
     Kind.REMOVE: "delete {n} objects that nobody is served",
     Kind.DROP: "drop {n} tables of no frames",
-    Kind.ADD_PARTITION: "add {n} partitions in Dagit",
-    Kind.REMOVE_PARTITION: "remove {n} partitions in Dagit",
+    Kind.ADD_PARTITION: "add {n} partitions in the Dagster UI",
+    Kind.REMOVE_PARTITION: "remove {n} partitions in the Dagster UI",
     Kind.UNKNOWN: "{n} COGs are not ls4's: `ls4 adopt {path}` takes them over, or delete them",
     Kind.FOREIGN: "its index table is not ls4's: `ls4 adopt {path}` takes it over",
 }
@@ -39,7 +39,7 @@ class Told:
     apply: bool
     collections: int = 0
     in_step: int = 0
-    refused: int = 0
+    rejected: int = 0
     counts: dict[Kind, int] = field(default_factory=dict)
     _told: int = 0
 
@@ -47,7 +47,7 @@ class Told:
         """The lines on one collection; none when it is in step."""
         self.collections += bool(report.name)
         self.in_step += bool(report.name) and report.in_step
-        self.refused += report.refused is not None
+        self.rejected += report.rejected is not None
         for kind, many in count([*report.actions, *report.held]).items():
             self.counts[kind] = self.counts.get(kind, 0) + many
         if report.in_step:
@@ -60,8 +60,8 @@ class Told:
 
     def end(self) -> Iterator[str]:
         yield f"{self.collections} collections, {self.in_step} in step."
-        if self.refused:
-            yield f"{self.refused} could not be compared or mended; what is said of each tells what to do."
+        if self.rejected:
+            yield f"{self.rejected} could not be compared or mended; what is said of each tells what to do."
         if self.counts and not self.apply:
             yield "This was the plan; --apply carries it out."
         elif self.counts:
@@ -70,8 +70,8 @@ class Told:
 
 def lines(report: Report) -> Iterator[str]:
     name = report.name or "Of no collection"
-    if report.refused:
-        yield f"{name}: {report.refused}"
+    if report.rejected:
+        yield f"{name}: {report.rejected}"
     elif not report.name or report.actions or report.held:
         yield f"{name}:"
     of = Collection.from_name(report.name)
@@ -84,7 +84,7 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def table(reports: Iterable[tuple[str, Mapping[Kind, int]]]) -> str:
-    """The same for Dagit, as Markdown: a line a collection."""
+    """The same for the Dagster UI, as Markdown: a line a collection."""
     rows = [(name or "of none", ", ".join(f"{many} {kind}" for kind, many in counts.items())) for name, counts in reports]
     return markdown.table(["collection", "out of step"], rows) if rows else "all in step"
 

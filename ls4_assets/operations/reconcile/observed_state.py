@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from ls4_assets.domain.names import BANDS, Band, Collection, Frame, is_tif
+from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType, Frame, is_tif
 from ls4_assets.operations.reconcile.model import DOCUMENTS, Listed
 from mapserver.sync import DOCUMENTS as FINDINGS
 from resources.storage import Storage, StoredObject
@@ -18,10 +18,10 @@ def list_collection(storage: Storage, of: Collection, documents: Mapping[str, St
     Only what is needed is kept of each object: a collection of 50,000 frames has 300,000.
     """
     listed = Listed()
-    for band in BANDS:
-        folder = f"{of.folder(band)}/"
+    for film_type in FILM_TYPES:
+        folder = f"{of.folder(film_type)}/"
         for found in storage.list(folder):
-            _take(listed, storage, of, band, found, found.key[len(folder) :], old)
+            _take(listed, storage, of, film_type, found, found.key[len(folder) :], old)
     for found in storage.list(_derived(of)):
         _take_derived(listed, storage, of, found, old)
     for suffix in DOCUMENTS:
@@ -48,17 +48,19 @@ def cog_print(storage: Storage, size: int, version: str) -> str:
     return str(size) if storage.is_folder else f"{size} {version}"
 
 
-def _take(listed: Listed, storage: Storage, of: Collection, band: Band, found: StoredObject, path: str, old: datetime) -> None:
+def _take(
+    listed: Listed, storage: Storage, of: Collection, film_type: FilmType, found: StoredObject, path: str, old: datetime
+) -> None:
     folder, _, name = path.rpartition("/")
     stem, suffix = name.rpartition(".")[0], name.rpartition(".")[2].lower()
     if folder == "georef" and is_tif(name):
         listed.tifs.add(found.key)
     elif folder == "scanned" and is_tif(name):
         # Of x.tif and x.TIF the first that the frame's own work would find.
-        if (band, stem) not in listed.scans or suffix == name.rpartition(".")[2]:
-            listed.scans[band, stem] = name
+        if (film_type, stem) not in listed.scans or suffix == name.rpartition(".")[2]:
+            listed.scans[film_type, stem] = name
     elif folder == "georef/deflate" and is_tif(name.removesuffix(_SIDECAR)):
-        listed.made[found.key] = Frame(of, band, name.removesuffix(_SIDECAR).rpartition(".")[0]).id
+        listed.made[found.key] = Frame(of, film_type, name.removesuffix(_SIDECAR).rpartition(".")[0]).id
         _note_age(listed, found, old)
     elif folder == "cog" and is_tif(name):
         listed.cogs[found.key] = cog_print(storage, found.size, found.version)
@@ -71,9 +73,9 @@ def _take(listed: Listed, storage: Storage, of: Collection, band: Band, found: S
 def _take_derived(listed: Listed, storage: Storage, of: Collection, found: StoredObject, old: datetime) -> None:
     """Of what is derived only what a frame or the map needs; catalogues are others' to keep."""
     parts = found.key.removeprefix(_derived(of)).split("/")
-    if parts[0] == "served" and len(parts) == 4 and parts[1] in BANDS and is_tif(parts[3]):
+    if parts[0] == "served" and len(parts) == 4 and parts[1] in FILM_TYPES and is_tif(parts[3]):
         listed.cogs[found.key] = cog_print(storage, found.size, found.version)
-    elif parts[0] == "thumbnails" and len(parts) == 3 and parts[1] in BANDS:
+    elif parts[0] == "thumbnails" and len(parts) == 3 and parts[1] in FILM_TYPES:
         listed.made[found.key] = f"{parts[1]}/{of.shard}/{of.partition}/{PurePosixPath(parts[2]).stem}"
     elif len(parts) == 1 and parts[0].startswith("overview_mosaic-"):
         listed.mosaics[found.key] = found.modified

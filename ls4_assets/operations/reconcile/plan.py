@@ -7,7 +7,7 @@ may be all that there is of a photograph, and is only told of. An intermediate t
 from collections.abc import Iterator
 
 from ls4_assets.db.schema import LIVE, SourceState
-from ls4_assets.domain.names import BANDS, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.operations.reconcile.model import DOCUMENTS, TAKING, Action, Kind, Known, Listed
 
 # Of an index's shapefile, its .shx tells by its size how many frames it has.
@@ -102,9 +102,9 @@ def _files(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
     row = known.row
     if row is None or not row.settled:
         return
-    for band in BANDS:
-        keys = [of.tile_index_key(band, suffix) for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip")]
-        if band in row.bands and row.frames:
+    for film_type in FILM_TYPES:
+        keys = [of.tile_index_key(film_type, suffix) for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip")]
+        if film_type in row.bands and row.frames:
             if gone := [key for key in keys if not listed.index_files.get(key)]:
                 yield Action(Kind.FILES, gone[0], "is missing or empty")
             elif listed.index_files[keys[1]] != _SHX_HEADER + _SHX_RECORD * row.frames:
@@ -167,11 +167,11 @@ def _partitions(of: Collection, known: Known) -> Iterator[Action]:
     # Those of what waits may be there already; those of what is gone are the sensor's to remove.
     allowed = wanted | {row.partition for row in known.frames.values()} | {row.partition for row in known.sources.values()}
     for partition in sorted(wanted - known.partitions):
-        yield Action(Kind.ADD_PARTITION, partition, "is no partition in Dagit")
+        yield Action(Kind.ADD_PARTITION, partition, "is no partition in the Dagster UI")
     for partition in sorted(known.partitions - allowed):
-        yield Action(Kind.REMOVE_PARTITION, partition, "is a partition of nothing", f"{partition} in Dagit")
+        yield Action(Kind.REMOVE_PARTITION, partition, "is a partition of nothing", f"{partition} in the Dagster UI")
     if known.row and known.row.published and not known.collection_partition:
-        yield Action(Kind.ADD_PARTITION, of.partition, "is no partition in Dagit")
+        yield Action(Kind.ADD_PARTITION, of.partition, "is no partition in the Dagster UI")
     if known.row is None and known.collection_partition:
         yield Action(Kind.REMOVE_PARTITION, of.partition, "is a partition of nothing")
 
@@ -184,5 +184,5 @@ def is_foreign(known: Known) -> bool:
 def _id_of(of: Collection, key: str) -> str:
     """Of the frame that a COG is of: bw/.../cog/<stem>.tif, or derived/<Name>/served/<band>/<stem>/<version>.tif."""
     parts = key.split("/")
-    band, stem = (parts[3], parts[4]) if parts[0] == "derived" else (parts[0], parts[-1].rpartition(".")[0])
-    return f"{band}/{of.shard}/{of.partition}/{stem}"
+    film_type, stem = (parts[3], parts[4]) if parts[0] == "derived" else (parts[0], parts[-1].rpartition(".")[0])
+    return f"{film_type}/{of.shard}/{of.partition}/{stem}"

@@ -9,7 +9,7 @@ from ls4_assets.db import schema
 from ls4_assets.db.frames import ADOPTED
 from ls4_assets.db.schema import SourceState, frame, source
 from ls4_assets.db.tile_index import LEGACY, cog_key_of, is_ours, key_in
-from ls4_assets.domain.names import BANDS, Collection, is_tif
+from ls4_assets.domain.names import FILM_TYPES, Collection, is_tif
 from ls4_assets.ingest.sources import anything_known
 from ls4_assets.operations.reconcile.model import Known, KnownCollection, KnownFrame, KnownSource, KnownTable
 from ls4_assets.operations.reconcile.observed_state import cog_print
@@ -94,12 +94,12 @@ def _frame(storage: Storage, row: Row[Any]) -> KnownFrame:
 
 
 def _sources(connection: Connection, of: Collection) -> dict[str, KnownSource]:
-    """By key, not by collection: what was refused by name is of none, and lies in its folders all the same."""
+    """By key, not by collection: what was rejected by name is of none, and lies in its folders all the same."""
     c = source.c
-    inside = or_(*(c.key.startswith(f"{of.folder(band)}/georef/", autoescape=True) for band in BANDS))
-    rows = connection.execute(select(c.key, c.state, c.frame, c.partition, c.gone_at, c.held_at).where(inside))
+    inside = or_(*(c.key.startswith(f"{of.folder(film_type)}/georef/", autoescape=True) for film_type in FILM_TYPES))
+    rows = connection.execute(select(c.key, c.state, c.frame, c.partition, c.missing_since, c.deletion_held_at).where(inside))
     return {
-        row.key: KnownSource(SourceState(row.state), row.frame, row.partition, bool(row.gone_at or row.held_at))
+        row.key: KnownSource(SourceState(row.state), row.frame, row.partition, bool(row.missing_since or row.deletion_held_at))
         for row in rows
         if is_tif(row.key)
     }

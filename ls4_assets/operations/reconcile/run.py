@@ -15,10 +15,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import keys
-from ls4_assets.assets.active_runs import busy_collections
+from ls4_assets.assets.active_runs import collections_in_progress
 from ls4_assets.db.schema import PUBLIC
 from ls4_assets.domain.names import TYPES, Collection
-from ls4_assets.errors import ConfigurationError, UnknownName
+from ls4_assets.errors import ConfigurationError, UnknownCollectionError
 from ls4_assets.ingest.deletions import Guard
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.operations.reconcile import observed_state, recorded_state
@@ -38,19 +38,19 @@ _COLLECTIONS_WITHOUT_QUESTION = 5
 class Report:
     """What became of one collection, or would. `name` is empty for what belongs to none.
 
-    held: actions that take so much away that somebody has to say so; refused: why nothing was compared; said: by the look.
+    held: actions that take so much away that somebody has to say so; rejected: why nothing was compared; said: by the look.
     """
 
     name: str
     actions: list[Action] = field(default_factory=list)
     held: list[Action] = field(default_factory=list)
-    refused: str | None = None
+    rejected: str | None = None
     applied: bool = False
     said: list[str] = field(default_factory=list)
 
     @property
     def in_step(self) -> bool:
-        return not (self.actions or self.held or self.refused)
+        return not (self.actions or self.held or self.rejected)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Reconciler:
 
     def run(self, names: Sequence[str] = ()) -> Iterator[Report]:
         """A report for each collection. Raises ConfigurationError or UnknownName before anything is done."""
-        self._refuse_to_guess()
+        self._reject_to_guess()
         if names:
             for of in [self._named(name) for name in names]:
                 yield self._reconcile(of)
@@ -78,7 +78,7 @@ class Reconciler:
             yield self._reconcile(of, held_whole=of.name in losing)
         yield self._of_none(collections)
 
-    def _refuse_to_guess(self) -> None:
+    def _reject_to_guess(self) -> None:
         """An unmounted disk and a lost database look like an archive from which all was deleted."""
         first = next(iter(self._in_bucket), None)
         with self.archive.database.connect() as connection:
@@ -111,7 +111,7 @@ class Reconciler:
         for of in self._all():
             if of.table == table:
                 return of
-        raise UnknownName(f"There is no collection {name}; `ls4 status` names those that there are.")
+        raise UnknownCollectionError(f"There is no collection {name}; `ls4 status` names those that there are.")
 
     def _losing(self, collections: Sequence[Collection]) -> set[str]:
         """Names of the collections that would lose table or map, when they are too many to go without a question."""
@@ -121,30 +121,30 @@ class Reconciler:
 
     def _reconcile(self, of: Collection, *, held_whole: bool = False) -> Report:
         report = self._compare(of, held_whole=held_whole)
-        if not self.apply or report.refused or not _to_do(report):
+        if not self.apply or report.rejected or not _to_do(report):
             return report
         try:
             report.said = act(self.archive, self.instance, of, _to_do(report), datetime.now(UTC) - self.grace)
         except SQLAlchemyError:
             raise
         except Exception as error:  # noqa: BLE001  # storage's own errors: what was written stands, the rest is found again
-            return replace(report, refused=f"was not mended to the end ({error}); reconcile it again.")
+            return replace(report, rejected=f"was not mended to the end ({error}); reconcile it again.")
         return replace(report, applied=True)
 
     def _compare(self, of: Collection, *, held_whole: bool = False) -> Report:
-        if busy_collections(self.instance).blocks(of):
-            return Report(of.name, refused="runs are changing it; reconcile it when they are done.")
+        if collections_in_progress(self.instance).blocks(of):
+            return Report(of.name, rejected="runs are changing it; reconcile it when they are done.")
         old = datetime.now(UTC) - self.grace
         partitions, collections = self._partitions(of.shard)
         # The rows first: what is published meanwhile lies in the bucket then, and is too young to be an orphan.
         with self.archive.database.connect() as connection:
             if recorded_state.in_runs(connection, of):
-                return Report(of.name, refused="runs are making frames of it; reconcile it when they are done.")
+                return Report(of.name, rejected="runs are making frames of it; reconcile it when they are done.")
             held_by = recorded_state.known_of(connection, self.archive.storage, of, partitions, collections)
         try:
             listed = observed_state.list_collection(self.archive.storage, of, self._documents, old)
         except Exception as error:  # noqa: BLE001  # whatever broke the listing off: the rest of it is unknown
-            return Report(of.name, refused=f"cannot be listed whole ({error}); nothing of it was changed, reconcile it again.")
+            return Report(of.name, rejected=f"cannot be listed whole ({error}); nothing of it was changed, reconcile it again.")
         actions = plan(of, listed, held_by)
         lost, settings = lost_frames(actions), self.archive.settings
         guard = Guard(settings.deletion_guard_share, settings.deletion_guard_frames)

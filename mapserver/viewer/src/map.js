@@ -169,11 +169,11 @@ const highlight = [
   new Style({ stroke: new Stroke({ color: "#ffb000", width: 3 }) }),
 ];
 
-/** XYZ tiles; `refused` when the first ones all fail. */
-function tiles(entry, refused) {
+/** XYZ tiles; `rejected` when the first ones all fail. */
+function tiles(entry, rejected) {
   const fine = devicePixelRatio > 1.3;
   const url = entry.tiles(fine ? "@2x" : "");
-  return watched(new XYZ({ url, tilePixelRatio: fine ? 2 : 1, maxZoom: NATIVE, transition: calm.matches ? 0 : 200 }), refused);
+  return watched(new XYZ({ url, tilePixelRatio: fine ? 2 : 1, maxZoom: NATIVE, transition: calm.matches ? 0 : 200 }), rejected);
 }
 
 function viaWms(entry, failed) {
