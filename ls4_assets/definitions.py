@@ -1,4 +1,7 @@
-"""Everything Dagster loads, merged: the assets of each shard, sensors and schedule, and the archive as their resource."""
+"""The code location that Dagster loads: assets of every shard, checks, schedules, sensors and the archive resource.
+
+Only this module puts them together. Assets are in `ls4_assets.assets`, sensors and the reconciliation schedule in `sensors`.
+"""
 
 import gc
 from functools import cache
@@ -8,63 +11,67 @@ import dagster as dg
 from ls4_assets import logs
 from ls4_assets.assets import checks, keys
 from ls4_assets.assets.collections import collection_assets
-from ls4_assets.assets.exports import compiled_asset
+from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
-from ls4_assets.settings import AS_SHIPPED, Profiles, load_settings
+from ls4_assets.settings import DEFAULT_PROFILES, Profiles, load_settings
 from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
-from sensors.notifications import SECONDS, notifications_sensor
+from sensors.notifications import MIN_INTERVAL_SECONDS, notifications_sensor
 from sensors.publish_collections import publish_collections_sensor
-from sensors.reconcile import in_step, nightly
+from sensors.reconcile import archive_consistency, reconcile_schedule
 from sensors.statewide_exports import statewide_exports_sensor
 
 
 def build_definitions(
-    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = AS_SHIPPED, *, by_events: bool = False
+    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = DEFAULT_PROFILES, *, has_events: bool = False
 ) -> dg.Definitions:
-    """The platform for these shards, with these profiles in force; a test gives an archive of its own. `by_events`: the bucket
-    tells of its objects."""
-    hears = ingest_events_sensor if by_events else ingest_poll_sensor
-    rejected = dg.AssetSpec(
-        keys.REJECTED, group_name="archive", description="Files that could not be taken: why, and what to do."
+    """Definitions for these shards and profiles. `has_events`: the bucket sends events, so the sensor does not poll it."""
+    ingest_sensor = ingest_events_sensor if has_events else ingest_poll_sensor
+    rejected_files = dg.AssetSpec(
+        keys.REJECTED_FILES,
+        group_name="archive",
+        description="Dropped files that ls4 cannot process, each with the reason and what to do.",
     )
     assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard))]
     return dg.Definitions(
-        assets=[rejected, in_step, compiled_asset(), *assets],
+        assets=[rejected_files, archive_consistency, compiled_indexes_asset(), *assets],
         asset_checks=[checks.archive_counts_match],
-        schedules=[checks.archive_audit, nightly()],
+        schedules=[checks.archive_audit, reconcile_schedule()],
         sensors=[
-            hears(sensor_seconds),
+            ingest_sensor(sensor_seconds),
             publish_collections_sensor(sensor_seconds),
-            notifications_sensor(max(SECONDS, sensor_seconds)),
+            notifications_sensor(max(MIN_INTERVAL_SECONDS, sensor_seconds)),
             statewide_exports_sensor(),
         ],
         resources={"archive": archive},
-        # A run's frames share a pool of processes; a process more for each step would only cost its start.
+        # Frames run in a process pool of their own, so a process per step would only add its start-up time.
         executor=dg.in_process_executor,
     )
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return _loaded()
+    return _load()
 
 
 @cache
-def _loaded() -> dg.Definitions:
-    """Once a process: a run's asks twice. None of these hundreds of thousands of objects is ever garbage, and looking through
-    them for some, again and again and once more at the process's end, would take longer than to make them."""
+def _load() -> dg.Definitions:
+    """Definitions from the settings, built once per process because Dagster requests them twice in a run.
+
+    The garbage collector is disabled while they are built, and the objects are frozen afterwards. They number hundreds of
+    thousands and none is ever garbage; scanning them repeatedly would take longer than building them.
+    """
     settings = load_settings()
     logs.configure(settings.log_file)
-    by_events = bool(settings.events_queue_url)
+    has_events = bool(settings.events_queue_url)
     gc.disable()
     try:
         definitions = build_definitions(
-            settings.shards, Archive(), settings.sensor_seconds, settings.profiles, by_events=by_events
+            settings.shards, Archive(), settings.sensor_seconds, settings.profiles, has_events=has_events
         )
-        # Made now, as Dagster keeps it with the definitions.
+        # Build the repository now, so that it is frozen too; Dagster caches it in the definitions.
         definitions.get_repository_def()
         gc.freeze()
     finally:

@@ -1,37 +1,37 @@
-"""Every error that a person reads.
+"""Every error whose message is written for people.
 
-Each message is one plain sentence that ends with what to do next; the class says whose problem it is. Anything else that
-is raised is a defect of the platform, not of a frame, and may fail a whole run.
+The message says what is wrong and what to do next; the class says whose problem it is. Any other exception is a defect of the
+platform and may fail a whole run. Errors of one module that no other module handles do not belong here.
 """
 
 
 class Ls4Error(Exception):
-    """Base of all errors whose message is written for people."""
+    """Base class of all errors whose message is written for people."""
 
 
 class InvalidNameError(Ls4Error):
-    """A key that does not follow the archive's grammar: rejected before any pixel is read, no partition is made."""
+    """A key does not follow the archive's grammar. It is rejected before any pixel is read and gets no partition."""
 
 
 class FrameError(Ls4Error):
-    """Something is wrong with the content of one frame; its siblings go on."""
+    """The content of one frame is wrong. The other frames of the run continue."""
 
 
 class InsufficientResourcesError(Ls4Error):
-    """A disk is too full for a frame at this moment: it waits, and is not at fault."""
+    """A disk is too full for a frame at the moment. The frame waits; it is not at fault."""
 
 
 class NotFoundError(Ls4Error):
-    """An object is not in the bucket (any more)."""
+    """An object is not, or no longer, in the bucket."""
 
 
 class NotificationError(Ls4Error):
-    """A message to people was not accepted; it stays due and is sent again."""
+    """A notification was not accepted. It stays due and is sent again."""
 
 
 class UnknownCollectionError(Ls4Error):
-    """Somebody typed the name of a collection that the archive does not have."""
+    """The archive has no collection with the given name."""
 
 
 class ConfigurationError(Ls4Error):
-    """A setting, an address or a credential is wrong or missing: the operator mends it."""
+    """A setting, an address or a credential is wrong or missing. The operator has to correct it."""

@@ -1,8 +1,8 @@
-"""The map server of a container: `python -m mapserver` writes the configuration and runs nginx and the workers until SIGTERM.
+"""The map server's container: `python -m mapserver` writes the configuration and runs nginx and the workers until SIGTERM.
 
-Of the two, whichever ends takes the other with it: whoever started this container starts it again. The database is named by
-libpq's own variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), storage by the usual AWS_*. On S3 the sidecar
-`python -m mapserver.sync` brings the mapfiles.
+When one of the two processes exits, the other is stopped and this process exits with status 1, so that the container is
+restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), S3 by
+AWS_*. The configuration itself is in `config`; on S3 the sidecar `python -m mapserver.sync` copies the mapfiles.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from mapserver.config import PostgresService, ServingConfig, write_config
 
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 0.2
-# How GDAL finds credentials and bucket: FastCGI discards the environment, so it is written into mapserver.conf.
-_STORAGE = (
+# GDAL's access to the bucket. FastCGI discards the environment, so these variables are written to mapserver.conf.
+_GDAL_VARIABLES = (
     *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_S3_ENDPOINT", "AWS_HTTPS", "AWS_VIRTUAL_HOSTING"),
 )
 
 
-def database(environment: Mapping[str, str]) -> PostgresService:
-    """Raises ConfigurationError where there is no server or no sound port."""
+def database_service(environment: Mapping[str, str]) -> PostgresService:
+    """The database that libpq's variables name. Raises ConfigurationError for a missing server or an invalid port."""
     host, port = environment.get("PGHOST"), environment.get("PGPORT", "5432")
     if not host:
-        raise ConfigurationError("PGHOST names no database: set it to the server of the tile indexes.")
+        raise ConfigurationError("PGHOST is not set: set it to the PostgreSQL server of the tile indexes.")
     if not port.isdecimal():
-        raise ConfigurationError(f"PGPORT={port} is no port: give a number, such as 5432.")
+        raise ConfigurationError(f"PGPORT={port} is not a port: use a number, such as 5432.")
     return PostgresService(
         host=host,
         port=int(port),
@@ -45,19 +45,19 @@ def database(environment: Mapping[str, str]) -> PostgresService:
 
 
 def serve(config: ServingConfig) -> int:
-    """Until one of the two ends (then 1), or a signal comes (then 0)."""
-    stopping = False
+    """Run both processes; returns 1 when one of them exits, 0 after SIGTERM or SIGINT."""
+    is_stopping = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
+        nonlocal is_stopping
+        is_stopping = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     processes = [subprocess.Popen(argv) for argv in (config.workers_argv, config.nginx_argv)]
-    while not stopping and all(process.poll() is None for process in processes):
+    while not is_stopping and all(process.poll() is None for process in processes):
         time.sleep(POLL_SECONDS)
-    for process in reversed(processes):  # nginx first: nothing is asked of workers that are leaving
+    for process in reversed(processes):  # nginx first, so that stopping workers get no new requests
         process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for process in processes:
@@ -66,37 +66,38 @@ def serve(config: ServingConfig) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    return 0 if stopping else 1
+    return 0 if is_stopping else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit with the status of `serve`, or 2 for an invalid configuration."""
     parser = argparse.ArgumentParser("python -m mapserver", description="Serve maps: nginx and its MapServer workers.")
     add = parser.add_argument
     add("--run-dir", type=Path, required=True, help="configuration, sockets and temporary files")
-    add("--mapfiles", type=Path, required=True, help="the folder of mapfiles")
-    add("--collections", type=Path, required=True, help="the page's list of collections")
-    add("--rejections", type=Path, help="the staff page's list of rejected files; default: there is no such page")
-    add("--staff", action="append", default=[], help="address or network that may read it; may be given again")
-    add("--archive", type=Path, help="the archive, where it is a folder")
+    add("--mapfiles", type=Path, required=True, help="folder of the mapfiles")
+    add("--collections", type=Path, required=True, help="the map page's list of collections")
+    add("--rejections", type=Path, help="the staff page's list of rejected files; default: no staff page")
+    add("--staff", action="append", default=[], help="address or network that may read the staff page; repeatable")
+    add("--archive", type=Path, help="the archive, if it is a folder")
     add("--listen", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
-    add("--proxy", action="append", default=[], help="address or network of a load balancer; may be given again")
-    add("--workers", type=int, help="MapServer workers; default: by the cores")
-    given = parser.parse_args(arguments)
+    add("--proxy", action="append", default=[], help="address or network of a load balancer; repeatable")
+    add("--workers", type=int, help="number of MapServer workers; default: by the number of cores")
+    options = parser.parse_args(arguments)
     try:
         config = write_config(
-            given.run_dir,
-            port=given.port,
-            listen=given.listen,
-            mapfiles_dir=given.mapfiles,
-            archive_dir=given.archive,
-            collections_file=given.collections,
-            rejections_file=given.rejections,
-            staff=given.staff,
-            database=database(os.environ),
-            proxies=given.proxy,
-            workers=given.workers,
-            gdal_options={name: os.environ[name] for name in _STORAGE if os.environ.get(name)},
+            options.run_dir,
+            port=options.port,
+            listen=options.listen,
+            mapfiles_dir=options.mapfiles,
+            archive_dir=options.archive,
+            collections_file=options.collections,
+            rejections_file=options.rejections,
+            staff=options.staff,
+            database=database_service(os.environ),
+            proxies=options.proxy,
+            workers=options.workers,
+            gdal_options={name: os.environ[name] for name in _GDAL_VARIABLES if os.environ.get(name)},
             log_to_stderr=True,
         )
     except ConfigurationError as error:

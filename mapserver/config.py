@@ -1,8 +1,7 @@
-"""What the serving processes are started with: `mapserver.conf`, `nginx.conf`, the PostgreSQL service file,
-and the two command lines.
+"""The configuration of the serving processes: mapserver.conf, nginx.conf, the PostgreSQL service file and two command lines.
 
-`write_config` writes every file under one run directory and hands back the argv of the two processes;
-starting and watching them is the caller's work (the laptop's supervisor, a container's entry point, a test).
+`write_config` writes all files below one run directory and returns the argv of the two processes. Starting and supervising them
+belongs to the caller: `ls4_assets.local`, the container's entry point (`__main__`), or a test.
 """
 
 import os
@@ -16,25 +15,25 @@ from pathlib import Path
 
 from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
-from mapserver.files import give, make_if_allowed, publish, publish_pages
-from mapserver.rendering import FOOTPRINT, TEMPLATES, environment
+from mapserver.files import change_owner, create_folder_if_writable, install_pages, write_atomically
+from mapserver.rendering import FOOTPRINT_TEMPLATE, TEMPLATES, render_template
 
 SERVICE = "ls4"
 MAPSERV = Path("/usr/lib/cgi-bin/mapserv")
-# By its full path: an ordinary user's PATH has no sbin.
+# The full path, because an ordinary user's PATH does not include sbin.
 NGINX = Path("/usr/sbin/nginx")
 NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
 _HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
-_FRONT = Path(__file__).with_name("front_end.js")
-# nginx has no way to write a literal $ where variables are allowed.
-_PLAIN_PATH = re.compile(r"/[\w./@+~ -]*")
-_LONGEST_SOCKET_PATH = 107
-# nginx's own word: in a container, /dev/stderr may be another user's pipe, which cannot be opened.
+_NGINX_SCRIPT = Path(__file__).with_name("front_end.js")
+# nginx cannot escape a $ where variables are allowed.
+_NGINX_PATH = re.compile(r"/[\w./@+~ -]*")
+_MAX_SOCKET_PATH_BYTES = 107
+# nginx's keyword. In a container, /dev/stderr may be another user's pipe, which cannot be opened.
 _STDERR = "stderr"
 
-# One request opens a COG, and no folder is listed for sidecars: masks and overviews lie inside.
+# A COG opens with one request and without listing its folder: masks and overviews are internal.
 _GDAL_OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
@@ -48,7 +47,7 @@ _GDAL_OPTIONS = {
 
 @dataclass(frozen=True)
 class PostgresService:
-    """How MapServer reaches the tile index: a SELECT-only role. `host` may be a socket directory."""
+    """How MapServer connects to the tile index, with a SELECT-only role. `host` may be a socket directory."""
 
     host: str
     port: int
@@ -60,7 +59,7 @@ class PostgresService:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """The two processes to start (both stay in the foreground and stop on SIGTERM), and where they answer."""
+    """The two processes to start, and their addresses. Both processes run in the foreground and stop on SIGTERM."""
 
     workers_argv: tuple[str, ...]
     nginx_argv: tuple[str, ...]
@@ -89,201 +88,201 @@ def write_config(
     listen: str = "127.0.0.1",
     log_to_stderr: bool = False,
 ) -> ServingConfig:
-    """Write the serving configuration under `run_dir` and return what to start, in any order.
+    """Write the serving configuration below `run_dir` and return what to start, in any order.
 
-    run_dir: absolute; made if missing. Holds the configuration, logs, pids, temporary files and the workers'
-      socket. `user` must be able to reach it.
+    run_dir: absolute; created if missing. Contains the configuration, logs, process ids, temporary files and the workers' socket.
+      `user` must be able to reach it.
     port: nginx listens on `listen`:port.
-    mapfiles_dir: the folder in which `<name>.map` files appear and are replaced (by os.replace):
-      `<archive>/mapfiles` for a bucket that is a directory. It is made if missing, and the footprint layer's
-      HTML template is put in it, where that is allowed.
-    database: written to a file that only `user` can read, as service `ls4`.
-    archive_dir: the bucket directory whose public part is served at `/archive/`; None when the bucket is S3.
-    collections_file: the JSON the pipeline writes for the landing page, which shows no collection until then;
-      `run_dir/collections.json` when None.
-    user: whom nginx's workers and mapserv run as when this process is root (www-data when None); otherwise
-      they run as whoever starts them.
-    workers: of mapserv; None: two a core on a folder, four on S3, where they wait more than they work.
-    worker_memory_mb: a worker that grows over this is replaced.
-    tile_cache_mb: the most disk that kept tiles may take; 0 keeps none.
-    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are believed.
-    rejections_file: the JSON of rejected files that the pipeline writes, for the page /staff; None: there is no such page.
-    staff: addresses or networks that may read it, as they reach nginx or as `proxies` tell of them; nobody else does.
-    gdal_options: further GDAL configuration for mapserv (AWS_*, an endpoint): FastCGI discards the
-      environment.
-    log_to_stderr: errors of nginx and MapServer go to stderr, as a container's shall, and not into files of the run directory.
+    mapfiles_dir: the folder in which `<name>.map` files appear and are replaced (by os.replace): `<archive>/mapfiles` for an
+      archive in a folder. Where permitted, it is created and the footprint layer's HTML template is written to it.
+    database: written as service `ls4` to a file that only `user` can read.
+    archive_dir: the archive's folder, whose public part is served at `/archive/`; None when the archive is a bucket on S3.
+    collections_file: the JSON list that the pipeline writes for the map page; `run_dir/collections.json` when None. Until it
+      exists, the page shows no collection.
+    user: the account of nginx's workers and of mapserv when this process is root (www-data when None); otherwise they run as the
+      current user.
+    workers: number of mapserv processes; None: two per core on a folder, four on S3, where they mostly wait.
+    worker_memory_mb: a worker whose resident memory exceeds this is replaced.
+    tile_cache_mb: maximum disk space of cached tiles; 0 disables the cache.
+    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are trusted.
+    rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
+    staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
+    gdal_options: additional GDAL configuration of mapserv (AWS_*, an endpoint), because FastCGI discards the environment.
+    log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
-    Raises ConfigurationError for a path that nginx or a unix socket cannot take, an option that is no GDAL
-    option, a proxy that is no address, an unknown user, and where nginx cannot run the front's JavaScript.
+    Raises ConfigurationError for a path that nginx or a Unix socket cannot use, an invalid GDAL option, an invalid proxy or staff
+    address, an unknown user, and where nginx's JavaScript module is missing.
     """
     for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
-        _require_plain(path)
-    place = _Place.made(run_dir, _account(user), log_to_stderr)
-    collections = collections_file or place.collections
-    # In an archive that may only be read here, the pipeline makes folder and template with the first map.
-    make_if_allowed(mapfiles_dir)
+        _require_nginx_path(path)
+    run = _RunDirectory.create(run_dir, _serving_account(user), log_to_stderr)
+    collections = collections_file or run.collections
+    # In a read-only archive the pipeline creates folder and template with the first map.
+    create_folder_if_writable(mapfiles_dir)
     if os.access(mapfiles_dir, os.W_OK):
-        publish(mapfiles_dir / FOOTPRINT.name, FOOTPRINT.read_bytes())
-    publish_pages(place.static)
-    _write_mapserver(place, database, _GDAL_OPTIONS | _checked(gdal_options or {}))
-    _write_nginx(
-        place,
+        write_atomically(mapfiles_dir / FOOTPRINT_TEMPLATE.name, FOOTPRINT_TEMPLATE.read_bytes())
+    install_pages(run.static)
+    _write_mapserver_config(run, database, _GDAL_OPTIONS | _validate_gdal_options(gdal_options or {}))
+    _write_nginx_config(
+        run,
         {
             "mapfiles": mapfiles_dir,
             "archive": archive_dir,
             "rejections_file": rejections_file,
             "collections_file": collections,
-            "proxies": _networks(proxies),
-            "staff": _networks(staff),
+            "proxies": _parse_networks(proxies),
+            "staff": _parse_networks(staff),
             "tile_cache_mb": tile_cache_mb,
             "listen": listen,
             "port": port,
         },
     )
-    started = {
-        "--workers": workers or _cores() * (2 if archive_dir else 4),
+    worker_options = {
+        "--workers": workers or _cpu_count() * (2 if archive_dir else 4),
         "--max-rss-mb": worker_memory_mb,
         "--mapfiles": mapfiles_dir,
         **({} if database.host.startswith("/") else {"--database-port": database.port}),
     }
     base_url = f"http://{listen}:{port}"
     return ServingConfig(
-        workers_argv=_workers_argv(place, started),
-        nginx_argv=(str(NGINX), "-p", str(run_dir), "-c", str(place.conf / "nginx.conf"), "-e", place.nginx_log),
+        workers_argv=_workers_argv(run, worker_options),
+        nginx_argv=(str(NGINX), "-p", str(run_dir), "-c", str(run.conf / "nginx.conf"), "-e", run.nginx_log),
         base_url=base_url,
         health_url=f"{base_url}/health",
         collections_file=collections,
-        log_dir=place.logs,
+        log_dir=run.logs,
     )
 
 
 @dataclass(frozen=True)
-class _Place:
-    """The run directory, and who reads it. The two logs are file names, or nginx's word for stderr."""
+class _RunDirectory:
+    """The run directory, and the account of the processes that read it. The two logs are file names, or nginx's `stderr`."""
 
-    run: Path
+    path: Path
     account: pwd.struct_passwd | None
     mapserv_log: str
     nginx_log: str
 
     @property
     def conf(self) -> Path:
-        return self.run / "conf"
+        return self.path / "conf"
 
     @property
     def logs(self) -> Path:
-        return self.run / "logs"
+        return self.path / "logs"
 
     @property
     def socket(self) -> Path:
-        return self.run / "run" / "mapserv.sock"
+        return self.path / "run" / "mapserv.sock"
 
     @property
     def static(self) -> Path:
-        return self.run / "static"
+        return self.path / "static"
 
     @property
     def collections(self) -> Path:
-        return self.run / "collections.json"
+        return self.path / "collections.json"
 
     @classmethod
-    def made(cls, run: Path, account: pwd.struct_passwd | None, log_to_stderr: bool) -> "_Place":
-        """With its folders, of which the workers may write to their socket's and to their log alone: whoever breaks into one must
-        not write what root reads at the next start."""
-        mapserv_log, nginx_log = run / "logs" / "mapserv.log", run / "logs" / "nginx-error.log"
-        place = cls(run, account, *((_STDERR, _STDERR) if log_to_stderr else (str(mapserv_log), str(nginx_log))))
+    def create(cls, path: Path, account: pwd.struct_passwd | None, log_to_stderr: bool) -> "_RunDirectory":
+        """Create the directory and its folders.
+
+        The workers may write only to their socket's folder and to their log: a compromised worker must not be able to change what
+        root reads at the next start.
+        """
+        mapserv_log, nginx_log = path / "logs" / "mapserv.log", path / "logs" / "nginx-error.log"
+        run = cls(path, account, *((_STDERR, _STDERR) if log_to_stderr else (str(mapserv_log), str(nginx_log))))
         if not NGINX_JAVASCRIPT.exists():
             raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
-        if len(os.fsencode(place.socket)) > _LONGEST_SOCKET_PATH:
-            raise ConfigurationError(f"{place.socket} is too long for a unix socket: choose a shorter run directory.")
-        for folder in (place.conf, place.logs, place.socket.parent, run / "tmp"):
+        if len(os.fsencode(run.socket)) > _MAX_SOCKET_PATH_BYTES:
+            raise ConfigurationError(f"{run.socket} is too long for a Unix socket: choose a shorter run directory.")
+        for folder in (run.conf, run.logs, run.socket.parent, path / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
         mapserv_log.touch()
-        for path in (place.socket.parent, mapserv_log):
-            give(path, account)
-        return place
+        for writable in (run.socket.parent, mapserv_log):
+            change_owner(writable, account)
+        return run
 
 
-def _write_mapserver(place: _Place, database: PostgresService, gdal_options: Mapping[str, str]) -> None:
-    """What mapserv reads, all of it before any mapfile of a collection."""
-    conf, service_file = place.conf, place.conf / "pg_service.conf"
-    publish(service_file, _service(database), mode=0o600, account=place.account)
-    publish(conf / "health.map", _rendered("health.map.j2", service=SERVICE))
-    for name, text in statewide_map.documents(SERVICE).items():
-        publish(conf / name, text)
+def _write_mapserver_config(run: _RunDirectory, database: PostgresService, gdal_options: Mapping[str, str]) -> None:
+    """Write everything that mapserv reads except the mapfiles of collections."""
+    conf, service_file = run.conf, run.conf / "pg_service.conf"
+    write_atomically(service_file, _service_file(database), mode=0o600, account=run.account)
+    write_atomically(conf / "health.map", render_template("health.map.j2", service=SERVICE))
+    for name, text in statewide_map.render_documents(SERVICE).items():
+        write_atomically(conf / name, text)
     aliases = {name: conf / f"{name}.map" for name in (_HEALTH, statewide_map.NAME)}
-    told = _rendered("mapserver.conf.j2", html_templates=_HTML_TEMPLATES, gdal_options=gdal_options, aliases=aliases)
-    publish(conf / "mapserver.conf", told, mode=0o640, account=place.account)
-    publish(conf / "fastcgi.conf", _rendered("fastcgi.conf.j2", service_file=service_file, error_log=place.mapserv_log))
+    options = {"html_templates": _HTML_TEMPLATES, "gdal_options": gdal_options, "aliases": aliases}
+    write_atomically(conf / "mapserver.conf", render_template("mapserver.conf.j2", **options), mode=0o640, account=run.account)
+    fastcgi = render_template("fastcgi.conf.j2", service_file=service_file, error_log=run.mapserv_log)
+    write_atomically(conf / "fastcgi.conf", fastcgi)
 
 
-def _write_nginx(place: _Place, given: Mapping[str, object]) -> None:
-    """nginx.conf, and what it reads; `given` are the templates' values that the caller of `write_config` decides."""
-    conf = place.conf
-    ours = {
-        "run": place.run, "conf": conf, "socket": place.socket, "static": place.static, "error_log": place.nginx_log,
-        "user": place.account.pw_name if place.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
+def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> None:
+    """Write nginx.conf and the files that it includes. `options`: the template values that depend on `write_config`'s caller."""
+    conf = run.conf
+    fixed = {
+        "run": run.path, "conf": conf, "socket": run.socket, "static": run.static, "error_log": run.nginx_log,
+        "user": run.account.pw_name if run.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
         "catalog": statewide_map.NAME, "catalog_layers": statewide_map.TILE_LAYERS,
     }  # fmt: skip
-    publish(conf / _FRONT.name, _FRONT.read_text())
-    publish(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())
+    write_atomically(conf / _NGINX_SCRIPT.name, _NGINX_SCRIPT.read_text())
+    write_atomically(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())
     for name in ("variables.conf", "nginx.conf"):
-        publish(conf / name, _rendered(f"{name}.j2", **ours, **given))
+        write_atomically(conf / name, render_template(f"{name}.j2", **fixed, **options))
 
 
-def _workers_argv(place: _Place, options: Mapping[str, object]) -> tuple[str, ...]:
-    ours = {"--socket": place.socket, "--config": place.conf / "mapserver.conf", "--mapserv": MAPSERV}
-    user = {"--user": place.account.pw_name} if place.account else {}
-    told = [str(word) for option in {**ours, **options, **user}.items() for word in option]
-    return (sys.executable, "-m", "mapserver.workers", *told)
+def _workers_argv(run: _RunDirectory, options: Mapping[str, object]) -> tuple[str, ...]:
+    fixed = {"--socket": run.socket, "--config": run.conf / "mapserver.conf", "--mapserv": MAPSERV}
+    user = {"--user": run.account.pw_name} if run.account else {}
+    arguments = [str(argument) for option in {**fixed, **options, **user}.items() for argument in option]
+    return (sys.executable, "-m", "mapserver.workers", *arguments)
 
 
-def _account(user: str | None) -> pwd.struct_passwd | None:
-    """Whom to become; None when this process is not root and cannot become anybody."""
+def _serving_account(user: str | None) -> pwd.struct_passwd | None:
+    """The account to run as; None when this process is not root and cannot change its user."""
     if os.geteuid() != 0:
         return None
     name = user or "www-data"
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise ConfigurationError(f"There is no user {name} on this machine: name an existing one.") from None
+        raise ConfigurationError(f"User {name} does not exist on this machine: name an existing one.") from None
 
 
-def _cores() -> int:
+def _cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _networks(given: Sequence[str]) -> list[str]:
+def _parse_networks(addresses: Sequence[str]) -> list[str]:
     try:
-        return [str(ip_network(each)) for each in given]
+        return [str(ip_network(address)) for address in addresses]
     except ValueError as error:
-        raise ConfigurationError(f"{error}: name load balancers and staff like 10.0.0.0/16.") from None
+        raise ConfigurationError(f"{error}: write load balancers and staff as networks, such as 10.0.0.0/16.") from None
 
 
-def _require_plain(path: Path) -> None:
-    if not _PLAIN_PATH.fullmatch(str(path)):
-        raise ConfigurationError(f"nginx cannot be told the path {path}: use an absolute one of letters, digits, and ._@+~-.")
+def _require_nginx_path(path: Path) -> None:
+    if not _NGINX_PATH.fullmatch(str(path)):
+        raise ConfigurationError(
+            f"nginx cannot use the path {path}: choose an absolute one of letters, digits, spaces and ._@+~-."
+        )
 
 
-def _checked(options: Mapping[str, str]) -> dict[str, str]:
+def _validate_gdal_options(options: Mapping[str, str]) -> dict[str, str]:
     for name in options:
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            raise ConfigurationError(f"{name!r} is no GDAL option: give names like AWS_REGION.")
+            raise ConfigurationError(f"{name!r} is not a GDAL option: use names such as AWS_REGION.")
     return dict(options)
 
 
-def _service(database: PostgresService) -> str:
+def _service_file(database: PostgresService) -> str:
     fields = {"host": database.host, "port": database.port, "dbname": database.dbname, "user": database.user}
     if database.password is not None:
         fields["password"] = database.password
     if database.sslmode is not None:
         fields["sslmode"] = database.sslmode
-    # Fail before a hanging database holds every worker.
+    # Fail before a database that hangs blocks every worker.
     fields["connect_timeout"] = 5
     if any("\n" in str(value) for value in fields.values()):
-        raise ConfigurationError("A database setting holds a line break: remove it.")
+        raise ConfigurationError("A database setting contains a line break: remove it.")
     return f"[{SERVICE}]\n" + "".join(f"{name}={value}\n" for name, value in fields.items())
-
-
-def _rendered(template: str, **values: object) -> str:
-    return environment().get_template(template).render(values)

@@ -1,4 +1,4 @@
-"""Files for the serving processes, each written whole or not at all: a running worker may read it at this moment."""
+"""Writing files that running processes read: each file is replaced in one step. What the files contain is decided in `config`."""
 
 import errno
 import os
@@ -9,38 +9,40 @@ _STATIC = Path(__file__).parent / "static"
 _STAFF = Path(__file__).parent / "staff"
 
 
-def publish(path: Path, content: str | bytes, mode: int = 0o644, account: pwd.struct_passwd | None = None) -> None:
-    """Write a file in one step, as the account's where one is given."""
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o644, account: pwd.struct_passwd | None = None) -> None:
+    """Write a file so that readers get the old content or the new one; owned by `account` where it is given."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.touch(mode=0o600)
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.chmod(mode)
-    give(temporary, account)
+    change_owner(temporary, account)
     temporary.replace(path)
 
 
-def publish_pages(folder: Path) -> None:
-    """The landing page and the staff's, copied to where the user of nginx can read them: a checkout may lie in a closed home."""
+def install_pages(folder: Path) -> None:
+    """Copy the map page and the staff page to `folder`, where nginx's user can read them: a checkout may be in a private home."""
     folder.mkdir(exist_ok=True)
-    # The assets first: the page must not name a file that is not there yet. Older ones stay, for pages that are open.
-    for part in sorted(_STATIC.rglob("*"), key=lambda path: path.name == "index.html"):
-        copied = folder / part.relative_to(_STATIC)
-        if part.is_dir():
-            copied.mkdir(parents=True, exist_ok=True)
+    # index.html comes last: it must not name an asset that is missing. Old assets stay for pages that are open in browsers.
+    for source in sorted(_STATIC.rglob("*"), key=lambda path: path.name == "index.html"):
+        target = folder / source.relative_to(_STATIC)
+        if source.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
         else:
-            publish(copied, part.read_bytes())
+            write_atomically(target, source.read_bytes())
     (folder / _STAFF.name).mkdir(exist_ok=True)
     (font,) = (_STATIC / "assets").glob("*.woff2")
-    for part in _STAFF.iterdir():
-        publish(folder / _STAFF.name / part.name, part.read_text().replace("%font%", f"/assets/{font.name}"))
+    for source in _STAFF.iterdir():
+        write_atomically(folder / _STAFF.name / source.name, source.read_text().replace("%font%", f"/assets/{font.name}"))
 
 
-def give(path: Path, account: pwd.struct_passwd | None) -> None:
+def change_owner(path: Path, account: pwd.struct_passwd | None) -> None:
+    """Give the file to `account`; None leaves its owner."""
     if account:
         os.chown(path, account.pw_uid, account.pw_gid)
 
 
-def make_if_allowed(folder: Path) -> None:
+def create_folder_if_writable(folder: Path) -> None:
+    """Create the folder and its parents; do nothing on a read-only or forbidden file system. Other OSErrors are raised."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

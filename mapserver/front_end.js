@@ -1,83 +1,82 @@
 /*
- * What nginx computes itself: where a tile lies on the map, whether anything has to be drawn for it, and of which version of the
- * collection it is. Everything is read from the TileJSON beside the collection's mapfile; a collection without one is drawn, but
- * no cache may keep its tiles.
+ * What nginx computes for tile requests: the bounding box of a tile, whether MapServer has to draw it, and the collection's current
+ * version. The input is the TileJSON beside the collection's mapfile. A collection without a TileJSON is drawn, but its tiles are
+ * not cached. Locations and headers are in templates/nginx.conf.j2.
  */
 import fs from 'fs';
 
-const HALF = 20037508.342789244;  // half the earth's circumference in metres of EPSG:3857
-const DEEPEST = 24;
+const HALF_WORLD_METERS = 20037508.342789244;  // half the width of the world in EPSG:3857
+const MAX_ZOOM = 24;
 
-// Other answers than a request to MapServer; nginx.conf knows these words.
-const ABSENT = 'absent';
-const UNCHANGED = 'unchanged';
+// Responses without a request to MapServer. nginx.conf compares with these words.
+const NOT_FOUND = 'not_found';
+const NOT_MODIFIED = 'not_modified';
 const BLANK = 'blank';
 
-// map.layer[x].data=..., map_config=... and the like; published maps choose their picture's format so, QGIS tells its screen's
-// dots per inch in each request, and no more.
-const MEDDLING = /^(?:map[._].*|context|queryfile|savequery|template|shapepath|symbolset|fontset)$/;
-const TAKEN = /^map(?:[._]imagetype|_resolution)$/;
+// map.layer[x].data=..., map_config=... and the like. Of these, published maps use map.imagetype, and QGIS sends map_resolution.
+const FORBIDDEN = /^(?:map[._].*|context|queryfile|savequery|template|shapepath|symbolset|fontset)$/;
+const ALLOWED = /^map(?:[._]imagetype|_resolution)$/;
 
-/* The request to MapServer that draws the tile z/x/y, or one of the words above. */
-function tile(r) {
+/* The query string that makes MapServer draw the tile z/x/y, or one of the words above. */
+function tileRequest(r) {
     const v = r.variables;
     const z = Number(v.z), x = Number(v.x), y = Number(v.y);
-    if (z > DEEPEST || x >= 1 << z || y >= 1 << z) {
-        return ABSENT;
+    if (z > MAX_ZOOM || x >= 1 << z || y >= 1 << z) {
+        return NOT_FOUND;
     }
-    const published = tilejson(r);
-    const kept = r.headersIn['If-None-Match'];
-    if (kept && published.version && kept.indexOf(`"${number(published)}"`) >= 0) {
-        return UNCHANGED;
+    const tilejson = readTilejson(r);
+    const etags = r.headersIn['If-None-Match'];
+    if (etags && tilejson.version && etags.indexOf(`"${versionNumber(tilejson)}"`) >= 0) {
+        return NOT_MODIFIED;
     }
-    if (published.bounds && !meets(published.bounds, z, x, y)) {
+    if (tilejson.bounds && !intersects(tilejson.bounds, z, x, y)) {
         return BLANK;
     }
-    const side = 2 * HALF / (1 << z);
-    const left = x * side - HALF, top = HALF - y * side;
+    const side = 2 * HALF_WORLD_METERS / (1 << z);
+    const left = x * side - HALF_WORLD_METERS, top = HALF_WORLD_METERS - y * side;
     const size = v.scale ? 512 : 256;
-    // MapServer draws this up to four times faster than the same tile in its own tile mode.
+    // MapServer draws this up to four times faster than the same tile in its tile mode.
     return 'SERVICE=WMS&VERSION=1.1.1&REQUEST=GetMap&STYLES=&SRS=EPSG:3857&FORMAT=image/png&TRANSPARENT=TRUE'
         + `&LAYERS=${v.tile_layers}&WIDTH=${size}&HEIGHT=${size}&BBOX=${left},${top - side},${left + side},${top}`
-        + (v.collection === 'catalog' ? choice(r.args) : '');
+        + (v.collection === 'catalog' ? selection(r.args) : '');
 }
 
-/* One year or one collection of the statewide map; anything else is left out. */
-function choice(given) {
-    const year = given.year || '', collection = given.collection || '';
+/* The parameters `year` and `collection` of the statewide map, if they are valid. */
+function selection(args) {
+    const year = args.year || '', collection = args.collection || '';
     return (/^[0-9]{4}$/.test(year) ? `&year=${year}` : '')
         + (/^[A-Za-z0-9_]{1,63}$/.test(collection) ? `&collection=${collection}` : '');
 }
 
-/* The published version of the collection; empty when it has none. */
-function version(r) {
-    return number(tilejson(r));
+/* The current version of the collection; empty when it has none. */
+function tileVersion(r) {
+    return versionNumber(readTilejson(r));
 }
 
-/* Does the request hold a parameter by which MapServer would change its map, or read or write a file? */
-function meddles(r) {
+/* 'yes' when a parameter of the request would make MapServer change its map, or read or write a file; otherwise empty. */
+function hasForbiddenParameter(r) {
     const names = Object.keys(r.args).map(name => name.trim().toLowerCase());
-    return names.some(name => MEDDLING.test(name) && !TAKEN.test(name)) ? 'yes' : '';
+    return names.some(name => FORBIDDEN.test(name) && !ALLOWED.test(name)) ? 'yes' : '';
 }
 
-function tilejson(r) {
+function readTilejson(r) {
     try {
-        return JSON.parse(fs.readFileSync(`${r.variables.files}.tilejson`));
+        return JSON.parse(fs.readFileSync(`${r.variables.base_path}.tilejson`));
     } catch (e) {
         return {};
     }
 }
 
-function number(published) {
-    return published.version ? published.version.split('.')[1] : '';
+function versionNumber(tilejson) {
+    return tilejson.version ? tilejson.version.split('.')[1] : '';
 }
 
-/* Does the tile meet these bounds: west, south, east, north in degrees? */
-function meets(bounds, z, x, y) {
+/* Whether the tile intersects the bounds: west, south, east, north in degrees. */
+function intersects(bounds, z, x, y) {
     const across = 1 << z;
     const column = longitude => (longitude + 180) / 360 * across;
     const row = latitude => (1 - Math.asinh(Math.tan(latitude * Math.PI / 180)) / Math.PI) / 2 * across;
     return column(bounds[0]) < x + 1 && column(bounds[2]) > x && row(bounds[3]) < y + 1 && row(bounds[1]) > y;
 }
 
-export default { tile, version, meddles };
+export default { tileRequest, tileVersion, hasForbiddenParameter };

@@ -1,53 +1,54 @@
-"""The mapfile of one collection: rendered from plain data, and read over before it is published.
+"""The mapfile of one collection: rendering it from plain data, and validating it before publication.
 
-Pure: no file is written, no database asked. Layer names (`<Name>`, `<Name>_index`), MAP NAME and title are a
-  contract with published maps. A mapfile holds no secret and no path of a machine: PostgreSQL is named by
-  service, frames by the index table, so that the same file serves from a laptop's folder and from S3.
+Pure: this module reads no file and no database. The statewide map is in `statewide_map`, tile documents are in `tiles`, and the
+caller (`ls4_assets.assets.collections`) publishes and withdraws.
 
-A collection without frames has no mapfile: the caller withdraws it.
+Layer names (`<Name>`, `<Name>_index`), MAP NAME and title are a contract with published maps. A mapfile contains no secret and no
+local path: it refers to PostgreSQL by service and to frames by the index table, so the same file works on a folder and on S3.
+A collection without frames has no mapfile.
 """
 
 import re
 from dataclasses import dataclass
 
 from ls4_assets.domain.contact import Contact
-from mapserver.rendering import Extent, environment
+from mapserver.rendering import Extent, render_template
 
-# What clients may ask for: the web's, then what a county's GIS works in (UTM of both datums, the state's planes and its Albers).
-_CODES = (3857, 4326, 900913, 4269, 26913, 26914, 26915, 32613, 32614, 32615, 2275, 2276, 2277, 2278, 2279, 3081)
-SRS = " ".join(f"EPSG:{code}" for code in _CODES)
+# Coordinate systems that clients may request: those of web maps, then UTM (NAD83 and WGS 84), the Texas state planes and Albers.
+_EPSG_CODES = (3857, 4326, 900913, 4269, 26913, 26914, 26915, 32613, 32614, 32615, 2275, 2276, 2277, 2278, 2279, 3081)
+SRS = " ".join(f"EPSG:{code}" for code in _EPSG_CODES)
 
-# What a person who clicks a footprint gets to read, in this order.
+# The attributes of a footprint in GetFeatureInfo and WFS, in this order.
 ATTRIBUTES = ("date", "roll", "frame_num", "acquired", "band", "dl_orig", "dl_georef", "dl_index")
 
-# The imagery layer's names for what it reads: frames, or from a scale on the overview mosaic.
-TOKEN, FRAMES, OVERVIEW = "%lod%", "tileindex", "overview"
-# A pixel of the map must be at least this many of the mosaic's wide. Web maps ask for just 1, or 2 or 1/2; those in degrees
-# count metres on the ground, of which a mosaic's pixel has 0.87 in the middle of Texas.
-_OVERVIEW_FROM = 0.85
-# 72 pixels to the inch, as MapServer has it.
-_PIXELS_A_METRE = 72 * 39.3701
+# The imagery layer reads frames or, when zoomed out, the overview mosaic: MapServer replaces the token by one of the suffixes.
+SCALE_TOKEN, FRAMES_SUFFIX, OVERVIEW_SUFFIX = "%lod%", "tileindex", "overview"
+# The overview mosaic is read when a map pixel is at least this many mosaic pixels wide. Web maps request exactly 1, 2 or 1/2;
+# maps in degrees measure ground meters, and 1 m of EPSG:3857 is 0.87 m on the ground in central Texas.
+_MIN_OVERVIEW_PIXELS = 0.85
+# MapServer computes scale denominators with 72 pixels per inch.
+_PIXELS_PER_METER = 72 * 39.3701
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _LAYER = re.compile(r"^  LAYER$(.*?)^  END$", re.MULTILINE | re.DOTALL)
-_BY_SCALE = re.compile(rf'^\s*NAME "{TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILINE | re.DOTALL)
-_SCALE_WORD = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
-_CONFIG = ("ON_MISSING_DATA",)
+_SCALE_VALUES = re.compile(rf'^\s*NAME "{SCALE_TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILINE | re.DOTALL)
+_SCALE_SUFFIX = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
+_ALLOWED_CONFIG = ("ON_MISSING_DATA",)
 _SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\baws_\w+|\w*_key\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class MapfileContext:
-    """What one mapfile is made from.
+    """The input of one mapfile. Raises ValueError for values that cannot be served.
 
     name: the collection's Name, also the imagery layer (`Travis_USDA_1958_frames`).
-    map_name: MAP NAME, must differ from every layer name (`TRAVISUSDA1958FRAMES`).
+    map_name: MAP NAME; must differ from every layer name (`TRAVISUSDA1958FRAMES`).
     title: WMS title (`Travis Usda 1958 Frames`).
     table: index table, also the address under `/wms/` (`travis_usda_1958_frames`).
-    extent: minx, miny, maxx, maxy of all footprints in EPSG:3857 metres.
-    contact: printed in the capabilities when given.
-    overview_resolution: metres a pixel of the overview mosaic, in EPSG:3857; None: frames are read at every scale.
+    extent: minx, miny, maxx, maxy of all footprints, in EPSG:3857 meters.
+    contact: printed in the capabilities; None: no contact block.
     service: the PostgreSQL service that mapserv connects to.
+    overview_resolution: EPSG:3857 meters per pixel of the overview mosaic; None: frames are read at every scale.
     """
 
     name: str
@@ -62,13 +63,13 @@ class MapfileContext:
     def __post_init__(self) -> None:
         minx, miny, maxx, maxy = self.extent
         if not (minx < maxx and miny < maxy):
-            raise ValueError(f"{self.name} has no extent {self.extent}: withdraw its mapfile instead.")
+            raise ValueError(f"{self.name} has no valid extent ({self.extent}): withdraw its mapfile instead.")
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} is no collection's name: use letters, digits and underscores.")
+            raise ValueError(f"{self.name!r} is not a collection name: use letters, digits and underscores.")
         if self.table != self.name.lower():
-            raise ValueError(f"{self.table!r} is not the index table of {self.name}: use its lower case.")
+            raise ValueError(f"{self.table!r} is not the index table of {self.name}: use the name in lower case.")
         if self.map_name in (self.name, self.footprint_layer, self.tile_index_layer):
-            raise ValueError(f"MAP NAME {self.map_name} is also a layer's name: choose another.")
+            raise ValueError(f"MAP NAME {self.map_name} is also a layer name: choose another.")
 
     @property
     def footprint_layer(self) -> str:
@@ -76,25 +77,25 @@ class MapfileContext:
 
     @property
     def tile_index_layer(self) -> str:
-        """Hidden; the name of an index collection's footprints (`..._index_index`) must not meet it."""
-        return f"{self.name}_{FRAMES}"
+        """A hidden layer. Its name differs from the footprint layer of an index collection (`..._index_index`)."""
+        return f"{self.name}_{FRAMES_SUFFIX}"
 
     @property
     def overview_layer(self) -> str:
-        """Hidden: what is read from `overview_scale` on."""
-        return f"{self.name}_{OVERVIEW}"
+        """A hidden layer that the imagery layer reads from `overview_scale` on."""
+        return f"{self.name}_{OVERVIEW_SUFFIX}"
 
     @property
     def imagery_index(self) -> str:
-        """What the imagery layer reads; the token stands for the end of one of the two names above."""
-        return self.tile_index_layer if self.overview_resolution is None else f"{self.name}_{TOKEN}"
+        """TILEINDEX of the imagery layer. With an overview mosaic it ends in the token, which stands for one of the suffixes."""
+        return self.tile_index_layer if self.overview_resolution is None else f"{self.name}_{SCALE_TOKEN}"
 
     @property
     def overview_scale(self) -> float | None:
-        """Scale denominator, as MapServer counts them, from which the overview mosaic is read."""
+        """MapServer's scale denominator from which the overview mosaic is read; None without a mosaic."""
         if self.overview_resolution is None:
             return None
-        return self.overview_resolution * _OVERVIEW_FROM * _PIXELS_A_METRE
+        return self.overview_resolution * _MIN_OVERVIEW_PIXELS * _PIXELS_PER_METER
 
     @property
     def abstract(self) -> str:
@@ -107,62 +108,62 @@ class MapfileContext:
 
 def render(context: MapfileContext) -> str:
     """The mapfile's text."""
-    names = {"token": TOKEN, "frames": FRAMES, "overview": OVERVIEW}
-    return environment().get_template("collection.map.j2").render(context=context, attributes=ATTRIBUTES, srs=SRS, **names)
+    suffixes = {"token": SCALE_TOKEN, "frames": FRAMES_SUFFIX, "overview": OVERVIEW_SUFFIX}
+    return render_template("collection.map.j2", context=context, attributes=ATTRIBUTES, srs=SRS, **suffixes)
 
 
-def findings(mapfile_text: str) -> list[str]:
-    """What is wrong with a mapfile that is about to be published; empty when nothing is.
+def validate_mapfile(text: str) -> list[str]:
+    """The faults of a mapfile that is about to be published, as sentences; empty when it is valid.
 
-    Secrets, hosts (every answer names the one that was asked), and broken promises about layers. MapServer itself stays the
-    judge of syntax.
+    Finds secrets, host names (each response must name the host of its request) and layers that break the contract. MapServer
+    itself checks the syntax.
     """
-    layers = {_value(body, "NAME"): body for body in _LAYER.findall(mapfile_text)}
-    found = [f"It holds {word!r}: secrets belong into the service file." for word in _secrets(mapfile_text)]
-    for connection in re.findall(r'^\s*CONNECTION\s+"(.*)"$', mapfile_text, re.MULTILINE):
+    layers = {_first_value(body, "NAME"): body for body in _LAYER.findall(text)}
+    faults = [f"The mapfile contains {word!r}: put secrets in the service file." for word in _find_secrets(text)]
+    for connection in re.findall(r'^\s*CONNECTION\s+"(.*)"$', text, re.MULTILINE):
         if not re.fullmatch(r"service=\w+", connection):
-            # Not what it is: findings go into logs.
-            found.append("A CONNECTION is not a service name: use service=<name>.")
-    for option in re.findall(r'^\s*CONFIG\s+"(.*?)"', mapfile_text, re.MULTILINE):
-        if option not in _CONFIG:
-            found.append(f"CONFIG {option} would leak into other maps: set it in mapserver.conf.")
-    addresses = re.findall(r"https?://[^\s\"'<>]+", mapfile_text)
-    found += [f"It names {address}: no address may stand in a mapfile." for address in addresses]
-    return found + _layer_findings(mapfile_text, layers)
+            # The value is left out because faults are logged.
+            faults.append("A CONNECTION is not a service name: use service=<name>.")
+    for option in re.findall(r'^\s*CONFIG\s+"(.*?)"', text, re.MULTILINE):
+        if option not in _ALLOWED_CONFIG:
+            faults.append(f"CONFIG {option} would affect other maps: set it in mapserver.conf.")
+    addresses = re.findall(r"https?://[^\s\"'<>]+", text)
+    faults += [f"The mapfile contains the address {address}: remove it." for address in addresses]
+    return faults + _validate_layers(text, layers)
 
 
-def _layer_findings(text: str, layers: dict[str, str]) -> list[str]:
-    imagery = [name for name, body in layers.items() if _value(body, "TYPE") == "RASTER"]
+def _validate_layers(text: str, layers: dict[str, str]) -> list[str]:
+    imagery = [name for name, body in layers.items() if _first_value(body, "TYPE") == "RASTER"]
     if len(imagery) != 1:
-        return [f"It has {len(imagery)} imagery layers: there must be exactly one."]
+        return [f"The mapfile has {len(imagery)} imagery layers: it must have exactly one."]
     name = imagery[0]
-    found = []
+    faults = []
     if f"{name}_index" not in layers:
-        found.append(f"The footprint layer {name}_index is missing: published maps ask for it.")
+        faults.append(f"The footprint layer {name}_index is missing: published maps request it.")
     if len(_LAYER.findall(text)) != len(layers):
-        found.append("Two layers have the same name: MapServer would serve only one of them.")
-    if _value(text, "NAME") in layers:
-        found.append("MAP NAME is also a layer's name: choose another.")
-    for tile_index in _tile_indexes(layers[name]):
+        faults.append("Two layers have the same name: MapServer would serve only one of them.")
+    if _first_value(text, "NAME") in layers:
+        faults.append("MAP NAME is also a layer name: choose another.")
+    for tile_index in _tile_index_layers(layers[name]):
         if '"ows_enable_request" "!*"' not in layers.get(tile_index, ""):
-            found.append(f"The tile index {tile_index} is missing or public: it must be a layer that no request may name.")
-    return found
+            faults.append(f"The tile index {tile_index} is missing or public: define it as a layer that rejects every request.")
+    return faults
 
 
-def _tile_indexes(imagery: str) -> list[str]:
-    """The layers that an imagery layer reads, by scale."""
-    pattern = _value(imagery, "TILEINDEX")
-    if TOKEN not in pattern:
+def _tile_index_layers(imagery: str) -> list[str]:
+    """Names of the layers that an imagery layer reads, one for each scale range."""
+    pattern = _first_value(imagery, "TILEINDEX")
+    if SCALE_TOKEN not in pattern:
         return [pattern]
-    values = _BY_SCALE.search(imagery)
-    return [pattern.replace(TOKEN, word) for word in _SCALE_WORD.findall(values[1])] if values else [pattern]
+    values = _SCALE_VALUES.search(imagery)
+    return [pattern.replace(SCALE_TOKEN, suffix) for suffix in _SCALE_SUFFIX.findall(values[1])] if values else [pattern]
 
 
-def _secrets(text: str) -> list[str]:
-    return sorted({found.strip("= ").lower() for found in _SECRET.findall(text)})
+def _find_secrets(text: str) -> list[str]:
+    return sorted({match.strip("= ").lower() for match in _SECRET.findall(text)})
 
 
-def _value(block: str, keyword: str) -> str:
-    """The first value of a keyword in a block, without its quotes; empty when there is none."""
+def _first_value(block: str, keyword: str) -> str:
+    """The first value of a keyword in a block, without quotes; empty when the keyword is missing."""
     match = re.search(rf'^\s*{keyword}\s+"?([^"\n]*)"?$', block, re.MULTILINE)
     return match[1] if match else ""

@@ -1,4 +1,7 @@
-"""The jinja2 environment and filters that the mapfiles and the serving configuration share."""
+"""Jinja2 rendering of mapfiles and of the serving configuration.
+
+What goes into a mapfile is decided in `mapfile` and `statewide_map`; what goes into nginx.conf and mapserver.conf, in `config`.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -6,33 +9,37 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATES = Path(__file__).parent / "templates"
-# What MapServer fills in at a click on a footprint. Mapfiles name it, so it lies beside them.
-FOOTPRINT = TEMPLATES / "footprint.html"
+# The HTML that MapServer fills in for a GetFeatureInfo request. Mapfiles refer to it by name, so it is published beside them.
+FOOTPRINT_TEMPLATE = TEMPLATES / "footprint.html"
 
+# minx, miny, maxx, maxy in EPSG:3857 meters.
 Extent = tuple[float, float, float, float]
 
 
-def quoted(value: object) -> str:
-    r"""A MapServer string: `\` and `"` are its special characters; line breaks and control characters become
-    spaces."""
+def render_template(name: str, **values: object) -> str:
+    """The text of a template. An undefined name raises jinja2.UndefinedError."""
+    return _environment().get_template(name).render(values)
+
+
+def quote(value: object) -> str:
+    r"""A MapServer string: `\` and `"` are escaped, runs of white space and control characters become one space."""
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     printable = "".join(char if char.isprintable() else " " for char in escaped)
     return f'"{" ".join(printable.split())}"'
 
 
-def numbers(extent: Extent) -> str:
-    """An EXTENT, to the millimetre."""
+def format_extent(extent: Extent) -> str:
+    """The four numbers of an EXTENT, to the millimeter."""
     return " ".join(f"{value:.3f}" for value in extent)
 
 
 @cache
-def environment() -> Environment:
-    """A misspelt name in a template is an error, never an empty string."""
-    made = Environment(
+def _environment() -> Environment:
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # none of the formats is HTML; values pass through `quoted`
+        autoescape=False,  # no format is HTML; values pass through `quote`
     )
-    made.filters |= {"quoted": quoted, "numbers": numbers}
-    return made
+    environment.filters |= {"quote": quote, "extent": format_extent}
+    return environment

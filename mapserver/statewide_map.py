@@ -1,21 +1,30 @@
-"""The statewide map: every collection in one mapfile without any state, over the public views of the index database.
+"""The statewide map: one mapfile for all collections, rendered from the public views of the database and without any state.
 
-Far out it shows where there are collections, closer their overview mosaics, and closest the frames themselves. Nothing in it is
-made anew when a collection comes or goes.
+Zoomed out it shows the outlines of collections, closer their overview mosaics, and closest the frames. It does not change when a
+collection is added or removed. One collection's mapfile is in `mapfile`.
 """
 
 from mapserver.mapfile import SRS
-from mapserver.rendering import TEMPLATES, environment
-from mapserver.tiles import HALF, TILEJSON_SUFFIX, WMTS_SUFFIX, ZOOM_0, TileSet, tilejson, wmts
+from mapserver.rendering import TEMPLATES, render_template
+from mapserver.tiles import (
+    HALF_WORLD_METERS,
+    TILEJSON_SUFFIX,
+    WMTS_SUFFIX,
+    ZOOM_0_RESOLUTION,
+    TileSet,
+    render_tilejson,
+    render_wmts,
+)
 
+# The published address and layer name.
 NAME = "catalog"
 TITLE = "All collections"
 IMAGERY, COLLECTIONS = "imagery", "collections"
-# The outlines lie on top.
+# Outlines are drawn over the imagery.
 TILE_LAYERS = f"{IMAGERY},{COLLECTIONS}"
 
-# Scale denominators, as MapServer counts them. Up to the first (zoom 10 of web maps and deeper) a tile is smaller than a county,
-# so that few mosaics are opened for it; up to the second (zoom 16 and deeper) it holds few frames of each year.
+# MapServer's scale denominators. Below the first (zoom 10 of web maps and deeper) a tile is smaller than a county, so it needs
+# few mosaics; below the second (zoom 16 and deeper) it contains few frames of each year.
 IMAGERY_BELOW = 600_000
 FRAMES_BELOW = 10_000
 
@@ -24,34 +33,32 @@ ATTRIBUTES = (
     *("page", "wms", "tiles", "wmts", "features"),
 )
 
+_WORLD = (-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_METERS, HALF_WORLD_METERS)
 
-def documents(service: str) -> dict[str, str]:
-    """The mapfile and the documents beside it, by file name."""
-    # No bounds of its own: what there is comes and goes without this file.
-    everywhere = TileSet(NAME, NAME, TITLE, (-HALF, -HALF, HALF, HALF), ZOOM_0 / 2**20, version=None)
+
+def render_documents(service: str) -> dict[str, str]:
+    """The mapfile and its documents, by file name. `service`: the PostgreSQL service that mapserv connects to."""
+    # The whole world: the document must stay valid as collections are added.
+    tile_set = TileSet(NAME, NAME, TITLE, _WORLD, ZOOM_0_RESOLUTION / 2**20, version=None)
     return {
         f"{NAME}.map": render(service),
         f"{NAME}.html": (TEMPLATES / f"{NAME}.html").read_text(),
-        f"{NAME}{TILEJSON_SUFFIX}": tilejson(everywhere),
-        f"{NAME}{WMTS_SUFFIX}": wmts(everywhere),
+        f"{NAME}{TILEJSON_SUFFIX}": render_tilejson(tile_set),
+        f"{NAME}{WMTS_SUFFIX}": render_wmts(tile_set),
     }
 
 
 def render(service: str) -> str:
     """The mapfile's text."""
-    extent = (-HALF, -HALF, HALF, HALF)
-    return (
-        environment()
-        .get_template("catalog.map.j2")
-        .render(
-            service=service,
-            extent=extent,
-            title=TITLE,
-            imagery=IMAGERY,
-            collections=COLLECTIONS,
-            imagery_below=IMAGERY_BELOW,
-            frames_below=FRAMES_BELOW,
-            attributes=ATTRIBUTES,
-            srs=SRS,
-        )
+    return render_template(
+        "catalog.map.j2",
+        service=service,
+        extent=_WORLD,
+        title=TITLE,
+        imagery=IMAGERY,
+        collections=COLLECTIONS,
+        imagery_below=IMAGERY_BELOW,
+        frames_below=FRAMES_BELOW,
+        attributes=ATTRIBUTES,
+        srs=SRS,
     )

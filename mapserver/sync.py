@@ -1,9 +1,9 @@
-"""The sidecar that brings published maps from a bucket on S3 to MapServer: `python -m mapserver.sync`.
+"""The mapfile sidecar: `python -m mapserver.sync` copies published maps from a bucket on S3 to MapServer's folder.
 
-Every two seconds it lists `mapfiles/`, fetches what changed and puts it into MapServer's folder whole. MapServer and nginx
-read that folder alone: when S3 hangs or fails, the maps that are there go on being served. What is not a whole, sound map is
-rejected and the last good one stays; a map is removed only when complete listings go on lacking it. Nothing is locked and nothing
-is remembered across a restart, so the process may be killed at any moment.
+Every two seconds it lists `mapfiles/`, fetches what changed and replaces the local files atomically. MapServer and nginx read
+only that folder, so they keep serving while S3 hangs or fails. An invalid file is rejected and the last good version stays; a map
+is removed only after several complete listings without it. The process takes no locks and keeps no state across restarts, so it
+can be killed at any time. Publishing to the bucket is in `ls4_assets.publishing`; the validators are in `mapfile` and `tiles`.
 """
 
 import argparse
@@ -21,67 +21,74 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ls4_assets import logs
 from ls4_assets.errors import ConfigurationError, Ls4Error, NotFoundError
 from mapserver import mapfile
-from mapserver.rendering import FOOTPRINT
-from mapserver.tiles import TILEJSON_SUFFIX, WMTS_SUFFIX, tilejson_findings, wmts_findings
+from mapserver.rendering import FOOTPRINT_TEMPLATE
+from mapserver.tiles import TILEJSON_SUFFIX, WMTS_SUFFIX, validate_tilejson, validate_wmts
 from resources.s3_storage import S3Storage
 from resources.storage import StoredObject
 
 PREFIX = "mapfiles/"
-# The list that the page reads; written by ls4_assets.publishing.collection_list.
+# The list for the map page, written by ls4_assets.publishing.collection_list.
 COLLECTIONS_KEY = "derived/collections.json"
-# The list that the staff's page reads; written by ls4_assets.notifications.
+# The list for the staff page, written by ls4_assets.notifications.
 REJECTIONS_KEY = "staff/rejections.json"
-SECONDS = 2.0
-LARGEST = 8 << 20
-FETCHES = 8
-READ_TIMEOUT = 5.0
+INTERVAL_SECONDS = 2.0
+READ_TIMEOUT_SECONDS = 5.0
+MAX_BYTES = 8 << 20
+PARALLEL_FETCHES = 8
 
-# What alarms look for in the log (deploy/aws/alarms.py): that a look failed, and that this process is there at all.
-FAULT, BEAT = "the maps stay as they are", "this sidecar is looking"
+# Log events that alarms count (deploy/aws/alarms.py): a failed sync, and a process that is running at all.
+FAILED_EVENT: logs.EventName = "sync_failed"
+HEARTBEAT_EVENT: logs.EventName = "sync_heartbeat"
 
-# Looks in a row that must lack a file before it is removed, and how many when most of many are gone at once: that is
-# more likely a fault (a wrong bucket, a listing cut short) than so many withdrawals.
-PATIENCE = 2
-GREAT_PATIENCE = 30
-MANY = 30
+# A file is removed after this many consecutive complete listings without it. When more than MASS_THRESHOLD files and more than
+# half of all are missing at once, a fault (a wrong bucket, a truncated listing) is more likely than withdrawals, so removal waits
+# longer.
+REMOVE_AFTER_LISTINGS = 2
+MASS_REMOVE_AFTER_LISTINGS = 30
+MASS_THRESHOLD = 30
 
-_LOG = logging.getLogger("sync")
 _NAME = re.compile(r"[a-z0-9_]+(?P<suffix>\.[a-z]+)")
 
 
-def map_findings(text: str) -> list[str]:
-    """What is wrong with a mapfile; the end of one that was cut off is missing."""
+def validate_complete_mapfile(text: str) -> list[str]:
+    """The faults of a mapfile, as sentences. A truncated one lacks its last line."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines or (lines[0], lines[-1]) != ("MAP", "END"):
-        return ["It is no whole mapfile, from MAP to END."]
-    return mapfile.findings(text)
+        return ["The file is not a complete mapfile, from MAP to END."]
+    return mapfile.validate_mapfile(text)
 
 
-def list_findings(text: str, of: str = "collections") -> list[str]:
-    """What is wrong with the list of collections, or of rejections."""
+def validate_list(text: str, name: str = "collections") -> list[str]:
+    """The faults of a list for a page, as sentences. `name`: "collections" or "rejections"."""
     try:
-        listed = json.loads(text)
+        document = json.loads(text)
     except ValueError as error:
-        return [f"It is no JSON: {error}."]
-    sound = isinstance(listed, dict) and isinstance(listed.get(of), list)
-    return [] if sound else [f"It is no list of {of}."]
+        return [f"The file is not JSON: {error}."]
+    is_valid = isinstance(document, dict) and isinstance(document.get(name), list)
+    return [] if is_valid else [f"The file is not a list of {name}."]
 
 
-# What is brought from below PREFIX, by suffix, and how it is looked over. They are put in this order: with the TileJSON a version
-# comes into force, for whose tiles the mapfile must be there.
-DOCUMENTS: Mapping[str, Callable[[str], list[str]]] = {
-    ".map": map_findings,
-    WMTS_SUFFIX: wmts_findings,
-    TILEJSON_SUFFIX: tilejson_findings,
+# The validators of files below PREFIX, by suffix. Files are replaced in this order: the TileJSON makes a new version of the tiles
+# current, so the mapfile must be in place before it.
+VALIDATORS: Mapping[str, Callable[[str], list[str]]] = {
+    ".map": validate_complete_mapfile,
+    WMTS_SUFFIX: validate_wmts,
+    TILEJSON_SUFFIX: validate_tilejson,
 }
 
 
 @dataclass
-class Sync:
-    """`folder` is MapServer's and belongs to this process alone, but for files of other suffixes; `collections` is where the
-    page's list goes, `rejections` where the staff page's does; `state` tells a health check when the last complete look was."""
+class MapfileSync:
+    """Copies the maps of one bucket to one folder.
+
+    folder: MapServer's folder of mapfiles. This process owns its files with the suffixes of VALIDATORS.
+    collections, rejections: where the lists of the map page and of the staff page go; without `rejections` the latter is not
+      copied.
+    state: a JSON file that is written after each complete sync; a health check reads its age.
+    """
 
     storage: S3Storage
     folder: Path
@@ -91,189 +98,199 @@ class Sync:
     versions: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     absences: dict[str, int] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
-    minutes: dict[str, int] = field(default_factory=dict)
+    logged: dict[str, tuple[str, dict[str, object]]] = field(default_factory=dict)
+    logged_minutes: dict[str, int] = field(default_factory=dict)
 
-    def run(self, seconds: float) -> None:
-        """Look for ever. A look that fails changes nothing but the log."""
+    def run(self, interval_seconds: float) -> None:
+        """Sync forever. A failed sync changes no file; it is logged."""
         while True:
-            self._keep_telling(BEAT)
+            self._log_every_minute(HEARTBEAT_EVENT)
             try:
-                self.look()
+                self.sync_once()
             except (BotoCoreError, ClientError, Ls4Error, OSError) as error:
-                self.told.pop("look", None)
-                self._keep_telling(FAULT, str(error))
-            time.sleep(seconds)
+                self.logged.pop("sync", None)
+                self._log_every_minute(FAILED_EVENT, logging.ERROR, reason=str(error))
+            time.sleep(interval_seconds)
 
-    def look(self) -> None:
-        """One look. Raises what the bucket raises, before anything is removed."""
-        listed = list(self.storage.list(PREFIX))
-        pages = (self.storage.head(key) for key in self._pages)
-        found = {each.key: each for each in (*filter(self._is_ours, listed), *filter(None, pages))}
-        served = self._served()
-        self.rejected = {key: reason for key, reason in self.rejected.items() if key in found}
-        self.versions = {key: version for key, version in self.versions.items() if key in found}
-        self._bring(self._changed(found))
-        self._withdraw(served, {self._place(key).name for key in found})
-        self._note()
-        self._tell("look", "all that is published is here")
+    def sync_once(self) -> None:
+        """List, fetch and remove once. Errors of the bucket are raised before anything is removed."""
+        listing = list(self.storage.list(PREFIX))
+        lists = (self.storage.head(key) for key in self._list_paths)
+        objects = {each.key: each for each in (*filter(self._is_map_file, listing), *filter(None, lists))}
+        served = self._served_names()
+        self.rejected = {key: reason for key, reason in self.rejected.items() if key in objects}
+        self.versions = {key: version for key, version in self.versions.items() if key in objects}
+        self._fetch_all(self._changed(objects))
+        self._remove_missing(served, {self._path(key).name for key in objects})
+        self._write_state()
+        self._log_once("sync", "sync_completed")
 
-    def _is_ours(self, found: StoredObject) -> bool:
-        name = _NAME.fullmatch(found.key.removeprefix(PREFIX))
-        ours = name is not None and name["suffix"] in DOCUMENTS
-        # The template is there for those who read a mount: the map server has one of its own version.
-        if not ours and found.key != PREFIX + FOOTPRINT.name:
-            self._tell(found.key, f"{found.key!r} is no file of a map and is left alone")
-        return ours
+    def _is_map_file(self, candidate: StoredObject) -> bool:
+        name = _NAME.fullmatch(candidate.key.removeprefix(PREFIX))
+        is_map_file = name is not None and name["suffix"] in VALIDATORS
+        # The HTML template is in the bucket for map servers that read a mount; this one has its own copy.
+        if not is_map_file and candidate.key != PREFIX + FOOTPRINT_TEMPLATE.name:
+            self._log_once(candidate.key, "mapfile_ignored", key=candidate.key, reason="Its name is not that of a map file.")
+        return is_map_file
 
-    def _changed(self, found: Mapping[str, StoredObject]) -> list[StoredObject]:
-        """What is to be fetched, in the order in which it is put. A mapfile comes again with each of its documents: it may have
-        been published after the listing had passed its name, but before theirs."""
-        keys = {key for key, each in found.items() if not self._is_here(each)}
-        keys |= {mapfile_key for key in keys if (mapfile_key := str(Path(key).with_suffix(".map"))) in found}
-        suffixes = [*DOCUMENTS, Path(COLLECTIONS_KEY).suffix]
-        return [found[key] for key in sorted(keys, key=lambda key: suffixes.index(Path(key).suffix))]
+    def _changed(self, objects: Mapping[str, StoredObject]) -> list[StoredObject]:
+        """The objects to fetch, in the order in which their files are replaced.
 
-    def _is_here(self, found: StoredObject) -> bool:
-        same = self.versions.get(found.key) == found.version
-        return same and (found.key in self.rejected or self._place(found.key).exists())
+        A mapfile is fetched again with each of its documents: it may have been published after the listing passed its name but
+        before the listing reached theirs.
+        """
+        keys = {key for key, each in objects.items() if not self._is_current(each)}
+        keys |= {mapfile_key for key in keys if (mapfile_key := str(Path(key).with_suffix(".map"))) in objects}
+        suffixes = [*VALIDATORS, Path(COLLECTIONS_KEY).suffix]
+        return [objects[key] for key in sorted(keys, key=lambda key: suffixes.index(Path(key).suffix))]
 
-    def _place(self, key: str) -> Path:
-        return self._pages.get(key) or self.folder / key.removeprefix(PREFIX)
+    def _is_current(self, candidate: StoredObject) -> bool:
+        is_same_version = self.versions.get(candidate.key) == candidate.version
+        return is_same_version and (candidate.key in self.rejected or self._path(candidate.key).exists())
+
+    def _path(self, key: str) -> Path:
+        return self._list_paths.get(key) or self.folder / key.removeprefix(PREFIX)
 
     @property
-    def _pages(self) -> dict[str, Path]:
-        """What pages read, by key, and where it goes."""
+    def _list_paths(self) -> dict[str, Path]:
+        """The local paths of the pages' lists, by key."""
         return {COLLECTIONS_KEY: self.collections} | ({REJECTIONS_KEY: self.rejections} if self.rejections else {})
 
-    def _served(self) -> set[str]:
+    def _served_names(self) -> set[str]:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        return {name[0] for name in names if name and name["suffix"] in DOCUMENTS}
+        return {name[0] for name in names if name and name["suffix"] in VALIDATORS}
 
-    def _bring(self, changed: Iterable[StoredObject]) -> None:
-        """Fetch side by side, as a new server starts with thousands; the first outage ends it, what came until then is kept."""
-        pool = ThreadPoolExecutor(FETCHES)
+    def _fetch_all(self, changed: Iterable[StoredObject]) -> None:
+        """Fetch in parallel, because a new server starts with thousands. The first outage ends it; files fetched before stay."""
+        pool = ThreadPoolExecutor(PARALLEL_FETCHES)
         try:
-            for found, data in pool.map(self._fetch, changed):
-                self._take(found, data)
+            for candidate, data in pool.map(self._fetch, changed):
+                self._install(candidate, data)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, found: StoredObject) -> tuple[StoredObject, bytes | None]:
-        """None: it may not or need not be read."""
-        if found.size > LARGEST:
-            return found, None
+    def _fetch(self, candidate: StoredObject) -> tuple[StoredObject, bytes | None]:
+        """The object and its content; None for one that is too large, was deleted or cannot be read."""
+        if candidate.size > MAX_BYTES:
+            return candidate, None
         try:
-            return found, self.storage.read(found.key, 0, LARGEST)
+            return candidate, self.storage.read(candidate.key, 0, MAX_BYTES)
         except NotFoundError:
-            return found, None  # withdrawn a moment ago: the next look tells
+            return candidate, None  # deleted after the listing: the next sync handles it
         except ClientError as error:
-            self._tell(found.key, f"{found.key} cannot be read: {error}")
-            return found, None
+            self._log_once(candidate.key, "mapfile_unreadable", logging.ERROR, key=candidate.key, reason=str(error))
+            return candidate, None
 
-    def _take(self, found: StoredObject, data: bytes | None) -> None:
-        if data is None and found.size <= LARGEST:
+    def _install(self, candidate: StoredObject, data: bytes | None) -> None:
+        """Replace the local file, or reject the content and keep the file."""
+        key = candidate.key
+        if data is None and candidate.size <= MAX_BYTES:
             return
-        self.versions[found.key] = found.version
-        findings = [f"It has more than {LARGEST} bytes."] if data is None else self._findings(found.key, data)
-        if findings:
-            self.rejected[found.key] = " ".join(findings)
-            kept = "the last good one stays" if self._place(found.key).exists() else "it is not served"
-            self._tell(found.key, f"{found.key} is rejected, {kept}: {self.rejected[found.key]} Publish it again.")
+        self.versions[key] = candidate.version
+        faults = [f"The file has more than {MAX_BYTES} bytes."] if data is None else self._validate(key, data)
+        if faults:
+            self.rejected[key] = reason = " ".join(faults)
+            keeps_last = self._path(key).exists()
+            fields = {"reason": f"{reason} Publish it again.", "last_good_version_served": keeps_last}
+            self._log_once(key, "mapfile_rejected", logging.ERROR, key=key, **fields)
             return
         assert data is not None
-        self.rejected.pop(found.key, None)
-        if replace_whole(self._place(found.key), data):
-            self._tell(found.key, f"{found.key} is here, version {found.version}")
+        self.rejected.pop(key, None)
+        if replace_atomically(self._path(key), data):
+            self._log_once(key, "mapfile_published", key=key, version=candidate.version)
 
-    def _findings(self, key: str, data: bytes) -> list[str]:
+    def _validate(self, key: str, data: bytes) -> list[str]:
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            return [f"It is no UTF-8 text: {error}."]
-        return list_findings(text, Path(key).stem) if key in self._pages else DOCUMENTS[Path(key).suffix](text)
+            return [f"The file is not UTF-8 text: {error}."]
+        return validate_list(text, Path(key).stem) if key in self._list_paths else VALIDATORS[Path(key).suffix](text)
 
-    def _withdraw(self, served: set[str], published: set[str]) -> None:
+    def _remove_missing(self, served: set[str], published: set[str]) -> None:
         missing = served - published
         self.absences = {name: self.absences.get(name, 0) + 1 for name in missing}
-        most = len(missing) > MANY and 2 * len(missing) > len(served)
-        if most:
-            self._tell("withdrawals", f"{len(missing)} of {len(served)} files are gone from the bucket; they stay for a while")
-        for name, looks in self.absences.items():
-            if looks >= (GREAT_PATIENCE if most else PATIENCE):
+        is_mass_removal = len(missing) > MASS_THRESHOLD and 2 * len(missing) > len(served)
+        if is_mass_removal:
+            reason = f"Most files are missing from the bucket: check it. They stay for {MASS_REMOVE_AFTER_LISTINGS} listings."
+            counts = {"missing": len(missing), "served": len(served)}
+            self._log_once("removal", "mapfile_removal_delayed", logging.ERROR, reason=reason, **counts)
+        for name, listings in self.absences.items():
+            if listings >= (MASS_REMOVE_AFTER_LISTINGS if is_mass_removal else REMOVE_AFTER_LISTINGS):
                 (self.folder / name).unlink(missing_ok=True)
-                self._tell(PREFIX + name, f"{PREFIX}{name} was withdrawn")
+                self._log_once(PREFIX + name, "mapfile_removed", key=PREFIX + name)
 
-    def _note(self) -> None:
-        """Its time is the last complete look's; what it holds is for people."""
-        noted = {
+    def _write_state(self) -> None:
+        state = {
             "synced_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "maps": len(list(self.folder.glob("*.map"))),
             "rejected": self.rejected,
         }
-        replace_whole(self.state, json.dumps(noted, indent=1).encode())
+        replace_atomically(self.state, json.dumps(state, indent=1).encode())
 
-    def _tell(self, about: str, what: str) -> None:
-        """Say it once, not at every look."""
-        if self.told.get(about) != what:
-            self.told[about] = what
-            _LOG.info(what)
+    def _log_once(self, subject: str, event: logs.EventName, level: int = logging.INFO, **fields: object) -> None:
+        """Log an event unless it repeats the last one of its subject."""
+        if self.logged.get(subject) != (event, fields):
+            self.logged[subject] = (event, fields)
+            logs.emit(event, level, **fields)
 
-    def _keep_telling(self, what: str, more: str = "") -> None:
-        """Say it once in each minute of the clock in which it is so: an alarm knows nothing but the lines of its last minutes."""
+    def _log_every_minute(self, event: logs.EventName, level: int = logging.INFO, **fields: object) -> None:
+        """Log an event once in each minute of the clock: an alarm counts only the events of the last minutes."""
         minute = int(time.time() // 60)
-        if self.minutes.get(what) != minute:
-            self.minutes[what] = minute
-            _LOG.info(": ".join(filter(None, (what, more))))
+        if self.logged_minutes.get(event) != minute:
+            self.logged_minutes[event] = minute
+            logs.emit(event, level, **fields)
 
 
-def replace_whole(path: Path, data: bytes) -> bool:
-    """A reader sees the old file or the new one. False when it holds this already."""
+def replace_atomically(path: Path, data: bytes) -> bool:
+    """Replace a file so that readers get the old content or the new one. False when it has this content already."""
     if path.exists() and path.read_bytes() == data:
         return False
-    half = path.with_name(f".{path.name}.part")
-    half.write_bytes(data)
-    half.chmod(0o644)
-    half.replace(path)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    temporary.chmod(0o644)
+    temporary.replace(path)
     return True
 
 
 def open_bucket(storage: str, endpoint_url: str | None, region: str | None) -> S3Storage:
+    """The bucket of an address such as s3://name. Raises ConfigurationError for any other address."""
     scheme, _, bucket = storage.partition("://")
     if scheme != "s3" or not bucket.strip("/"):
-        raise ConfigurationError(f"{storage!r} is no bucket such as s3://name: let MapServer read the archive's folder itself.")
-    return S3Storage(bucket.strip("/"), endpoint_url, region, read_timeout=READ_TIMEOUT)
+        raise ConfigurationError(
+            f"{storage!r} is not a bucket such as s3://name: for an archive in a folder, let MapServer read that folder."
+        )
+    return S3Storage(bucket.strip("/"), endpoint_url, region, read_timeout=READ_TIMEOUT_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Bring maps until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser("python -m mapserver.sync", description="Bring published maps from S3 to MapServer.")
+    """Sync until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser("python -m mapserver.sync", description="Copy published maps from S3 to MapServer.")
     add, environment = parser.add_argument, os.environ.get
     add("--storage", default=environment("LS4_STORAGE", ""), help="the bucket, s3://name (default: LS4_STORAGE)")
     add("--endpoint-url", default=environment("LS4_S3_ENDPOINT_URL"), help="an S3 server other than AWS")
     add("--region", default=environment("LS4_S3_REGION"), help="the bucket's region")
     add("--mapfiles", type=Path, required=True, help="MapServer's folder of mapfiles")
-    add("--collections", type=Path, required=True, help="where the page's list of collections goes")
-    add("--rejections", type=Path, help="where the staff page's list of rejected files goes; default: nowhere")
-    add("--state", type=Path, required=True, help="written after each complete look, for a health check")
-    add("--seconds", type=float, default=SECONDS, help="between two looks")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
+    add("--collections", type=Path, required=True, help="target of the map page's list of collections")
+    add("--rejections", type=Path, help="target of the staff page's list of rejected files; default: not copied")
+    add("--state", type=Path, required=True, help="file that is written after each complete sync, for a health check")
+    add("--seconds", type=float, default=INTERVAL_SECONDS, help="pause between two syncs")
+    options = parser.parse_args(arguments)
+    logs.configure()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # At once, even from a request that hangs: every file is whole at every moment.
+        # Exit at once, even from a request that hangs: every file is complete at all times.
         signal.signal(number, lambda *_: os._exit(0))
     for folder in (
-        given.mapfiles,
-        given.collections.parent,
-        given.state.parent,
-        *([given.rejections.parent] if given.rejections else []),
+        options.mapfiles,
+        options.collections.parent,
+        options.state.parent,
+        *([options.rejections.parent] if options.rejections else []),
     ):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        bucket = open_bucket(given.storage, given.endpoint_url, given.region)
+        bucket = open_bucket(options.storage, options.endpoint_url, options.region)
     except ConfigurationError as error:
         parser.error(str(error))
-    Sync(bucket, given.mapfiles, given.collections, given.state, given.rejections).run(given.seconds)
+    MapfileSync(bucket, options.mapfiles, options.collections, options.state, options.rejections).run(options.seconds)
 
 
 if __name__ == "__main__":

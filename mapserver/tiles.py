@@ -1,7 +1,8 @@
-"""A collection as tiles of the web's own pyramid: its TileJSON and its WMTS capabilities, rendered from plain data.
+"""TileJSON and WMTS capabilities of one collection's web map tiles: rendering them from plain data, and validating them.
 
-Both lie beside the mapfile and name no host: addresses begin with a slash, and nginx puts scheme and host of the request before
-them. nginx also reads bounds and version from the TileJSON (mapserver/front_end.js).
+Pure: publishing them is in `ls4_assets.publishing.tile_documents`. Both documents are stored beside the mapfile and name no host:
+addresses start with a slash, and nginx inserts scheme and host of the request. nginx also reads bounds and version from the
+TileJSON (mapserver/front_end.js). Sources: TileJSON 3.0.0, and OGC WMTS 1.0.0 with the scale set GoogleMapsCompatible.
 """
 
 import json
@@ -10,28 +11,28 @@ import re
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from mapserver.rendering import Extent, environment
+from mapserver.rendering import Extent, render_template
 
 TILEJSON_SUFFIX = ".tilejson"
 WMTS_SUFFIX = ".wmts"
 
-# Half the earth's circumference in metres of EPSG:3857, and the metres of a pixel at zoom 0.
-HALF = 20037508.342789244
-ZOOM_0 = 2 * HALF / 256
-# The inverse of the pixel of 0.28 mm that OGC's scale denominators stand on.
-_PIXELS_A_METRE = 1 / 0.00028
-DEEPEST = 24
-# A frame that is by so much finer than a zoom level is still called of that level.
-_TOLERANCE = 0.2
+# Half the width of the world, and the meters per pixel at zoom 0, both in EPSG:3857.
+HALF_WORLD_METERS = 20037508.342789244
+ZOOM_0_RESOLUTION = 2 * HALF_WORLD_METERS / 256
+# OGC scale denominators assume a pixel of 0.28 mm.
+_PIXELS_PER_METER = 1 / 0.00028
+MAX_ZOOM = 24
+# Frames that are finer than a zoom level by at most this many levels still count as that level.
+_ZOOM_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True)
 class TileSet:
-    """What the documents of one collection are made from.
+    """The input of one collection's documents.
 
     name: the imagery layer (`Travis_USDA_1958_frames`). table: the address under `/tiles/`.
-    extent: of all footprints, in EPSG:3857 metres. resolution: metres of EPSG:3857 that a pixel of the frames is wide.
-    version: of what the map shows; no two states of the map have the same. None: nothing may be kept.
+    extent: of all footprints, in EPSG:3857 meters. resolution: EPSG:3857 meters per pixel of the frames.
+    version: changes with everything that the map shows; None: tiles must not be cached.
     """
 
     name: str
@@ -44,106 +45,114 @@ class TileSet:
     @property
     def maxzoom(self) -> int:
         """The zoom level that shows every pixel of the frames."""
-        return min(DEEPEST, max(0, math.ceil(math.log2(ZOOM_0 / self.resolution) - _TOLERANCE)))
+        return min(MAX_ZOOM, max(0, math.ceil(math.log2(ZOOM_0_RESOLUTION / self.resolution) - _ZOOM_TOLERANCE)))
 
     @property
     def bounds(self) -> Extent:
-        """West, south, east, north in degrees, rounded outwards."""
+        """West, south, east, north in degrees, rounded outward."""
         left, bottom, right, top = self.extent
         south, north = (_latitude(y) for y in (bottom, top))
-        west, east = (x / HALF * 180 for x in (left, right))
-        return (_down(west), _down(south), -_down(-east), -_down(-north))
+        west, east = (x / HALF_WORLD_METERS * 180 for x in (left, right))
+        return (_floor(west), _floor(south), -_floor(-east), -_floor(-north))
 
     @property
     def template(self) -> str:
         """The address of a tile, with {z}, {x} and {y}."""
         return f"/tiles/{self.table}/{{z}}/{{x}}/{{y}}.png" + ("" if self.version is None else f"?v={self.version}")
 
-    def columns_and_rows(self, zoom: int) -> tuple[int, int, int, int]:
-        """First and last column, first and last row of the tiles that hold something."""
-        side = 2 * HALF / 2**zoom
+    def tile_limits(self, zoom: int) -> tuple[int, int, int, int]:
+        """First and last column, first and last row of the tiles that meet the extent."""
+        side = 2 * HALF_WORLD_METERS / 2**zoom
         left, bottom, right, top = self.extent
         last = 2**zoom - 1
-        places = ((left + HALF) / side, (right + HALF) / side, (HALF - top) / side, (HALF - bottom) / side)
-        first_column, last_column, first_row, last_row = (min(last, max(0, math.floor(place))) for place in places)
+        positions = (
+            (left + HALF_WORLD_METERS) / side,
+            (right + HALF_WORLD_METERS) / side,
+            (HALF_WORLD_METERS - top) / side,
+            (HALF_WORLD_METERS - bottom) / side,
+        )
+        first_column, last_column, first_row, last_row = (min(last, max(0, math.floor(position))) for position in positions)
         return first_column, last_column, first_row, last_row
 
 
-def documents(of: TileSet) -> dict[str, str]:
-    """Everything that is published beside the mapfile, by suffix. The TileJSON comes last: with it the version is in force."""
-    return {WMTS_SUFFIX: wmts(of), TILEJSON_SUFFIX: tilejson(of)}
+def render_documents(tile_set: TileSet) -> dict[str, str]:
+    """The documents to publish beside the mapfile, by suffix. The TileJSON is last: it makes the new version current."""
+    return {WMTS_SUFFIX: render_wmts(tile_set), TILEJSON_SUFFIX: render_tilejson(tile_set)}
 
 
-def tilejson(of: TileSet) -> str:
+def render_tilejson(tile_set: TileSet) -> str:
     """TileJSON 3.0.0."""
-    west, south, east, north = of.bounds
-    held = {
+    west, south, east, north = tile_set.bounds
+    document = {
         "tilejson": "3.0.0",
-        "name": of.title,
-        "description": f"Scanned and georeferenced aerial photographs: {of.title}.",
-        **({} if of.version is None else {"version": f"1.{of.version}.0"}),
+        "name": tile_set.title,
+        "description": f"Scanned and georeferenced aerial photographs: {tile_set.title}.",
+        **({} if tile_set.version is None else {"version": f"1.{tile_set.version}.0"}),
         "scheme": "xyz",
-        "tiles": [of.template],
+        "tiles": [tile_set.template],
         "minzoom": 0,
-        "maxzoom": of.maxzoom,
+        "maxzoom": tile_set.maxzoom,
         "bounds": [west, south, east, north],
-        "center": [round((west + east) / 2, 6), round((south + north) / 2, 6), _whole_view(of)],
+        "center": [round((west + east) / 2, 6), round((south + north) / 2, 6), _overview_zoom(tile_set)],
     }
-    return json.dumps(held, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def wmts(of: TileSet) -> str:
-    """WMTS 1.0.0 capabilities of the same tiles, as resources without a query service."""
+def render_wmts(tile_set: TileSet) -> str:
+    """WMTS 1.0.0 capabilities of the same tiles, RESTful only."""
     matrices = [
         {
             "zoom": zoom,
-            "scale": ZOOM_0 / 2**zoom * _PIXELS_A_METRE,
-            "across": 2**zoom,
-            "limits": of.columns_and_rows(zoom),
+            "scale": ZOOM_0_RESOLUTION / 2**zoom * _PIXELS_PER_METER,
+            "size": 2**zoom,
+            "limits": tile_set.tile_limits(zoom),
         }
-        for zoom in range(of.maxzoom + 1)
+        for zoom in range(tile_set.maxzoom + 1)
     ]
-    place = of.template.replace("{z}", "{TileMatrix}").replace("{x}", "{TileCol}").replace("{y}", "{TileRow}")
-    return environment().get_template("wmts.xml.j2").render(of=of, half=HALF, matrices=matrices, place=place)
+    template = tile_set.template.replace("{z}", "{TileMatrix}").replace("{x}", "{TileCol}").replace("{y}", "{TileRow}")
+    return render_template("wmts.xml.j2", tile_set=tile_set, half=HALF_WORLD_METERS, matrices=matrices, template=template)
 
 
-def tilejson_findings(text: str) -> list[str]:
-    """What is wrong with a TileJSON that is about to be served; empty when nothing is."""
+def validate_tilejson(text: str) -> list[str]:
+    """The faults of a TileJSON that is about to be served, as sentences; empty when it is valid."""
     try:
-        held = json.loads(text)
+        document = json.loads(text)
     except ValueError as error:
-        return [f"It is no JSON: {error}."]
-    if not isinstance(held, dict) or not {"tilejson", "tiles", "bounds"} <= held.keys():
-        return ["It is no TileJSON of a collection."]
-    return _host_findings(text)
+        return [f"The document is not JSON: {error}."]
+    if not isinstance(document, dict) or not {"tilejson", "tiles", "bounds"} <= document.keys():
+        return ["The document is not the TileJSON of a collection."]
+    return _find_hosts(text)
 
 
-def wmts_findings(text: str) -> list[str]:
-    """What is wrong with WMTS capabilities that are about to be served; empty when nothing is."""
+def validate_wmts(text: str) -> list[str]:
+    """The faults of WMTS capabilities that are about to be served, as sentences; empty when they are valid."""
     if "<!" in text:
-        return ["It declares entities or holds comments, which ours never does."]
+        return ["The document contains a declaration or a comment, which ls4 never writes."]
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  # a document without entities
     except ElementTree.ParseError as error:
-        return [f"It is no XML: {error}."]
+        return [f"The document is not XML: {error}."]
     if root.tag != "{http://www.opengis.net/wmts/1.0}Capabilities":
-        return ["It is no WMTS capabilities document."]
-    return _host_findings(re.sub(r'\b(?:xmlns(?::\w+)?|xsi:schemaLocation)="[^"]*"', "", text))
+        return ["The document is not WMTS capabilities."]
+    return _find_hosts(re.sub(r'\b(?:xmlns(?::\w+)?|xsi:schemaLocation)="[^"]*"', "", text))
 
 
-def _host_findings(text: str) -> list[str]:
-    return [f"It names {address}: addresses begin with a slash." for address in re.findall(r"https?://[^\s\"'<>]+", text)]
+def _find_hosts(text: str) -> list[str]:
+    addresses = re.findall(r"https?://[^\s\"'<>]+", text)
+    return [f"The document names the host of {address}: addresses must start with a slash." for address in addresses]
 
 
-def _whole_view(of: TileSet) -> int:
-    """The zoom level at which the whole fits in about two tiles."""
-    left, bottom, right, top = of.extent
-    return min(of.maxzoom, max(0, math.floor(math.log2(4 * HALF / max(right - left, top - bottom)))))
+def _overview_zoom(tile_set: TileSet) -> int:
+    """The zoom level at which the extent fits in about two tiles."""
+    left, bottom, right, top = tile_set.extent
+    return min(tile_set.maxzoom, max(0, math.floor(math.log2(4 * HALF_WORLD_METERS / max(right - left, top - bottom)))))
 
 
 def _latitude(y: float) -> float:
-    return math.degrees(math.atan(math.sinh(y / HALF * math.pi)))
+    """Degrees of latitude of a northing in EPSG:3857 meters."""
+    return math.degrees(math.atan(math.sinh(y / HALF_WORLD_METERS * math.pi)))
 
 
-def _down(degrees: float) -> float:
+def _floor(degrees: float) -> float:
+    """Degrees rounded down to six decimals."""
     return math.floor(degrees * 1e6) / 1e6

@@ -1,4 +1,4 @@
-"""Every client of the platform: the bucket behind one port, the database, and the Dagster resource that hands them out.
+"""Clients of external systems: the bucket, the database, the event queue and the notifier, and the Dagster resource with all.
 
-Nothing is imported here: worker processes need the clients and not Dagster.
+What is stored in them is decided in ls4_assets. This file imports nothing: worker processes need the clients without Dagster.
 """

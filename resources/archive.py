@@ -1,6 +1,6 @@
-"""The one Dagster resource: the archive, with its configuration, its bucket, its events, its database and its way to tell people.
+"""The only Dagster resource: the settings and the clients of bucket, database, event queue and notifier.
 
-Clients are made when first asked for, never at import; each worker process makes its own from the same configuration.
+Clients are created on first use, never at import. Each worker process creates its own from the same settings (`open.py`).
 """
 
 from functools import cached_property
@@ -17,7 +17,7 @@ from resources.storage import Storage
 
 
 class Archive(dg.ConfigurableResource[None]):
-    """`overrides` replace single settings: tests point an archive at a folder and a database of their own."""
+    """`overrides` replace single settings, as in tests with their own folder and database."""
 
     overrides: dict[str, str] = Field(default_factory=dict)
 
@@ -35,7 +35,7 @@ class Archive(dg.ConfigurableResource[None]):
 
     @cached_property
     def queue(self) -> EventQueue:
-        """The bucket's events, where the settings name a queue."""
+        """The queue of bucket events. Only valid when LS4_EVENTS_QUEUE_URL is set."""
         return EventQueue(self.settings.events_queue_url, self.settings.s3_region)
 
     @property

@@ -1,4 +1,4 @@
-"""The bucket as a plain folder: the laptop's default, where GDAL and MapServer read real paths."""
+"""The bucket as a folder, the default on one machine. GDAL and MapServer read its files directly."""
 
 import errno
 import os
@@ -13,17 +13,17 @@ from typing import BinaryIO
 
 from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.scratch import scratch_folder
-from resources.storage import StoredObject, end_of, is_listed
+from resources.storage import StoredObject, folder_end, is_listed
 
-# Products are read by the map server's own user, whatever the umask of the process that made them.
+# The map server runs as another user and must read products, whatever the umask of the process that wrote them.
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
-# On the archive's own disk, so that a rename brings a finished file into its place.
-_HALVES = ".unfinished"
+# On the same disk as the archive, so that a rename can publish a complete file.
+_TMP_DIR = ".unfinished"
 
 
 class DirectoryStorage:
-    """Objects are files below `root`. Writes go to a hidden file first and are renamed, so nobody sees half of one."""
+    """Objects are files below `root`. Writes go to a hidden file that is then renamed, so readers never see a partial object."""
 
     def __init__(self, root: Path, bucket: str = "ls4") -> None:
         self.root = root.resolve()
@@ -37,18 +37,18 @@ class DirectoryStorage:
     def bucket(self) -> str:
         return self._bucket
 
-    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
-        found: list[tuple[str, os.DirEntry[str]]] = []
+    def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        entries_by_key: list[tuple[str, os.DirEntry[str]]] = []
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(folder)) as entries:
-            found = [(f"{folder}{_text(entry.name)}{'/' if entry.is_dir() else ''}", entry) for entry in entries]
-        for key, entry in sorted(found, key=itemgetter(0)):
+            entries_by_key = [(f"{folder}{_decode(entry.name)}{'/' if entry.is_dir() else ''}", entry) for entry in entries]
+        for key, entry in sorted(entries_by_key, key=itemgetter(0)):
             if not is_listed(key.rstrip("/")):
                 continue
             if key.endswith("/"):
-                if end_of(key) > after:
+                if folder_end(key) > after:
                     yield key
             elif key > after:
-                # A file that goes between listing and stat is simply not there.
+                # A file deleted between listing and stat is not in the listing.
                 with suppress(FileNotFoundError):
                     yield _stored(key, entry.stat())
 
@@ -58,10 +58,10 @@ class DirectoryStorage:
 
     def head(self, key: str) -> StoredObject | None:
         try:
-            found = self._path(key).stat()
+            status = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _stored(key, found) if stat.S_ISREG(found.st_mode) else None
+        return _stored(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self._open(key) as file:
@@ -73,53 +73,55 @@ class DirectoryStorage:
             shutil.copyfileobj(source, target, 1 << 20)
 
     def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
-        with self._half(key) as half:
-            if not (may_link and _linked(path, half)):
-                shutil.copyfile(path, half)
+        with self._temp_object(key) as temp:
+            if not (may_link and _link(path, temp)):
+                shutil.copyfile(path, temp)
             if intermediate:
-                return self._publish(half, key)
-            # Named done in a database that survives a power cut, it has to survive that too; what can be remade need not.
-            _to_disk(half)
-            stored = self._publish(half, key)
-            _to_disk(self._path(key).parent)
+                return self._publish(temp, key)
+            # The database survives a power cut, so an object that it records must too. Intermediates can be rebuilt.
+            _fsync(temp)
+            stored = self._publish(temp, key)
+            _fsync(self._path(key).parent)
             return stored
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        with self._half(key) as half:
-            half.write_bytes(data)
-            return self._publish(half, key)
+        with self._temp_object(key) as temp:
+            temp.write_bytes(data)
+            return self._publish(temp, key)
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        with self._half(key) as half:
-            half.write_bytes(data)
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._temp_object(key) as temp:
+            temp.write_bytes(data)
             try:
-                self._path(key).hardlink_to(half)
+                self._path(key).hardlink_to(temp)
             except FileExistsError:
                 return False
         return True
 
     def copy(self, key: str, to: str) -> StoredObject:
-        with self._half(to) as half:
-            half.unlink()
+        with self._temp_object(to) as temp:
+            temp.unlink()
             try:
-                half.hardlink_to(self._path(key))
+                temp.hardlink_to(self._path(key))
             except FileNotFoundError:
                 raise NotFoundError(f"{key} is not in the archive; drop it again if it should be.") from None
-            return self._publish(half, to)
+            return self._publish(temp, to)
 
     def delete(self, key: str) -> None:
-        # Its folder stays, even when it is empty now: another frame may be publishing there at this moment.
+        # An empty folder stays: another process may be publishing to it at this moment.
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._path(key).unlink()
 
     def gdal_path(self, key: str) -> str:
-        # Only a name: whether the archive is there is asked by who opens it.
+        # No check that the archive is mounted: that is up to the process that opens the path.
         return str(self.root / _inside(key))
 
     def _path(self, key: str) -> Path:
         if not self.root.is_dir():
-            # A disk that is not mounted is not an empty archive: neither deletions nor new files may follow from it.
-            raise ConfigurationError(f"The archive's folder {self.root} is not there; mount or make it, or correct LS4_STORAGE.")
+            # An unmounted disk must not look like an empty archive, which would cause deletions or writes to the mount point.
+            raise ConfigurationError(
+                f"The archive folder {self.root} does not exist; mount or create it, or correct LS4_STORAGE."
+            )
         return self.root / _inside(key)
 
     def _open(self, key: str) -> BinaryIO:
@@ -129,69 +131,70 @@ class DirectoryStorage:
             raise NotFoundError(f"{key} is not in the archive; drop it again if it should be.") from None
 
     @contextmanager
-    def _half(self, key: str) -> Iterator[Path]:
-        """A hidden file to write to, which may become the object; removed when it did not, by a later writer if need be."""
+    def _temp_object(self, key: str) -> Iterator[Path]:
+        """A hidden file to write to, which `_publish` turns into the object. Otherwise it is removed: at the end of the context,
+        or by a later writer after a crash."""
         target = self._path(key)
         _make_folder(target.parent)
-        _make_folder(self.root / _HALVES)
-        with scratch_folder("half-", self.root / _HALVES) as folder:
-            half = folder / target.name
-            half.touch()
-            half.chmod(FILE_MODE)
-            yield half
+        _make_folder(self.root / _TMP_DIR)
+        with scratch_folder("half-", self.root / _TMP_DIR) as folder:
+            temp = folder / target.name
+            temp.touch()
+            temp.chmod(FILE_MODE)
+            yield temp
 
-    def _publish(self, half: Path, key: str) -> StoredObject:
-        written = _stored(key, half.stat())
+    def _publish(self, temp: Path, key: str) -> StoredObject:
+        stored = _stored(key, temp.stat())
         try:
-            half.replace(self._path(key))
+            temp.replace(self._path(key))
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            where = f"{self._path(key).parent} lies on another disk than the archive's folder {self.root}"
-            raise ConfigurationError(f"{where}, so nothing can be put there in one step; mount one disk for all of it.") from None
-        return written
+            problem = f"{self._path(key).parent} is on another disk than the archive folder {self.root}"
+            raise ConfigurationError(f"{problem}, so objects cannot be written in one step; mount one disk for both.") from None
+        return stored
 
     def _walk(self, folder: str, prefix: str) -> Iterator[StoredObject]:
-        for found in self.level(folder):
-            if isinstance(found, StoredObject):
-                if found.key.startswith(prefix):
-                    yield found
-            elif found.startswith(prefix) or prefix.startswith(found):
-                yield from self._walk(found, prefix)
+        for item in self.list_level(folder):
+            if isinstance(item, StoredObject):
+                if item.key.startswith(prefix):
+                    yield item
+            elif item.startswith(prefix) or prefix.startswith(item):
+                yield from self._walk(item, prefix)
 
 
-def _linked(path: Path, half: Path) -> bool:
-    """Make the one file the other, which costs nothing; False where the disk is another."""
-    linked = half.with_name(f"{half.name}.link")
+def _link(path: Path, target: Path) -> bool:
+    """Replace `target` with a hard link to `path`, which copies no data. Returns False when the disk does not allow it."""
+    link = target.with_name(f"{target.name}.link")
     try:
-        linked.hardlink_to(path)
+        link.hardlink_to(path)
     except OSError as error:
         if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK):
             return False
         raise
-    linked.chmod(FILE_MODE)
-    linked.replace(half)
+    link.chmod(FILE_MODE)
+    link.replace(target)
     return True
 
 
-def _to_disk(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _inside(key: str) -> str:
     if key.startswith("/") or ".." in key.split("/"):
-        raise ValueError(f"{key!r} is no key of the archive; give a path relative to its root.")
+        raise ValueError(f"{key!r} is not a valid key; use a path relative to the root of the archive.")
     return key
 
 
-def _stored(key: str, found: os.stat_result) -> StoredObject:
-    # The inode tells apart two files renamed into place within one clock tick of the file system.
-    version = f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
-    return StoredObject(key, found.st_size, version, datetime.fromtimestamp(found.st_mtime, UTC))
+def _stored(key: str, status: os.stat_result) -> StoredObject:
+    # The inode distinguishes two files renamed into place within one clock tick of the file system.
+    version = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    return StoredObject(key, status.st_size, version, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def _make_folder(folder: Path) -> None:
@@ -203,6 +206,6 @@ def _make_folder(folder: Path) -> None:
         folder.chmod(folder.stat().st_mode | FOLDER_MODE)
 
 
-def _text(name: str) -> str:
-    """A file name as a key. One that is not UTF-8 cannot be stored; shown like this, it is rejected by name."""
+def _decode(name: str) -> str:
+    """Returns a file name as text. One that is not UTF-8 gets replacement characters, so it is rejected by name."""
     return os.fsencode(name).decode(errors="replace")

@@ -1,6 +1,6 @@
-"""Locks in PostgreSQL that end with their owner: the server drops them when the connection that holds them is gone.
+"""Advisory locks in PostgreSQL, by name. The server releases a lock when the connection that holds it closes.
 
-Each is known by a name of ours, which PostgreSQL hashes to the number that its advisory locks are known by.
+PostgreSQL identifies advisory locks by number, a hash of the name.
 """
 
 from collections.abc import Iterator
@@ -8,41 +8,42 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
 
-_NUMBER = "(hashtextextended(:what, 0))"
+_NUMBER = "(hashtextextended(:name, 0))"
 
 
-def lock_until_commit(connection: Connection, what: str) -> None:
-    """Wait until nobody else has it; the transaction that the connection is in has it until its end."""
-    connection.execute(text(f"SELECT pg_advisory_xact_lock{_NUMBER}"), {"what": what})
+def lock_until_commit(connection: Connection, name: str) -> None:
+    """Acquire the lock, waiting for it if necessary. The current transaction holds it until its end."""
+    connection.execute(text(f"SELECT pg_advisory_xact_lock{_NUMBER}"), {"name": name})
 
 
 @contextmanager
-def exclusive_lock(database: Engine, what: str) -> Iterator[None]:
-    """Wait until nobody else does the same: for work of many transactions."""
+def exclusive_lock(database: Engine, name: str) -> Iterator[None]:
+    """Acquire the lock, waiting for it if necessary, for work of several transactions."""
     with _session(database) as connection:
-        connection.execute(text(f"SELECT pg_advisory_lock{_NUMBER}"), {"what": what})
+        connection.execute(text(f"SELECT pg_advisory_lock{_NUMBER}"), {"name": name})
         try:
             yield
         finally:
-            _unlock(connection, what)
+            _unlock(connection, name)
 
 
 @contextmanager
-def try_lock(database: Engine, what: str) -> Iterator[bool]:
-    """False while somebody else does the same: Dagster gives a tick up after a minute, but its thread works on."""
+def try_lock(database: Engine, name: str) -> Iterator[bool]:
+    """Yields False when another process or thread holds the lock: Dagster times a tick out after a minute, but its thread
+    continues."""
     with _session(database) as connection:
-        alone = bool(connection.scalar(text(f"SELECT pg_try_advisory_lock{_NUMBER}"), {"what": what}))
+        acquired = bool(connection.scalar(text(f"SELECT pg_try_advisory_lock{_NUMBER}"), {"name": name}))
         try:
-            yield alone
+            yield acquired
         finally:
-            if alone:
-                _unlock(connection, what)
+            if acquired:
+                _unlock(connection, name)
 
 
 def _session(database: Engine) -> Connection:
-    """A connection that is in no transaction while the lock is held."""
+    """A connection without a transaction, which would stay open as long as the lock is held."""
     return database.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
-def _unlock(connection: Connection, what: str) -> None:
-    connection.execute(text(f"SELECT pg_advisory_unlock{_NUMBER}"), {"what": what})
+def _unlock(connection: Connection, name: str) -> None:
+    connection.execute(text(f"SELECT pg_advisory_unlock{_NUMBER}"), {"name": name})

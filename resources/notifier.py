@@ -1,4 +1,7 @@
-"""How messages reach people: an SNS topic in production, a file on a laptop, and always a line of the log."""
+"""Delivery of notifications: to an SNS topic in production, to a file on one machine, and always to the log.
+
+Which notifications are due, and their texts, are in `ls4_assets/notifications`.
+"""
 
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,18 +18,18 @@ from ls4_assets.errors import NotificationError
 if TYPE_CHECKING:
     from mypy_boto3_sns.client import SNSClient
 
-# SNS's own rule; a longer subject is rejected as a whole.
-_LONGEST_SUBJECT = 100
+# SNS rejects a message with a longer subject.
+_MAX_SUBJECT_CHARS = 100
 
 
 class Notifier(Protocol):
-    """Something that takes messages. Raises NotSent when it did not take one, and does not try for long."""
+    """A recipient of messages. `send` raises NotificationError when it is not accepted, within seconds."""
 
     def send(self, subject: str, body: str) -> None: ...
 
 
 class SnsNotifier:
-    """A topic of SNS: who gets its messages, and how, is its subscriptions' to say."""
+    """An SNS topic, whose subscriptions decide who gets the messages and how."""
 
     def __init__(self, topic: str, endpoint_url: str | None = None) -> None:
         self._topic = topic
@@ -34,7 +37,7 @@ class SnsNotifier:
 
     @cached_property
     def client(self) -> "SNSClient":
-        # A message that is not taken is sent again at a later tick: this one has others to send.
+        # Short timeouts: a later tick sends a failed message again, and this tick has others to send.
         config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=3, read_timeout=5)
         region = self._topic.split(":")[3]
         return boto3.client("sns", endpoint_url=self._endpoint_url, region_name=region, config=config)
@@ -43,11 +46,13 @@ class SnsNotifier:
         try:
             self.client.publish(TopicArn=self._topic, Subject=plain_subject(subject), Message=body)
         except (BotoCoreError, ClientError) as error:
-            raise NotificationError(f"SNS did not take the message '{subject}' ({error}); it is sent again by itself.") from error
+            raise NotificationError(
+                f"SNS did not accept the message '{subject}' ({error}); it is sent again automatically."
+            ) from error
 
 
 class FileNotifier:
-    """A text file that grows, the newest message last."""
+    """A text file, to which messages are appended."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -64,14 +69,14 @@ class FileNotifier:
 
 
 class LogNotifier:
-    """A line of the log, for machines that read it."""
+    """A log event, for alarms and log queries."""
 
     def send(self, subject: str, body: str) -> None:
-        logs.event("notice", subject=subject, body=body)
+        logs.emit("notification", subject=subject, body=body)
 
 
 class Notifiers:
-    """Several at once. The first that does not take a message keeps it from the next, so that it is sent to all again."""
+    """Several notifiers in order. When one fails, the following get nothing, and a later tick sends the message to all again."""
 
     def __init__(self, *notifiers: Notifier) -> None:
         self._notifiers = notifiers
@@ -82,7 +87,7 @@ class Notifiers:
 
 
 def plain_subject(subject: str) -> str:
-    """As SNS takes it: printable ASCII, no line break, 100 characters."""
+    """Returns a subject that SNS accepts: printable ASCII, no line break, at most 100 characters."""
     ascii_ = " ".join(subject.split()).encode("ascii", "replace").decode()
     printable = "".join(char if char.isprintable() else "?" for char in ascii_)
-    return printable if len(printable) <= _LONGEST_SUBJECT else f"{printable[: _LONGEST_SUBJECT - 3]}..."
+    return printable if len(printable) <= _MAX_SUBJECT_CHARS else f"{printable[: _MAX_SUBJECT_CHARS - 3]}..."

@@ -1,4 +1,4 @@
-"""Opening what the configuration names: the bucket and the database. Clients are made here and nowhere else."""
+"""Creation of the clients that the settings name: bucket, database and notifier. Only here."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from resources.storage import Storage
 
 
 def open_storage(settings: Settings) -> Storage:
-    """The archive that `settings.storage` names. Raises ConfigurationError."""
+    """Returns the storage of `settings.storage`. Raises ConfigurationError when the setting is invalid."""
     scheme, separator, rest = settings.storage.partition("://")
     if not separator:
         return DirectoryStorage(Path(settings.storage), settings.legacy_bucket)
@@ -28,17 +28,17 @@ def open_storage(settings: Settings) -> Storage:
 
 
 def open_notifier(settings: Settings) -> Notifier:
-    """Where messages to people go, the one that may be away first."""
-    chosen: list[Notifier] = []
+    """Returns the notifiers of the settings, those that may fail first."""
+    notifiers: list[Notifier] = []
     if settings.notify_topic:
-        chosen.append(SnsNotifier(settings.notify_topic, settings.notify_endpoint_url))
+        notifiers.append(SnsNotifier(settings.notify_topic, settings.notify_endpoint_url))
     if settings.notify_file:
-        chosen.append(FileNotifier(settings.notify_file))
-    return Notifiers(*chosen, LogNotifier())
+        notifiers.append(FileNotifier(settings.notify_file))
+    return Notifiers(*notifiers, LogNotifier())
 
 
-def s3_server_options(settings: Settings) -> dict[str, str]:
-    """GDAL options that lead to the S3 server of the settings; none where it is AWS's own."""
+def gdal_s3_options(settings: Settings) -> dict[str, str]:
+    """Returns GDAL options for the S3 server of the settings; none for AWS."""
     if not settings.s3_endpoint_url:
         return {}
     server = urlsplit(settings.s3_endpoint_url)
@@ -47,11 +47,12 @@ def s3_server_options(settings: Settings) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4)
-def open_database(url: str, *, stay: bool = False) -> Engine:
-    """The index database, one engine a process. No pool: runs are many and short, and connections are dear on RDS.
+def open_database(url: str, *, keep_open: bool = False) -> Engine:
+    """Returns the engine of the index database, one per process. Without a pool: runs are short and many,
+    and connections are scarce on RDS.
 
-    `stay`: for who asks again and again, one connection stays open; a new one takes 20 ms until it has read a geometry.
+    `keep_open` keeps one connection open, for a worker with many queries: a new one takes 20 ms to its first geometry.
     """
-    if stay:
+    if keep_open:
         return create_engine(url, pool_size=1, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})

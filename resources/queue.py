@@ -1,4 +1,4 @@
-"""The queue on SQS through which the bucket tells of its objects. Only what the intake needs of it."""
+"""The SQS queue of bucket events. What the messages mean is decided in `ls4_assets/ingest/events.py`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-# SQS's own limit for one call.
-MOST = 10
-# One second asks all of SQS's servers; without it an answer may be empty although messages wait.
+# The limit of SQS for one call.
+MAX_MESSAGES = 10
+# Long polling queries all servers of SQS. Without it a response may be empty although the queue has messages.
 _WAIT_SECONDS = 1
 
 
 @dataclass(frozen=True)
-class Message:
-    """`receipt` deletes it."""
+class QueueMessage:
+    """A message of the queue. `receipt` is the handle to delete it."""
 
     body: str
     receipt: str
 
 
 class EventQueue:
-    """A message that is not deleted comes again when its visibility timeout ends, and in the end goes to the dead letters."""
+    """An SQS queue. A message that is not deleted is delivered again after its visibility timeout, and finally goes to the
+    dead-letter queue."""
 
     def __init__(self, url: str, region: str | None = None) -> None:
         self._url = url
@@ -37,13 +38,15 @@ class EventQueue:
         config = Config(retries={"mode": "standard", "total_max_attempts": 3}, connect_timeout=4, read_timeout=10)
         return boto3.client("sqs", region_name=self._region, config=config)
 
-    def receive(self) -> list[Message]:
-        """Up to MOST messages; none when the queue is empty, or nearly so."""
-        found = self.client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=MOST, WaitTimeSeconds=_WAIT_SECONDS)
-        return [Message(message["Body"], message["ReceiptHandle"]) for message in found.get("Messages", [])]
+    def receive(self) -> list[QueueMessage]:
+        """Returns up to MAX_MESSAGES messages; none when the queue is empty or almost empty."""
+        response = self.client.receive_message(
+            QueueUrl=self._url, MaxNumberOfMessages=MAX_MESSAGES, WaitTimeSeconds=_WAIT_SECONDS
+        )
+        return [QueueMessage(message["Body"], message["ReceiptHandle"]) for message in response.get("Messages", [])]
 
-    def delete(self, messages: Sequence[Message]) -> None:
-        """Those that cannot be deleted come again, which does no harm."""
+    def delete(self, messages: Sequence[QueueMessage]) -> None:
+        """Delete the messages. Those that cannot be deleted are delivered again, which is harmless."""
         entries = [{"Id": str(number), "ReceiptHandle": message.receipt} for number, message in enumerate(messages)]
         if entries:
             self.client.delete_message_batch(QueueUrl=self._url, Entries=entries)  # type: ignore[arg-type]

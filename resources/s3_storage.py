@@ -1,4 +1,4 @@
-"""The bucket on S3 (AWS, or any server that speaks its protocol), through boto3."""
+"""The bucket on S3 (AWS or a compatible server), with boto3."""
 
 import time
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from ls4_assets.errors import ConfigurationError, NotFoundError
-from resources.storage import StoredObject, end_of, is_listed
+from resources.storage import StoredObject, folder_end, is_listed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
-# The lifecycle rule by which deflate tifs and overviews expire filters on this tag: their keys have no common prefix.
+# The lifecycle rule that expires deflate tifs and overviews filters on this tag, because their keys have no common prefix.
 INTERMEDIATE_TAG = "ls4=intermediate"
-# Workers are one frame a process: a few parallel parts fill the line without ten threads each.
+# Each worker process transfers one frame: four parallel parts saturate the network without the default ten threads.
 _TRANSFER = TransferConfig(max_concurrency=4)
-# Objects below it may be read through an s3fs mount, which takes owner and mode from their metadata: a regular file, rw-rw-r--.
+# An s3fs mount of this prefix takes owner and mode from object metadata. The mode is a regular file, rw-rw-r--.
 _MOUNTED = "mapfiles/"
 _S3FS_MODE = "33204"
-_DISORDER = (
-    "The bucket lists {key} behind {last}: without the order of keys nobody can tell what was deleted; "
-    "use a bucket that lists in key order, as S3's general purpose buckets do."
+_UNORDERED = (
+    "The bucket lists {key} after {last}, and deletions cannot be detected without key order; "
+    "use a bucket that lists in key order, such as an S3 general purpose bucket."
 )
 _MISSING = ("404", "NoSuchKey", "NotFound")
 _TYPES = {
@@ -42,7 +42,7 @@ _TYPES = {
 
 
 class S3Storage:
-    """Objects of one bucket. No ACL is ever written: new buckets reject them."""
+    """Objects of one bucket. Writes set no ACL, because new buckets reject them."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class S3Storage:
         mapfile_owner: tuple[int, int] = (0, 0),
         read_timeout: float = 10,
     ) -> None:
-        """`mapfile_owner`: uid and gid of mapfiles as an s3fs mount shows them."""
+        """`mapfile_owner`: uid and gid of mapfiles in an s3fs mount; `read_timeout`: in seconds."""
         self._bucket = bucket
         self._endpoint_url = endpoint_url
         self._region = region
@@ -70,18 +70,18 @@ class S3Storage:
 
     @cached_property
     def client(self) -> "S3Client":
-        # An outage is told within a minute, before Dagster stops the sensor that looks.
+        # An outage raises within a minute, before the tick of the sensor times out.
         config = Config(retries={"mode": "adaptive", "total_max_attempts": 4}, connect_timeout=4, read_timeout=self._read_timeout)
         return boto3.client("s3", endpoint_url=self._endpoint_url, region_name=self._region, config=config)
 
-    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+    def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
         start = ""
         if after.startswith(folder):
             start = after
             head, below, _ = after[len(folder) :].partition("/")
             if below:
-                # Servers differ in whether they name the sub-folder that the starting key itself lies in.
-                start = end_of(f"{folder}{head}/")
+                # Servers differ in whether they list the folder of the start key itself, so it is yielded here.
+                start = folder_end(f"{folder}{head}/")
                 yield f"{folder}{head}/"
         elif after > folder:
             return
@@ -89,26 +89,26 @@ class S3Storage:
         for page in self._pages(Prefix=folder, Delimiter="/", **({"StartAfter": start} if start else {})):
             objects = {entry["Key"]: _stored(entry) for entry in page.get("Contents", [])}
             folders = {entry["Prefix"]: entry["Prefix"] for entry in page.get("CommonPrefixes", [])}
-            for key, found in sorted((objects | folders).items()):
+            for key, item in sorted((objects | folders).items()):
                 if key < last:
-                    raise ConfigurationError(_DISORDER.format(key=key, last=last))
+                    raise ConfigurationError(_UNORDERED.format(key=key, last=last))
                 last = key
                 if key > start and is_listed(key.rstrip("/") if key in folders else key):
-                    yield found
+                    yield item
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        # S3 itself lists in key order.
+        # S3 lists in key order.
         for page in self._pages(Prefix=prefix):
             yield from (_stored(entry) for entry in page.get("Contents", []) if is_listed(entry["Key"]))
 
     def head(self, key: str) -> StoredObject | None:
         try:
-            found = self.client.head_object(Bucket=self._bucket, Key=key)
+            response = self.client.head_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
             if error.response["Error"]["Code"] in _MISSING:
                 return None
             raise
-        return StoredObject(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"])
+        return StoredObject(key, response["ContentLength"], response["ETag"].strip('"'), response["LastModified"])
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -119,13 +119,13 @@ class S3Storage:
         except ClientError as error:
             if error.response["Error"]["Code"] == "InvalidRange":
                 return b""
-            raise _translated(error, key) from error
+            raise _translate(error, key) from error
 
     def download(self, key: str, path: Path) -> None:
         try:
             self.client.download_file(self._bucket, key, str(path), Config=_TRANSFER)
         except ClientError as error:
-            raise _translated(error, key) from error
+            raise _translate(error, key) from error
 
     def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
         extra = {"ContentType": _content_type(key)} | ({"Tagging": INTERMEDIATE_TAG} if intermediate else {})
@@ -133,11 +133,11 @@ class S3Storage:
         return self._written(key)
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        about = self._s3fs_metadata() if key.startswith(_MOUNTED) else {}
-        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), Metadata=about)
+        metadata = self._s3fs_metadata() if key.startswith(_MOUNTED) else {}
+        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), Metadata=metadata)
         return self._written(key)
 
-    def put_new(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         try:
             self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), IfNoneMatch="*")
         except ClientError as error:
@@ -147,12 +147,12 @@ class S3Storage:
         return True
 
     def copy(self, key: str, to: str) -> StoredObject:
-        # Said anew, because a copy in parts does not inherit it.
+        # Set explicitly, because a multipart copy does not inherit it.
         extra = {"ContentType": _content_type(to), "MetadataDirective": "REPLACE"}
         try:
             self.client.copy({"Bucket": self._bucket, "Key": key}, self._bucket, to, ExtraArgs=extra, Config=_TRANSFER)
         except ClientError as error:
-            raise _translated(error, key) from error
+            raise _translate(error, key) from error
         return self._written(to)
 
     def delete(self, key: str) -> None:
@@ -165,17 +165,17 @@ class S3Storage:
         uid, gid = self._mapfile_owner
         return {"mode": _S3FS_MODE, "uid": str(uid), "gid": str(gid), "mtime": str(int(time.time()))}
 
-    def _pages(self, **what: Any) -> Iterator["ListObjectsV2OutputTypeDef"]:
+    def _pages(self, **parameters: Any) -> Iterator["ListObjectsV2OutputTypeDef"]:
         try:
-            yield from self.client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **what)
+            yield from self.client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **parameters)
         except self.client.exceptions.NoSuchBucket as error:
-            raise ConfigurationError(f"There is no bucket {self._bucket}; make it, or correct LS4_STORAGE.") from error
+            raise ConfigurationError(f"The bucket {self._bucket} does not exist; create it, or correct LS4_STORAGE.") from error
 
     def _written(self, key: str) -> StoredObject:
-        found = self.head(key)
-        if found is None:
-            raise NotFoundError(f"{key} was deleted while it was being written; drop the frame again if it should stay.")
-        return found
+        stored = self.head(key)
+        if stored is None:
+            raise NotFoundError(f"{key} was deleted while it was written; drop the frame again if it should stay.")
+        return stored
 
 
 def _stored(entry: Any) -> StoredObject:
@@ -186,7 +186,7 @@ def _content_type(key: str) -> str:
     return _TYPES.get(Path(key).suffix, "application/octet-stream")
 
 
-def _translated(error: ClientError, key: str) -> Exception:
+def _translate(error: ClientError, key: str) -> Exception:
     if error.response["Error"]["Code"] in _MISSING:
         return NotFoundError(f"{key} is not in the archive; drop it again if it should be.")
     return error

@@ -1,7 +1,7 @@
-"""Folders that belong to one process, and go with it: what a killed process left is found and removed by the next that makes one.
+"""Scratch folders of one process. Creating one removes the folders that killed processes left behind.
 
-A folder's owner holds a lock on it, which the kernel drops when the process ends, however it ends. So nobody has to guess from
-a process id or an age whether the owner is alive, and it works across containers that share a disk.
+The owner of a folder holds a lock on it, which the kernel releases when the process ends in any way. Unlike a process id or an
+age, the lock shows exactly whether the owner is running, also across containers that share a disk.
 """
 
 import fcntl
@@ -15,13 +15,13 @@ from pathlib import Path
 
 @contextmanager
 def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A new folder below `parent` (None: the system's temporary folder), removed at the end with all that is in it.
+    """A new folder below `parent` (None: the system's temporary folder), removed with its content at the end.
 
-    Before, those of the same prefix are removed whose owner is dead.
+    First removes the folders of the same prefix whose owner has exited.
     """
     home = parent or Path(tempfile.gettempdir())
-    _sweep(prefix, home)
-    path, lock = _own(prefix, home)
+    _remove_orphans(prefix, home)
+    path, lock = _create(prefix, home)
     try:
         yield path
     finally:
@@ -29,27 +29,27 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
-def _own(prefix: str, home: Path) -> tuple[Path, int]:
+def _create(prefix: str, home: Path) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
         lock = -1
         with suppress(FileNotFoundError):
             lock = os.open(path, os.O_RDONLY)
-            # A disk without locks still serves to write on; what is left behind there is nobody's to sweep.
+            # A file system without locks is usable too, but folders left behind on it are not removed.
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(lock), path.stat()):
                 return path, lock
-        # Swept in the moment between its making and its locking.
+        # Another process removed the folder between its creation and its lock.
         if lock >= 0:
             os.close(lock)
 
 
-def _sweep(prefix: str, home: Path) -> None:
+def _remove_orphans(prefix: str, home: Path) -> None:
     with os.scandir(home) as entries:
-        found = [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)]
-    for path in found:
-        # Locked: its owner is alive. Not to be opened: somebody else's, or gone.
+        paths = [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)]
+    for path in paths:
+        # OSError: the folder is locked by a running owner, belongs to another user, or is already removed.
         with suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:

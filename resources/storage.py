@@ -1,10 +1,11 @@
-"""The archive's bucket behind one small port: a plain folder on a laptop, S3 in production.
+"""The storage port: the interface of the archive's bucket, which is a folder on one machine and S3 in production.
 
-The port is the intersection of what both can do. State never lives in object metadata: Postgres holds it. Keys are
-relative, with "/" between segments; a segment that begins with a dot is never listed.
+The port has what both can do. State is in Postgres and never in object metadata. Keys are relative paths with "/" between
+segments; a segment that begins with a dot is never listed.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, order=True)
 class StoredObject:
-    """`version` differs whenever the bytes do; equal bytes written anew may differ too. `modified` is aware UTC."""
+    """An object. `size` is in bytes; `version` differs when the bytes do, and may differ after equal bytes were written again;
+    `modified` is timezone-aware UTC."""
 
     key: str
     size: int
@@ -21,22 +23,30 @@ class StoredObject:
     modified: datetime
 
 
-class Storage(Protocol):
-    """What the platform asks of a bucket. A missing key raises NotFound, except where None is the answer.
+def combined_version(tif: StoredObject, sidecars: Iterable[StoredObject]) -> str:
+    """The tif's own version; with sidecars, a short hash of their keys and versions is appended."""
+    parts = [f"{sidecar.key}={sidecar.version}" for sidecar in sorted(sidecars)]
+    if not parts:
+        return tif.version
+    return f"{tif.version}+{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
 
-    Listing an archive that is not there itself (a disk that is not mounted, a misspelt bucket) raises
-    ConfigurationError: it is not an empty one.
+
+class Storage(Protocol):
+    """The interface of a bucket. A missing key raises NotFoundError, except in `head` and `delete`.
+
+    Listing an archive that does not exist (an unmounted disk, a misspelled bucket) raises ConfigurationError, so it never looks
+    like an empty archive.
     """
 
-    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
-        """One level below `folder` ("" or ending in "/"), in key order: its objects and, as text, its sub-folders ("bw/Travis/").
+    def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+        """Yields one level below `folder` ("" or ending in "/") in key order: objects, and subfolders as text ("bw/Travis/").
 
-        Only what comes behind `after` in the order of all keys: a sub-folder that may hold a later key is among it. Raises in
-        the middle when the listing breaks off: what was not told of may be there.
+        With `after`, only objects with a greater key and subfolders that may have one. Raises midway when the listing fails,
+        because keys that were not listed may exist.
         """
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object below `prefix`, sorted by key."""
+        """Yields every object below `prefix` in key order."""
 
     def head(self, key: str) -> StoredObject | None: ...
 
@@ -45,37 +55,37 @@ class Storage(Protocol):
     def download(self, key: str, path: Path) -> None: ...
 
     def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
-        """Put a file whole: a reader sees the old object or the new one. Intermediates are tagged so as to expire. A `yielded`
-        file is the archive's from now on: nobody writes to it any more."""
+        """Write a file atomically: a reader sees the old object or the new one. An `intermediate` is tagged to expire.
+        `may_link` allows a hard link to the file, which the caller must not change afterwards."""
 
     def put(self, key: str, data: bytes) -> StoredObject: ...
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        """Put only where nothing is; False when there was something."""
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object only if the key does not exist. Returns whether it was written."""
 
     def copy(self, key: str, to: str) -> StoredObject:
-        """Put an object under another key too, whole as any; a folder needs no further space for it."""
+        """Copy an object to another key atomically. In a folder the copy is a hard link and takes no space."""
 
     def delete(self, key: str) -> None:
-        """Idempotent: a missing key is no error."""
+        """Delete an object if it exists."""
 
     def gdal_path(self, key: str) -> str:
-        """Path by which GDAL opens the object (MapServer's TILEITEM)."""
+        """Returns the path by which GDAL opens the object (MapServer's TILEITEM)."""
 
     @property
     def is_folder(self) -> bool:
-        """A folder shows files while they are copied, and looks empty when its disk is not mounted; S3 does neither."""
+        """True for a folder, which lists files that are still being copied and is empty when its disk is not mounted."""
 
     @property
     def bucket(self) -> str:
-        """Name that stands in the legacy `location` column, /vsis3/<bucket>/<key>."""
+        """The bucket in the legacy column `location`, /vsis3/<bucket>/<key>."""
 
 
-def end_of(folder: str) -> str:
-    """A text that comes behind every key of the folder and before all others: "0" is the next after "/"."""
+def folder_end(folder: str) -> str:
+    """Returns a text that sorts after every key of the folder and before all later keys: "0" is the character after "/"."""
     return f"{folder[:-1]}0"
 
 
 def is_listed(key: str) -> bool:
-    """Neither a folder marker nor hidden: `._x.tif` of macOS, `.x.tif.Ab12` of rsync."""
+    """False for folder markers and hidden files, such as `._x.tif` of macOS and `.x.tif.Ab12` of rsync."""
     return not key.endswith("/") and not any(part.startswith(".") for part in key.split("/"))

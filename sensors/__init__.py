@@ -1,1 +1,4 @@
-"""The sensors: one watches the bucket, one rebuilds the collections whose frames changed, one tells people what goes wrong."""
+"""The sensors, one module each: ingest by polling or by events, publishing, statewide exports, notifications, reconciliation.
+
+They are thin: what a tick does is in `ls4_assets.ingest`, `.publishing`, `.notifications` and `.operations`.
+"""

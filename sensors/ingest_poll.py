@@ -1,7 +1,7 @@
-"""The sensor that watches georef/: what is new, replaced or gone goes into the source table, what waits goes into batched runs.
+"""The sensor `ingest_poll`: scans georef/, records new, replaced and missing files, and requests batched runs for queued ones.
 
-Postgres is the truth; the cursor only says where the next look goes on. A look is bounded in time and in runs, and a folder
-that cannot be listed is left as it was: a failed listing is not an empty bucket.
+Postgres holds the state; the cursor only says where the next scan resumes. A tick is bounded in time and in runs. The scan
+itself is in `ls4_assets.ingest.scan`; `ingest_events` shares everything here but the scan.
 """
 
 import logging
@@ -18,38 +18,38 @@ from ls4_assets.domain.names import STEPS
 from ls4_assets.ingest import sources
 from ls4_assets.ingest.batches import (
     Batch,
+    BatchLimits,
     ClaimedSource,
-    Limits,
     claim_batches,
+    load_requested_batches,
     release_batch,
-    requested_batches,
     requeue_unstarted,
 )
-from ls4_assets.ingest.deletions import held_collections
-from ls4_assets.ingest.late_raw_scans import find_late_scans
+from ls4_assets.ingest.deletions import list_held_deletions
+from ls4_assets.ingest.late_raw_scans import find_late_raw_scans
 from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock
-from ls4_assets.processing.run_size import RunSize, size_of_run
+from ls4_assets.processing.run_size import RunSize, choose_run_size
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 
-# A look that goes on from a cursor, and the cursor to go on from after it.
+# Scans from a cursor; returns the report and the cursor of the next tick.
 ScanFunction = Callable[[Archive, str | None], tuple[ScanReport, str]]
 
-# Dagster deletes partitions one by one.
-LEFTOVERS_PER_TICK = 200
-# A batch whose run never appeared in Dagster was lost between the table and the run queue.
+# Bounded, because Dagster deletes partitions one at a time.
+ORPHANS_PER_TICK = 200
+# A batch without a run after this time was lost between the source table and the run queue.
 LOST_AFTER = timedelta(seconds=90)
 
 
 def ingest_poll_sensor(seconds: int) -> dg.SensorDefinition:
-    """The sensor, looking every `seconds`."""
+    """The sensor, with a tick every `seconds`."""
     return ingest_sensor(
-        "ingest_poll", "Watches georef/ and materialises what staff drop, replace or delete there.", seconds, _next_part
+        "ingest_poll", "Scans georef/ and materializes what staff drop, replace or delete there.", seconds, _scan_next_part
     )
 
 
-def ingest_sensor(name: str, description: str, seconds: int, take: ScanFunction) -> dg.SensorDefinition:
-    """A sensor that takes a look every `seconds`, one at a time, and requests what follows from it."""
+def ingest_sensor(name: str, description: str, seconds: int, scan: ScanFunction) -> dg.SensorDefinition:
+    """A sensor that scans every `seconds`, one tick at a time, and requests the runs that follow."""
 
     @dg.sensor(
         name=name,
@@ -58,65 +58,65 @@ def ingest_sensor(name: str, description: str, seconds: int, take: ScanFunction)
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=description,
     )
-    def looking(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
-        with scan_lock(archive.database) as alone:
-            if not alone:
-                return dg.SkipReason("An earlier look is not finished yet.")
-            look, cursor = take(archive, context.cursor)
-            return request_runs(context, archive, look, cursor)
+    def ingest(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+        with scan_lock(archive.database) as is_locked:
+            if not is_locked:
+                return dg.SkipReason("An earlier scan is still running.")
+            report, cursor = scan(archive, context.cursor)
+            return request_runs(context, archive, report, cursor)
 
-    return looking
+    return ingest
 
 
-def _next_part(archive: Archive, cursor: str | None) -> tuple[ScanReport, str]:
-    look = scan_bucket(archive, start=cursor or "")
-    return look, look.next_key
+def _scan_next_part(archive: Archive, cursor: str | None) -> tuple[ScanReport, str]:
+    report = scan_bucket(archive, start=cursor or "")
+    return report, report.next_key
 
 
 def request_runs(
-    context: dg.SensorEvaluationContext, archive: Archive, look: ScanReport, cursor: str
+    context: dg.SensorEvaluationContext, archive: Archive, report: ScanReport, cursor: str
 ) -> dg.SensorResult | dg.SkipReason:
-    """What follows from a look: take back what dead runs left, request the next batches."""
+    """What follows a scan: release the batches of crashed runs, log errors and changes, request the next batches."""
     released, open_batches = release_crashed_batches(context.instance, archive)
     remove_orphan_partitions(context.instance, archive)
-    late = find_late_scans(archive.database, archive.storage)
-    for error in [*look.errors, *late.errors, *newly_held(archive, look)]:
+    late = find_late_raw_scans(archive.database, archive.storage)
+    for error in [*report.errors, *late.errors, *newly_held(archive, report)]:
         context.log.error(error)
-        logs.event("look", logging.ERROR, reason=error)
-    if changes := {what: count for what, count in look.counts.items() if count}:
-        logs.event("look", changes=changes)
+        logs.emit("scan", logging.ERROR, reason=error)
+    if changes := {kind: count for kind, count in report.counts.items() if count}:
+        logs.emit("scan", changes=changes)
     batches = claim_batches(archive.database, batch_limits(archive.settings, open_batches), archive.settings.shards)
     for batch in batches:
         add_partitions(context.instance, batch)
-        logs.event("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
-    claimed = [(batch.shard, one) for batch in batches for one in batch.sources]
-    # Here and not in the result: the daemon records that one by one, half a minute for a full tick.
-    replaced = [_observation(shard, one) for shard, one in claimed if one.generation > 1]
-    dropped = [_materialization(shard, one) for shard, one in claimed]
-    event_store.store_asset_events(context.instance, event_store.RUNLESS, [*replaced, *dropped])
-    scanned = [frame_checks.of_scan(frame, arrived=True) for frame in late.found]
-    if not (batches or scanned):
+        logs.emit("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
+    claimed_sources = [(batch.shard, claimed) for batch in batches for claimed in batch.sources]
+    # Stored here instead of in the result: the daemon would record them one by one, which takes 30 s for a full tick.
+    replaced = [_observation(shard, claimed) for shard, claimed in claimed_sources if claimed.version_count > 1]
+    dropped = [_materialization(shard, claimed) for shard, claimed in claimed_sources]
+    event_store.store_asset_events(context.instance, event_store.RUNLESS_ORIGIN, [*replaced, *dropped])
+    arrived = [frame_checks.raw_scan_evaluation(frame, arrived=True) for frame in late.frames]
+    if not (batches or arrived):
         context.update_cursor(cursor)
-        return dg.SkipReason(_summary(look, released))
+        return dg.SkipReason(_summarize(report, released))
     return dg.SensorResult(
-        run_requests=[request(batch, archive.settings) for batch in batches], asset_events=scanned, cursor=cursor
+        run_requests=[run_request(batch, archive.settings) for batch in batches], asset_events=arrived, cursor=cursor
     )
 
 
 def release_crashed_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:
-    """Give sources back whose run ended, or was lost, before it had finished them.
+    """Requeue sources whose run ended, or was lost, before it finished them.
 
-    Returns how many, and how many batches are still being worked on.
+    Returns how many sources were requeued and how many batches are still open.
     """
-    requested = requested_batches(archive.database)
-    runs = batch_run_states(instance, list(requested))
+    requested = load_requested_batches(archive.database)
+    states = batch_run_states(instance, list(requested))
     released = still_open = 0
     for batch, since in requested.items():
-        lost = BatchRunState(over=datetime.now(UTC) - since > LOST_AFTER, begun=True)
-        fate = runs.get(batch, lost)
-        if not fate.over:
+        lost = BatchRunState(is_finished=datetime.now(UTC) - since > LOST_AFTER, has_started=True)
+        state = states.get(batch, lost)
+        if not state.is_finished:
             still_open += 1
-        elif fate.begun:
+        elif state.has_started:
             released += release_batch(archive.database, batch, archive.settings.max_attempts)
         else:
             released += requeue_unstarted(archive.database, batch)
@@ -124,58 +124,59 @@ def release_crashed_batches(instance: DagsterInstance, archive: Archive) -> tupl
 
 
 class BatchRunState(NamedTuple):
-    """Of the runs of a batch: whether all of them are over, and whether any began, or was cancelled by a person before."""
+    """Whether all runs of a batch are finished, and whether any of them started or was canceled by a person."""
 
-    over: bool = True
-    begun: bool = False
+    is_finished: bool = True
+    has_started: bool = False
 
 
 def batch_run_states(instance: DagsterInstance, batches: Sequence[str]) -> dict[str, BatchRunState]:
-    """By batch; one without any run is absent."""
-    fates: dict[str, BatchRunState] = {}
+    """Run states by batch; batches without a run are absent."""
+    states: dict[str, BatchRunState] = {}
     if batches:
         for record in instance.get_run_records(RunsFilter(tags={keys.BATCH_TAG: list(batches)})):
             run = record.dagster_run
-            other = fates.get(run.tags[keys.BATCH_TAG], BatchRunState())
-            begun = record.start_time is not None or run.status == DagsterRunStatus.CANCELED
-            fates[run.tags[keys.BATCH_TAG]] = BatchRunState(other.over and run.is_finished, other.begun or begun)
-    return fates
+            batch = run.tags[keys.BATCH_TAG]
+            state = states.get(batch, BatchRunState())
+            has_started = record.start_time is not None or run.status == DagsterRunStatus.CANCELED
+            states[batch] = BatchRunState(state.is_finished and run.is_finished, state.has_started or has_started)
+    return states
 
 
 def remove_orphan_partitions(instance: DagsterInstance, archive: Archive) -> None:
-    """Take the partitions of frames that left out of the Dagster UI.
+    """Remove the partitions of removed frames from Dagster.
 
-    Only here, where they are added too: a run that removed one could take it from a frame that has just come back. And not
-    while a run of the frame's batch is to come, which may bear this very partition.
+    Only the sensor, which also adds them, removes partitions: a run could remove that of a frame that has just come back.
+    A partition stays while a run of the frame's batch is pending, as it may be that run's partition key.
     """
-    leftovers = sources.orphan_partitions(archive.database, LEFTOVERS_PER_TICK)
-    fates = batch_run_states(instance, sorted({leftover.batch for leftover in leftovers if leftover.batch}))
-    for leftover in leftovers:
-        if fates.get(leftover.batch or "", BatchRunState()).over:
-            instance.delete_dynamic_partition(str(keys.frame_partitions(leftover.shard).name), leftover.partition)
-            sources.forget_partition(archive.database, leftover)
+    orphans = sources.find_orphan_partitions(archive.database, ORPHANS_PER_TICK)
+    states = batch_run_states(instance, sorted({orphan.batch for orphan in orphans if orphan.batch}))
+    for orphan in orphans:
+        if states.get(orphan.batch or "", BatchRunState()).is_finished:
+            instance.delete_dynamic_partition(str(keys.frame_partitions(orphan.shard).name), orphan.partition)
+            sources.clear_partition(archive.database, orphan)
 
 
 def add_partitions(instance: DagsterInstance, batch: Batch) -> None:
-    """Make the partitions of a batch known, sorted, before anything refers to them."""
+    """Add the partitions of a batch to Dagster, sorted, before anything refers to them."""
     frames = [claimed.frame for claimed in batch.sources]
     instance.add_dynamic_partitions(str(keys.frame_partitions(batch.shard).name), [frame.partition for frame in frames])
     collections = sorted({frame.collection.partition for frame in frames})
     instance.add_dynamic_partitions(str(keys.collection_partitions(batch.shard).name), collections)
 
 
-def request(batch: Batch, settings: Settings) -> dg.RunRequest:
-    """One run for all frames of a batch. It bears the first one's partition; the list in its configuration has them all."""
+def run_request(batch: Batch, settings: Settings) -> dg.RunRequest:
+    """One run for all frames of a batch: its partition key is the first frame's, and its config lists all of them."""
     partitions = [claimed.frame.partition for claimed in batch.sources]
     return dg.RunRequest(
         run_key=batch.id,
         asset_selection=[keys.product(batch.shard, step) for step in STEPS],
         partition_key=partitions[0],
-        run_config={"ops": {keys.frames_op(batch.shard): {"config": {"frames": partitions}}}},
+        run_config={"ops": {keys.frames_op_name(batch.shard): {"config": {"frames": partitions}}}},
         tags={
             keys.KIND_TAG: "frames",
             keys.BATCH_TAG: batch.id,
-            **keys.run_priority(batch.ahead + len(batch.sources)),
+            **keys.run_priority(batch.backlog + len(batch.sources)),
             **keys.NO_RETRIES,
             **(task_size(batch, settings).tags if settings.fargate else {}),
         },
@@ -183,31 +184,31 @@ def request(batch: Batch, settings: Settings) -> dg.RunRequest:
 
 
 def task_size(batch: Batch, settings: Settings) -> RunSize:
-    """Of the batch's task on Fargate. A frame under which runs died needs more, and its batch with it."""
-    sizes, crash_count = [of.size for of in batch.sources], max(of.crash_count for of in batch.sources)
-    return size_of_run(sizes, crash_count, settings.worker_memory_mb)
+    """The size of the batch's Fargate task; larger after runs of one of its frames crashed."""
+    sizes, crash_count = [claimed.size for claimed in batch.sources], max(claimed.crash_count for claimed in batch.sources)
+    return choose_run_size(sizes, crash_count, settings.worker_memory_mb)
 
 
-def batch_limits(settings: Settings, open_batches: int) -> Limits:
-    """How much may be claimed now, while so many batches are open."""
-    most = min(settings.batches_per_tick, settings.open_batches - open_batches)
-    return Limits(settings.batch_size, most, settings.open_batches_per_shard, settings.open_batches_per_collection)
+def batch_limits(settings: Settings, open_batches: int) -> BatchLimits:
+    """How much may be claimed now, while `open_batches` batches are open."""
+    new_batches = min(settings.batches_per_tick, settings.open_batches - open_batches)
+    return BatchLimits(settings.batch_size, new_batches, settings.open_batches_per_shard, settings.open_batches_per_collection)
 
 
-def newly_held(archive: Archive, look: ScanReport) -> list[str]:
-    """What the operator has to be asked since this look."""
+def newly_held(archive: Archive, report: ScanReport) -> list[str]:
+    """A sentence for each collection whose deletions this scan held."""
     with archive.database.connect() as connection:
-        return [str(held) for name in sorted(look.held) for held in held_collections(connection, name)]
+        return [str(held) for name in sorted(report.held) for held in list_held_deletions(connection, name)]
 
 
 def _observation(shard: str, claimed: ClaimedSource) -> dg.AssetObservation:
-    """Of a tif that was replaced: by that alone Dagster sees that an asset it does not make has changed."""
+    """For a replaced tif: only an observation makes Dagster see that an external asset changed."""
     tags = {"dagster/data_version": claimed.version}
     return dg.AssetObservation(asset_key=keys.georef(shard), partition=claimed.frame.partition, tags=tags)
 
 
 def _materialization(shard: str, claimed: ClaimedSource) -> dg.AssetMaterialization:
-    """Of a tif that was dropped."""
+    """For a dropped tif."""
     return dg.AssetMaterialization(
         asset_key=keys.georef(shard),
         partition=claimed.frame.partition,
@@ -220,10 +221,10 @@ def _materialization(shard: str, claimed: ClaimedSource) -> dg.AssetMaterializat
     )
 
 
-def _summary(look: ScanReport, released: int) -> str:
-    said = [f"{count} {what}" for what, count in sorted(look.counts.items()) if count] or ["nothing new"]
+def _summarize(report: ScanReport, released: int) -> str:
+    parts = [f"{count} {kind}" for kind, count in sorted(report.counts.items()) if count] or ["nothing new"]
     if released:
-        said.append(f"{released} taken back from dead runs")
-    if look.next_key:
-        said.append(f"the look goes on behind {look.next_key}")
-    return "; ".join([*said, *look.errors[:1]])
+        parts.append(f"{released} requeued after a crashed run")
+    if report.next_key:
+        parts.append(f"the next scan resumes after {report.next_key}")
+    return "; ".join([*parts, *report.errors[:1]])

@@ -1,4 +1,7 @@
-"""Every night: is all of the archive in step? A run that only tells; mending is an operator's word (`ls4 reconcile --apply`)."""
+"""The nightly reconciliation: an asset that compares bucket, database and Dagster, and its schedule.
+
+It only reports; operators fix inconsistencies with `ls4 reconcile --apply`. The comparison is in `operations.reconcile`.
+"""
 
 import logging
 import time
@@ -10,54 +13,54 @@ from ls4_assets import logs
 from ls4_assets.assets import keys
 from resources.archive import Archive
 
-# When scanners and map users sleep, and before people come to read it.
+# At night the load is low, and people can read the result in the morning.
 NIGHTLY = "0 3 * * *"
-# So many collections are listed in the Dagster UI.
-LISTED = 200
+# Collections listed in the metadata.
+MAX_LISTED = 200
 
 
 @dg.asset(
     key=keys.ARCHIVE_CONSISTENCY,
     group_name="archive",
-    description="What is out of step between bucket, database and Dagster, by collection; `ls4 reconcile` mends it.",
+    description="Inconsistencies between bucket, database and Dagster, by collection. Fix them with `ls4 reconcile --apply`.",
 )
-def in_step(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-    """Compare everything, and count."""
-    from ls4_assets.operations.reconcile.messages import table
-    from ls4_assets.operations.reconcile.model import Kind, count
+def archive_consistency(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
+    from ls4_assets.operations.reconcile.messages import format_table
+    from ls4_assets.operations.reconcile.model import ActionKind, count_by_kind
     from ls4_assets.operations.reconcile.run import Reconciler
 
-    started, collections, rejected = time.monotonic(), 0, []
-    counts: dict[Kind, int] = {}
-    out: list[tuple[str, Mapping[Kind, int]]] = []
+    started, collections = time.monotonic(), 0
+    errors: list[str] = []
+    totals: dict[ActionKind, int] = {}
+    inconsistent: list[tuple[str, Mapping[ActionKind, int]]] = []
     for report in Reconciler(archive, context.instance).run():
         collections += bool(report.name)
-        if report.rejected:
-            rejected.append(f"{report.name} {report.rejected}")
-        found = count([*report.actions, *report.held])
-        if found and len(out) < LISTED:
-            out.append((report.name, found))
-        for kind, many in found.items():
-            counts[kind] = counts.get(kind, 0) + many
+        if report.error:
+            errors.append(f"{report.name} {report.error}")
+        counts = count_by_kind([*report.actions, *report.held])
+        if counts and len(inconsistent) < MAX_LISTED:
+            inconsistent.append((report.name, counts))
+        for kind, count in counts.items():
+            totals[kind] = totals.get(kind, 0) + count
     seconds = round(time.monotonic() - started, 1)
-    told = {"collections": collections, "out_of_step": counts or None, "passed_over": len(rejected) or None, "seconds": seconds}
-    logs.event("reconcile", logging.WARNING if counts else logging.INFO, **told)
+    fields = {"inconsistencies": totals or None, "not_compared": len(errors) or None, "seconds": seconds}
+    logs.emit("reconciliation", logging.WARNING if totals else logging.INFO, collections=collections, **fields)
     metadata: dict[str, dg.MetadataValue] = {
         "collections": dg.MetadataValue.int(collections),
-        "out_of_step": dg.MetadataValue.int(sum(counts.values())),
-        "by_collection": dg.MetadataValue.md(table(out)),
-        "passed_over": dg.MetadataValue.md("\n\n".join(rejected[:LISTED]) or "none"),
+        "inconsistencies": dg.MetadataValue.int(sum(totals.values())),
+        "by_collection": dg.MetadataValue.md(format_table(inconsistent)),
+        "not_compared": dg.MetadataValue.md("\n\n".join(errors[:MAX_LISTED]) or "none"),
         "seconds": dg.MetadataValue.float(seconds),
     }
-    return dg.MaterializeResult(metadata=metadata | {str(kind): dg.MetadataValue.int(many) for kind, many in counts.items()})
+    return dg.MaterializeResult(metadata=metadata | {str(kind): dg.MetadataValue.int(count) for kind, count in totals.items()})
 
 
-def nightly() -> dg.ScheduleDefinition:
-    """The schedule; its times are UTC unless the instance says otherwise."""
+def reconcile_schedule() -> dg.ScheduleDefinition:
+    """The schedule `reconcile`. Its time is UTC unless the Dagster instance is configured otherwise."""
     return dg.ScheduleDefinition(
         name="reconcile",
         target=dg.AssetSelection.assets(keys.ARCHIVE_CONSISTENCY),
         cron_schedule=NIGHTLY,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Tells every night whether bucket, database and Dagster are in step; changes nothing.",
+        description="Compares bucket, database and Dagster every night and reports inconsistencies; changes nothing.",
     )

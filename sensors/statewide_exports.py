@@ -1,4 +1,7 @@
-"""The sensor that has the statewide files compiled: when exports changed, but not at each change of a large drop."""
+"""The sensor that requests builds of the statewide files. The files are built in `ls4_assets.publishing.statewide`.
+
+It waits between builds (`StatewideBuild.waits_until`), so that a large drop does not start one build per change.
+"""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -8,36 +11,36 @@ from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ls4_assets.assets import keys
-from ls4_assets.db.export_state import compilation_status
+from ls4_assets.db.export_state import load_statewide_build
 from resources.archive import Archive
 
-KIND = "statewide"
-_SECONDS = 30
+RUN_KIND = "statewide"
+_INTERVAL_SECONDS = 30
 
 
 def statewide_exports_sensor() -> dg.SensorDefinition:
-    """The sensor. How long it waits is told by `Compilation.waits_until`."""
+    """The sensor `statewide_exports`."""
 
     @dg.sensor(
         name="statewide_exports",
-        asset_selection=dg.AssetSelection.assets(keys.COMPILED),
-        minimum_interval_seconds=_SECONDS,
+        asset_selection=dg.AssetSelection.assets(keys.COMPILED_INDEXES),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Compiles the statewide footprints when the collections have changed and the archive is quiet.",
+        description="Rebuilds the statewide footprint files after collections change, less often while frames are processed.",
     )
-    def statewide(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+    def statewide_exports(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with archive.database.connect() as connection:
-            now = compilation_status(connection)
-        if not now.changed:
-            return dg.SkipReason("The statewide files show every collection as it is.")
-        if (due := now.waits_until()) and datetime.now(UTC) < due:
+            build = load_statewide_build(connection)
+        if not build.changed:
+            return dg.SkipReason("The statewide files are up to date.")
+        if (due := build.waits_until()) and datetime.now(UTC) < due:
             return dg.SkipReason(f"The statewide files are due at {due:%H:%M:%S} UTC.")
-        if _is_under_way(context.instance):
-            return dg.SkipReason("The statewide files are being compiled.")
-        return dg.SensorResult(run_requests=[dg.RunRequest(uuid4().hex, tags={keys.KIND_TAG: KIND, **keys.NO_RETRIES})])
+        if _has_active_run(context.instance):
+            return dg.SkipReason("A run is building the statewide files.")
+        return dg.SensorResult(run_requests=[dg.RunRequest(uuid4().hex, tags={keys.KIND_TAG: RUN_KIND, **keys.NO_RETRIES})])
 
-    return statewide
+    return statewide_exports
 
 
-def _is_under_way(instance: DagsterInstance) -> bool:
-    return bool(instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={keys.KIND_TAG: KIND}), limit=1))
+def _has_active_run(instance: DagsterInstance) -> bool:
+    return bool(instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={keys.KIND_TAG: RUN_KIND}), limit=1))

@@ -1,9 +1,13 @@
-"""The software-defined assets: thin shells around frame_work, index and mapserver."""
+"""Dagster shells: assets, asset checks, events, keys and run tags, and the report that assets show as metadata.
+
+An asset here opens no file and computes no pixel. The work on one frame is in `processing`; the work on one collection is in
+`publishing`, `db` and `mapserver`. Sensors and schedules are in the top-level package `sensors`, run launchers in `runtime`.
+"""
 
 import warnings
 
 from dagster import BetaWarning
 
-# `backfill_policy` is beta in 1.13 and the batching of backfills stands on it (pinned, and tested in test_chain.py): said
-# once here instead of a thousand times in every log.
+# Backfills are batched with `backfill_policy`, which is beta in Dagster 1.13 (version pinned, behavior tested in test_chain.py).
+# Without this filter every process would log the warning once per asset.
 warnings.filterwarnings("ignore", category=BetaWarning, message=".*backfill_policy.*")

@@ -1,4 +1,4 @@
-"""Which collections have runs in progress."""
+"""Collections that have runs in progress. Which collections need a rebuild is in `publishing.rebuilds`."""
 
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
@@ -7,42 +7,43 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from ls4_assets.assets import keys
 from ls4_assets.domain.names import STEPS, Collection, Frame
 
-# With so many rebuilds unfinished nothing more is rebuilt: the queue is then long, and waiting is right.
-_MOST_RUNS = 500
+# With this many unfinished runs every collection counts as in progress, which also keeps the queue from growing.
+_MAX_RUNS = 500
 
 
 class ActiveRuns:
-    """What runs in flight are still changing: whole shards, or single collections, by name."""
+    """Collections, or whole shards, that unfinished runs are still changing."""
 
     def __init__(self) -> None:
-        self.everything = False
+        self.blocks_all = False
         self.shards: set[str] = set()
         self.collections: set[str] = set()
 
-    def blocks(self, of: Collection) -> bool:
-        return self.everything or of.shard in self.shards or of.name in self.collections
+    def blocks(self, collection: Collection) -> bool:
+        return self.blocks_all or collection.shard in self.shards or collection.name in self.collections
 
 
 def collections_in_progress(instance: DagsterInstance) -> ActiveRuns:
-    """Read from the runs that wait or work: those of a backfill carry none of our tags, so partitions and assets must tell.
+    """Collections of queued rebuilds and of all runs in progress.
 
-    What the bucket sensor's own batches still work on, the source table says (`due_collections`).
+    Backfill runs have none of our tags, so their collections come from their assets and partitions. Batches of the ingest sensor
+    are not included: `pending_rebuilds` excludes their collections by the source table.
     """
-    busy = ActiveRuns()
-    # The sensor's own and those of `ls4 rematerialize`.
-    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=keys.REBUILD_PRIORITY), limit=_MOST_RUNS)
-    # Of a backfill only those that work: the others wait for hours, and what it has made is shown meanwhile.
-    working = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MOST_RUNS)
-    busy.everything = _MOST_RUNS in (len(rebuilds), len(working))
-    for run in [*rebuilds, *working]:
-        if tagged := run.tags.get(keys.COLLECTION_TAG):
-            busy.collections.add(tagged)
+    active = ActiveRuns()
+    # Rebuilds of the sensor and of `ls4 rematerialize`.
+    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=keys.REBUILD_PRIORITY), limit=_MAX_RUNS)
+    # Queued backfill runs do not count: they may wait for hours, and finished frames should be published in that time.
+    in_progress = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MAX_RUNS)
+    active.blocks_all = _MAX_RUNS in (len(rebuilds), len(in_progress))
+    for run in [*rebuilds, *in_progress]:
+        if name := run.tags.get(keys.COLLECTION_TAG):
+            active.collections.add(name)
         elif keys.BATCH_TAG not in run.tags:
-            _add_untagged(busy, run)
-    return busy
+            _add_untagged(active, run)
+    return active
 
 
-def _add_untagged(busy: ActiveRuns, run: DagsterRun) -> None:
+def _add_untagged(active: ActiveRuns, run: DagsterRun) -> None:
     tags = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
     partitions = [run.tags[tag] for tag in tags if tag in run.tags]
     for key in run.asset_selection or ():
@@ -50,14 +51,14 @@ def _add_untagged(busy: ActiveRuns, run: DagsterRun) -> None:
             shard, asset = key.path
             names = {_collection_name(shard, asset, partition) for partition in partitions}
             if len(names) == 1 and None not in names:
-                busy.collections |= {str(name) for name in names}
+                active.collections |= {str(name) for name in names}
             else:
-                # A range from one collection to another may hold any of the shard.
-                busy.shards.add(shard)
+                # A range that spans collections may include any of the shard.
+                active.shards.add(shard)
 
 
 def _collection_name(shard: str, asset: str, partition: str) -> str | None:
-    """None for a partition that somebody added by hand and that names nothing."""
+    """Name of the partition's collection; None if the partition key is not one of ours, because a person added it."""
     try:
         if asset in (*STEPS, "georef"):
             return Frame.from_partition(shard, partition).collection.name

@@ -1,9 +1,9 @@
-"""Asset checks of collections, and of the archive: what the Dagster UI shows of an index and a mapfile, one evaluation a collection.
+"""Asset checks of collections and of the archive. Checks of frames are in `frame_checks`; the counts themselves in `db.audit`.
 
-`mapfile_valid` on `mapfile` blocks: a mapfile with findings is never put into the bucket, so a failed check means that the
-last good map is still served, and a passed one was made over what lies in the bucket now. `map_renders` tells whether mapserv
-draws it, and `index_counts_match` on `tile_index` whether index, frames, COGs and dropped tifs agree in number: both tell of what is
-published already, and block nothing. `archive_counts_match` asks the same of all collections, once a day.
+`mapfile_valid` on `mapfile` blocks: an invalid mapfile is never published, so the last good map is still served. If the check
+passes, it has read the mapfile back from the bucket. `map_renders` (does mapserv draw the map?) and `index_counts_match` on
+`tile_index` (do index, frames, COGs and dropped tifs have the same counts?) check what is already published and block nothing.
+`archive_counts_match` compares the counts of all collections once a day.
 """
 
 import warnings
@@ -18,89 +18,100 @@ from ls4_assets.db.audit import Audit, audit_archive, audit_collection
 from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import Collection
 from mapserver import mapfile
-from mapserver.smoke_test import Trial, try_front, try_mapserv
+from mapserver.smoke_test import SmokeTest, smoke_test_mapserv, smoke_test_web
 from resources.archive import Archive
 
-NAME = "mapfile_valid"
-DRAWN = "map_renders"
-INDEX = "index_counts_match"
-ARCHIVE = "archive_counts_match"
+MAPFILE_VALID = "mapfile_valid"
+MAP_RENDERS = "map_renders"
+INDEX_COUNTS_MATCH = "index_counts_match"
+ARCHIVE_COUNTS_MATCH = "archive_counts_match"
 
 
 class InvalidMapfileError(dg.Failure):
-    """A mapfile that must not be published, and why."""
+    """A rendered mapfile has findings and must not be published."""
 
-    def __init__(self, of: Collection, findings: Sequence[str]) -> None:
-        super().__init__(f"The mapfile of {of.name} was not published: {'; '.join(findings)}. Mend the template.")
+    def __init__(self, collection: Collection, findings: Sequence[str]) -> None:
+        super().__init__(
+            f"The mapfile of {collection.name} was not published: {'; '.join(findings)}. "
+            "Fix the mapfile template and materialize the mapfile again."
+        )
         self.findings = findings
 
 
-def mapfile_specs(shard: str) -> list[dg.AssetCheckSpec]:
-    whole = "No secret, no machine's address, the layers that published maps ask for."
-    drawn = "A real mapserv draws both layers around one frame."
-    return [_spec(NAME, keys.mapfile(shard), shard, whole, blocking=True), _spec(DRAWN, keys.mapfile(shard), shard, drawn)]
+def mapfile_check_specs(shard: str) -> list[dg.AssetCheckSpec]:
+    valid = (
+        "The mapfile contains no password and no machine address, and has the layers that published maps request. "
+        "A mapfile that fails is not published, and the last good map stays."
+    )
+    renders = "A real mapserv draws both layers of the published map around one frame."
+    asset = keys.mapfile(shard)
+    return [_spec(MAPFILE_VALID, asset, shard, valid, blocking=True), _spec(MAP_RENDERS, asset, shard, renders)]
 
 
-def index_spec(shard: str) -> dg.AssetCheckSpec:
-    what = "Rows of the index, frames, COGs in the bucket and dropped tifs agree in number."
-    return _spec(INDEX, keys.tile_index(shard), shard, what)
+def index_check_spec(shard: str) -> dg.AssetCheckSpec:
+    description = "The tile index's rows, the frames, the COGs in the bucket and the dropped tifs have the same counts."
+    return _spec(INDEX_COUNTS_MATCH, keys.tile_index(shard), shard, description)
 
 
 def _spec(name: str, asset: dg.AssetKey, shard: str, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
     with warnings.catch_warnings():
-        # Checks with partitions are a preview in 1.13 (pinned, and tested in test_secrets.py).
+        # Partitioned checks are a preview feature in Dagster 1.13 (version pinned, behavior tested in test_secrets.py).
         warnings.simplefilter("ignore", dg.PreviewWarning)
         partitions = keys.collection_partitions(shard)
         return dg.AssetCheckSpec(name, asset=asset, partitions_def=partitions, blocking=blocking, description=description)
 
 
-def published_mapfile(archive: Archive, of: Collection) -> dg.AssetCheckResult:
-    """The check over the mapfile as it lies in the bucket; nothing lies there when the collection was withdrawn."""
-    if archive.storage.head(of.map_key) is None:
-        return _result(of, [], "withdrawn")
-    published = archive.storage.read(of.map_key).decode()
-    return _result(of, mapfile.findings(published), "published")
+def check_published_mapfile(archive: Archive, collection: Collection) -> dg.AssetCheckResult:
+    """Result of `mapfile_valid` for the mapfile in the bucket; it passes if the collection was withdrawn and has none."""
+    if archive.storage.head(collection.map_key) is None:
+        return _mapfile_result(collection, [], "withdrawn")
+    published = archive.storage.read(collection.map_key).decode()
+    return _mapfile_result(collection, mapfile.validate_mapfile(published), "published")
 
 
-def drawn_map(archive: Archive, of: Collection) -> dg.AssetCheckResult:
-    """The check over the map that was published: a warning where nothing can draw it."""
-    if archive.storage.head(of.map_key) is None:
-        return dg.AssetCheckResult(passed=True, check_name=DRAWN, metadata={"state": "withdrawn"})
-    trial = _trial(archive, of)
+def check_map_renders(archive: Archive, collection: Collection) -> dg.AssetCheckResult:
+    """Result of `map_renders` for the published map; its severity is a warning if no map server could be reached."""
+    if archive.storage.head(collection.map_key) is None:
+        return dg.AssetCheckResult(passed=True, check_name=MAP_RENDERS, metadata={"state": "withdrawn"})
+    test = _run_smoke_test(archive, collection)
     return dg.AssetCheckResult(
-        passed=not trial.wrong,
-        check_name=DRAWN,
-        severity=dg.AssetCheckSeverity.ERROR if trial.by else dg.AssetCheckSeverity.WARN,
-        description=trial.wrong and f"{trial.wrong}; mend that and materialise the mapfile again.",
-        metadata={"drawn by": trial.by or "nothing"},
+        passed=not test.error,
+        check_name=MAP_RENDERS,
+        severity=dg.AssetCheckSeverity.ERROR if test.renderer else dg.AssetCheckSeverity.WARN,
+        description=test.error and f"{test.error}; fix that and materialize the mapfile again.",
+        metadata={"rendered_by": test.renderer or "nothing"},
     )
 
 
-def _trial(archive: Archive, of: Collection) -> Trial:
+def _run_smoke_test(archive: Archive, collection: Collection) -> SmokeTest:
     settings = archive.settings
     with archive.database.connect() as connection:
-        point = index.point_on_frame(connection, of)
+        point = index.find_point_on_frame(connection, collection)
     if point is None:
-        return Trial(None, "the index has no frames")
+        return SmokeTest(None, "the index has no frames")
     if archive.storage.is_folder:
-        published, url = archive.storage.read(of.map_key).decode(), settings.database_url.get_secret_value()
-        if trial := try_mapserv(of, published, point, settings.postgres_service, url):
-            return trial
-    return try_front(of, map_url(of, settings.map_internal_url or settings.map_url), point)
+        published, url = archive.storage.read(collection.map_key).decode(), settings.database_url.get_secret_value()
+        if test := smoke_test_mapserv(collection, published, point, settings.postgres_service, url):
+            return test
+    return smoke_test_web(collection, map_url(collection, settings.map_internal_url or settings.map_url), point)
 
 
-def audited_index(archive: Archive, of: Collection) -> dg.AssetCheckResult:
+def check_index_counts(archive: Archive, collection: Collection) -> dg.AssetCheckResult:
+    """Result of `index_counts_match`."""
     with archive.database.connect() as connection:
-        return dg.AssetCheckResult(check_name=INDEX, **_told(audit_collection(connection, archive.storage, of)))
+        audit = audit_collection(connection, archive.storage, collection)
+    return dg.AssetCheckResult(check_name=INDEX_COUNTS_MATCH, **_audit_fields(audit))
 
 
 @dg.asset_check(
-    asset=keys.REJECTED, name=ARCHIVE, description="Dropped, made and indexed frames of all collections agree in number."
+    asset=keys.REJECTED_FILES,
+    name=ARCHIVE_COUNTS_MATCH,
+    description="The numbers of dropped, built and indexed frames match over all collections.",
 )
 def archive_counts_match(archive: Archive) -> dg.AssetCheckResult:
-    """All collections together."""
     with archive.database.connect() as connection:
-        return dg.AssetCheckResult(**_told(audit_archive(connection, archive.settings.profiles)))
+        audit = audit_archive(connection, archive.settings.profiles)
+    return dg.AssetCheckResult(**_audit_fields(audit))
 
 
 archive_audit = dg.ScheduleDefinition(
@@ -108,27 +119,28 @@ archive_audit = dg.ScheduleDefinition(
     cron_schedule="0 5 * * *",
     target=dg.AssetSelection.checks(archive_counts_match),
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Asks once a day whether the archive adds up.",
+    description="Checks once a day that the numbers of dropped, built and indexed frames match.",
 )
 
 
-def _told(audit: Audit) -> dict[str, Any]:
-    advice = "`ls4 status` names the collections; materialise tile_index of one that is wrong"
-    description = f"{'; '.join(audit.wrong)}: {advice}." if audit.wrong else None
-    return {"passed": not audit.wrong, "description": description, "metadata": dict(audit.counts)}
+def _audit_fields(audit: Audit) -> dict[str, Any]:
+    advice = "find the collections with `ls4 status`, and materialize their tile_index"
+    description = f"{'; '.join(audit.errors)}; {advice}." if audit.errors else None
+    return {"passed": not audit.errors, "description": description, "metadata": dict(audit.counts)}
 
 
-def rejected_mapfile(of: Collection, rejected: InvalidMapfileError) -> dg.AssetCheckResult:
-    return _result(of, rejected.findings, "rejected, the last good one stays")
+def rejected_mapfile_result(collection: Collection, error: InvalidMapfileError) -> dg.AssetCheckResult:
+    """Failed result of `mapfile_valid` for a mapfile that was not published."""
+    return _mapfile_result(collection, error.findings, "rejected; the last good mapfile stays")
 
 
-def _result(of: Collection, findings: Sequence[str], state: str) -> dg.AssetCheckResult:
+def _mapfile_result(collection: Collection, findings: Sequence[str], state: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not findings,
-        check_name=NAME,
+        check_name=MAPFILE_VALID,
         description="; ".join(findings) or None,
         metadata={
-            "key": dg.MetadataValue.text(of.map_key),
+            "key": dg.MetadataValue.text(collection.map_key),
             "state": dg.MetadataValue.text(state),
             "findings": dg.MetadataValue.int(len(findings)),
         },

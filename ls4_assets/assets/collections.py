@@ -1,7 +1,7 @@
-"""The collection assets of a shard: tile_index (table and shapefile) -> overview_mosaic -> mapfile -> catalogue.
+"""The collection assets of a shard: tile_index (table and shapefile) -> overview_mosaic -> mapfile -> exports.
 
-tile_index and mapfile rebuild from what Postgres holds; no frame is read from the bucket. A collection whose last frame went is
-withdrawn.
+tile_index and mapfile, which are here, are rebuilt from Postgres without reading frames from the bucket. A collection without
+frames is withdrawn. The other two assets are in `overview_mosaic` and `exports`; the SQL of the tile index is in `db.tile_index`.
 """
 
 import time
@@ -16,19 +16,19 @@ from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.assets.report import report_metadata
 from ls4_assets.db import frames as records
+from ls4_assets.db import schema
 from ls4_assets.db import tile_index as index
-from ls4_assets.db.overview_mosaics import resolution_on_map
-from ls4_assets.db.schema import collection as collection_table
+from ls4_assets.db.overview_mosaics import load_resolution_on_map
 from ls4_assets.db.shapefile import write_shapefile
 from ls4_assets.domain.export_keys import stac_item_key
 from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.publishing import collection_list
-from ls4_assets.publishing.exports import publish_lists
-from ls4_assets.publishing.public_cogs import publish_cogs, remove_cogs, wait_for_readers
+from ls4_assets.publishing.exports import publish_collection_lists
+from ls4_assets.publishing.public_cogs import remove_cogs, update_public_cogs, wait_for_readers
 from ls4_assets.publishing.tile_documents import publish_tiles, withdraw_tiles
 from mapserver import mapfile as mapfiles
-from mapserver.rendering import FOOTPRINT
+from mapserver.rendering import FOOTPRINT_TEMPLATE
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
@@ -41,21 +41,21 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         key=keys.tile_index(shard),
         group_name=shard,
         partitions_def=partitions,
-        # Lineage only: which frames belong to which collection is the database's to know.
+        # For lineage only; the database has the frames of each collection.
         deps=[dg.AssetDep(keys.product(shard, "cog"), partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"postgres", "shapefile"},
-        check_specs=[checks.index_spec(shard)],
-        description="PostGIS table and zipped shapefile of a collection's frames, with footprints and download links.",
+        check_specs=[checks.index_check_spec(shard)],
+        description="PostGIS table and zipped shapefile of the collection's frames, with footprints and download links.",
     )
     def tile_index(
         context: dg.AssetExecutionContext, archive: Archive
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        of = Collection.from_partition(shard, context.partition_key)
-        with events.logged(context, of):
-            done = refresh_index(archive, of)
-        yield done
-        yield checks.audited_index(archive, of)
+        collection = Collection.from_partition(shard, context.partition_key)
+        with events.log_collection_asset(context, collection):
+            result = refresh_index(archive, collection)
+        yield result
+        yield checks.check_index_counts(archive, collection)
 
     @dg.asset(
         key=keys.mapfile(shard),
@@ -64,159 +64,159 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         deps=[keys.overview_mosaic(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"mapserver"},
-        check_specs=checks.mapfile_specs(shard),
-        description="MapServer's mapfile of a collection: once it is written the map is served.",
+        check_specs=checks.mapfile_check_specs(shard),
+        description="MapServer mapfile of the collection. The map is online as soon as the mapfile is in the bucket.",
     )
     def mapfile(
         context: dg.AssetExecutionContext, archive: Archive
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        of = Collection.from_partition(shard, context.partition_key)
+        collection = Collection.from_partition(shard, context.partition_key)
         try:
-            with events.logged(context, of):
-                done = publish_map(archive, of)
-        except checks.InvalidMapfileError as rejected:
-            yield checks.rejected_mapfile(of, rejected)
+            with events.log_collection_asset(context, collection):
+                result = publish_map(archive, collection)
+        except checks.InvalidMapfileError as error:
+            yield checks.rejected_mapfile_result(collection, error)
             raise
-        yield done
-        yield checks.published_mapfile(archive, of)
-        yield checks.drawn_map(archive, of)
+        yield result
+        yield checks.check_published_mapfile(archive, collection)
+        yield checks.check_map_renders(archive, collection)
 
     return [tile_index, overview_mosaic_asset(shard), mapfile, exports_asset(shard)]
 
 
-def refresh_index(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
-    """Bring table and files up to date, then remove the products of frames that have left."""
+def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
+    """Update the collection's table and shapefile, then delete the products of frames that were removed from the index."""
     started = time.monotonic()
     storage, url = archive.storage, archive.settings.public_url
-    with index.collection_lock(archive.database, of):
+    with index.collection_lock(archive.database, collection):
         with archive.database.begin() as connection:
-            done = index.refresh(connection, of, storage, url)
-        keys_written = _publish_files(archive, of) if done.rows else []
-        if done.leaving:
-            wait_for_readers(archive, of)
-        for gone in done.leaving:
-            _remove_products(archive, gone)
-        _note(archive, of, files_revision=done.revision)
+            refreshed = index.refresh(connection, collection, storage, url)
+        uploaded_keys = _publish_files(archive, collection) if refreshed.rows else []
+        if refreshed.removed:
+            wait_for_readers(archive, collection)
+        for frame in refreshed.removed:
+            _delete_products(archive, frame)
+        _update_row(archive, collection, files_revision=refreshed.revision)
         with archive.database.connect() as connection:
-            told = report_metadata(connection, of)
+            report = report_metadata(connection, collection)
     metadata: dict[str, dg.MetadataValue] = {
-        "frames": dg.MetadataValue.int(done.rows),
-        **told,
-        "table": dg.MetadataValue.text(of.table),
-        "frames_updated": dg.MetadataValue.int(done.upserted),
-        "frames_removed": dg.MetadataValue.int(len(done.leaving)),
+        "frames": dg.MetadataValue.int(refreshed.rows),
+        **report,
+        "table": dg.MetadataValue.text(collection.table),
+        "frames_updated": dg.MetadataValue.int(refreshed.upserted),
+        "frames_removed": dg.MetadataValue.int(len(refreshed.removed)),
         "seconds": dg.MetadataValue.float(round(time.monotonic() - started, 3)),
     }
-    for key in keys_written:
+    for key in uploaded_keys:
         if key.endswith("_idx.zip"):
             metadata[f"link_{key.partition('/')[0]}"] = dg.MetadataValue.url(f"{url}/{key}")
     return dg.MaterializeResult(metadata=metadata)
 
 
-def publish_map(archive: Archive, of: Collection) -> dg.MaterializeResult[None]:
-    """Write the mapfile, or withdraw the map of a collection that has no frames."""
+def publish_map(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
+    """Write the mapfile, or withdraw the map if the collection has no frames. Raises InvalidMapfileError."""
     settings, storage = archive.settings, archive.storage
-    with index.collection_lock(archive.database, of):
+    with index.collection_lock(archive.database, collection):
         with archive.database.connect() as connection:
-            extent, revision = index.extent(connection, of), index.revision(connection, of)
-            overview_resolution = resolution_on_map(connection, of)
+            extent, revision = index.load_extent(connection, collection), index.load_revision(connection, collection)
+            overview_resolution = load_resolution_on_map(connection, collection)
         if extent is None:
-            _withdraw(archive, of, revision)
+            _withdraw(archive, collection, revision)
             return dg.MaterializeResult(metadata={"map": dg.MetadataValue.text("withdrawn: the collection has no frames")})
         text = mapfiles.render(
             mapfiles.MapfileContext(
-                name=of.name,
-                map_name=of.map_name,
-                title=of.title,
-                table=of.table,
+                name=collection.name,
+                map_name=collection.map_name,
+                title=collection.title,
+                table=collection.table,
                 extent=extent,
                 overview_resolution=overview_resolution,
                 contact=settings.contact,
                 service=settings.postgres_service,
             )
         )
-        if findings := mapfiles.findings(text):
-            raise checks.InvalidMapfileError(of, findings)
-        template = str(PurePosixPath(of.map_key).with_name(FOOTPRINT.name))
-        for key, data in ((template, FOOTPRINT.read_bytes()), (of.map_key, text.encode())):
-            if not _is_published(archive, key, data):
+        if findings := mapfiles.validate_mapfile(text):
+            raise checks.InvalidMapfileError(collection, findings)
+        template = str(PurePosixPath(collection.map_key).with_name(FOOTPRINT_TEMPLATE.name))
+        for key, data in ((template, FOOTPRINT_TEMPLATE.read_bytes()), (collection.map_key, text.encode())):
+            if not _is_unchanged(archive, key, data):
                 storage.put(key, data)
-        publish_tiles(archive, of, extent, revision)
-        _note(archive, of, published_at=func.now())
-        publish_lists(archive)
-        replaced = publish_cogs(archive, of)
-        _note(archive, of, map_revision=revision, attempts=0)
-    address = map_url(of, settings.map_url)
+        publish_tiles(archive, collection, extent, revision)
+        _update_row(archive, collection, published_at=func.now())
+        publish_collection_lists(archive)
+        replaced = update_public_cogs(archive, collection)
+        _update_row(archive, collection, map_revision=revision, attempts=0)
+    url = map_url(collection, settings.map_url)
     return dg.MaterializeResult(
         metadata={
-            "key": dg.MetadataValue.text(of.map_key),
-            "map": dg.MetadataValue.url(address),
-            "capabilities": dg.MetadataValue.url(f"{address}&SERVICE=WMS&VERSION=1.3.0&REQUEST=GetCapabilities"),
+            "key": dg.MetadataValue.text(collection.map_key),
+            "map": dg.MetadataValue.url(url),
+            "capabilities": dg.MetadataValue.url(f"{url}&SERVICE=WMS&VERSION=1.3.0&REQUEST=GetCapabilities"),
             "extent_3857": dg.MetadataValue.text(" ".join(f"{value:.1f}" for value in extent)),
-            "layers": dg.MetadataValue.text(f"{of.name} {of.name}_index"),
+            "layers": dg.MetadataValue.text(f"{collection.name} {collection.name}_index"),
             "public_cogs_replaced": dg.MetadataValue.int(len(replaced)),
         }
     )
 
 
-def _publish_files(archive: Archive, of: Collection) -> list[str]:
-    """Put the shapefile under each band that has frames. Returns the keys; the zip, which people download, comes last."""
-    written = []
+def _publish_files(archive: Archive, collection: Collection) -> list[str]:
+    """Upload the shapefile once per film type that has frames, the zip that people download last. Returns the keys."""
+    uploaded = []
     with scratch_folder("ls4-index-", archive.settings.work_dir) as folder:
         with archive.database.connect() as connection:
-            files = write_shapefile(connection, of, folder)
-            bands = index.bands(connection, of)
+            files = write_shapefile(connection, collection, folder)
+            film_types = index.load_film_types(connection, collection)
         for film_type in FILM_TYPES:
             for suffix, path in files.items():
-                key = of.tile_index_key(film_type, suffix)
-                if film_type in bands:
+                key = collection.tile_index_key(film_type, suffix)
+                if film_type in film_types:
                     archive.storage.upload(path, key)
-                    written.append(key)
+                    uploaded.append(key)
                 else:
                     archive.storage.delete(key)
-    return written
+    return uploaded
 
 
-def _remove_products(archive: Archive, gone: Frame) -> None:
-    """Delete what was made of a frame that is out of the index, unless it has come back meanwhile."""
-    with records.frame_lock(archive.database, gone) as connection:
-        record = records.record_of(connection, gone)
+def _delete_products(archive: Archive, frame: Frame) -> None:
+    """Delete the products of a frame that was removed from the index, unless it has been dropped again since."""
+    with records.frame_lock(archive.database, frame) as connection:
+        record = records.load_frame(connection, frame)
         if record is None or not record.deleted:
             return
-        remove_cogs(archive, gone)
-        for key in (gone.deflate_key, gone.overviews_key, gone.thumbnail_key, stac_item_key(gone)):
+        remove_cogs(archive, frame)
+        for key in (frame.deflate_key, frame.overviews_key, frame.thumbnail_key, stac_item_key(frame)):
             archive.storage.delete(key)
-        records.forget(connection, gone)
+        records.delete_frame(connection, frame)
 
 
-def _is_published(archive: Archive, key: str, data: bytes) -> bool:
-    """The same mapfile is not written again: its ETag is what caches downstream go by."""
+def _is_unchanged(archive: Archive, key: str, data: bytes) -> bool:
+    """Whether the object already has these bytes. Writing it again could change its ETag, which downstream caches depend on."""
     stored = archive.storage.head(key)
     return stored is not None and stored.size == len(data) and archive.storage.read(key) == data
 
 
-def _withdraw(archive: Archive, of: Collection, revision: int) -> None:
-    """Map first, then files, then table: nothing that is still served loses what it reads.
+def _withdraw(archive: Archive, collection: Collection, revision: int) -> None:
+    """Delete the map, then the files, then the table, so that nothing that is still served loses its data.
 
-    The partition is the sensor's to remove: a run cannot finish on a partition that is gone.
+    The sensor deletes the partition, because a run cannot finish on a deleted partition.
     """
-    archive.storage.delete(of.map_key)
-    withdraw_tiles(archive, of)
-    withdraw_overview_mosaic(archive, of, revision)
+    archive.storage.delete(collection.map_key)
+    withdraw_tiles(archive, collection)
+    withdraw_overview_mosaic(archive, collection, revision)
     for film_type in FILM_TYPES:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
-            archive.storage.delete(of.tile_index_key(film_type, suffix))
-    _note(archive, of, published_at=None)
-    publish_lists(archive)
+            archive.storage.delete(collection.tile_index_key(film_type, suffix))
+    _update_row(archive, collection, published_at=None)
+    publish_collection_lists(archive)
     with archive.database.begin() as connection:
-        connection.execute(select(collection_table).where(collection_table.c.name == of.name).with_for_update())
-        # Not while frames are being made, or failed ones lie in georef/: the next rebuild brings the map back.
-        if not collection_list.is_alive(connection, of):
-            index.drop(connection, of)
-    _note(archive, of, map_revision=revision, attempts=0)
+        connection.execute(select(schema.collection).where(schema.collection.c.name == collection.name).with_for_update())
+        # Keep the table while georef/ has tifs, even failed ones, or frames are in progress: the next rebuild restores the map.
+        if not collection_list.has_sources_or_frames(connection, collection):
+            index.drop_table(connection, collection)
+    _update_row(archive, collection, map_revision=revision, attempts=0)
 
 
-def _note(archive: Archive, of: Collection, **values: object) -> None:
-    """Write down how far a rebuild has come: what is not noted is done again, whatever killed the run."""
+def _update_row(archive: Archive, collection: Collection, **values: object) -> None:
+    """Record the progress of a rebuild. Steps that are not recorded are repeated after a crash."""
     with archive.database.begin() as connection:
-        connection.execute(update(collection_table).where(collection_table.c.name == of.name).values(values))
+        connection.execute(update(schema.collection).where(schema.collection.c.name == collection.name).values(values))

@@ -1,82 +1,89 @@
-"""What is told of each frame: to Dagster, materialisations with what an operator wants to read, or why it failed; to the log
-(ls4_assets.logs), a line of each frame, run and rebuild.
+"""Dagster events of frames, with metadata for operators, and log lines of frames, runs and rebuilds.
+
+Check evaluations are built in `frame_checks`, and events are written to Dagster's storage in `event_store`.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets.assets.provenance import Provenance
-from ls4_assets.db.frames import told
-from ls4_assets.domain.links import links
+from ls4_assets.db.frames import mark_done
+from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import STEPS, Collection, Frame, Step
-from ls4_assets.processing.tasks import Outcome
+from ls4_assets.processing.tasks import FrameOutcome
 from resources.archive import Archive
 
-# A frame shows in the Dagster UI at most so much later than it is done; each telling costs what a frame of 2,000 px does.
-_FRAMES_AT_ONCE = 20
-_SECONDS_UNTOLD = 5.0
+# A finished frame appears in the Dagster UI within these limits. Storing a batch costs as much as processing a 2,000 px frame.
+_MAX_BATCH_FRAMES = 20
+_MAX_DELAY_SECONDS = 5.0
 
 
 def plan_partitions(context: dg.AssetExecutionContext, frames: Sequence[Frame], steps: Sequence[Step]) -> None:
-    """Announce the frames of a run that was given a list, so that those which fail are shown as failed partitions.
+    """Store the plan of a run that was given a list of frames, so that Dagster shows frames that fail as failed partitions.
 
-    Dagster does this itself for the run's own partition or range, but knows no run over a scattered set.
+    Dagster plans the run's own partition or range, but has no runs over arbitrary sets.
     """
     own = context.partition_key if context.has_partition_key else None
     if others := [frame.partition for frame in frames if frame.partition != own]:
         products = [keys.product(frames[0].collection.shard, step) for step in steps]
-        event_store.store_planned(context.instance, event_store.Origin.of(context), products, others)
+        event_store.store_planned(context.instance, event_store.EventOrigin.from_context(context), products, others)
 
 
-class Telling:
-    """What a run has made, told to Dagster some frames at a time; a context manager, at whose end all of it is told.
+class EventBatcher:
+    """Stores the events of finished frames in Dagster in batches; a context manager that stores the rest when it exits.
 
-    Only a frame that Dagster knows of is done: a run that dies before leaves it to another, which tells without making it again.
+    A frame is done only after its events are stored. If a run crashes before that, another run stores them without processing
+    the frame again.
     """
 
     def __init__(
         self, context: dg.AssetExecutionContext, archive: Archive, steps: Sequence[Step], provenance: Provenance
     ) -> None:
         self._context, self._archive, self._steps, self._provenance = context, archive, steps, provenance
-        self._untold: list[Outcome] = []
-        self._since = 0.0
+        self._pending: list[FrameOutcome] = []
+        self._pending_since = 0.0
 
-    def __enter__(self) -> "Telling":
+    def __enter__(self) -> "EventBatcher":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tell()
+        self._flush()
 
-    def add(self, outcome: Outcome) -> None:
-        if not self._untold:
-            self._since = time.monotonic()
-        self._untold.append(outcome)
-        if len(self._untold) >= _FRAMES_AT_ONCE or time.monotonic() - self._since > _SECONDS_UNTOLD:
-            self._tell()
+    def add(self, outcome: FrameOutcome) -> None:
+        """Add a finished frame, and store the batch if it is full or old enough."""
+        if not self._pending:
+            self._pending_since = time.monotonic()
+        self._pending.append(outcome)
+        if len(self._pending) >= _MAX_BATCH_FRAMES or time.monotonic() - self._pending_since > _MAX_DELAY_SECONDS:
+            self._flush()
 
-    def _tell(self) -> None:
-        some, self._untold = self._untold, []
-        public_url, origin = self._archive.settings.public_url, event_store.Origin.of(self._context)
-        made = [event for outcome in some for event in materializations(outcome, self._steps, public_url, self._provenance)]
-        event_store.store_asset_events(self._context.instance, origin, made)
-        checked = [event for outcome in some for event in frame_checks.of_frame(outcome, self._steps)]
-        event_store.store_checks(self._context.instance, origin, checked)
+    def _flush(self) -> None:
+        batch, self._pending = self._pending, []
+        instance, origin = self._context.instance, event_store.EventOrigin.from_context(self._context)
+        public_url, steps, provenance = self._archive.settings.public_url, self._steps, self._provenance
+        materializations = [
+            event for outcome in batch for event in frame_materializations(outcome, steps, public_url, provenance)
+        ]
+        event_store.store_asset_events(instance, origin, materializations)
+        evaluations = [event for outcome in batch for event in frame_checks.frame_evaluations(outcome, steps)]
+        event_store.store_checks(instance, origin, evaluations)
         with self._archive.database.begin() as connection:
-            for outcome in some:
+            for outcome in batch:
                 if outcome.source and outcome.complete:
-                    told(connection, outcome.source)
+                    mark_done(connection, outcome.source)
 
 
-def materializations(
-    outcome: Outcome, steps: Sequence[Step], public_url: str, provenance: Provenance
+def frame_materializations(
+    outcome: FrameOutcome, steps: Sequence[Step], public_url: str, provenance: Provenance
 ) -> Iterator[dg.AssetMaterialization]:
-    """One event for each step that was asked for, whether its product was made now or was right already."""
+    """One materialization per selected step, whether its product was built by this run or was already up to date."""
     for step in steps:
         yield dg.AssetMaterialization(
             asset_key=keys.product(outcome.frame.collection.shard, step),
@@ -86,43 +93,43 @@ def materializations(
         )
 
 
-def fault(outcome_frame: Frame, steps: Sequence[Step], reason: str) -> Iterator[dg.AssetObservation]:
-    """The reason, on the page of the frame's own partition."""
+def failure_observations(frame: Frame, steps: Sequence[Step], reason: str) -> Iterator[dg.AssetObservation]:
+    """Observations that show why a frame failed on the page of its partition, one per selected step."""
     for step in steps:
         yield dg.AssetObservation(
-            asset_key=keys.product(outcome_frame.collection.shard, step),
-            partition=outcome_frame.partition,
+            asset_key=keys.product(frame.collection.shard, step),
+            partition=frame.partition,
             description=reason,
             metadata={"failed": dg.MetadataValue.text(reason)},
         )
 
 
-def log_frame(context: dg.AssetExecutionContext, frame: Frame, outcome: Outcome | BaseException, reason: str | None) -> None:
-    """The frame's line in the log: the run tells for its pool, whose processes write none."""
-    of = frame.collection
-    told: dict[str, object] = {"outcome": "died"}
-    if isinstance(outcome, Outcome):
+def log_frame(context: dg.AssetExecutionContext, frame: Frame, outcome: FrameOutcome | BaseException, reason: str | None) -> None:
+    """Log one frame. The run logs it because worker processes of the pool do not log."""
+    fields: dict[str, object] = {"outcome": "crashed"}
+    if isinstance(outcome, FrameOutcome):
         steps = outcome.result.seconds if outcome.result else {}
-        told = {
+        fields = {
             "outcome": outcome.status,
             "seconds": outcome.seconds,
             "fetch_seconds": outcome.fetch_seconds,
             "publish_seconds": outcome.publish_seconds,
-            "stages": {step: _stage(outcome, step) for step in steps} or None,
+            "stages": {step: _stage_fields(outcome, step) for step in steps} or None,
         }
+    run_fields, collection = _run_fields(context, frame.collection.shard), frame.collection.name
     level = logging.ERROR if reason else logging.INFO
-    logs.event("frame", level, **_of_run(context, of.shard), collection=of.name, frame=frame.id, **told, reason=reason)
+    logs.emit("frame", level, **run_fields, collection=collection, frame=frame.id, **fields, reason=reason)
 
 
 def log_batch(context: dg.AssetExecutionContext, shard: str, frames: int, failed: int, seconds: float) -> None:
-    """The run's line, at its end."""
-    told = {"frames": frames, "failed": failed, "seconds": round(seconds, 3)}
-    logs.event("batch", logging.ERROR if failed else logging.INFO, **_of_run(context, shard), **told)
+    """Log the totals of a run of frames at its end."""
+    fields = {"frames": frames, "failed": failed, "seconds": round(seconds, 3)}
+    logs.emit("batch", logging.ERROR if failed else logging.INFO, **_run_fields(context, shard), **fields)
 
 
 @contextmanager
-def logged(context: dg.AssetExecutionContext, of: Collection) -> Iterator[None]:
-    """The line of one asset of a collection, named as the asset: how long it took, and why it failed when it did."""
+def log_collection_asset(context: dg.AssetExecutionContext, collection: Collection) -> Iterator[None]:
+    """Log the duration of the body, and the reason if it raises. The log event has the name of the asset."""
     started, reason = time.monotonic(), None
     try:
         yield
@@ -130,12 +137,13 @@ def logged(context: dg.AssetExecutionContext, of: Collection) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        told = {"outcome": "failed" if reason else "made", "seconds": round(time.monotonic() - started, 3), "reason": reason}
-        level = logging.ERROR if reason else logging.INFO
-        logs.event(context.asset_key.path[-1], level, **_of_run(context, of.shard), collection=of.name, **told)
+        outcome, level = ("failed", logging.ERROR) if reason else ("made", logging.INFO)
+        fields = {"outcome": outcome, "seconds": round(time.monotonic() - started, 3), "reason": reason}
+        run_fields = _run_fields(context, collection.shard)
+        logs.emit(cast(logs.EventName, context.asset_key.path[-1]), level, **run_fields, collection=collection.name, **fields)
 
 
-def _of_run(context: dg.AssetExecutionContext, shard: str) -> dict[str, object]:
+def _run_fields(context: dg.AssetExecutionContext, shard: str) -> dict[str, object]:
     tags = context.run.tags
     return {
         "run": context.run.run_id,
@@ -145,43 +153,44 @@ def _of_run(context: dg.AssetExecutionContext, shard: str) -> dict[str, object]:
     }
 
 
-def _stage(outcome: Outcome, step: Step) -> dict[str, float]:
-    """What one step took: seconds, and bytes of what it read and wrote."""
+def _stage_fields(outcome: FrameOutcome, step: Step) -> dict[str, float]:
+    """Duration of one step in seconds, and the bytes that it read and wrote."""
     assert outcome.result is not None
     sizes = {step: product.size for step, product in (outcome.products or {}).items()} | outcome.result.sizes
-    source = outcome.source.size if outcome.source else 0
-    read = source if step == "deflate" else sum(sizes.get(before, 0) for before in STEPS[: STEPS.index(step)])
-    return {"seconds": outcome.result.seconds[step], "bytes_in": read, "bytes_out": sizes[step]}
+    source_bytes = outcome.source.size if outcome.source else 0
+    earlier_steps = STEPS[: STEPS.index(step)]
+    bytes_in = sum(sizes.get(earlier, 0) for earlier in earlier_steps) if earlier_steps else source_bytes
+    return {"seconds": outcome.result.seconds[step], "bytes_in": bytes_in, "bytes_out": sizes[step]}
 
 
-def _metadata(outcome: Outcome, step: Step, public_url: str) -> dict[str, dg.MetadataValue]:
+def _metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[str, dg.MetadataValue]:
     frame, product, facts, result = outcome.frame, (outcome.products or {})[step], outcome.facts or {}, outcome.result
-    found: dict[str, dg.MetadataValue] = {
+    metadata: dict[str, dg.MetadataValue] = {
         "key": dg.MetadataValue.text(frame.product_key(step)),
         "size": dg.MetadataValue.int(product.size),
         "profile": dg.MetadataValue.text(product.profile),
         "source_key": dg.MetadataValue.text(outcome.source.key if outcome.source else ""),
         "source_version": dg.MetadataValue.text(outcome.source.version if outcome.source else ""),
         "source_sha256": dg.MetadataValue.text(outcome.content_hash),
-        "work": dg.MetadataValue.text("made now" if outcome.status == "made" else "right already, nothing to do"),
+        "work": dg.MetadataValue.text("built by this run" if outcome.status == "made" else "already up to date"),
         "frame_seconds": dg.MetadataValue.float(outcome.seconds),
         "fetch_seconds": dg.MetadataValue.float(outcome.fetch_seconds),
         "publish_seconds": dg.MetadataValue.float(outcome.publish_seconds),
     }
     if "width" in facts:
-        found["dimensions"] = dg.MetadataValue.text(f"{facts['width']} x {facts['height']}")
+        metadata["dimensions"] = dg.MetadataValue.text(f"{facts['width']} x {facts['height']}")
     if "source_crs" in facts:
-        found["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
-        found["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
+        metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
+        metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
     if result and step in result.seconds:
-        stage = _stage(outcome, step)
-        found["seconds"] = dg.MetadataValue.float(stage["seconds"])
-        found["bytes_in"] = dg.MetadataValue.int(int(stage["bytes_in"]))
-        found["bytes_out"] = dg.MetadataValue.int(int(stage["bytes_out"]))
-        found["peak_memory_mb"] = dg.MetadataValue.float(result.peak_mb[step])
+        stage = _stage_fields(outcome, step)
+        metadata["seconds"] = dg.MetadataValue.float(stage["seconds"])
+        metadata["bytes_in"] = dg.MetadataValue.int(int(stage["bytes_in"]))
+        metadata["bytes_out"] = dg.MetadataValue.int(int(stage["bytes_out"]))
+        metadata["peak_memory_mb"] = dg.MetadataValue.float(result.peak_mb[step])
     if result and step != "deflate":
-        found["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))
+        metadata["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))
     if step == "cog":
-        found["link"] = dg.MetadataValue.url(links(frame, public_url, None).dl_georef)
-        found["thumbnail"] = dg.MetadataValue.url(f"{public_url}/{frame.thumbnail_key}")
-    return found
+        metadata["link"] = dg.MetadataValue.url(build_links(frame, public_url, None).dl_georef)
+        metadata["thumbnail"] = dg.MetadataValue.url(f"{public_url}/{frame.thumbnail_key}")
+    return metadata

@@ -1,6 +1,6 @@
-"""What is exported, as assets: `exports` of each collection, and the statewide `compiled_historical_indexes`.
+"""The export assets: `exports` of each collection, and the statewide `compiled_historical_indexes`.
 
-Both come after the map and never hold it back: one that fails is red by itself, and is tried again ever more seldom.
+Both run after the map and never delay it. A failed export is retried with backoff. The files are written in `publishing`.
 """
 
 import time
@@ -25,57 +25,57 @@ def exports_asset(shard: str) -> dg.AssetsDefinition:
         deps=[keys.mapfile(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"stac", "parquet"},
-        description="What people take away of a collection: STAC items, GeoJSON, GeoParquet, and a mosaic index for GDAL.",
+        description="Downloads of the collection: STAC items, footprints (GeoJSON, GeoParquet) and a raster tile index for GDAL.",
     )
     def exports(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        of = Collection.from_partition(shard, context.partition_key)
-        by_hand = keys.KIND_TAG not in context.run.tags
-        with events.logged(context, of):
-            return refresh_exports(archive, of, force=by_hand)
+        collection = Collection.from_partition(shard, context.partition_key)
+        is_manual = keys.KIND_TAG not in context.run.tags
+        with events.log_collection_asset(context, collection):
+            return refresh_exports(archive, collection, force=is_manual)
 
     return exports
 
 
-def refresh_exports(archive: Archive, of: Collection, *, force: bool = False) -> dg.MaterializeResult[None]:
-    """Bring a collection's exports up to date; `anew`: the items of unchanged frames too."""
+def refresh_exports(archive: Archive, collection: Collection, *, force: bool = False) -> dg.MaterializeResult[None]:
+    """Update a collection's exports. `force` also rewrites the STAC items of unchanged frames."""
     started = time.monotonic()
-    done = publish_exports(archive, of, force=force)
-    if not done.frames:
+    exported = publish_exports(archive, collection, force=force)
+    if not exported.frames:
         return dg.MaterializeResult(metadata={"exports": dg.MetadataValue.text("withdrawn: the collection has no frames")})
     url = archive.settings.public_url
-    links = {key.rpartition("/")[2].replace(".", "_"): dg.MetadataValue.url(f"{url}/{key}") for key in done.keys}
+    links = {key.rpartition("/")[2].replace(".", "_"): dg.MetadataValue.url(f"{url}/{key}") for key in exported.keys}
     return dg.MaterializeResult(
         metadata={
-            "frames": dg.MetadataValue.int(done.frames),
-            "items_written": dg.MetadataValue.int(done.items_written),
+            "frames": dg.MetadataValue.int(exported.frames),
+            "items_written": dg.MetadataValue.int(exported.items_written),
             "seconds": dg.MetadataValue.float(round(time.monotonic() - started, 3)),
             **links,
         }
     )
 
 
-def compiled_asset() -> dg.AssetsDefinition:
-    """The statewide asset. Which collections it is made of is the database's to know: an edge to 254 shards tells nobody more."""
+def compiled_indexes_asset() -> dg.AssetsDefinition:
+    """The statewide asset. It declares no dependencies, because edges to 254 shards would add nothing to the asset graph."""
 
     @dg.asset(
-        key=keys.COMPILED,
+        key=keys.COMPILED_INDEXES,
         group_name="archive",
         kinds={"geojson", "parquet"},
-        description="The footprints of all collections in one file, as GeoJSON and as GeoParquet.",
+        description="Footprints of all collections in one file, as GeoJSON and as GeoParquet.",
     )
     def compiled_historical_indexes(archive: Archive) -> dg.MaterializeResult[None]:
-        done = compile_statewide(archive)
+        export = compile_statewide(archive)
         url = archive.settings.public_url
-        missing = {"missing": dg.MetadataValue.text(" ".join(of.name for of in done.missing))} if done.missing else {}
+        missing = " ".join(collection.name for collection in export.missing)
         return dg.MaterializeResult(
             metadata={
-                "collections": dg.MetadataValue.int(done.collections),
-                "frames": dg.MetadataValue.int(done.frames),
-                "bytes": dg.MetadataValue.int(sum(done.sizes.values())),
-                "seconds": dg.MetadataValue.float(done.seconds),
+                "collections": dg.MetadataValue.int(export.collections),
+                "frames": dg.MetadataValue.int(export.frames),
+                "bytes": dg.MetadataValue.int(sum(export.sizes.values())),
+                "seconds": dg.MetadataValue.float(export.seconds),
                 "geojson": dg.MetadataValue.url(f"{url}/{export_keys.COMPILED_GEOJSON_KEY}"),
                 "parquet": dg.MetadataValue.url(f"{url}/{export_keys.COMPILED_PARQUET_KEY}"),
-                **missing,
+                **({"missing": dg.MetadataValue.text(missing)} if missing else {}),
             }
         )
 

@@ -1,9 +1,9 @@
-"""Asset checks of frames: what the Dagster UI shows of the soundness of each, one evaluation a partition.
+"""Asset checks of frames, with one evaluation per partition. Checks of collections are in `checks`.
 
-`cog_valid` on `cog` blocks: a version with a wrong finding (ls4_assets/processing/quality.py), or one that could not be made, is
-never published, so that the last good one stays on the map. `raw_scan_exists` warns: it opens when a frame is made without its
-scan, and resolves by itself when the scan arrives (ls4_assets/ingest/late_raw_scans.py). A frame whose scan was there from the start has
-no evaluation of it, because each is a row in Dagster's log.
+`cog_valid` on `cog` blocks: a version that fails validation (`processing.quality`), or could not be built, is never published,
+so the last good version stays on the map. `raw_scan_exists` warns when a frame is built without its raw scan and passes when the
+scan arrives (`ingest.late_raw_scans`). A frame whose scan existed from the start has no evaluation of it, because every
+evaluation is a row in Dagster's event log.
 """
 
 import warnings
@@ -13,64 +13,71 @@ import dagster as dg
 
 from ls4_assets.assets import keys
 from ls4_assets.domain.names import Frame, Step
-from ls4_assets.processing.tasks import Outcome
+from ls4_assets.processing.tasks import FrameOutcome
 
-FRAME = "cog_valid"
-SCAN = "raw_scan_exists"
+COG_VALID = "cog_valid"
+RAW_SCAN_EXISTS = "raw_scan_exists"
 
 
-def specs(shard: str) -> list[dg.AssetCheckSpec]:
-    """The checks of a shard's COGs."""
+def check_specs(shard: str) -> list[dg.AssetCheckSpec]:
+    """Specs of the checks of a shard's COGs."""
     partitions, cog = keys.frame_partitions(shard), keys.product(shard, "cog")
     with warnings.catch_warnings():
-        # Checks with partitions are a preview in 1.13 (pinned, and tested in test_checks.py).
+        # Partitioned checks are a preview feature in Dagster 1.13 (version pinned, behavior tested in test_checks.py).
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [
             dg.AssetCheckSpec(
-                FRAME,
+                COG_VALID,
                 asset=cog,
                 partitions_def=partitions,
                 blocking=True,
-                description="Layout, pixels, mask, place and name are as they should be; what is not is never published.",
+                description=(
+                    "The COG has the required layout, pixels, mask, location and name. "
+                    "A version that fails is not published, and the last good version stays on the map."
+                ),
             ),
             dg.AssetCheckSpec(
-                SCAN,
+                RAW_SCAN_EXISTS,
                 asset=cog,
                 partitions_def=partitions,
-                description="A warning while scanned/ lacks the raw scan. No evaluation: it was there from the start.",
+                description=(
+                    "The raw scan is in scanned/. Warns until it arrives. "
+                    "Frames whose scan existed from the start have no evaluation."
+                ),
             ),
         ]
 
 
-def of_frame(outcome: Outcome | BaseException, steps: Sequence[Step]) -> Iterator[dg.AssetCheckEvaluation]:
-    """What is told of a frame whose COG was asked for: one evaluation, and a second where its raw scan is missing, or was."""
-    if "cog" not in steps or not isinstance(outcome, Outcome) or outcome.status not in ("made", "reused", "failed"):
+def frame_evaluations(outcome: FrameOutcome | BaseException, steps: Sequence[Step]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluations of a frame whose COG was selected: `cog_valid`, and `raw_scan_exists` if the scan is or was missing."""
+    if "cog" not in steps or not isinstance(outcome, FrameOutcome) or outcome.status not in ("made", "reused", "failed"):
         return
-    metadata = {finding.what: finding.wrong or finding.found for finding in outcome.findings}
+    metadata = {finding.check: finding.error or finding.measured for finding in outcome.findings}
     if outcome.status == "reused":
-        metadata = {"state": "unchanged since it was made, and was right then"}
-    wrong = sorted(finding.what for finding in outcome.findings if finding.wrong)
+        metadata = {"state": "unchanged since it was built and validated"}
+    failed_checks = sorted(finding.check for finding in outcome.findings if finding.error)
     yield dg.AssetCheckEvaluation(
         asset_key=keys.product(outcome.frame.collection.shard, "cog"),
-        check_name=FRAME,
+        check_name=COG_VALID,
         passed=outcome.status != "failed",
         partition=outcome.frame.partition,
         blocking=True,
         description=outcome.reason,
-        metadata=metadata | ({"wrong": ", ".join(wrong)} if wrong else {}),
+        metadata=metadata | ({"failed_checks": ", ".join(failed_checks)} if failed_checks else {}),
     )
-    if outcome.scan in ("missing", "arrived"):
-        yield of_scan(outcome.frame, outcome.scan == "arrived")
+    if outcome.raw_scan in ("missing", "arrived"):
+        yield raw_scan_evaluation(outcome.frame, outcome.raw_scan == "arrived")
 
 
-def of_scan(frame: Frame, arrived: bool) -> dg.AssetCheckEvaluation:
-    """The state of a frame's raw scan, when it is missing or has come."""
-    missing = f"Put the raw scan to {frame.folder}/scanned/{frame.scan_stem}.tif; it is linked by itself when it is there."
+def raw_scan_evaluation(frame: Frame, arrived: bool) -> dg.AssetCheckEvaluation:
+    """Evaluation of `raw_scan_exists` for a frame whose raw scan is missing or has arrived."""
+    scan_key = f"{frame.folder}/scanned/{frame.scan_stem}.tif"
+    advice = f"The raw scan is missing; put it in {scan_key}, and ls4 links it automatically."
     return dg.AssetCheckEvaluation(
         asset_key=keys.product(frame.collection.shard, "cog"),
-        check_name=SCAN,
+        check_name=RAW_SCAN_EXISTS,
         passed=arrived,
         partition=frame.partition,
         severity=dg.AssetCheckSeverity.WARN,
-        description=None if arrived else missing,
+        description=None if arrived else advice,
     )

@@ -1,7 +1,8 @@
 """The frame assets of a shard: georef (dropped by staff) -> deflate -> overviews -> cog.
 
-One operation makes all three products of many frames, in a pool of processes. Each finished frame is its own event, written
-beside the run's own stream (assets/events.py); a bad one is told of at the end, when its siblings are done.
+One op materializes all three products of many frames in a process pool. Every finished frame gets its own events, which
+`events` stores outside the run's event stream. If frames fail, the run fails at the end, after all others are done. The work on
+a frame itself is in `ls4_assets.processing`.
 """
 
 import time
@@ -15,35 +16,36 @@ from pydantic import Field
 
 from ls4_assets.assets import events, frame_checks, keys
 from ls4_assets.assets.provenance import Provenance, code_version
-from ls4_assets.db.frames import mark_source, source_of
+from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import STEPS, Frame
 from ls4_assets.processing.admission import RUN_PREFIX
 from ls4_assets.processing.pool import run_tasks
-from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
 from ls4_assets.settings import Profiles
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
-# Partitions of one run of a backfill that is started in the Dagster UI.
+# Partitions per run of a backfill that a person starts in the Dagster UI.
 BACKFILL_BATCH = 100
 
 FrameEvent = dg.AssetObservation | dg.AssetCheckEvaluation
 
 _DESCRIPTIONS = {
-    "deflate": "Tiled deflate tif in EPSG:3857, collars masked. Private; it may expire.",
-    "overviews": "External overviews of the deflate tif. Private; they may expire.",
-    "cog": "Cloud Optimized GeoTIFF: what the map shows and people download.",
+    "deflate": "Tiled DEFLATE-compressed tif in EPSG:3857 with its collar masked. Intermediate: not public, and it may expire.",
+    "overviews": "External overviews (.ovr) of the deflate tif. Intermediate: not public, and they may expire.",
+    "cog": "Cloud Optimized GeoTIFF that the map shows and people download.",
 }
 
 
 class FramesConfig(dg.Config):
-    """`frames`: partition keys, for a run over a scattered set (the sensor's), whose own partition is the first of them.
-    Empty: the run's partition or range.
+    """Run config of the frames op.
 
-    `rebuild`: make products anew although they are right. None: as the run was started, by a person (yes), or by the sensor or
-    with the tag for what is stale (no).
+    frames: partition keys of the run. The sensor sets it, because its batches are not a range; the run's own partition is the
+        first of them. If empty, the run processes its partition or range.
+    rebuild: whether to rebuild products that are up to date. If None, runs that people launch do; runs of the sensor, and runs
+        tagged for stale partitions only, do not.
     """
 
     frames: list[str] = Field(default_factory=list)
@@ -51,70 +53,73 @@ class FramesConfig(dg.Config):
 
 
 def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The four frame assets of a shard."""
+    """The georef asset of a shard, and the op that materializes the other three."""
     partitions = keys.frame_partitions(shard)
-    dropped = dg.AssetSpec(
+    georef = dg.AssetSpec(
         keys.georef(shard),
         partitions_def=partitions,
         group_name=shard,
-        description="Georeferenced tif, dropped by staff under georef/.",
+        description="Georeferenced tif that staff dropped under georef/.",
     )
-    upstream = (dropped.key, *(keys.product(shard, step) for step in STEPS))
+    upstream = (georef.key, *(keys.product(shard, step) for step in STEPS))
     specs = [
         dg.AssetSpec(
             keys.product(shard, step),
-            deps=[before],
+            deps=[dependency],
             skippable=True,
             group_name=shard,
             code_version=code_version(profiles, step),
             kinds={"geotiff"},
             description=_DESCRIPTIONS[step],
         )
-        for step, before in zip(STEPS, upstream, strict=False)
+        for step, dependency in zip(STEPS, upstream, strict=False)
     ]
 
     @dg.multi_asset(
-        name=keys.frames_op(shard),
+        name=keys.frames_op_name(shard),
         specs=specs,
-        check_specs=frame_checks.specs(shard),
+        check_specs=frame_checks.check_specs(shard),
         partitions_def=partitions,
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(BACKFILL_BATCH),
         pool="frames",
     )
-    def make(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[FrameEvent]:
-        yield from make_frames(context, config, archive, shard)
+    def products(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive) -> Iterator[FrameEvent]:
+        yield from materialize_frames(context, config, archive, shard)
 
-    return [dropped, make]
+    return [georef, products]
 
 
-def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str) -> Iterator[FrameEvent]:
-    """Make the products asked for of every frame of the run. Raises Failure at the end when some frames are at fault."""
+def materialize_frames(
+    context: dg.AssetExecutionContext, config: FramesConfig, archive: Archive, shard: str
+) -> Iterator[FrameEvent]:
+    """Build the selected products of every frame of the run. Raises Failure at the end if any frame failed."""
     steps = tuple(step for step in STEPS if keys.product(shard, step) in context.selected_asset_keys)
     frames = [Frame.from_partition(shard, key) for key in config.frames or context.partition_keys]
     if config.frames:
         events.plan_partitions(context, frames, steps)
-    rebuild = config.rebuild if config.rebuild is not None else not (config.frames or keys.is_for_stale(context.run.tags))
-    origin = Provenance.of_run(context, archive.settings.profiles, steps)
-    run = context.run.root_run_id or context.run.run_id
+    rebuild = config.rebuild if config.rebuild is not None else not (config.frames or keys.is_stale_only(context.run.tags))
+    provenance = Provenance.from_run(context, archive.settings.profiles, steps)
+    run_id = context.run.root_run_id or context.run.run_id
     failed: dict[str, str] = {}
     started = time.monotonic()
-    telling = events.Telling(context, archive, steps, origin)
-    # One scratch folder a run: what a killed worker leaves in it goes with the run, what a killed run leaves with the next.
-    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, telling:
-        orders = [Order(archive.settings, frame, steps, rebuild, run, scratch) for frame in frames]
-        for order, outcome in run_tasks(process_frame, orders, archive.settings):
-            reason = outcome.reason if isinstance(outcome, Outcome) else _explain(archive, order, outcome)
-            events.log_frame(context, order.frame, outcome, reason)
+    batcher = events.EventBatcher(context, archive, steps, provenance)
+    # One scratch folder per run: the run removes what a killed worker left, and the next run removes what a killed run left.
+    with scratch_folder(RUN_PREFIX, archive.settings.work_dir) as scratch, batcher:
+        tasks = [FrameTask(archive.settings, frame, steps, rebuild, run_id, scratch) for frame in frames]
+        for task, outcome in run_tasks(process_frame, tasks, archive.settings):
+            frame = task.frame
+            reason = outcome.reason if isinstance(outcome, FrameOutcome) else _record_lost_worker(archive, task, outcome)
+            events.log_frame(context, frame, outcome, reason)
             if reason:
-                context.log.error(f"{order.frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
-                failed[order.frame.partition] = reason
-                yield from events.fault(order.frame, steps, reason)
-                yield from frame_checks.of_frame(outcome, steps)
-            elif isinstance(outcome, Outcome) and outcome.status == "superseded":
-                context.log.info(f"{order.frame.id}: it was dropped anew, or removed, meanwhile; another run sees to it.")
+                context.log.error(f"{frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
+                failed[frame.partition] = reason
+                yield from events.failure_observations(frame, steps, reason)
+                yield from frame_checks.frame_evaluations(outcome, steps)
+            elif isinstance(outcome, FrameOutcome) and outcome.status == "superseded":
+                context.log.info(f"{frame.id}: its tif was replaced or removed during this run; another run processes it.")
             else:
-                telling.add(cast(Outcome, outcome))
+                batcher.add(cast(FrameOutcome, outcome))
     events.log_batch(context, shard, len(frames), len(failed), time.monotonic() - started)
     if failed:
         raise dg.Failure(
@@ -124,20 +129,20 @@ def make_frames(context: dg.AssetExecutionContext, config: FramesConfig, archive
         )
 
 
-def _explain(archive: Archive, order: Order, error: BaseException) -> str:
-    """What to say of a frame whose worker did not come back with an outcome; written down for `ls4 status` too."""
-    name, state = order.frame.stem, None
+def _record_lost_worker(archive: Archive, task: FrameTask, error: BaseException) -> str:
+    """Reason why a worker returned no outcome, which it also records for `ls4 status`."""
+    name, state = task.frame.stem, None
     if isinstance(error, FutureTimeoutError):
-        limit = f"{order.settings.frame_timeout_seconds:.0f} s"
+        limit = f"{task.settings.frame_timeout_seconds:.0f} s"
         reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT_SECONDS."
         state = SourceState.FAILED
     elif isinstance(error, ProcessExpired):
-        killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely for want of memory"
-        reason = f"{killed}; give the run more memory and materialise the frame again, if it is not tried again by itself."
+        killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely because memory ran out"
+        reason = f"{killed}; give the run more memory and materialize the frame again, unless ls4 retries it automatically."
     else:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        reason = f"{name} met an unexpected {what}; materialise it again, and report it if it stays."
+        description = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{name} failed with an unexpected {description}; materialize it again, and report the error if it recurs."
     with archive.database.begin() as connection:
-        if source := source_of(connection, order.frame):
-            mark_source(connection, source, state, reason)
+        if source := load_source(connection, task.frame):
+            set_source_state(connection, source, state, reason)
     return reason

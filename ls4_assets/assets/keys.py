@@ -1,7 +1,7 @@
-"""Names in Dagster: asset keys and partition sets of a shard.
+"""Dagster's names: asset keys, partition sets, run tags and priorities. Names of objects and tables are in `domain`.
 
-A shard's assets and partition sets are its own, so that no set grows past what Dagster recomputes at once, and a new
-collection is only a new partition key.
+Each shard has its own assets and partition sets. This keeps every set small enough for Dagster to evaluate at once, and a new
+collection only adds a partition key.
 """
 
 import time
@@ -11,22 +11,22 @@ import dagster as dg
 
 from ls4_assets.domain.names import COLLECTION_STEPS, STEPS, Step
 
-REJECTED = dg.AssetKey("rejected_files")
-COMPILED = dg.AssetKey("compiled_historical_indexes")
+REJECTED_FILES = dg.AssetKey("rejected_files")
+COMPILED_INDEXES = dg.AssetKey("compiled_historical_indexes")
 ARCHIVE_CONSISTENCY = dg.AssetKey("archive_consistency")
-# Tags by which the sensors find their own runs again.
+# Identifies the batch of a run that a sensor requested.
 BATCH_TAG = "ls4/batch"
-# The collection of a rebuild, of which dagster.yaml lets only one run at a time.
+# The collection of a rebuild. dagster.yaml limits each value to one run at a time.
 COLLECTION_TAG = "ls4/collection"
-# The sensors ask again for what a dead run left undone; Dagster's own retry beside it would do the work twice.
+# Sensors request the unfinished work of a crashed run again, so a retry by Dagster would duplicate it.
 NO_RETRIES = {"dagster/max_retries": "0"}
-# A rebuild takes seconds and shows what hours of frames have made.
+# Rebuilds go first because each takes seconds and publishes hours of frame processing.
 REBUILD_PRIORITY = {"dagster/priority": "1"}
-# What a frame costs, roughly: by it a run that is requested later, but has less before it, overtakes in the queue.
-_SECONDS_A_FRAME = 5
-# What a sensor's run is for; runs of people have none.
+# Rough cost of a frame, for `run_priority`.
+_SECONDS_PER_FRAME = 5
+# The purpose of a run that a sensor requested; runs that people launch do not have this tag.
 KIND_TAG = "ls4/kind"
-# A backfill with this tag makes only what is not right any more, whatever was selected.
+# A backfill with this tag processes only the stale partitions of its selection.
 ONLY_TAG, STALE = "ls4/only", "stale"
 
 
@@ -54,29 +54,31 @@ def exports(shard: str) -> dg.AssetKey:
     return dg.AssetKey([shard, "exports"])
 
 
-def from_step_on(shard: str, step: str) -> list[dg.AssetKey]:
-    """The assets of a shard that are made anew when one starts at `step`, all of one partition set: those of frames end with
-    the COG, as the sensor then sees to the collection by itself."""
+def assets_from_step(shard: str, step: str) -> list[dg.AssetKey]:
+    """Assets of a shard from `step` onward within one partition set.
+
+    Steps of frames end with the COG, because the sensor then rebuilds the collection automatically.
+    """
     chain: tuple[str, ...] = STEPS if step in STEPS else COLLECTION_STEPS
     return [dg.AssetKey([shard, name]) for name in chain[chain.index(step) :]]
 
 
 def run_priority(frames: int) -> dict[str, str]:
-    """Place in Dagster's queue of a run that is through when so many frames are: by the second at which that would be if it had
-    the machine for itself.
+    """Priority tag of a run that finishes after `frames` frames: the negative of its estimated finish time.
 
-    Small and old ones come first, and a large one is overtaken only for as long as it would take itself. Always below zero,
-    which is what runs have that a person launches in the Dagster UI, and rebuilds are above that.
+    Smaller and older runs go first, and later runs can delay a large run by at most its own duration. The value is always
+    negative: runs that a person launches have 0, and rebuilds have 1.
     """
-    return {"dagster/priority": str(-int(time.time() + _SECONDS_A_FRAME * frames))}
+    return {"dagster/priority": str(-int(time.time() + _SECONDS_PER_FRAME * frames))}
 
 
-def is_for_stale(tags: Mapping[str, str]) -> bool:
+def is_stale_only(tags: Mapping[str, str]) -> bool:
+    """Whether a run with these tags processes only stale partitions."""
     return tags.get(ONLY_TAG) == STALE
 
 
-def frames_op(shard: str) -> str:
-    """Name of the operation that makes a shard's frames; run config is addressed to it."""
+def frames_op_name(shard: str) -> str:
+    """Name of the op that materializes a shard's frames, for run config."""
     return f"{shard}_frames"
 
 

@@ -1,17 +1,17 @@
-"""Tables as the Dagster UI shows them in metadata."""
+"""Markdown tables for metadata in the Dagster UI."""
 
 import html
 from collections.abc import Iterable, Sequence
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown (GitHub's), with every character of a cell as it is: <roll> is no tag and | ends no cell."""
-    return "\n".join([_line(headings), _line(["---"] * len(headings)), *(_line([_plain(cell) for cell in row]) for row in rows)])
+    """Table in GitHub Markdown. Cells are escaped, so that `<roll>` is not an HTML tag and `|` does not end a cell."""
+    return "\n".join([_row(headings), _row(["---"] * len(headings)), *(_row([_escape(cell) for cell in row]) for row in rows)])
 
 
-def _plain(cell: str) -> str:
+def _escape(cell: str) -> str:
     return " ".join(html.escape(cell, quote=False).replace("|", "\\|").split())
 
 
-def _line(cells: Iterable[str]) -> str:
+def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -1,7 +1,7 @@
 """The asset overview_mosaic of a collection: the one COG that the map reads when it is zoomed out.
 
-It stands between tile_index and mapfile, but the map never waits for it: a mosaic that cannot be made is taken off the map, which
-then reads frames at every scale, and is tried again ever more seldom.
+The asset is between tile_index and mapfile, but a failure never blocks the map: ls4 takes the mosaic off the map, which then
+reads frames at every scale, and retries with backoff. Painting is in `raster.overview_mosaic`, SQL in `db.overview_mosaics`.
 """
 
 import hashlib
@@ -11,29 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import events, keys
 from ls4_assets.db import overview_mosaics as mosaics
-from ls4_assets.db.overview_mosaics import Change, Mosaic, State
+from ls4_assets.db.overview_mosaics import FrameChange, MosaicState, OverviewMosaic
 from ls4_assets.db.tile_index import collection_lock
 from ls4_assets.domain.names import Collection
 from ls4_assets.errors import FrameError, NotFoundError
-from ls4_assets.raster.overview_grid import Box, Grid, choose_zoom, resolution
-from ls4_assets.raster.overview_mosaic import PAINTING_VERSION, Made, Order, build_overview_mosaic
+from ls4_assets.raster.overview_grid import Box, Grid, choose_zoom, zoom_resolution
+from ls4_assets.raster.overview_mosaic import PAINTING_VERSION, MosaicResult, MosaicTask, build_overview_mosaic
 from ls4_assets.raster.overview_painting import PlacedFrame
 from ls4_assets.settings import Settings
 from resources.archive import Archive
-from resources.open import s3_server_options
+from resources.open import gdal_s3_options
 from resources.scratch import scratch_folder
 
-# Frames that a collection without a map does not wait for: it gets its map first, and the mosaic by a rebuild of its own.
+# A new collection with more frames than this gets its map first, and its mosaic in a separate rebuild.
 MAP_FIRST = 500
-# Rebuilds that may die in a row before one leaves the mosaic out, in case it is the mosaic that kills them.
-_DEATHS = 3
-# Times that frames which could not be read are tried again, before they are left out until the collection next changes.
-_TRIES = 5
+# After this many crashed rebuilds in a row, a rebuild skips the mosaic, in case the mosaic causes the crashes.
+_MAX_CRASHES = 3
+# Attempts to read an unreadable frame before it is left out until the collection changes again.
+_MAX_ATTEMPTS = 5
 
 
 def overview_mosaic_asset(shard: str) -> dg.AssetsDefinition:
@@ -46,110 +45,110 @@ def overview_mosaic_asset(shard: str) -> dg.AssetsDefinition:
         deps=[keys.tile_index(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"cog"},
-        description="One coarse COG of all frames of a collection, which the map reads when it is zoomed out.",
+        description="Low-resolution COG of all frames of the collection, which the map reads when it is zoomed out.",
     )
     def overview_mosaic(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        of = Collection.from_partition(shard, context.partition_key)
-        by_hand = keys.KIND_TAG not in context.run.tags
-        with events.logged(context, of):
-            result = refresh_overview_mosaic(archive, of, force=by_hand)
-        if why := (result.metadata or {}).get("not_made"):
-            context.log.warning(f"{of.name} has no overview mosaic for now: {why}")
+        collection = Collection.from_partition(shard, context.partition_key)
+        is_manual = keys.KIND_TAG not in context.run.tags
+        with events.log_collection_asset(context, collection):
+            result = refresh_overview_mosaic(archive, collection, force=is_manual)
+        if reason := (result.metadata or {}).get("not_built"):
+            context.log.warning(f"{collection.name} has no overview mosaic for now: {reason}")
         return result
 
     return overview_mosaic
 
 
 @dataclass(frozen=True)
-class _Built:
-    made: Made
+class _UploadedMosaic:
+    result: MosaicResult
     key: str
     zoom: int
     size: int
 
 
-def refresh_overview_mosaic(archive: Archive, of: Collection, *, force: bool = False) -> dg.MaterializeResult[None]:
-    """Bring the mosaic up to date with the tile index; `anew`: no tile is taken over. Never raises but for the database."""
+def refresh_overview_mosaic(archive: Archive, collection: Collection, *, force: bool = False) -> dg.MaterializeResult[None]:
+    """Update the mosaic to the tile index. `force` repaints all tiles. Raises only SQLAlchemyError."""
     started = time.monotonic()
-    with collection_lock(archive.database, of):
+    with collection_lock(archive.database, collection):
         with archive.database.begin() as connection:
-            now = mosaics.state(connection, of)
-            changed = mosaics.changes(connection, of) if now.extent else []
-            same = now.on_map and now.format_version == _format_version(now) and not changed and not force
-            if now.extent is None or same:
-                # Without frames the mosaic is withdrawn with the map.
-                mosaics.note(connection, of, revision=now.revision, attempts=0)
-                return _result(of, overview_mosaic="nothing to do", seconds=_since(started))
-        if not now.published and len(changed) > MAP_FIRST:
-            return _result(of, overview_mosaic=f"the map of {len(changed)} frames comes first, the mosaic follows by itself")
+            state = mosaics.load_state(connection, collection)
+            changes = mosaics.load_changes(connection, collection) if state.extent else []
+            is_current = state.on_map and state.format_version == _format_version(state) and not changes
+            if state.extent is None or (is_current and not force):
+                # If there are no frames, the mapfile asset withdraws the mosaic together with the map.
+                mosaics.update_state(connection, collection, revision=state.revision, attempts=0)
+                return _result(collection, overview_mosaic="nothing to do", seconds=_seconds_since(started))
+        if not state.published and len(changes) > MAP_FIRST:
+            return _result(collection, overview_mosaic=f"postponed until the map of {len(changes)} frames is online")
         try:
-            if now.rebuilds > _DEATHS:
-                raise FrameError(f"the last {now.rebuilds - 1} rebuilds died, so this one leaves it out")
-            # Tiles of a mosaic over which the last two attempts failed may be what is wrong.
-            failing = now.attempts > 1 and not now.on_map
-            built = _build(archive, of, now, now.extent, changed, force=force or failing)
+            if state.rebuilds > _MAX_CRASHES:
+                raise FrameError(f"the last {state.rebuilds - 1} rebuilds crashed, so this one skips the mosaic")
+            # After two failed attempts the tiles of the previous mosaic may be the cause.
+            is_failing = state.attempts > 1 and not state.on_map
+            uploaded = _build(archive, collection, state, state.extent, changes, force=force or is_failing)
         except SQLAlchemyError:
             raise
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the map must not wait for it
+        except Exception as error:  # noqa: BLE001 - no error of the mosaic may block the map
             with archive.database.begin() as connection:
-                mosaics.take_off(connection, of)
-                mosaics.note(connection, of, attempts=now.attempts + 1)
-            return _result(of, not_made=f"{type(fault).__name__}: {fault}; it is tried again by itself.", seconds=_since(started))
-    return _told(archive, of, built, started)
+                mosaics.unpublish(connection, collection)
+                mosaics.update_state(connection, collection, attempts=state.attempts + 1)
+            reason = f"{type(error).__name__}: {error}; ls4 retries it automatically."
+            return _result(collection, not_built=reason, seconds=_seconds_since(started))
+    return _build_result(archive, collection, uploaded, started)
 
 
-def withdraw_overview_mosaic(archive: Archive, of: Collection, revision: int) -> None:
-    """Remove all of a collection's mosaics; the caller holds the collection's lock, and no map reads them any more."""
+def withdraw_overview_mosaic(archive: Archive, collection: Collection, revision: int) -> None:
+    """Delete all of a collection's mosaics. The caller holds the collection's lock and has already withdrawn the map."""
     with archive.database.begin() as connection:
-        mosaics.forget(connection, of, revision)
-    _remove_others(archive, of, kept=())
+        mosaics.delete_mosaic(connection, collection, revision)
+    _delete_other_versions(archive, collection, kept=())
 
 
-def _build(archive: Archive, of: Collection, now: State, extent: Box, changed: list[Change], *, force: bool) -> _Built:
+def _build(
+    archive: Archive, collection: Collection, state: MosaicState, extent: Box, changes: list[FrameChange], *, force: bool
+) -> _UploadedMosaic:
     engine, storage = archive.database, archive.storage
     with engine.connect() as connection:
-        zoom = choose_zoom(mosaics.native_resolution(connection, of), extent, now.zoom)
-    format_version = _format_version(now)
-    base = now.key if not force and (now.format_version, now.zoom) == (format_version, zoom) else None
+        zoom = choose_zoom(mosaics.measure_native_resolution(connection, collection), extent, state.zoom)
+    format_version = _format_version(state)
+    can_update = not force and (state.format_version, state.zoom) == (format_version, zoom)
     with scratch_folder("ls4-overview-", archive.settings.work_dir) as folder:
-        previous = _fetched(archive, base, folder / "previous.tif")
-        boxes = [box for change in changed for box in change.boxes]
+        previous = _download(archive, state.key if can_update else None, folder / "previous.tif")
+        boxes = [box for change in changes for box in change.boxes]
         if previous is None:
             with engine.connect() as connection:
-                boxes = [frame.box for frame in mosaics.frames_in(connection, of)]
+                boxes = [frame.box for frame in mosaics.load_frames(connection, collection)]
 
         def frames_in(box: Box) -> list[PlacedFrame]:
             with engine.connect() as connection:
-                return mosaics.frames_in(connection, of, box)
+                return mosaics.load_frames(connection, collection, box)
 
-        grid, out = Grid.around(extent, zoom), folder / "overview_mosaic.tif"
-        order = Order(grid, now.bands, frames_in, boxes, previous, _gdal_options(archive.settings))
-        made = build_overview_mosaic(order, out, folder)
-        if made.left_out and not made.frames:
-            raise FrameError(f"none of {len(made.left_out)} frames can be read ({next(iter(made.left_out.values()))})")
-        key = of.overview_mosaic_key(_digest(out))
+        grid, out = Grid.covering(extent, zoom), folder / "overview_mosaic.tif"
+        task = MosaicTask(grid, state.bands, frames_in, boxes, previous, _gdal_options(archive.settings))
+        result = build_overview_mosaic(task, out, folder)
+        if result.left_out and not result.frames:
+            raise FrameError(f"none of {len(result.left_out)} frames can be read ({next(iter(result.left_out.values()))})")
+        key = collection.overview_mosaic_key(_digest(out))
         size = storage.upload(out, key, may_link=True).size
-    complete = not made.left_out or now.attempts + 1 >= _TRIES
+    is_complete = not result.left_out or state.attempts + 1 >= _MAX_ATTEMPTS
     with engine.begin() as connection:
-        mosaic = Mosaic(key, storage.gdal_path(key), format_version, zoom)
-        mosaics.publish(connection, of, mosaic, changed, [frame.order for frame in made.left_out])
-        _note_outcome(connection, of, now, complete=complete)
-    _remove_others(archive, of, kept=(key, now.key))
-    return _Built(made, key, zoom, size)
+        mosaic = OverviewMosaic(key, storage.gdal_path(key), format_version, zoom)
+        mosaics.publish(connection, collection, mosaic, changes, [frame.order for frame in result.left_out])
+        if is_complete:
+            mosaics.update_state(connection, collection, revision=state.revision, attempts=0)
+        else:
+            mosaics.update_state(connection, collection, attempts=state.attempts + 1)
+    _delete_other_versions(archive, collection, kept=(key, state.key))
+    return _UploadedMosaic(result, key, zoom, size)
 
 
-def _format_version(now: State) -> str:
-    return f"{PAINTING_VERSION}-{now.bands}"
+def _format_version(state: MosaicState) -> str:
+    return f"{PAINTING_VERSION}-{state.bands}"
 
 
-def _note_outcome(connection: Connection, of: Collection, now: State, *, complete: bool) -> None:
-    if complete:
-        mosaics.note(connection, of, revision=now.revision, attempts=0)
-    else:
-        mosaics.note(connection, of, attempts=now.attempts + 1)
-
-
-def _fetched(archive: Archive, key: str | None, path: Path) -> Path | None:
+def _download(archive: Archive, key: str | None, path: Path) -> Path | None:
+    """`path` with the object's content; None if `key` is None or the object does not exist."""
     if key is None:
         return None
     try:
@@ -159,19 +158,19 @@ def _fetched(archive: Archive, key: str | None, path: Path) -> Path | None:
     return path
 
 
-def _remove_others(archive: Archive, of: Collection, kept: tuple[str | None, ...]) -> None:
-    """Remove mosaics but those kept. The one just replaced is kept until the next: some worker may be reading it."""
-    prefix, suffix = of.overview_mosaic_key("*").split("*")
-    for found in list(archive.storage.level(prefix.rpartition("/")[0] + "/")):
-        key = found if isinstance(found, str) else found.key
+def _delete_other_versions(archive: Archive, collection: Collection, kept: tuple[str | None, ...]) -> None:
+    """Delete mosaics other than `kept`. The previous version is kept too, because map workers may still be reading it."""
+    prefix, suffix = collection.overview_mosaic_key("*").split("*")
+    for entry in list(archive.storage.list_level(prefix.rpartition("/")[0] + "/")):
+        key = entry if isinstance(entry, str) else entry.key
         if key.startswith(prefix) and key.endswith(suffix) and key not in kept:
             archive.storage.delete(key)
 
 
 def _gdal_options(settings: Settings) -> dict[str, str]:
-    """Where a bucket on S3 is; credentials GDAL finds as boto3 does."""
+    """GDAL options for the bucket's server and region. GDAL finds credentials as boto3 does."""
     region = {"AWS_REGION": settings.s3_region} if settings.s3_region else {}
-    return region | s3_server_options(settings)
+    return region | gdal_s3_options(settings)
 
 
 def _digest(path: Path) -> str:
@@ -179,27 +178,29 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def _told(archive: Archive, of: Collection, built: _Built, started: float) -> dg.MaterializeResult[None]:
-    made = built.made
-    faults = {"left_out": "\n".join(f"{frame.path}: {why}" for frame, why in made.left_out.items())} if made.left_out else {}
+def _build_result(
+    archive: Archive, collection: Collection, mosaic: _UploadedMosaic, started: float
+) -> dg.MaterializeResult[None]:
+    result = mosaic.result
+    reasons = "\n".join(f"{frame.path}: {reason}" for frame, reason in result.left_out.items())
     return _result(
-        of,
-        key=built.key,
-        link=dg.MetadataValue.url(f"{archive.settings.public_url}/{built.key}"),
-        metres_a_pixel=round(resolution(built.zoom), 3),
-        bytes=built.size,
-        frames_read=len(made.frames),
-        frames_left_out=len(made.left_out),
-        tiles_painted=made.tiles_painted,
-        tiles_kept=made.tiles_kept,
-        seconds=_since(started),
-        **faults,
+        collection,
+        key=mosaic.key,
+        link=dg.MetadataValue.url(f"{archive.settings.public_url}/{mosaic.key}"),
+        meters_per_pixel=round(zoom_resolution(mosaic.zoom), 3),
+        bytes=mosaic.size,
+        frames_read=len(result.frames),
+        frames_left_out=len(result.left_out),
+        tiles_painted=result.tiles_painted,
+        tiles_kept=result.tiles_kept,
+        seconds=_seconds_since(started),
+        **({"left_out": reasons} if reasons else {}),
     )
 
 
-def _since(started: float) -> float:
+def _seconds_since(started: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def _result(of: Collection, **told: Any) -> dg.MaterializeResult[None]:
-    return dg.MaterializeResult(metadata={"collection": of.name, **told})
+def _result(collection: Collection, **metadata: Any) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(metadata={"collection": collection.name, **metadata})

@@ -1,12 +1,11 @@
-"""What a frame's materialisation says of its making, in the tags by which the Dagster UI tells which partitions are out of date.
+"""Code version and data version tags of frame materializations, from which Dagster computes which partitions are stale.
 
-A frame is stale in the Dagster UI when its code version is not the one in force (a profile was changed) or an input has got another data
-version since (a new scan was dropped). Events that an operation yields itself bear such tags only if it writes them: here, and
-nowhere else.
+Dagster considers a frame stale when the asset's code version has changed (a profile was edited) or an input has a new data
+version (a new scan was dropped). Dagster adds these tags only to events that it creates, so ours get them here.
 
-The code version of an asset is one for all its partitions, and each band has a profile of its own: it names both. So after a
-change of one band's profile the Dagster UI calls frames of the other band stale as well; `ls4 status` and `ls4 rematerialize --stale`,
-which go by the profile that each frame was made with, do not (ls4_assets/db/stale.py).
+An asset has one code version for all partitions, but each film type has its own profile, so the code version contains both. After
+one profile changes, the Dagster UI also marks the frames of the other film type as stale. `ls4 status` and
+`ls4 rematerialize --stale` compare each frame's own profile and do not (ls4_assets/db/stale.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +24,12 @@ from dagster._core.definitions.data_version import (
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
 from ls4_assets.domain.names import FILM_TYPES, STEPS, Step
-from ls4_assets.processing.tasks import Outcome
+from ls4_assets.processing.tasks import FrameOutcome
 from ls4_assets.settings import Profiles
 
 
 def code_version(profiles: Profiles, step: Step) -> str:
-    """Of an asset: the profiles of both bands, as far as they matter to the step."""
+    """Code version of a step's asset: the hashes of both film types' profiles for that step."""
     return "-".join(f"{film_type}.{profiles[film_type].hash(step)}" for film_type in FILM_TYPES)
 
 
@@ -40,36 +39,40 @@ def data_version(product: Product) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Of what one run makes: `steps`, under these profiles, out of events up to `seen` in Dagster's log."""
+    """Tags of what one run materializes.
+
+    steps: the selected steps. last_event_id: the newest event in Dagster's log when the run started.
+    """
 
     profiles: Profiles
     steps: Sequence[Step]
-    seen: int | None
+    last_event_id: int | None
 
     @classmethod
-    def of_run(cls, context: dg.AssetExecutionContext, profiles: Profiles, steps: Sequence[Step]) -> "Provenance":
-        """Read how far Dagster's log has come, once a run: an event each would cost a connection a frame."""
+    def from_run(cls, context: dg.AssetExecutionContext, profiles: Profiles, steps: Sequence[Step]) -> "Provenance":
+        """Provenance with the newest event ID, read once per run because a lookup per frame would cost a connection each."""
         return cls(profiles, steps, context.instance.event_log_storage.get_maximum_record_id())
 
-    def tags(self, outcome: Outcome, step: Step) -> dict[str, str]:
-        """Of the materialisation of one step of a frame."""
+    def tags(self, outcome: FrameOutcome, step: Step) -> dict[str, str]:
+        """Tags of the materialization of one step of a frame."""
         products: Mapping[Step, Product] = outcome.products or {}
         tags = {
             DATA_VERSION_TAG: data_version(products[step]),
             DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
             CODE_VERSION_TAG: code_version(self.profiles, step),
         }
-        shard, place = outcome.frame.collection.shard, STEPS.index(step)
-        if place == 0:
-            return tags | _input(keys.georef(shard), outcome.source.version if outcome.source else "", self.seen)
-        before = STEPS[place - 1]
-        if before not in products:
+        shard, position = outcome.frame.collection.shard, STEPS.index(step)
+        if position == 0:
+            source_version = outcome.source.version if outcome.source else ""
+            return tags | _input_tags(keys.georef(shard), source_version, self.last_event_id)
+        previous = STEPS[position - 1]
+        if previous not in products:
             return tags
-        # What this very run makes has no number in the log yet. It has no other input than this run's own.
-        seen = None if before in self.steps else self.seen
-        return tags | _input(keys.product(shard, before), data_version(products[before]), seen)
+        # The event of an input that this run materializes has no ID yet.
+        event_id = None if previous in self.steps else self.last_event_id
+        return tags | _input_tags(keys.product(shard, previous), data_version(products[previous]), event_id)
 
 
-def _input(asset: dg.AssetKey, version: str, seen: int | None) -> dict[str, str]:
-    pointer = NULL_EVENT_POINTER if seen is None else str(seen)
+def _input_tags(asset: dg.AssetKey, version: str, event_id: int | None) -> dict[str, str]:
+    pointer = NULL_EVENT_POINTER if event_id is None else str(event_id)
     return {get_input_data_version_tag(asset): version, get_input_event_pointer_tag(asset): pointer}

@@ -1,1 +1,4 @@
-"""What Postgres holds: the truth about sources and frames, and each collection's tile index."""
+"""The index database: tables, migrations and the queries that belong to one table.
+
+Queries that join tables for one purpose are with their caller (ingest, publishing, operations, notifications).
+"""

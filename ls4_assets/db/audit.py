@@ -1,124 +1,135 @@
-"""Do the numbers agree? What was dropped, what was made, what the index shows and what lies in the bucket, counted each on its
-own."""
+"""Consistency counts: dropped tifs, frames, rows of the tile index and COGs in the bucket, each counted independently.
+
+`operations/reconcile` compares the same things object by object and repairs them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from ls4_assets.db import tile_index as index
-from ls4_assets.db.schema import LIVE, WAITING, SourceState, collection, frame, source, tile_index
+from ls4_assets.db import schema, tile_index
+from ls4_assets.db.schema import LIVE_STATES, PENDING_STATES, SourceState
 from ls4_assets.db.stale import count_stale
 from ls4_assets.domain.names import FILM_TYPES, STEPS, Collection, Frame
 from ls4_assets.settings import Profiles
 from resources.storage import Storage, StoredObject
 
-# A collection with more COGs than this is counted in Postgres alone, so that a rebuild costs the same whatever its size; the
-# nightly reconciliation compares them all with the bucket.
-LISTED = 2_000
-_NAMED = 3
-_MADE = (frame.c.profile.is_not(None), ~frame.c.deleted)
+# A larger collection is counted in Postgres only, so that listing its COGs does not slow down every rebuild. The nightly
+# reconciliation compares all COGs with the bucket.
+_MAX_LISTED_COGS = 2_000
+_MAX_NAMES = 3
+_HAS_COG = (schema.frame.c.profile.is_not(None), ~schema.frame.c.deleted)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """`counts` by what was counted; `wrong`, one phrase each."""
+    """`counts` by what was counted; `errors`, one phrase for each mismatch."""
 
     counts: Mapping[str, int]
-    wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
-def audit_collection(connection: Connection, storage: Storage, of: Collection) -> Audit:
-    """Rows of the index, frames, COGs and dropped tifs of one collection. Frames whose change the index is yet to show are left
-    out, and so are rows that were taken over with a COG of which ls4 cannot have a frame."""
-    shown = (*_MADE, frame.c.collection == of.name, frame.c.revision == frame.c.indexed_revision)
-    legacy = set(index.legacy_keys(connection, of))
-    there = connection.scalar(select(func.count()).select_from(tile_index(of))) if index.exists(connection, of) else 0
-    rows = (there or 0) - len(legacy)
-    cogs = connection.scalar(select(func.count()).select_from(frame).where(*shown)) or 0
-    states = _states(connection, of)
-    row_of = select(frame.c.id).where(frame.c.id == source.c.frame).exists()
-    unmade = connection.scalar(
+def audit_collection(connection: Connection, storage: Storage, collection: Collection) -> Audit:
+    """Count the index rows, frames, COGs and dropped tifs of a collection.
+
+    Frames that are not indexed yet do not count, and neither do rows adopted with a COG for which ls4 cannot have a frame.
+    """
+    frame, source = schema.frame.c, schema.source.c
+    indexed = (*_HAS_COG, frame.collection == collection.name, frame.revision == frame.indexed_revision)
+    legacy = set(tile_index.list_legacy_keys(connection, collection))
+    has_table = tile_index.has_table(connection, collection)
+    total = connection.scalar(select(func.count()).select_from(schema.tile_index(collection))) if has_table else 0
+    rows = (total or 0) - len(legacy)
+    frames = connection.scalar(select(func.count()).select_from(schema.frame).where(*indexed)) or 0
+    states = _count_states(connection, collection)
+    has_frame = select(frame.id).where(frame.id == source.frame).exists()
+    without_frame = connection.scalar(
         select(func.count())
-        .select_from(source)
-        .where(source.c.collection == of.name, source.c.state == SourceState.DONE, ~row_of)
+        .select_from(schema.source)
+        .where(source.collection == collection.name, source.state == SourceState.DONE, ~has_frame)
     )
-    pending = connection.scalar(
-        select(func.count()).where(frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
+    unindexed = connection.scalar(
+        select(func.count()).where(frame.collection == collection.name, frame.revision != frame.indexed_revision)
     )
     counts = {
         "dropped": sum(states.values()),
         "done": states.get(SourceState.DONE, 0),
         "failed": states.get(SourceState.FAILED, 0),
-        "waiting": sum(states.get(state, 0) for state in WAITING),
-        "frames": cogs,
+        "waiting": sum(states.get(state, 0) for state in PENDING_STATES),
+        "frames": frames,
         "rows": rows,
         "legacy_rows": len(legacy),
     }
-    wrong = [] if pending or rows == cogs else [f"the index has {rows} rows and {cogs} frames are made"]
-    if unmade:
-        wrong.append(f"{unmade} tifs count as done and have no frame")
-    if cogs <= LISTED:
-        # Before and after the listing, as each is to be a part of what comes later.
-        public = _cog_keys(connection, *shown, frame.c.public_version.is_not(None))
-        lying = _cogs(storage, of)
-        counts["cogs"] = len(lying)
-        if missing := sorted(public - lying):
-            wrong.append(f"{len(missing)} COGs are not in the bucket: {', '.join(missing[:_NAMED])}")
-        if strange := sorted(lying - _cog_keys(connection, frame.c.collection == of.name) - legacy):
-            wrong.append(f"{len(strange)} COGs in the bucket are no frame's: {', '.join(strange[:_NAMED])}")
-    return Audit(counts, wrong)
+    errors = [] if unindexed or rows == frames else [f"the tile index has {rows} rows for {frames} frames"]
+    if without_frame:
+        errors.append(f"{without_frame} tifs are done but have no frame")
+    if frames <= _MAX_LISTED_COGS:
+        # The order matters while frames are added: published keys, then the listing, then all keys are each a superset.
+        published = _load_cog_keys(connection, *indexed, frame.public_version.is_not(None))
+        stored = _list_cogs(storage, collection)
+        counts["cogs"] = len(stored)
+        if missing := sorted(published - stored):
+            errors.append(f"{len(missing)} COGs are missing in the bucket: {', '.join(missing[:_MAX_NAMES])}")
+        if unknown := sorted(stored - _load_cog_keys(connection, frame.collection == collection.name) - legacy):
+            errors.append(f"{len(unknown)} COGs in the bucket have no frame: {', '.join(unknown[:_MAX_NAMES])}")
+    return Audit(counts, errors)
 
 
 def audit_archive(connection: Connection, profiles: Profiles) -> Audit:
-    """The same for all collections together, from Postgres alone."""
-    states = dict(connection.execute(select(source.c.state, func.count()).group_by(source.c.state)).tuples().all())
-    made = connection.scalar(select(func.count()).where(*_MADE)) or 0
-    pending = connection.scalar(select(func.count()).where((frame.c.revision != frame.c.indexed_revision) | frame.c.deleted)) or 0
-    there, maps = connection.execute(
-        select(func.coalesce(func.sum(collection.c.frames), 0), func.count(collection.c.published_at))
+    """Count all collections together, in Postgres only."""
+    frame, source, collection = schema.frame.c, schema.source.c, schema.collection.c
+    states = dict(connection.execute(select(source.state, func.count()).group_by(source.state)).tuples().all())
+    frames = connection.scalar(select(func.count()).where(*_HAS_COG)) or 0
+    unindexed = connection.scalar(select(func.count()).where((frame.revision != frame.indexed_revision) | frame.deleted)) or 0
+    total, maps = connection.execute(
+        select(func.coalesce(func.sum(collection.frames), 0), func.count(collection.published_at))
     ).one()
-    legacy = _legacy_rows(connection)
-    rows = int(there) - legacy
+    legacy = _count_legacy_rows(connection)
+    rows = int(total) - legacy
     counts = {
-        "dropped": sum(states.get(state, 0) for state in LIVE),
+        "dropped": sum(states.get(state, 0) for state in LIVE_STATES),
         "done": states.get(SourceState.DONE, 0),
         "failed": states.get(SourceState.FAILED, 0),
-        "waiting": sum(states.get(state, 0) for state in WAITING),
+        "waiting": sum(states.get(state, 0) for state in PENDING_STATES),
         "rejected": states.get(SourceState.REJECTED, 0),
-        "frames": made,
+        "frames": frames,
         "rows": rows,
         "legacy_rows": legacy,
         "maps": maps,
         "stale": sum(count_stale(connection, profiles).values()),
     }
-    wrong = [] if pending or made == rows else [f"the indexes have {rows} rows in all and {made} frames are made"]
-    without = (collection.c.frames > 0, collection.c.published_at.is_(None), collection.c.attempts > 1)
-    if unmapped := list(connection.scalars(select(collection.c.name).where(*without).limit(_NAMED))):
-        wrong.append(f"no map can be made of {', '.join(unmapped)}")
-    return Audit(counts, wrong)
+    errors = [] if unindexed or frames == rows else [f"the tile indexes have {rows} rows in total for {frames} frames"]
+    is_unmapped = (collection.frames > 0, collection.published_at.is_(None), collection.attempts > 1)
+    if unmapped := list(connection.scalars(select(collection.name).where(*is_unmapped).limit(_MAX_NAMES))):
+        errors.append(f"no map can be built for {', '.join(unmapped)}")
+    return Audit(counts, errors)
 
 
-def _legacy_rows(connection: Connection) -> int:
-    """Only the tables are read that have more rows than frames are made: few of thousands."""
-    made = select(frame.c.collection, func.count().label("frames")).where(*_MADE).group_by(frame.c.collection).subquery()
-    joined = collection.outerjoin(made, made.c.collection == collection.c.name)
-    more = collection.c.frames > func.coalesce(made.c.frames, 0)
-    longer = connection.execute(select(collection.c.shard, collection.c.partition).select_from(joined).where(more)).all()
-    return sum(len(index.legacy_keys(connection, Collection.from_partition(*row))) for row in longer)
+def _count_legacy_rows(connection: Connection) -> int:
+    """Reads only the tile indexes with more rows than frames: a few of thousands."""
+    collection = schema.collection.c
+    query = select(schema.frame.c.collection, func.count().label("frames")).where(*_HAS_COG)
+    made = query.group_by(schema.frame.c.collection).subquery()
+    joined = schema.collection.outerjoin(made, made.c.collection == collection.name)
+    has_more_rows = collection.frames > func.coalesce(made.c.frames, 0)
+    rows = connection.execute(select(collection.shard, collection.partition).select_from(joined).where(has_more_rows)).all()
+    return sum(len(tile_index.list_legacy_keys(connection, Collection.from_partition(*row))) for row in rows)
 
 
-def _states(connection: Connection, of: Collection) -> dict[str, int]:
-    mine = (source.c.collection == of.name, source.c.state.in_(LIVE))
-    return dict(connection.execute(select(source.c.state, func.count()).where(*mine).group_by(source.c.state)).tuples().all())
+def _count_states(connection: Connection, collection: Collection) -> dict[str, int]:
+    source = schema.source.c
+    query = select(source.state, func.count()).where(source.collection == collection.name, source.state.in_(LIVE_STATES))
+    return dict(connection.execute(query.group_by(source.state)).tuples().all())
 
 
-def _cog_keys(connection: Connection, *which: ColumnElement[bool]) -> set[str]:
-    """Public keys of the COGs of these frames."""
-    return {Frame.from_id(id_).cog_key for id_ in connection.scalars(select(frame.c.id).where(*which))}
+def _load_cog_keys(connection: Connection, *conditions: ColumnElement[bool]) -> set[str]:
+    """Returns the public COG keys of the selected frames."""
+    return {Frame.from_id(frame_id).cog_key for frame_id in connection.scalars(select(schema.frame.c.id).where(*conditions))}
 
 
-def _cogs(storage: Storage, of: Collection) -> set[str]:
-    """Keys of the COGs under both bands; what else lies there is not counted."""
-    found = (item for band in FILM_TYPES for item in storage.level(f"{of.folder(band)}/{STEPS[-1]}/"))
+def _list_cogs(storage: Storage, collection: Collection) -> set[str]:
+    """Returns the keys of the COGs of both film types in the bucket."""
+    folders = (f"{collection.folder(film_type)}/{STEPS[-1]}/" for film_type in FILM_TYPES)
+    found = (item for folder in folders for item in storage.list_level(folder))
     return {item.key for item in found if isinstance(item, StoredObject) and item.key.endswith(".tif")}

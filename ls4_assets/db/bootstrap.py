@@ -1,10 +1,10 @@
-"""What a database administrator does once (`ls4 db init`): roles, databases, PostGIS and grants. Idempotent, and prints nothing.
+"""The setup of a PostgreSQL server by its administrator (`ls4 db init`): roles, databases, PostGIS and grants. Idempotent.
 
-Three roles: `dagster` owns the Dagster database; `ls4` (the pipeline) owns the index and may create its tables; `mapserver`
-may only SELECT the tile indexes. Passwords are set anew at each call, so a rotated secret needs no more than a re-run.
+Three roles: `dagster` owns the Dagster database; `ls4` (the pipeline) owns the index database and creates its tables;
+`mapserver` may only SELECT from the tile indexes. Each call sets the passwords, so a rotated secret only needs a second call.
 
-The administrator need not be a superuser, and none is on RDS: it becomes a member of the two owners. PostGIS's own tables,
-`spatial_ref_sys` among them, stay whose they are, and are only read.
+The administrator need not be a superuser (on RDS nobody is): it becomes a member of the two owners. The tables of PostGIS, such
+as `spatial_ref_sys`, keep their owner and are only read. The tables of ls4 are created by `migrate.py`.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ OWNED_DATABASES = ("dagster", "ls4")
 
 
 def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> Upgrade:
-    """Make a PostgreSQL server ready. `admin_url` is a superuser's (or an rds_superuser's); `passwords` has one per role.
+    """Set up a PostgreSQL server. `admin_url` is of a superuser or rds_superuser; `passwords` has one per role.
 
-    Raises ConfigurationError where the administrator may not do that, or the database is a newer version's.
+    Raises ConfigurationError when the administrator lacks a privilege, or a newer version of ls4 upgraded the database.
     """
     url = make_url(admin_url)
     with _autocommit(url) as server:
@@ -40,12 +40,12 @@ def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> Upgrade:
         index.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
         index.execute(text("GRANT CREATE, USAGE ON SCHEMA public TO ls4"))
         index.execute(text("GRANT USAGE ON SCHEMA public TO mapserver"))
-        # A second line of defence, behind the rights that the role does not have.
+        # A second line of defense: the role has no write privileges either.
         index.execute(text("ALTER ROLE mapserver SET default_transaction_read_only = on"))
-        # Every tile index that the pipeline will ever make is readable by the map server from its first moment.
+        # The map server can read each tile index as soon as the pipeline creates it.
         index.execute(text("ALTER DEFAULT PRIVILEGES FOR ROLE ls4 IN SCHEMA public GRANT SELECT ON TABLES TO mapserver"))
     with create_engine(index_url, poolclass=NullPool).begin() as index:
-        # As the pipeline's role, which thereby owns its tables and may alter them later.
+        # The pipeline's role must own its tables to alter them later.
         index.execute(text("SET LOCAL ROLE ls4"))
         return upgrade(index)
 
@@ -57,14 +57,14 @@ def _autocommit(url: URL) -> Connection:
 def _ensure_role(server: Connection, role: str, password: str) -> None:
     exists = server.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role})
     verb = "ALTER" if exists else "CREATE"
-    # Utility statements take no parameters and may be logged: the server is told the SCRAM verifier, never the password.
+    # Utility statements take no parameters and may be logged, so the server gets the SCRAM verifier and never the password.
     driver = server.connection.driver_connection
     verifier = encrypt_password(password, role, scope=driver, algorithm="scram-sha-256")
     server.exec_driver_sql(f"{verb} ROLE {role} LOGIN PASSWORD '{verifier}'")
 
 
 def _join_owners(server: Connection) -> None:
-    """Only a member may make a database for an owner, and act as it."""
+    """Make the administrator a member of the owners: only a member can create a database for a role, or act as it."""
     if not server.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
         server.execute(text(f"GRANT {', '.join(OWNED_DATABASES)} TO CURRENT_USER"))
 
@@ -82,11 +82,11 @@ def _ensure_postgis(index: Connection) -> None:
     except DBAPIError as error:
         reason = str(error.orig).partition("\n")[0]
         raise ConfigurationError(
-            f"PostGIS cannot be made in the database ls4 ({reason}); install it on the server, or let its superuser run "
-            "CREATE EXTENSION postgis in that database, then start this again."
+            f"The extension PostGIS cannot be created in the database ls4 ({reason}); install it on the server, or have a "
+            "superuser run CREATE EXTENSION postgis in that database, then run this command again."
         ) from None
     for name in ("spatial_ref_sys", "geometry_columns"):
         for role in ("ls4", "mapserver"):
-            # PostGIS lets everybody read them; somebody else's table may not even be granted once more.
+            # PostGIS grants SELECT to PUBLIC. A role cannot grant on a table that it does not own.
             if not index.scalar(text("SELECT has_table_privilege(:role, :name, 'SELECT')"), {"role": role, "name": name}):
                 index.execute(text(f"GRANT SELECT ON {name} TO {role}"))

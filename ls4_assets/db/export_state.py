@@ -1,4 +1,7 @@
-"""What the database knows of exports: which index each collection's show, and which collections the statewide files do."""
+"""The state of each collection's exports and of the statewide files.
+
+The exports themselves are written by `publishing/exports.py` and `publishing/statewide.py`.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,21 +10,22 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, exists, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
-from ls4_assets.db.chunks import chunks
-from ls4_assets.db.schema import SourceState, collection, export_state, frame, source, statewide_build
+from ls4_assets.db import schema
+from ls4_assets.db.schema import SourceState, export_state, statewide_build
+from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection, Frame
 
 STATEWIDE = "compiled_historical_indexes"
-# Nothing is compiled oftener than this, nor while frames are being made oftener than that; and compiling takes up at most one
-# tenth of the time.
-_SHORTEST_GAP = timedelta(seconds=60)
+# Time between two statewide builds: at least the minimum, at least the busy gap while frames are processed, and at least ten
+# times the duration of the last build, so that building takes at most a tenth of the time.
+_MIN_GAP = timedelta(seconds=60)
 _BUSY_GAP = timedelta(minutes=15)
-_SHARE = 10
+_GAP_PER_DURATION = 10
 
 
 @dataclass(frozen=True)
-class State:
-    """`revision`: of the index as it is; `format_version`: of the items that are there; `published`: some exports are."""
+class ExportState:
+    """`revision`: of the current tile index; `format_version`: of the existing items; `published`: exports exist."""
 
     revision: int
     format_version: str | None
@@ -29,41 +33,44 @@ class State:
     withdrawn: bool
 
 
-def state(connection: Connection, of: Collection) -> State | None:
-    """Where a collection's exports stand; makes their row. None when there is no such collection."""
-    row = connection.execute(select(collection).where(collection.c.name == of.name)).first()
+def load_state(connection: Connection, collection: Collection) -> ExportState | None:
+    """Returns the state of a collection's exports, after creating their row. None when the collection does not exist."""
+    row = connection.execute(select(schema.collection).where(schema.collection.c.name == collection.name)).first()
     if row is None:
         return None
-    connection.execute(insert(export_state).values(collection=of.name).on_conflict_do_nothing())
-    now = connection.execute(select(export_state).where(export_state.c.collection == of.name)).one()
-    return State(row.index_revision, now.format_version, now.frames > 0, row.withdrawn_at is not None)
+    connection.execute(insert(export_state).values(collection=collection.name).on_conflict_do_nothing())
+    exports = connection.execute(select(export_state).where(export_state.c.collection == collection.name)).one()
+    return ExportState(row.index_revision, exports.format_version, exports.frames > 0, row.withdrawn_at is not None)
 
 
-def note(connection: Connection, of: Collection, **values: object) -> None:
-    connection.execute(update(export_state).where(export_state.c.collection == of.name).values(values))
+def update_state(connection: Connection, collection: Collection, **values: object) -> None:
+    """Set columns of the collection's row."""
+    connection.execute(update(export_state).where(export_state.c.collection == collection.name).values(values))
 
 
-def forget(connection: Connection, of: Collection) -> None:
-    """Nothing is left of the exports of a collection that was withdrawn."""
-    connection.execute(delete(export_state).where(export_state.c.collection == of.name))
+def delete_state(connection: Connection, collection: Collection) -> None:
+    """Delete the row of a withdrawn collection, whose exports are deleted."""
+    connection.execute(delete(export_state).where(export_state.c.collection == collection.name))
 
 
-def note_items(connection: Connection, written: Iterable[tuple[Frame, int]]) -> None:
-    """Frames whose items show these revisions; one that was changed meanwhile is written again."""
-    for some in chunks(((of.id, revision) for of, revision in written), 1000):
-        same = tuple_(frame.c.id, frame.c.revision).in_(some)
-        connection.execute(update(frame).where(same).values(exported_revision=frame.c.revision))
+def record_exported_items(connection: Connection, items: Iterable[tuple[Frame, int]]) -> None:
+    """Record frames and the revisions in their STAC items. A frame with a newer revision stays due."""
+    columns = schema.frame.c
+    for chunk in chunks(((frame.id, revision) for frame, revision in items), 1000):
+        same = tuple_(columns.id, columns.revision).in_(chunk)
+        connection.execute(update(schema.frame).where(same).values(exported_revision=columns.revision))
 
 
-def exported(connection: Connection) -> list[Collection]:
-    """Collections that have exports, sorted by name."""
-    joined = collection.join(export_state, export_state.c.collection == collection.c.name)
-    chosen = select(collection.c.shard, collection.c.partition).select_from(joined).where(export_state.c.frames > 0)
-    return [Collection.from_partition(row.shard, row.partition) for row in connection.execute(chosen.order_by(collection.c.name))]
+def list_exported(connection: Connection) -> list[Collection]:
+    """Returns the collections with exports, sorted by name."""
+    columns = schema.collection.c
+    joined = schema.collection.join(export_state, export_state.c.collection == columns.name)
+    query = select(columns.shard, columns.partition).select_from(joined).where(export_state.c.frames > 0).order_by(columns.name)
+    return [Collection.from_partition(row.shard, row.partition) for row in connection.execute(query)]
 
 
-def digest(connection: Connection) -> str:
-    """Of what statewide files would show now: it differs whenever the exports of any collection do."""
+def compute_inputs_digest(connection: Connection) -> str:
+    """Returns a digest of all exports, the inputs of the statewide files. It changes with the exports of any collection."""
     each = func.concat_ws(" ", export_state.c.collection, export_state.c.revision, export_state.c.format_version)
     joined = func.md5(func.string_agg(each, aggregate_order_by(literal(","), export_state.c.collection)))
     return connection.scalar(select(joined).where(export_state.c.frames > 0)) or ""
@@ -71,7 +78,7 @@ def digest(connection: Connection) -> str:
 
 @dataclass(frozen=True)
 class StatewideBuild:
-    """Where the statewide files stand. `changed`: they do not show what they would show now; `busy`: frames are being made."""
+    """The last build of the statewide files. `changed`: the inputs have changed since; `busy`: frames are being processed."""
 
     changed: bool
     busy: bool
@@ -81,37 +88,39 @@ class StatewideBuild:
     attempts: int
 
     def waits_until(self) -> datetime | None:
-        """When they may be compiled; None: at once."""
+        """Returns the earliest time of the next build; None: at once."""
         if self.attempts and self.started_at:
-            # It failed, or its run died: ever more seldom, up to the gap of a busy archive.
-            return self.started_at + min(_SHORTEST_GAP * int(2 ** min(self.attempts, 10)), _BUSY_GAP)
+            # The last build failed or crashed: exponential backoff, up to the gap of a busy archive.
+            return self.started_at + min(_MIN_GAP * int(2 ** min(self.attempts, 10)), _BUSY_GAP)
         if self.compiled_at is None:
             return None
-        gap = max(_SHORTEST_GAP, _SHARE * timedelta(seconds=self.seconds))
+        gap = max(_MIN_GAP, _GAP_PER_DURATION * timedelta(seconds=self.seconds))
         return self.compiled_at + max(gap, _BUSY_GAP if self.busy else gap)
 
 
-def compilation_status(connection: Connection) -> StatewideBuild:
-    """Asked at every tick of a sensor: two thousand rows, and what partial indexes answer."""
+def load_statewide_build(connection: Connection) -> StatewideBuild:
+    """Returns the last build. A sensor calls this every tick: it reads one row per collection and partial indexes."""
     row = connection.execute(select(statewide_build).where(statewide_build.c.name == STATEWIDE)).first()
-    waiting = (exists().where(source.c.state == state) for state in (SourceState.QUEUED, SourceState.REQUESTED))
-    behind = exists().where(
-        collection.c.name == export_state.c.collection, collection.c.index_revision != export_state.c.revision
+    source, collection = schema.source.c, schema.collection.c
+    has_pending = (exists().where(source.state == state) for state in (SourceState.QUEUED, SourceState.REQUESTED))
+    has_due_exports = exists().where(
+        collection.name == export_state.c.collection, collection.index_revision != export_state.c.revision
     )
-    busy = bool(connection.scalar(select(or_(*waiting, behind))))
-    now = digest(connection)
+    busy = bool(connection.scalar(select(or_(*has_pending, has_due_exports))))
+    digest = compute_inputs_digest(connection)
     if row is None:
-        return StatewideBuild(changed=now != "", busy=busy, seconds=0, started_at=None, compiled_at=None, attempts=0)
-    return StatewideBuild(row.inputs_digest != now, busy, row.seconds, row.started_at, row.compiled_at, row.attempts)
+        return StatewideBuild(changed=digest != "", busy=busy, seconds=0, started_at=None, compiled_at=None, attempts=0)
+    return StatewideBuild(row.inputs_digest != digest, busy, row.seconds, row.started_at, row.compiled_at, row.attempts)
 
 
 def begin_statewide_build(connection: Connection) -> None:
-    begun = insert(statewide_build).values(name=STATEWIDE, attempts=1, started_at=func.now())
+    """Record the start of a build and count the attempt."""
+    statement = insert(statewide_build).values(name=STATEWIDE, attempts=1, started_at=func.now())
     again = {"attempts": statewide_build.c.attempts + 1, "started_at": func.now()}
-    connection.execute(begun.on_conflict_do_update(index_elements=["name"], set_=again))
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=again))
 
 
 def end_statewide_build(connection: Connection, inputs_digest: str, seconds: float) -> None:
-    """The files show what the collections' exports were when it began."""
+    """Record a successful build. `inputs_digest` is from its start; `seconds` is its duration."""
     values = {"inputs_digest": inputs_digest, "seconds": seconds, "compiled_at": func.now(), "attempts": 0}
     connection.execute(update(statewide_build).where(statewide_build.c.name == STATEWIDE).values(values))

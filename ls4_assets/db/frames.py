@@ -1,6 +1,7 @@
-"""The frame table: what was made of each frame, and the only place that writes it.
+"""Reads and writes of the frame table, and of the state of the source that a frame is made from.
 
-A frame's row always tells of its last good version: a later version that fails leaves it, and the map, as they were.
+A frame's row describes its last valid version: a later version that fails changes neither the row nor the map. Sources that a
+scan finds are in `ingest/sources.py`, batches in `ingest/batches.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,21 @@ from geoalchemy2.elements import WKBElement
 from sqlalchemy import ColumnElement, Connection, Engine, Integer, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.db.schema import WEB_MERCATOR, SourceState, frame, source
+from ls4_assets.db import schema
+from ls4_assets.db.schema import WEB_MERCATOR, SourceState
 from ls4_assets.domain.names import Frame, Step
 from resources.locks import lock_until_commit
 
 ADOPTED = "adopted"
-"""Stands where a product's profile and run stand otherwise: the COG was there before ls4."""
+"""Replaces the profile hash and the run id of an adopted COG, which existed before ls4."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """One object made of a frame. `content` is the source's hash, `profile` that of the options, `made_by` the root run.
+    """One product object of a frame. `size` is in bytes.
 
-    `sha256`: of the object itself, for those who download it; known of COGs that ls4 made.
+    `content` is the hash of the source, `profile` the hash of the options and `made_by` the id of the root run. `sha256` is the
+    checksum of the object for downloads; None for adopted COGs.
     """
 
     content: str
@@ -36,11 +39,11 @@ class Product:
     sha256: str | None = None
 
 
-class Facts(TypedDict, total=False):
-    """What is known of a frame: the first two since its deflate tif was made, the others since its COG was.
+class FrameFacts(TypedDict, total=False):
+    """Measurements of a frame: the first two of its deflate tif, the others of its COG.
 
-    `valid_share` is 0 to 1; the footprint is WKB of a MultiPolygon in EPSG:3857; width, height and transform (the six numbers
-    of an affine transform, as rasterio orders them) are the COG's.
+    `valid_share` is 0 to 1; `width` and `height` are in pixels; `transform` has the six numbers of an affine transform in
+    rasterio order; `footprint` is WKB of a MultiPolygon in EPSG:3857.
     """
 
     source_crs: str
@@ -53,12 +56,12 @@ class Facts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """The frame's row, as far as processing asks for it."""
+    """The columns of a frame's row that processing reads."""
 
     source_version: str
     content_hash: str
     products: Mapping[Step, Product]
-    facts: Facts
+    facts: FrameFacts
     served_key: str | None
     deleted: bool
     scan_file: str | None = None
@@ -66,155 +69,171 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """The tif that a frame is to be made of. `generation` counts the versions that were ever seen of the frame,
-    however its key was spelled."""
+    """The tif to make a frame from. `version_count` is the number of versions seen of the frame, under any spelling of its
+    key."""
 
     key: str
     version: str
     size: int
     sidecars: tuple[str, ...]
-    generation: int
+    version_count: int
 
 
-def source_of(connection: Connection, of: Frame) -> SourceRecord | None:
-    """The live source of a frame; None when it is gone. Of two, as when x.TIF became x.tif, the one that was not missed."""
-    there_first = (source.c.missing_since.is_not(None), source.c.key)
-    rows = connection.execute(select(source).where(source.c.frame == of.id).order_by(*there_first)).all()
+def load_source(connection: Connection, frame: Frame) -> SourceRecord | None:
+    """Returns the live source of a frame, None without one. Of two (x.TIF renamed to x.tif) it is the one that is not missing."""
+    columns = schema.source.c
+    query = select(schema.source).where(columns.frame == frame.id).order_by(columns.missing_since.is_not(None), columns.key)
+    rows = connection.execute(query).all()
     row = next((row for row in rows if row.state not in (SourceState.DELETED, SourceState.REJECTED)), None)
-    seen = sum(row.generation for row in rows)
-    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), seen) if row else None
+    version_count = sum(row.version_count for row in rows)
+    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), version_count) if row else None
 
 
-def record_of(connection: Connection, of: Frame) -> FrameRecord | None:
-    row = connection.execute(select(frame).where(frame.c.id == of.id)).first()
+def load_frame(connection: Connection, frame: Frame) -> FrameRecord | None:
+    """Returns the frame's row, None without one."""
+    row = connection.execute(select(schema.frame).where(schema.frame.c.id == frame.id)).first()
     if row is None:
         return None
-    products = {step: Product(**values) for step, values in row.products.items()}
-    facts = {name: getattr(row, name) for name in Facts.__annotations__ if getattr(row, name) is not None}
+    facts = {name: getattr(row, name) for name in FrameFacts.__annotations__ if getattr(row, name) is not None}
     if isinstance(row.footprint, WKBElement):
         facts["footprint"] = bytes.fromhex(row.footprint.desc)
-    found = (row.source_version, row.content_hash, products, cast(Facts, facts), row.served_key, row.deleted, row.scan_file)
-    return FrameRecord(*found)
+    return FrameRecord(
+        source_version=row.source_version,
+        content_hash=row.content_hash,
+        products={step: Product(**values) for step, values in row.products.items()},
+        facts=cast(FrameFacts, facts),
+        served_key=row.served_key,
+        deleted=row.deleted,
+        scan_file=row.scan_file,
+    )
 
 
 def publish(
     connection: Connection,
-    of: Frame,
-    made_from: SourceRecord,
+    frame: Frame,
+    source: SourceRecord,
     content_hash: str,
     products: Mapping[Step, Product],
-    facts: Facts,
+    facts: FrameFacts,
     served_key: str | None,
     scan_file: str | None,
     complete: bool,
 ) -> None:
-    """Write the frame's row. Facts that were not found anew stay as they are. Its source is the run's to call done (`told`).
+    """Write the frame's row. Facts that are not given keep their values. The run marks the source done later (`mark_done`).
 
-    `served_key`: of the COG that the map shall read, None while there is none; where that is not the public key, the public
-    COG follows once the index has changed over (ls4_assets/publishing/public_cogs.py).
+    `served_key`: object key of the COG for the map, None without one. When it is not the public key, the public COG is replaced
+    after the next change of the tile index (ls4_assets/publishing/public_cogs.py).
 
-    `complete`: all three products are of this content and the profile in force. A person may have asked for one alone; the
-    source is then queued, and the sensor has the others made.
+    `complete`: all three products have this content and an active profile. Otherwise, as when a person materialized one asset
+    alone, the source is queued and the sensor requests the others.
     """
     values: dict[str, Any] = {
-        "shard": of.collection.shard,
-        "collection": of.collection.name,
-        "partition": of.partition,
-        "source_key": made_from.key,
-        "source_version": made_from.version,
+        "shard": frame.collection.shard,
+        "collection": frame.collection.name,
+        "partition": frame.partition,
+        "source_key": source.key,
+        "source_version": source.version,
         "content_hash": content_hash,
         "products": {step: asdict(product) for step, product in products.items()},
         "served_key": served_key,
         "scan_file": scan_file,
-        # A tif that was deleted while this was uploaded: the row tells the next rebuild what to remove.
-        "deleted": not _keep_source(connection, of, made_from, complete),
+        # When the tif was deleted during the upload, the row lists the objects that the next rebuild must remove.
+        "deleted": not _update_source(connection, frame, source, complete),
         "updated_at": func.now(),
     }
     values |= facts
-    if served_key == of.cog_key:
+    if served_key == frame.cog_key:
         values["public_version"] = products["cog"].version
     if "footprint" in facts:
         values["footprint"] = WKBElement(facts["footprint"], srid=WEB_MERCATOR)
-    row = insert(frame).values(id=of.id, **values)
-    # The index shows links, attributes and footprint of the COG: any write may have changed one of them.
-    connection.execute(row.on_conflict_do_update(index_elements=[frame.c.id], set_=values | {"revision": frame.c.revision + 1}))
+    statement = insert(schema.frame).values(id=frame.id, **values)
+    # The tile index has links, attributes and the footprint of the COG, and any write may change one of them.
+    changed = values | {"revision": schema.frame.c.revision + 1}
+    connection.execute(statement.on_conflict_do_update(index_elements=[schema.frame.c.id], set_=changed))
 
 
-def confirm(connection: Connection, of: Frame, made_from: SourceRecord, complete: bool) -> None:
-    """The same bytes came again: the products stand, and the index has nothing to show anew unless the frame was leaving."""
+def touch_unchanged(connection: Connection, frame: Frame, source: SourceRecord, complete: bool) -> None:
+    """Record a new version with the same bytes. The products stay, and the tile index is due only if the frame was deleted."""
+    columns = schema.frame.c
     values = {
-        "source_key": made_from.key,
-        "source_version": made_from.version,
-        "revision": frame.c.revision + frame.c.deleted.cast(Integer),
+        "source_key": source.key,
+        "source_version": source.version,
+        "revision": columns.revision + columns.deleted.cast(Integer),
         "deleted": False,
     }
-    if _keep_source(connection, of, made_from, complete):
-        connection.execute(update(frame).where(frame.c.id == of.id).values(values))
+    if _update_source(connection, frame, source, complete):
+        connection.execute(update(schema.frame).where(columns.id == frame.id).values(values))
 
 
-def _keep_source(connection: Connection, of: Frame, made_from: SourceRecord, complete: bool) -> bool:
-    """Lock the frame's source, and queue it for what is missing. False when it was deleted meanwhile.
+def _update_source(connection: Connection, frame: Frame, source: SourceRecord, complete: bool) -> bool:
+    """Lock the frame's source, and queue it when products are missing. Returns False when the source is deleted.
 
-    Source before frame, as the sensor locks them when a tif is deleted.
+    The order of locks is source before frame, as in the sensor that handles deletions.
     """
-    there = select(source.c.key).where(source.c.frame == of.id, source.c.state != SourceState.DELETED).with_for_update()
-    kept = connection.execute(there).first() is not None
-    mark_source(connection, made_from, None if complete else SourceState.QUEUED)
-    return kept
+    columns = schema.source.c
+    query = select(columns.key).where(columns.frame == frame.id, columns.state != SourceState.DELETED).with_for_update()
+    is_live = connection.execute(query).first() is not None
+    set_source_state(connection, source, None if complete else SourceState.QUEUED)
+    return is_live
 
 
-def told(connection: Connection, made_from: SourceRecord) -> None:
-    """Call a source done: its products are published and Dagster knows. One whose run died before is looked at again.
+def mark_done(connection: Connection, source: SourceRecord) -> None:
+    """Mark a source done, once its products are published and Dagster has the materializations. A crash before that requeues it.
 
-    So is one that went meanwhile and came back as it was: the frame is leaving, and its products with it.
+    A source whose frame is deleted, or has another version, keeps its state and is requeued too: its tif was deleted and came
+    back unchanged during the run, so the next rebuild removes the products.
     """
-    stands = exists().where(frame.c.id == source.c.frame, frame.c.source_version == made_from.version, ~frame.c.deleted)
-    values = _now(SourceState.DONE, None)
-    connection.execute(update(source).where(*_same_version(made_from), stands).values(values))
+    frame = schema.frame.c
+    has_frame = exists().where(frame.id == schema.source.c.frame, frame.source_version == source.version, ~frame.deleted)
+    values = _state_values(SourceState.DONE, None)
+    connection.execute(update(schema.source).where(*_same_version(source), has_frame).values(values))
 
 
-def mark_source(connection: Connection, which: SourceRecord, state: SourceState | None, reason: str | None = None) -> bool:
-    """Set state and reason of a source, unless another version has come meanwhile (then False: that one's run will tell).
+def set_source_state(connection: Connection, source: SourceRecord, state: SourceState | None, reason: str | None = None) -> bool:
+    """Set state and reason of a source. Returns False, and writes nothing, when the source has a newer version.
 
-    State None: a run that has it goes on having it, and only the reason is written down.
+    State None only writes the reason of a requested source, which stays requested.
     """
-    same = _same_version(which)
+    same = _same_version(source)
     if state is None:
-        noted = update(source).where(*same, source.c.state == SourceState.REQUESTED).values(reason=reason)
-        return connection.execute(noted).rowcount == 1
-    return connection.execute(update(source).where(*same).values(_now(state, reason))).rowcount == 1
+        statement = update(schema.source).where(*same, schema.source.c.state == SourceState.REQUESTED).values(reason=reason)
+        return connection.execute(statement).rowcount == 1
+    return connection.execute(update(schema.source).where(*same).values(_state_values(state, reason))).rowcount == 1
 
 
-def requeue_after(connection: Connection, which: SourceRecord, reason: str, seconds: int) -> bool:
-    """Let a source that is not done wait for another run, which does not count as a death of this one. False for one that is
-    done, of which a person wanted something anew."""
-    undone = source.c.state.in_((SourceState.QUEUED, SourceState.REQUESTED, SourceState.FAILED))
-    values = requeue_after_values(reason, timedelta(seconds=seconds))
-    return connection.execute(update(source).where(*_same_version(which), undone).values(values)).rowcount == 1
+def requeue_after(connection: Connection, source: SourceRecord, reason: str, seconds: int) -> bool:
+    """Queue a source for another run after a delay. Returns False for a source that is done already, as when a person
+    rematerialized its frame."""
+    undone = schema.source.c.state.in_((SourceState.QUEUED, SourceState.REQUESTED, SourceState.FAILED))
+    values = requeue_values(reason, timedelta(seconds=seconds))
+    return connection.execute(update(schema.source).where(*_same_version(source), undone).values(values)).rowcount == 1
 
 
-def requeue_after_values(reason: str, wait: timedelta) -> dict[str, Any]:
-    """What a source becomes that waits for another run, without a death being counted."""
-    later = {"retry_after": func.now() + wait, "attempts": func.greatest(source.c.attempts - 1, 0)}
-    return _now(SourceState.QUEUED, reason) | later
+def requeue_values(reason: str, wait: timedelta) -> dict[str, Any]:
+    """Column values of a source that is queued for another run. They take back the attempt of the current run, which did not
+    crash."""
+    delay = {"retry_after": func.now() + wait, "attempts": func.greatest(schema.source.c.attempts - 1, 0)}
+    return _state_values(SourceState.QUEUED, reason) | delay
 
 
-def _same_version(which: SourceRecord) -> tuple[ColumnElement[bool], ...]:
-    return source.c.key == which.key, source.c.version == which.version, source.c.state != SourceState.DELETED
+def _same_version(source: SourceRecord) -> tuple[ColumnElement[bool], ...]:
+    columns = schema.source.c
+    return columns.key == source.key, columns.version == source.version, columns.state != SourceState.DELETED
 
 
-def _now(state: SourceState, reason: str | None) -> dict[str, Any]:
-    """What a source becomes at this moment."""
+def _state_values(state: SourceState, reason: str | None) -> dict[str, Any]:
+    """Column values of a change of state now."""
     return {"state": state, "reason": reason, "changed_at": func.now(), "retry_after": None}
 
 
-def forget(connection: Connection, of: Frame) -> None:
-    connection.execute(delete(frame).where(frame.c.id == of.id))
+def delete_frame(connection: Connection, frame: Frame) -> None:
+    """Delete the frame's row. The caller deletes its objects."""
+    connection.execute(delete(schema.frame).where(schema.frame.c.id == frame.id))
 
 
 @contextmanager
-def frame_lock(engine: Engine, of: Frame) -> Iterator[Connection]:
-    """One transaction that nobody else has on this frame: publishing and removing exclude each other."""
+def frame_lock(engine: Engine, frame: Frame) -> Iterator[Connection]:
+    """One transaction with an exclusive lock on the frame, so that publishing and removing exclude each other."""
     with engine.begin() as connection:
-        lock_until_commit(connection, f"frame {of.id}")
+        lock_until_commit(connection, f"frame {frame.id}")
         yield connection

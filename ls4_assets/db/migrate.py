@@ -1,7 +1,7 @@
-"""Bringing the index database to the schema of this version of the code: `ls4 db upgrade`, and each start of the laptop.
+"""The upgrade of the index database to the schema of this version: `ls4 db upgrade`, `ls4 db init` and each local start.
 
-A new database is made from `schema.metadata` at once; an older one by the revisions in `migrations/`, which lead to the same
-(test_migrations.py compares the two). All of it is one transaction: a database is as it was, or as this version wants it.
+A new database is created from `schema.metadata`, an older one is upgraded by the revisions in `migrations/`. Both have the same
+result (test_migrations.py compares them). The upgrade is one transaction: it succeeds as a whole or changes nothing.
 """
 
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ from ls4_assets.errors import ConfigurationError
 from resources.locks import lock_until_commit
 
 SCRIPTS = Path(__file__).parent / "migrations"
-# What databases have that were made before their revision was noted.
+# The revision of databases that were created before revisions were recorded.
 BASELINE = "0001"
-# Whoever holds a table for longer than this lets the upgrade fail, not everybody else wait behind it.
+# An upgrade that waits for a table lock blocks all later queries of that table. It fails after this time instead.
 _LOCK_SECONDS = 30
 
 
-def _is_ours(object_: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Not PostGIS's own tables, nor in `public` the tile indexes of collections."""
+def _is_managed(object_: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+    """Excludes the tables of PostGIS and, in `public`, the tile indexes of collections."""
     if type_ == "table" and reflected and compare_to is None and object_.schema != SCHEMA:
         return False
     return bool(alembic_helpers.include_object(object_, name, type_, reflected, compare_to))
 
 
-# How Alembic compares a database with the schema, and writes a revision of what differs.
-COMPARED: dict[str, Any] = {
+# Options with which Alembic compares a database with the schema and generates a revision from the differences.
+ALEMBIC_OPTIONS: dict[str, Any] = {
     "target_metadata": metadata,
     "version_table_schema": SCHEMA,
     "include_schemas": True,
-    "include_object": _is_ours,
+    "include_object": _is_managed,
     "process_revision_directives": alembic_helpers.writer,
     "render_item": alembic_helpers.render_item,
     "compare_type": True,
@@ -50,39 +50,41 @@ COMPARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Upgrade:
-    """From which revision to which; `before` is None where there was no database of ls4 yet."""
+    """The revisions before and after an upgrade. `before` is None for a new database."""
 
     before: str | None
-    now: str
+    after: str
 
     def __str__(self) -> str:
-        if self.before == self.now:
-            return f"The index database is up to date (revision {self.now})."
-        return f"The index database went from {self.before or 'nothing'} to revision {self.now}."
+        if self.before == self.after:
+            return f"The index database is up to date (revision {self.after})."
+        if self.before is None:
+            return f"The index database was created at revision {self.after}."
+        return f"The index database was upgraded from revision {self.before} to {self.after}."
 
 
 def upgrade(connection: Connection) -> Upgrade:
-    """Bring the schema up to date, as the role that owns the tables, in the caller's transaction.
+    """Upgrade the schema in the caller's transaction, as the role that owns the tables.
 
-    Raises ConfigurationError when the database was made by a newer version of the code.
+    Raises ConfigurationError when a newer version of ls4 upgraded the database.
     """
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
     lock_until_commit(connection, "upgrade of the index schema")
     config = _config(connection)
     scripts = ScriptDirectory.from_config(config)
-    newest, before = str(scripts.get_current_head()), revision_of(connection)
+    newest, before = str(scripts.get_current_head()), read_revision(connection)
     if before is not None and before not in {script.revision for script in scripts.walk_revisions()}:
         raise ConfigurationError(
-            f"The index database has revision {before}, and this version of ls4 knows none later than {newest}: a newer version "
-            "upgraded it; install that one, or restore the database's backup from before."
+            f"The index database has revision {before}, which is newer than the {newest} of this version of ls4; "
+            "install the newer version, or restore a backup from before the upgrade."
         )
-    # They stand in the way of changes to the tables that they read.
+    # A column that a view reads cannot be altered.
     drop_views(connection)
     if before is None:
         metadata.create_all(connection)
         command.stamp(config, newest)
     elif before != newest:
-        if not _is_noted(connection):
+        if not _has_version_table(connection):
             command.stamp(config, before)
         command.upgrade(config, newest)
     create_views(connection)
@@ -90,13 +92,13 @@ def upgrade(connection: Connection) -> Upgrade:
     return Upgrade(before, newest)
 
 
-def revision_of(connection: Connection) -> str | None:
-    """The revision that the database has; None where nothing was made yet."""
-    noted = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA}).get_current_revision()
-    return noted or (BASELINE if inspect(connection).has_table("source", SCHEMA) else None)
+def read_revision(connection: Connection) -> str | None:
+    """Returns the revision of the database; None for a new one."""
+    recorded = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA}).get_current_revision()
+    return recorded or (BASELINE if inspect(connection).has_table("source", SCHEMA) else None)
 
 
-def _is_noted(connection: Connection) -> bool:
+def _has_version_table(connection: Connection) -> bool:
     return inspect(connection).has_table("alembic_version", SCHEMA)
 
 

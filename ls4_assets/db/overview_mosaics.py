@@ -1,7 +1,7 @@
-"""What the database knows of overview mosaics: which frames the last one shows, and which mosaic the map reads.
+"""The state of overview mosaics: the frames in the last one, and the mosaic on the map.
 
-The frames that a mosaic shows are noted in the transaction that puts it on the map. What has changed since then is the
-difference between these notes and the tile index, whatever died in between.
+The transaction that puts a mosaic on the map also records its frames. The changes since then are the difference between these
+records and the tile index, whichever process crashed in between. The mosaics are painted in `raster/overview_mosaic.py`.
 """
 
 from collections.abc import Sequence
@@ -12,31 +12,31 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, literal, s
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db import schema
-from ls4_assets.db.chunks import chunks
-from ls4_assets.db.schema import WEB_MERCATOR, overview_mosaic, overview_mosaics
+from ls4_assets.db.schema import WEB_MERCATOR, overview_mosaic, overview_mosaic_frame, overview_mosaics
+from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection
-from ls4_assets.raster.overview_grid import Box, resolution
+from ls4_assets.raster.overview_grid import Box, zoom_resolution
 from ls4_assets.raster.overview_painting import PlacedFrame
 
-# Of a collection of which no frame tells its size.
-_USUAL_METRES = 1.0
+# Meters per pixel of a collection without frames of known size.
+_DEFAULT_RESOLUTION = 1.0
 
 _SIDES = {"minx": "ST_XMin", "miny": "ST_YMin", "maxx": "ST_XMax", "maxy": "ST_YMax"}
-# What must be the same for a frame to be the same: its place in the stack, its COG, and what that was made of.
+# A frame is unchanged when these are: its position in the stack, its COG and the version that the COG was made from.
 _IDENTITY = ("oid", "served_location", "source_version")
 
 
 @dataclass(frozen=True)
-class Change:
-    """A frame that differs from the one that the last mosaic shows; `boxes`: where it was, and where it is."""
+class FrameChange:
+    """A frame that differs from the last mosaic. `boxes`: its old and new bounds in EPSG:3857, or one of them."""
 
     oid: int
     boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True)
-class Mosaic:
-    """One that was made: `served_location` is GDAL's path to the object `key`; `format_version` and `zoom` as in the table."""
+class OverviewMosaic:
+    """A mosaic. `served_location` is the GDAL path of the object `key`; `format_version` and `zoom` are as in the table."""
 
     key: str
     served_location: str
@@ -45,13 +45,13 @@ class Mosaic:
 
 
 @dataclass(frozen=True)
-class State:
-    """Where a collection's mosaic stands, and what decides about its next one.
+class MosaicState:
+    """The state of a collection's mosaic, and what the next build depends on.
 
-    revision: of the tile index.
-    published: its map is there; rebuilds: asked for since the last that brought the map up to date, this one included.
-    extent: of all footprints; None without frames. bands: 3 where some frame has colours.
-    attempts, key, format_version, zoom: the columns of `overview_mosaic`; on_map: the map reads it.
+    revision: revision of the tile index.
+    published: the collection has a map. rebuilds: rebuilds requested since the last success, including the current one.
+    extent: bounds of all footprints in EPSG:3857; None without frames. bands: 3 when any frame is in color, else 1.
+    attempts, key, format_version, zoom: columns of `overview_mosaic`. on_map: the map has a mosaic.
     """
 
     revision: int
@@ -66,25 +66,26 @@ class State:
     on_map: bool
 
 
-def state(connection: Connection, of: Collection) -> State:
-    """Makes the collection's row where there is none."""
-    connection.execute(insert(overview_mosaic).values(collection=of.name).on_conflict_do_nothing())
-    whole, mosaic = schema.collection.c, overview_mosaic.c
-    on_map = select(overview_mosaics.c.collection).where(overview_mosaics.c.collection == of.name).exists()
+def load_state(connection: Connection, collection: Collection) -> MosaicState:
+    """Returns the state of a collection's mosaic, after creating its row."""
+    connection.execute(insert(overview_mosaic).values(collection=collection.name).on_conflict_do_nothing())
+    columns, mosaic = schema.collection.c, overview_mosaic.c
+    on_map = select(overview_mosaics.c.collection).where(overview_mosaics.c.collection == collection.name).exists()
     row = connection.execute(
         select(
-            *(whole.index_revision, whole.published_at, whole.attempts.label("rebuilds"), whole.bands, *_sides(whole.outline)),
+            *(columns.index_revision, columns.published_at, columns.attempts.label("rebuilds"), columns.film_types),
+            *_sides(columns.outline),
             *(mosaic.attempts, mosaic.key, mosaic.format_version, mosaic.zoom, on_map.label("on_map")),
         )
-        .join_from(schema.collection, overview_mosaic, mosaic.collection == whole.name)
-        .where(whole.name == of.name)
+        .join_from(schema.collection, overview_mosaic, mosaic.collection == columns.name)
+        .where(columns.name == collection.name)
     ).one()
-    return State(
+    return MosaicState(
         revision=row.index_revision,
         published=row.published_at is not None,
         rebuilds=row.rebuilds,
         extent=None if row.minx is None else (row.minx, row.miny, row.maxx, row.maxy),
-        bands=3 if "nc" in row.bands else 1,
+        bands=3 if "nc" in row.film_types else 1,
         attempts=row.attempts,
         key=row.key,
         format_version=row.format_version,
@@ -93,87 +94,100 @@ def state(connection: Connection, of: Collection) -> State:
     )
 
 
-def native_resolution(connection: Connection, of: Collection) -> float:
-    """Median metres a pixel of the collection's frames: from the ground that their valid pixels cover."""
+def measure_native_resolution(connection: Connection, collection: Collection) -> float:
+    """Returns the median resolution of the collection's frames in meters per pixel: footprint area over valid pixels."""
     frame = schema.frame.c
     pixels = func.nullif(frame.width * frame.height * func.coalesce(func.nullif(frame.valid_share, 0), 1), 0)
-    metres = func.sqrt(func.ST_Area(frame.footprint) / pixels)
-    median = select(func.percentile_cont(0.5).within_group(metres)).where(frame.collection == of.name, ~frame.deleted)
-    return connection.scalar(median) or _USUAL_METRES
+    resolution = func.sqrt(func.ST_Area(frame.footprint) / pixels)
+    median = select(func.percentile_cont(0.5).within_group(resolution))
+    return connection.scalar(median.where(frame.collection == collection.name, ~frame.deleted)) or _DEFAULT_RESOLUTION
 
 
-def changes(connection: Connection, of: Collection) -> list[Change]:
-    """Frames that came, changed or left since the last mosaic."""
-    table, frames = schema.tile_index(of), schema.overview_mosaic_frame
-    # One pass over each: no footprint is looked at but those of frames that changed.
-    noted = select(frames).where(frames.c.collection == of.name).subquery()
-    same = and_(*(noted.c[name] == table.c[name] for name in _IDENTITY))
+def load_changes(connection: Connection, collection: Collection) -> list[FrameChange]:
+    """Returns the frames that were added, changed or removed since the last mosaic."""
+    table = schema.tile_index(collection)
+    # One pass over both tables, which reads the footprints of changed frames only.
+    painted = select(overview_mosaic_frame).where(overview_mosaic_frame.c.collection == collection.name).subquery()
+    same = and_(*(painted.c[name] == table.c[name] for name in _IDENTITY))
     rows = connection.execute(
-        select(func.coalesce(table.c.oid, noted.c.oid).label("oid"), *_sides(table.c.geom), *(noted.c[side] for side in _SIDES))
-        .select_from(table.join(noted, table.c.oid == noted.c.oid, full=True))
+        select(
+            func.coalesce(table.c.oid, painted.c.oid).label("oid"),
+            *_sides(table.c.geom),
+            *(painted.c[side] for side in _SIDES),
+        )
+        .select_from(table.join(painted, table.c.oid == painted.c.oid, full=True))
         .where(func.coalesce(same, False).is_(False))
     )
-    return [Change(row[0], tuple(_box(sides) for sides in (row[1:5], row[5:9]) if sides[0] is not None)) for row in rows]
+    return [FrameChange(row[0], tuple(_box(sides) for sides in (row[1:5], row[5:9]) if sides[0] is not None)) for row in rows]
 
 
-def frames_in(connection: Connection, of: Collection, box: Box | None = None) -> list[PlacedFrame]:
-    """Frames of the tile index whose boxes meet `box`; all of them without one."""
-    table = schema.tile_index(of)
-    meets = table.c.geom.op("&&")(func.ST_MakeEnvelope(*box, WEB_MERCATOR)) if box else literal(True)
-    rows = connection.execute(select(table.c.oid, table.c.served_location, *_sides(table.c.geom)).where(meets))
+def load_frames(connection: Connection, collection: Collection, box: Box | None = None) -> list[PlacedFrame]:
+    """Returns the frames of the tile index whose bounds intersect `box` (EPSG:3857); None: all frames."""
+    table = schema.tile_index(collection)
+    intersects = table.c.geom.op("&&")(func.ST_MakeEnvelope(*box, WEB_MERCATOR)) if box else literal(True)
+    rows = connection.execute(select(table.c.oid, table.c.served_location, *_sides(table.c.geom)).where(intersects))
     return [PlacedFrame(row[0], row[1], _box(row[2:6])) for row in rows]
 
 
-def publish(connection: Connection, of: Collection, mosaic: Mosaic, changed: Sequence[Change], left_out: Sequence[int]) -> None:
-    """Put a mosaic on the map. It shows the tile index as it is, with what has `changed`, but for frames `left_out`, by oid."""
-    whole = schema.collection.c
-    shown = select(literal(of.name), whole.table_name, literal(mosaic.served_location), literal(resolution(mosaic.zoom)))
+def publish(
+    connection: Connection,
+    collection: Collection,
+    mosaic: OverviewMosaic,
+    changes: Sequence[FrameChange],
+    left_out: Sequence[int],
+) -> None:
+    """Put a mosaic on the map. It shows the current tile index with all `changes`, except the frames `left_out` (oids)."""
+    columns = schema.collection.c
+    row = select(
+        literal(collection.name), columns.table_name, literal(mosaic.served_location), literal(zoom_resolution(mosaic.zoom))
+    )
     statement = insert(overview_mosaics).from_select(
         ["collection", "table_name", "served_location", "resolution", "frames", "geom"],
-        shown.add_columns(whole.frames - len(left_out), whole.outline).where(whole.name == of.name),
+        row.add_columns(columns.frames - len(left_out), columns.outline).where(columns.name == collection.name),
     )
     new = {column.name: statement.excluded[column.name] for column in overview_mosaics.columns}
     connection.execute(statement.on_conflict_do_update(index_elements=["collection"], set_=new))
-    _note_frames(connection, of, [change.oid for change in changed], left_out)
-    note(connection, of, key=mosaic.key, format_version=mosaic.format_version, zoom=mosaic.zoom)
+    _record_frames(connection, collection, [change.oid for change in changes], left_out)
+    update_state(connection, collection, key=mosaic.key, format_version=mosaic.format_version, zoom=mosaic.zoom)
 
 
-def take_off(connection: Connection, of: Collection) -> None:
-    """The map reads frames again, at every scale."""
-    connection.execute(delete(overview_mosaics).where(overview_mosaics.c.collection == of.name))
+def unpublish(connection: Connection, collection: Collection) -> None:
+    """Take the mosaic off the map, which then reads frames at every scale."""
+    connection.execute(delete(overview_mosaics).where(overview_mosaics.c.collection == collection.name))
 
 
-def forget(connection: Connection, of: Collection, revision: int) -> None:
-    """Nothing is left of the mosaic of a collection that has no frames; its objects are the caller's to delete."""
-    take_off(connection, of)
-    frames = schema.overview_mosaic_frame
-    connection.execute(delete(frames).where(frames.c.collection == of.name))
-    note(connection, of, key=None, format_version=None, zoom=None, revision=revision, attempts=0)
+def delete_mosaic(connection: Connection, collection: Collection, revision: int) -> None:
+    """Take the mosaic of a collection without frames off the map and reset its row. The caller deletes its objects."""
+    unpublish(connection, collection)
+    connection.execute(delete(overview_mosaic_frame).where(overview_mosaic_frame.c.collection == collection.name))
+    update_state(connection, collection, key=None, format_version=None, zoom=None, revision=revision, attempts=0)
 
 
-def note(connection: Connection, of: Collection, **values: object) -> None:
-    connection.execute(update(overview_mosaic).where(overview_mosaic.c.collection == of.name).values(values))
+def update_state(connection: Connection, collection: Collection, **values: object) -> None:
+    """Set columns of the collection's row."""
+    connection.execute(update(overview_mosaic).where(overview_mosaic.c.collection == collection.name).values(values))
 
 
-def resolution_on_map(connection: Connection, of: Collection) -> float | None:
-    """Metres a pixel of the mosaic that the map reads; None when there is none."""
-    return connection.scalar(select(overview_mosaics.c.resolution).where(overview_mosaics.c.collection == of.name))
+def load_resolution_on_map(connection: Connection, collection: Collection) -> float | None:
+    """Returns the resolution of the mosaic on the map in meters per pixel; None without one."""
+    return connection.scalar(select(overview_mosaics.c.resolution).where(overview_mosaics.c.collection == collection.name))
 
 
-def key_on_map(connection: Connection, of: Collection) -> str | None:
-    """Of the COG that the map reads; None when there is none."""
+def load_key_on_map(connection: Connection, collection: Collection) -> str | None:
+    """Returns the object key of the mosaic on the map; None without one."""
     joined = overview_mosaic.join(overview_mosaics, overview_mosaics.c.collection == overview_mosaic.c.collection)
-    return connection.scalar(select(overview_mosaic.c.key).select_from(joined).where(overview_mosaic.c.collection == of.name))
+    query = select(overview_mosaic.c.key).select_from(joined).where(overview_mosaic.c.collection == collection.name)
+    return connection.scalar(query)
 
 
-def _note_frames(connection: Connection, of: Collection, changed: Sequence[int], left_out: Sequence[int]) -> None:
-    """Only rows that differ are written: one frame more costs the same in every collection."""
-    table, frames = schema.tile_index(of), schema.overview_mosaic_frame
+def _record_frames(connection: Connection, collection: Collection, changed: Sequence[int], left_out: Sequence[int]) -> None:
+    """Write the rows of changed frames only, so one more frame costs the same in every collection."""
+    table, frames = schema.tile_index(collection), overview_mosaic_frame
     for oids in chunks({*changed, *left_out}, 5000):
-        connection.execute(delete(frames).where(frames.c.collection == of.name, frames.c.oid.in_(oids)))
-    # What could not be read goes on being a difference.
+        connection.execute(delete(frames).where(frames.c.collection == collection.name, frames.c.oid.in_(oids)))
+    # Frames that could not be read stay a difference, so the next build tries them again.
     for oids in chunks(set(changed) - set(left_out), 5000):
-        rows = select(literal(of.name), *(table.c[name] for name in _IDENTITY), *_sides(table.c.geom))
+        rows = select(literal(collection.name), *(table.c[name] for name in _IDENTITY), *_sides(table.c.geom))
         names = ["collection", *_IDENTITY, *_SIDES]
         connection.execute(insert(frames).from_select(names, rows.where(table.c.oid.in_(oids))))
 

@@ -1,10 +1,9 @@
-"""The tables: our own in schema `ls4`; in `public`, where the legacy ones were, one tile index per collection and one of mosaics.
+"""The tables of the index database and the states of a source.
 
-`source` is the truth about what lies in georef/; `frame` about what was made of it; `collection` about what is published;
-`overview_mosaic` about the map zoomed out; `catalogue` and `compilation` about what is exported; `rejection` is the history of what
-could not be taken; `failed_run` and `notice` say what goes wrong and what people were told of it; `inbox` holds what events told
-of and nobody has looked at yet. The event log of Dagster is history, never asked for state. A change here wants a revision in
-`migrations/` (docs/operations.md).
+Schema `ls4` holds the pipeline's own tables; schema `public`, which the map server and legacy consumers read, holds the tile
+index of each collection (`tile_index`) and the overview mosaics. Queries are in the other modules of this package, triggers in
+`triggers.py` and the statewide views in `views.py`. These tables are the only record of state: the event log of Dagster is
+history. A change of `metadata` needs a revision in `migrations/` (docs/how-to/operate.md).
 """
 
 from enum import StrEnum
@@ -35,17 +34,18 @@ from ls4_assets.domain.names import Collection
 SCHEMA = "ls4"
 PUBLIC = "public"
 WEB_MERCATOR = 3857
-# A frame whose raw scan was not there yet; a mosaic has none.
+# A frame without a raw scan so far. A mosaic never has one.
 SCANLESS = "scan_file is null and not deleted and partition not like '%/mosaic/%'"
 
 metadata = MetaData(schema=SCHEMA)
 
 
 class SourceState(StrEnum):
-    """Where a dropped tif stands.
+    """The processing state of a dropped tif.
 
-    settling: it changed a moment ago and may still be being copied; queued: waits for a run; requested: a run has it;
-    done: its products are those of this version; failed: its content is at fault; rejected: its name is; deleted: it is gone.
+    settling: changed a moment ago, the copy may not be complete; queued: waits for a run; requested: claimed by a run;
+    done: its products are of this version; failed: its content is invalid; rejected: its name is invalid; deleted: removed from
+    georef/.
     """
 
     SETTLING = "settling"
@@ -57,43 +57,43 @@ class SourceState(StrEnum):
     DELETED = "deleted"
 
 
-WAITING = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
-# States of a tif that lies in georef/ under a name that can be taken.
-LIVE = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REJECTED))
+PENDING_STATES = (SourceState.SETTLING, SourceState.QUEUED, SourceState.REQUESTED)
+# States of a tif that is in georef/ under a valid name.
+LIVE_STATES = tuple(state for state in SourceState if state not in (SourceState.DELETED, SourceState.REJECTED))
 
 
 source = Table(
     "source",
     metadata,
-    # Compared in ranges with a listing of the bucket, which is in byte order whatever the database's own is.
-    Column("key", Text(collation="C"), primary_key=True, comment="key of the georef tif"),
-    Column("state", Text, nullable=False),
-    Column("reason", Text, comment="why it was rejected or failed, in words for staff"),
-    Column("version", Text, nullable=False, comment="of the tif and its sidecars together"),
-    Column("size", BigInteger, nullable=False),
-    Column("sidecars", JSONB, nullable=False, server_default="[]"),
+    # Range comparisons with a listing of the bucket need byte order, whatever the collation of the database.
+    Column("key", Text(collation="C"), primary_key=True, comment="object key of the georef tif"),
+    Column("state", Text, nullable=False, comment="settling, queued, requested, done, failed, rejected or deleted"),
+    Column("reason", Text, comment="reason of the rejection or failure, written for staff"),
+    Column("version", Text, nullable=False, comment="fingerprint of the tif and its sidecars"),
+    Column("size", BigInteger, nullable=False, comment="size of the tif in bytes"),
+    Column("sidecars", JSONB, nullable=False, server_default="[]", comment="object keys of the sidecars"),
     Column("frame", Text, comment="id of the frame; null when rejected by name"),
     Column("shard", Text),
     Column("collection", Text, comment="name of the collection"),
-    Column("partition", Text),
-    Column("batch", Text, comment="the batch that was last requested for it"),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="runs that died under this version"),
+    Column("partition", Text, comment="Dagster partition key; null once the partition of a deleted source is removed"),
+    Column("batch", Text, comment="id of the last batch that claimed the source"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="number of runs of this version that crashed"),
     Column("first_seen", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("generation", Integer, nullable=False, server_default="1", comment="versions that were ever seen under this key"),
-    Column("missing_since", DateTime(timezone=True), comment="when a complete listing first no longer showed it"),
-    Column("deletion_held_at", DateTime(timezone=True), comment="since when its deletion waits for a word of the operator"),
-    Column("retry_after", DateTime(timezone=True), comment="a source whose runs die is tried again ever more seldom"),
-    Column("pending_since", DateTime(timezone=True), comment="since when this version waits or works; null: it does not"),
-    # `ls4 status` counts and sums the whole archive from this index alone.
+    Column("version_count", Integer, nullable=False, server_default="1", comment="number of versions seen under this key"),
+    Column("missing_since", DateTime(timezone=True), comment="time of the first complete listing without the key"),
+    Column("deletion_held_at", DateTime(timezone=True), comment="start of the wait for the operator to confirm the deletion"),
+    Column("retry_after", DateTime(timezone=True), comment="earliest time of the next run; the backoff grows with each crash"),
+    Column("pending_since", DateTime(timezone=True), comment="start of the wait for this version's products; null: not waiting"),
+    # `ls4 status` counts and sums the whole archive with an index-only scan.
     Index("source_collection", "collection", "state", postgresql_include=["size"]),
     Index("source_failed", "collection", "key", postgresql_where=text("state = 'failed'")),
     Index("source_frame", "frame"),
-    # What a sensor asks for is few among millions: each question has an index of just the rows that are its answer.
+    # Each sensor query selects a few of millions of rows, so each has a partial index of exactly those rows.
     Index("source_settling", "changed_at", postgresql_where=text("state = 'settling'")),
     Index("source_queued", "collection", "changed_at", "key", postgresql_where=text("state = 'queued'")),
     Index("source_requested", "batch", postgresql_where=text("state = 'requested'")),
-    Index("source_waiting", "pending_since", "collection", postgresql_where=text("pending_since is not null")),
+    Index("source_pending", "pending_since", "collection", postgresql_where=text("pending_since is not null")),
     Index("source_rejected", "key", postgresql_where=text("state = 'rejected'")),
     Index(
         "source_missing",
@@ -101,7 +101,8 @@ source = Table(
         postgresql_where=text("missing_since is not null and deletion_held_at is null and state <> 'deleted'"),
     ),
     Index("source_held", "collection", postgresql_where=text("deletion_held_at is not null and state <> 'deleted'")),
-    Index("source_leftover", "key", postgresql_where=text("state = 'deleted' and partition is not null")),
+    Index("source_orphan_partition", "key", postgresql_where=text("state = 'deleted' and partition is not null")),
+    comment="georef tifs, one row per object key",
 )
 
 frame = Table(
@@ -113,28 +114,29 @@ frame = Table(
     Column("partition", Text, nullable=False),
     Column("source_key", Text, nullable=False),
     Column("source_version", Text, nullable=False),
-    Column("content_hash", Text, nullable=False, comment="SHA-256 over the tif and its sidecars"),
+    Column("content_hash", Text, nullable=False, comment="SHA-256 of the tif and its sidecars"),
     Column("products", JSONB, nullable=False, server_default="{}", comment="per step: content, profile, size, version, run"),
-    Column("profile", Text, Computed("products #>> '{cog,profile}'"), comment="of its COG, which names all options of a frame"),
-    Column("scan_file", Text, comment="real file name of the raw scan, when there is one"),
-    Column("width", Integer),
-    Column("height", Integer),
-    Column("transform", ARRAY(Double), comment="of the COG, in EPSG:3857: the six numbers of an affine transform"),
+    Column("profile", Text, Computed("products #>> '{cog,profile}'"), comment="profile hash of the COG; covers all options"),
+    Column("scan_file", Text, comment="file name of the raw scan; null: none found"),
+    Column("width", Integer, comment="width of the COG in pixels"),
+    Column("height", Integer, comment="height of the COG in pixels"),
+    Column("transform", ARRAY(Double), comment="affine transform of the COG in EPSG:3857, six numbers in rasterio order"),
     Column("source_crs", Text),
-    Column("valid_share", Double),
+    Column("valid_share", Double, comment="valid pixels over all pixels of the COG, 0 to 1"),
     Column("footprint", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR)),
-    Column("served_key", Text, comment="of the COG that the map reads; no two versions ever have the same"),
-    Column("public_version", Text, comment="of the COG under the public key, which follows when nobody reads the old one"),
-    Column("deleted", Boolean, nullable=False, server_default="false", comment="its source is gone; leaves with the next index"),
-    Column("revision", Integer, nullable=False, server_default="1", comment="grows with each change that the index shows"),
-    Column("indexed_revision", Integer, nullable=False, server_default="0"),
-    Column("exported_revision", Integer, nullable=False, server_default="0", comment="that its STAC item shows"),
+    Column("served_key", Text, comment="object key of the COG on the map, unique for each version"),
+    Column("public_version", Text, comment="version of the COG under the public key, replaced once the map reads the new one"),
+    Column("deleted", Boolean, nullable=False, server_default="false", comment="source deleted; removed by the next rebuild"),
+    Column("revision", Integer, nullable=False, server_default="1", comment="counter of changes that affect the tile index"),
+    Column("indexed_revision", Integer, nullable=False, server_default="0", comment="revision in the tile index"),
+    Column("exported_revision", Integer, nullable=False, server_default="0", comment="revision in the STAC item"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("frame_collection", "collection"),
-    # Few profiles, many frames: which are stale is read from this index alone (index/stale.py).
+    # The archive has few profiles and many frames: this index alone answers which profiles are stale (db/stale.py).
     Index("frame_profile", "profile", "collection", postgresql_where=text("not deleted")),
     Index("frame_scanless", "collection", "id", postgresql_where=text(SCANLESS)),
     Index("frame_unindexed", "collection", "updated_at", postgresql_where=text("revision <> indexed_revision or deleted")),
+    comment="products of each frame, of its last valid version",
 )
 
 collection = Table(
@@ -143,40 +145,38 @@ collection = Table(
     Column("name", Text, primary_key=True),
     Column("shard", Text, nullable=False),
     Column("partition", Text, nullable=False),
-    Column("table_name", Text, nullable=False, unique=True, comment="names that differ by case only would share a table"),
-    Column("public_url", Text, comment="base of the links in the published index"),
-    Column("served_root", Text, comment="what stands before the keys in `served_location`: a folder, or /vsis3/<bucket>/"),
+    Column("table_name", Text, nullable=False, unique=True, comment="name of the tile index: the collection's in lower case"),
+    Column("public_url", Text, comment="base URL of the links in the tile index"),
+    Column("served_root", Text, comment="prefix of `served_location`: a folder, or /vsis3/<bucket>/"),
     Column("title", Text),
     Column("agency", Text),
     Column("year", Integer),
     Column("type", Text),
-    Column("frames", Integer, nullable=False, server_default="0", comment="rows of the table"),
-    Column("bands", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("frames", Integer, nullable=False, server_default="0", comment="number of rows in the tile index"),
+    Column("film_types", ARRAY(Text), nullable=False, server_default="{}", comment="film types in the tile index, sorted"),
     Column("outline", Geometry("GEOMETRY", srid=WEB_MERCATOR), comment="convex hull of all footprints; null: no frames"),
-    Column("index_revision", BigInteger, nullable=False, server_default="0", comment="grows with each change of the table"),
-    Column("indexed_at", DateTime(timezone=True), comment="when the table last changed"),
-    Column("files_revision", BigInteger, nullable=False, server_default="0", comment="of the table that the shapefile shows"),
-    Column("map_revision", BigInteger, nullable=False, server_default="0", comment="of the table that the mapfile was made for"),
-    Column("published_at", DateTime(timezone=True), comment="when its map was last written; null: no map"),
-    Column("withdrawn_at", DateTime(timezone=True), comment="its last frame went; only its partition is left to remove"),
-    Column("requested_at", DateTime(timezone=True), comment="when its rebuild was last requested"),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="rebuilds requested since the last that ended well"),
-    Column(
-        "raw_scans_checked_at",
-        DateTime(timezone=True),
-        comment="when scanned/ was last looked through for scans that were missing",
-    ),
+    Column("index_revision", BigInteger, nullable=False, server_default="0", comment="revision of the tile index, ascending"),
+    Column("indexed_at", DateTime(timezone=True), comment="time of the last change of the tile index"),
+    Column("files_revision", BigInteger, nullable=False, server_default="0", comment="index revision in the shapefile"),
+    Column("map_revision", BigInteger, nullable=False, server_default="0", comment="index revision of the mapfile"),
+    Column("published_at", DateTime(timezone=True), comment="time the mapfile was last written; null: no map"),
+    Column("withdrawn_at", DateTime(timezone=True), comment="time the last frame left; null: not withdrawn"),
+    Column("requested_at", DateTime(timezone=True), comment="time of the last rebuild request"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="rebuilds requested since the last success"),
+    Column("raw_scans_checked_at", DateTime(timezone=True), comment="time of the last search of scanned/ for missing raw scans"),
+    comment="what is published of each collection",
 )
 
 overview_mosaic = Table(
     "overview_mosaic",
     metadata,
     Column("collection", Text, ForeignKey(collection.c.name, ondelete="CASCADE"), primary_key=True),
-    Column("revision", BigInteger, nullable=False, server_default="0", comment="of the index whose frames it shows"),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="since the last that left no frame out"),
-    Column("key", Text, comment="of the COG, whether or not it is on the map at the moment; null: none was made"),
-    Column("format_version", Text, comment="what must be the same for its tiles to be taken over"),
-    Column("zoom", Integer, comment="its resolution, as a zoom of web maps"),
+    Column("revision", BigInteger, nullable=False, server_default="0", comment="index revision in the mosaic"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="builds since the last that left no frame out"),
+    Column("key", Text, comment="object key of the COG, on the map or not; null: none"),
+    Column("format_version", Text, comment="tiles are reused only from a mosaic of the same format"),
+    Column("zoom", Integer, comment="resolution, as a web map zoom level"),
+    comment="last overview mosaic of each collection",
 )
 
 overview_mosaic_frame = Table(
@@ -184,104 +184,116 @@ overview_mosaic_frame = Table(
     metadata,
     Column("collection", Text, ForeignKey(overview_mosaic.c.collection, ondelete="CASCADE"), primary_key=True),
     Column("oid", Integer, primary_key=True, autoincrement=False),
-    Column("served_location", Text, nullable=False, comment="of the COG that was painted"),
+    Column("served_location", Text, nullable=False, comment="GDAL path of the painted COG"),
     Column("source_version", Text, nullable=False),
     *(Column(side, Double, nullable=False) for side in ("minx", "miny", "maxx", "maxy")),
+    comment="frames in the last overview mosaic, with their bounds in EPSG:3857",
 )
 
-# Written by triggers alone (`triggers.py`): whoever rejects a source, or takes it at last, its history is exact.
+# Only triggers write this table (`triggers.py`), so it is complete whichever code changes a source.
 rejection = Table(
     "rejection",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    Column("key", Text(collation="C"), nullable=False, comment="of the georef tif"),
-    Column("kind", Text, nullable=False, comment="rejected: its name is at fault; failed: its content"),
-    Column("place", Text, nullable=False, comment="name of its collection, or its folder where the name tells of none"),
-    Column("reason", Text, nullable=False, comment="in words for staff, with what to do"),
-    Column("version", Text, nullable=False, comment="that was rejected last"),
-    Column("times", Integer, nullable=False, server_default="1", comment="how often it was rejected"),
-    Column("first_seen", DateTime(timezone=True), nullable=False),
-    Column("last_seen", DateTime(timezone=True), nullable=False, comment="when it was rejected last"),
-    Column("resolved_at", DateTime(timezone=True), comment="null: open"),
-    Column("resolved_by", Text, comment="the version that was taken; null: the file was renamed or taken away"),
+    Column("key", Text(collation="C"), nullable=False, comment="object key of the georef tif"),
+    Column("kind", Text, nullable=False, comment="rejected: invalid name; failed: invalid content"),
+    Column("scope", Text, nullable=False, comment="name of the collection; the folder when the key names no collection"),
+    Column("reason", Text, nullable=False, comment="reason and fix, written for staff"),
+    Column("version", Text, nullable=False, comment="version last rejected"),
+    Column("occurrences", Integer, nullable=False, server_default="1", comment="number of rejections while open"),
+    Column("first_seen", DateTime(timezone=True), nullable=False, comment="time of the first rejection"),
+    Column("last_seen", DateTime(timezone=True), nullable=False, comment="time of the last rejection"),
+    Column("resolved_at", DateTime(timezone=True), comment="time of the resolution; null: open"),
+    Column("resolved_by", Text, comment="accepted version; null: the file was renamed or removed"),
     Index("rejection_open", "key", unique=True, postgresql_where=text("resolved_at is null")),
     Index("rejection_resolved", "resolved_at", postgresql_where=text("resolved_at is not null")),
+    comment="history of rejected and failed sources",
 )
 
 failed_run = Table(
     "failed_run",
     metadata,
-    Column("kind", Text, primary_key=True, comment="rebuild: of a collection; run: any other"),
-    Column("place", Text, primary_key=True, comment="what it worked on; a later run of the same that ends well removes the row"),
-    Column("run", Text, nullable=False, comment="id of the run that failed last"),
+    Column("kind", Text, primary_key=True, comment="rebuild: rebuild of a collection; run: any other run"),
+    Column("scope", Text, primary_key=True, comment="target of the run; a later success on the same target deletes the row"),
+    Column("run", Text, nullable=False, comment="id of the last failed run"),
     Column("reason", Text, nullable=False),
-    Column("failed_at", DateTime(timezone=True), nullable=False, comment="when the first failed since the last that ended well"),
+    Column("failed_at", DateTime(timezone=True), nullable=False, comment="time of the first failure since the last success"),
+    comment="failed runs without a later success",
 )
 
 notification = Table(
     "notification",
     metadata,
-    Column("kind", Text, primary_key=True),
-    Column("place", Text, primary_key=True),
-    Column("files", Integer, nullable=False, comment="that were told of"),
-    Column("latest", DateTime(timezone=True), nullable=False, comment="the newest trouble that was told of"),
-    Column("notified_at", DateTime(timezone=True), nullable=False),
-    Column("resolved_at", DateTime(timezone=True), comment="when it was told that the trouble is over"),
+    Column("kind", Text, primary_key=True, comment="kind of the incident"),
+    Column("scope", Text, primary_key=True, comment="collection, folder or target of the incident"),
+    Column("item_count", Integer, nullable=False, comment="number of files or frames in the last notification"),
+    Column("latest_at", DateTime(timezone=True), nullable=False, comment="time of the newest event notified"),
+    Column("notified_at", DateTime(timezone=True), nullable=False, comment="time the last notification was sent"),
+    Column("resolved_at", DateTime(timezone=True), comment="time the resolution was sent; null: open"),
+    comment="last notification of each incident",
 )
 
 export_state = Table(
     "export_state",
     metadata,
     Column("collection", Text, ForeignKey(collection.c.name, ondelete="CASCADE"), primary_key=True),
-    Column("revision", BigInteger, nullable=False, server_default="0", comment="of the index that its exports show"),
-    Column("frames", Integer, nullable=False, server_default="0", comment="in them; 0: nothing is exported"),
-    Column("format_version", Text, comment="what must be the same for items of unchanged frames to stand"),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="requested since the last that ended well"),
+    Column("revision", BigInteger, nullable=False, server_default="0", comment="index revision in the exports"),
+    Column("frames", Integer, nullable=False, server_default="0", comment="number of exported frames; 0: no exports"),
+    Column("format_version", Text, comment="items of unchanged frames are reused only within the same format"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="exports requested since the last success"),
+    comment="exports of each collection",
 )
 
 statewide_build = Table(
     "statewide_build",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("inputs_digest", Text, comment="digest of the collections' exports that the statewide files were put together from"),
-    Column("seconds", Double, nullable=False, server_default="0", comment="that the last one took"),
+    Column("inputs_digest", Text, comment="digest of the collections' exports in the statewide files"),
+    Column("seconds", Double, nullable=False, server_default="0", comment="duration of the last build in seconds"),
     Column("started_at", DateTime(timezone=True)),
     Column("compiled_at", DateTime(timezone=True)),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="begun since the last that ended well"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="builds started since the last success"),
+    comment="last build of the statewide files",
 )
 
 inbox = Table(
     "inbox",
     metadata,
-    Column("key", Text(collation="C"), primary_key=True, comment="of an object that events told of: to be looked at"),
-    Column("events", BigInteger, nullable=False, server_default="1", comment="so many told of it since it was looked at last"),
-    Column("since", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("key", Text(collation="C"), primary_key=True, comment="object key named by events, not yet checked"),
+    Column("events", BigInteger, nullable=False, server_default="1", comment="number of events since the last check"),
+    Column("since", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="time of the first event"),
     Column(
-        "retry_after", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="its folder could not be read"
+        "retry_after",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="earliest time of the next check; later when the folder could not be listed",
     ),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="looks that failed"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="number of failed checks"),
     Index("inbox_next", "retry_after", "since"),
+    comment="object keys from bucket events, waiting for a check",
 )
 
-# The map server's: one row for each collection that has an overview mosaic on the map.
+# The map server reads it: one row for each collection with an overview mosaic on the map.
 overview_mosaics = Table(
     "overview_mosaics",
     metadata,
     Column("collection", Text, primary_key=True),
     Column("table_name", Text, nullable=False, unique=True),
-    Column("served_location", Text, nullable=False, comment="path by which MapServer opens the COG"),
-    Column("resolution", Double, nullable=False, comment="metres a pixel, in EPSG:3857"),
-    Column("frames", Integer, nullable=False, comment="that it shows"),
-    Column("geom", Geometry("GEOMETRY", srid=WEB_MERCATOR), nullable=False, comment="around all of them"),
+    Column("served_location", Text, nullable=False, comment="GDAL path by which MapServer opens the COG"),
+    Column("resolution", Double, nullable=False, comment="meters per pixel in EPSG:3857"),
+    Column("frames", Integer, nullable=False, comment="number of frames in the mosaic"),
+    Column("geom", Geometry("GEOMETRY", srid=WEB_MERCATOR), nullable=False, comment="outline of the collection"),
     schema=PUBLIC,
+    comment="overview mosaics on the map",
 )
 
 
-def tile_index(of: Collection) -> Table:
+def tile_index(collection: Collection) -> Table:
     """The tile index of a collection. The columns up to `dl_index` and `geom` are legacy: published consumers read them."""
     return Table(
-        of.table,
-        # Named, because schema ls4 comes first in the pipeline's own search path and is closed to the map server.
+        collection.table,
+        # An explicit schema: ls4 comes first in the pipeline's search path, and the map server has no access to it.
         MetaData(schema=PUBLIC),
         Column("oid", Integer, Identity(), primary_key=True, comment="stacking order of the map"),
         Column("location", Text, nullable=False, unique=True, comment="/vsis3/<bucket>/<cog key>"),

@@ -1,6 +1,7 @@
-"""A collection's tile index: brought up to date with the frames that changed, in one transaction.
+"""The tile index of a collection: its refresh with the frames that changed, and queries on it.
 
-The table is never dropped while it is served: readers see the state before or the state after, and its GRANTs stay.
+A refresh is one transaction on the existing table, which is never replaced: readers see the state before or after, and GRANTs
+stay valid. The table itself is defined in `schema.py`; the files made from it are in `shapefile.py`.
 """
 
 from collections.abc import Sequence
@@ -29,9 +30,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.db.chunks import chunks
-from ls4_assets.db.schema import PUBLIC, WEB_MERCATOR, collection, frame, tile_index
-from ls4_assets.domain.links import links
+from ls4_assets.db import schema
+from ls4_assets.db.schema import PUBLIC, WEB_MERCATOR
+from ls4_assets.domain.chunks import chunks
+from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.locks import exclusive_lock
@@ -40,12 +42,12 @@ from resources.storage import Storage
 Extent = tuple[float, float, float, float]
 
 LEGACY = "legacy"
-"""Stands where a row's profile stands otherwise: it was taken over from lambda-s4, and ls4 has no frame of it yet."""
+"""Replaces the profile hash in a row adopted from lambda-s4 for which ls4 has no frame yet."""
 
-# Who made a table is told by its owner, its columns and the key on `location` that every rebuild goes by.
-_MAKING = text(
+# A table belongs to ls4 if its owner, its columns and its unique key on `location`, which every refresh relies on, are ours.
+_OWNERSHIP = text(
     """
-    SELECT pg_get_userbyid(relowner) = current_user AS mine,
+    SELECT pg_get_userbyid(relowner) = current_user AS owned,
            ARRAY(SELECT attname::text FROM pg_attribute
                   WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped) AS columns,
            EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
@@ -56,202 +58,216 @@ _MAKING = text(
 
 
 @dataclass(frozen=True)
-class Refresh:
-    """What one update did. `leaving` are frames that are out of the index and whose products may go now; `revision` is the
-    table's, by which files and map are known to be of it."""
+class RefreshResult:
+    """The outcome of a refresh. `removed` frames are out of the index, so their products can be deleted; `revision` is the new
+    index revision, which files and map record; `upserted` and `rows` count rows."""
 
     upserted: int
-    leaving: tuple[Frame, ...]
+    removed: tuple[Frame, ...]
     rows: int
     revision: int
 
 
-def refresh(connection: Connection, of: Collection, storage: Storage, public_url: str) -> Refresh:
-    """Bring the table up to date inside the caller's transaction; only frames that changed since the last time are read."""
-    table = tile_index(of)
-    # Locked before any frame: the summary below must follow one index after the other.
-    before = connection.execute(select(collection).where(collection.c.name == of.name).with_for_update()).first()
+def refresh(connection: Connection, collection: Collection, storage: Storage, public_url: str) -> RefreshResult:
+    """Apply the changes since the last refresh to the table, in the caller's transaction. Reads changed frames only.
+
+    Raises NotFoundError when the collection has no row, and ConfigurationError when its table does not belong to ls4.
+    """
+    columns, frame, table = schema.collection.c, schema.frame.c, schema.tile_index(collection)
+    # Lock the collection before any frame: the summary below depends on the order of refreshes.
+    query = select(schema.collection).where(columns.name == collection.name).with_for_update()
+    before = connection.execute(query).first()
     if before is None:
-        raise NotFoundError(f"{of.name} has no frames in the archive; drop one under its georef/ first.")
-    if is_ours(connection, of) is False:
+        raise NotFoundError(f"{collection.name} has no frames in the archive; drop one in its georef/ folder first.")
+    if is_owned_by_ls4(connection, collection) is False:
         raise ConfigurationError(
-            f"The table {PUBLIC}.{of.table} is not of ls4's making, and stays as it is; "
-            f"take it over by `ls4 adopt {of.folder('bw')} --apply`."
+            f"The table {PUBLIC}.{collection.table} was not created by ls4, which leaves it unchanged; "
+            f"adopt it with `ls4 adopt {collection.folder('bw')} --apply`."
         )
     table.create(connection, checkfirst=True)
-    # From the index alone. It may have been lost, or emptied by hand, since its rows were counted.
+    # Read from the unique index. The table may have been lost or emptied by hand since its rows were counted.
     first, last = connection.execute(select(func.min(table.c.location), func.max(table.c.location))).one()
-    holds_rows = first is not None
-    root, bucket = served_root(storage), location_of(storage.bucket, "")
-    renamed = holds_rows and not (first.startswith(bucket) and last.startswith(bucket))
+    has_rows = first is not None
+    root, bucket = served_root(storage), cog_location(storage.bucket, "")
+    renamed = has_rows and not (first.startswith(bucket) and last.startswith(bucket))
     if renamed:
-        _rename_locations(connection, table, bucket)
-    _spread_new_addresses(connection, of, public_url, root, renamed)
-    unindexed = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
-    changed = connection.execute(select(frame).where(*unindexed).order_by(frame.c.id).with_for_update()).all()
-    shown = [row for row in changed if not row.deleted and row.footprint is not None]
-    known = 0
-    for some in chunks(shown, 500):
-        known += _upsert(connection, table, [_index_row(of, row, storage, root, public_url) for row in some])
-    going = connection.scalars(select(frame.c.partition).where(frame.c.collection == of.name, frame.c.deleted))
-    leaving = tuple(Frame.from_partition(of.shard, partition) for partition in going)
-    left = 0
-    for locations in chunks((location_of(storage.bucket, gone.cog_key) for gone in leaving), 1000):
-        left += connection.execute(delete(table).where(table.c.location.in_(locations))).rowcount
-    grown_only = before.frames > 0 and holds_rows and not (renamed or known or left)
-    summary = _grown(of, before, shown) if grown_only else _counted(table)
-    values = summary | _description(of) | {"index_revision": _next_revision(), "indexed_at": func.now()}
-    of_it = update(collection).where(collection.c.name == of.name)
-    row = connection.execute(of_it.values(values).returning(collection.c.index_revision, collection.c.frames)).one()
+        _rename_bucket(connection, table, bucket)
+    _mark_relocated(connection, collection, public_url, root, renamed)
+    unindexed = (frame.collection == collection.name, frame.revision != frame.indexed_revision)
+    changed = connection.execute(select(schema.frame).where(*unindexed).order_by(frame.id).with_for_update()).all()
+    upserts = [row for row in changed if not row.deleted and row.footprint is not None]
+    replaced = 0
+    for chunk in chunks(upserts, 500):
+        replaced += _upsert(connection, table, [_index_row(collection, row, storage, root, public_url) for row in chunk])
+    partitions = connection.scalars(select(frame.partition).where(frame.collection == collection.name, frame.deleted))
+    removed = tuple(Frame.from_partition(collection.shard, partition) for partition in partitions)
+    deleted = 0
+    for locations in chunks((cog_location(storage.bucket, gone.cog_key) for gone in removed), 1000):
+        deleted += connection.execute(delete(table).where(table.c.location.in_(locations))).rowcount
+    only_added = before.frames > 0 and has_rows and not (renamed or replaced or deleted)
+    summary = _extend_summary(collection, before, upserts) if only_added else _count_summary(table)
+    values = summary | _describe(collection) | {"index_revision": _next_revision(), "indexed_at": func.now()}
+    statement = update(schema.collection).where(columns.name == collection.name).values(values)
+    row = connection.execute(statement.returning(columns.index_revision, columns.frames)).one()
     for ids in chunks((row.id for row in changed), 1000):
-        connection.execute(update(frame).where(frame.c.id.in_(ids)).values(indexed_revision=frame.c.revision))
-    return Refresh(len(shown), leaving, row.frames, row.index_revision)
+        connection.execute(update(schema.frame).where(frame.id.in_(ids)).values(indexed_revision=frame.revision))
+    return RefreshResult(len(upserts), removed, row.frames, row.index_revision)
 
 
 def served_root(storage: Storage) -> str:
-    """What stands before a key in `served_location`: /srv/archive/ or /vsis3/<bucket>/."""
+    """Returns the prefix of keys in `served_location`: /srv/archive/ or /vsis3/<bucket>/."""
     return storage.gdal_path("x")[:-1]
 
 
-def location_of(bucket: str, key: str) -> str:
-    """What the index knows a COG by, whatever the storage. The key "" gives what stands before all keys."""
+def cog_location(bucket: str, key: str) -> str:
+    """Returns the `location` of a COG, which is the same for every storage. The key "" gives the prefix of all locations."""
     return f"/vsis3/{bucket}/{key}"
 
 
-def cog_key_of(id_: ColumnElement[str]) -> ColumnElement[str]:
-    """In SQL the `cog_key` of the frame of an id."""
-    return func.regexp_replace(id_, "/([^/]*)$", r"/cog/\1.tif")
+def cog_key_expression(frame_id: ColumnElement[str]) -> ColumnElement[str]:
+    """`Frame.cog_key` in SQL, from the frame's id."""
+    return func.regexp_replace(frame_id, "/([^/]*)$", r"/cog/\1.tif")
 
 
-def key_in(location: ColumnElement[str]) -> ColumnElement[str]:
-    """In SQL the key that a `location` names, whatever the bucket."""
+def location_key_expression(location: ColumnElement[str]) -> ColumnElement[str]:
+    """The object key of a `location` in SQL, for any bucket."""
     return func.regexp_replace(location, "^/vsi[a-z0-9_]+/[^/]+/", "")
 
 
-def revision(connection: Connection, of: Collection) -> int:
-    return connection.scalar(select(collection.c.index_revision).where(collection.c.name == of.name)) or 0
+def load_revision(connection: Connection, collection: Collection) -> int:
+    """Returns the index revision; 0 when the collection has no row."""
+    columns = schema.collection.c
+    return connection.scalar(select(columns.index_revision).where(columns.name == collection.name)) or 0
 
 
-def extent(connection: Connection, of: Collection) -> Extent | None:
-    """minx, miny, maxx, maxy of all footprints in EPSG:3857 metres; None when the index is empty or there is none."""
-    box = collection.c.outline
-    sides = (func.ST_XMin(box), func.ST_YMin(box), func.ST_XMax(box), func.ST_YMax(box))
-    row = connection.execute(select(*sides).where(collection.c.name == of.name)).first()
+def load_extent(connection: Connection, collection: Collection) -> Extent | None:
+    """Returns minx, miny, maxx, maxy of all footprints in EPSG:3857 meters; None when there are none."""
+    outline = schema.collection.c.outline
+    sides = (func.ST_XMin(outline), func.ST_YMin(outline), func.ST_XMax(outline), func.ST_YMax(outline))
+    row = connection.execute(select(*sides).where(schema.collection.c.name == collection.name)).first()
     return None if row is None or row[0] is None else (row[0], row[1], row[2], row[3])
 
 
-def point_on_frame(connection: Connection, of: Collection) -> tuple[float, float] | None:
-    """A place, in EPSG:3857, that some frame of the index shows."""
-    if not exists(connection, of):
+def find_point_on_frame(connection: Connection, collection: Collection) -> tuple[float, float] | None:
+    """Returns x and y (EPSG:3857) of a point on some frame of the index; None without frames."""
+    if not has_table(connection, collection):
         return None
-    point = func.ST_PointOnSurface(tile_index(of).c.geom)
+    point = func.ST_PointOnSurface(schema.tile_index(collection).c.geom)
     row = connection.execute(select(func.ST_X(point), func.ST_Y(point)).limit(1)).first()
     return (row[0], row[1]) if row else None
 
 
-def bands(connection: Connection, of: Collection) -> list[str]:
-    """Bands that have frames in the index: its files are published under each of them."""
-    return connection.scalar(select(collection.c.bands).where(collection.c.name == of.name)) or []
+def load_film_types(connection: Connection, collection: Collection) -> list[str]:
+    """Returns the film types with frames in the index. Its files are published under each of them."""
+    columns = schema.collection.c
+    return connection.scalar(select(columns.film_types).where(columns.name == collection.name)) or []
 
 
-def legacy_keys(connection: Connection, of: Collection) -> list[str]:
-    """COGs whose rows were taken over and are kept until ls4 has frames of them."""
-    table = tile_index(of)
-    kept = select(key_in(table.c.location)).where(table.c.profile_hash == LEGACY)
-    return list(connection.scalars(kept)) if is_ours(connection, of) else []
+def list_legacy_keys(connection: Connection, collection: Collection) -> list[str]:
+    """Returns the object keys of adopted rows for which ls4 has no frame yet."""
+    table = schema.tile_index(collection)
+    query = select(location_key_expression(table.c.location)).where(table.c.profile_hash == LEGACY)
+    return list(connection.scalars(query)) if is_owned_by_ls4(connection, collection) else []
 
 
-def exists(connection: Connection, of: Collection) -> bool:
-    return connection.scalar(select(func.to_regclass(f"{PUBLIC}.{of.table}"))) is not None
+def has_table(connection: Connection, collection: Collection) -> bool:
+    return connection.scalar(select(func.to_regclass(f"{PUBLIC}.{collection.table}"))) is not None
 
 
-def is_ours(connection: Connection, of: Collection) -> bool | None:
-    """Was the collection's table made by this pipeline, and not by lambda-s4 or another hand? None: there is no table."""
-    row = connection.execute(_MAKING, {"name": f"{PUBLIC}.{of.table}"}).first()
+def is_owned_by_ls4(connection: Connection, collection: Collection) -> bool | None:
+    """True when ls4 created the collection's table, False when lambda-s4 or someone else did, None without a table."""
+    row = connection.execute(_OWNERSHIP, {"name": f"{PUBLIC}.{collection.table}"}).first()
     if row is None:
         return None
-    return bool(row.mine and row.keyed and {column.name for column in tile_index(of).columns} <= set(row.columns))
+    expected = {column.name for column in schema.tile_index(collection).columns}
+    return bool(row.owned and row.keyed and expected <= set(row.columns))
 
 
-def drop(connection: Connection, of: Collection) -> None:
-    """Remove the index of a collection that has no frame any more; its map must be withdrawn before."""
-    tile_index(of).drop(connection, checkfirst=True)
-    gone: dict[str, Any] = {"withdrawn_at": func.now(), "public_url": None, "frames": 0, "bands": [], "outline": None}
-    connection.execute(update(collection).where(collection.c.name == of.name).values(gone))
+def drop_table(connection: Connection, collection: Collection) -> None:
+    """Drop the index of a collection without frames. The caller withdraws its map first."""
+    schema.tile_index(collection).drop(connection, checkfirst=True)
+    values: dict[str, Any] = {"withdrawn_at": func.now(), "public_url": None, "frames": 0, "film_types": [], "outline": None}
+    connection.execute(update(schema.collection).where(schema.collection.c.name == collection.name).values(values))
 
 
-def collection_lock(engine: Engine, of: Collection) -> AbstractContextManager[None]:
-    """Nobody else rebuilds this collection meanwhile: index, files and mapfile are one piece of work."""
-    return exclusive_lock(engine, f"collection {of.name}")
+def collection_lock(engine: Engine, collection: Collection) -> AbstractContextManager[None]:
+    """An exclusive lock on rebuilds of the collection: index, files and mapfile are one unit of work."""
+    return exclusive_lock(engine, f"collection {collection.name}")
 
 
-def _rename_locations(connection: Connection, table: Table, bucket: str) -> None:
-    """Put another bucket's name into every row. Rows are known by `location`: beside one of the old name a frame would get a
-    second, and never lose the first. Where it has two already the lower stays, so that the stacking does not jump."""
+def _rename_bucket(connection: Connection, table: Table, bucket: str) -> None:
+    """Set the bucket in the `location` of every row.
+
+    `location` identifies rows, so under another bucket a frame would get a second row and keep the first forever. Of two rows of
+    one key the lower oid stays, which keeps the stacking order.
+    """
     other = table.alias()
-    lower = select(other.c.oid).where(key_in(other.c.location) == key_in(table.c.location), other.c.oid < table.c.oid)
+    key, other_key = location_key_expression(table.c.location), location_key_expression(other.c.location)
+    lower = select(other.c.oid).where(other_key == key, other.c.oid < table.c.oid)
     connection.execute(delete(table).where(lower.exists()))
-    connection.execute(update(table).values(location=literal(bucket) + key_in(table.c.location)))
+    connection.execute(update(table).values(location=literal(bucket) + key))
 
 
-def _spread_new_addresses(connection: Connection, of: Collection, public_url: str, root: str, renamed: bool) -> None:
-    """When the public address, or the place of the archive, changed since the last time, every row of the collection is due."""
-    same = (collection.c.public_url.is_not_distinct_from(public_url), collection.c.served_root.is_not_distinct_from(root))
-    stale = update(collection).where(collection.c.name == of.name, not_(and_(*same)))
-    if connection.execute(stale.values(public_url=public_url, served_root=root)).rowcount or renamed:
-        all_rows = update(frame).where(frame.c.collection == of.name)
-        connection.execute(all_rows.values(revision=frame.c.revision + 1))
+def _mark_relocated(connection: Connection, collection: Collection, public_url: str, root: str, renamed: bool) -> None:
+    """Make every frame of the collection due when the public URL or the root of the archive changed since the last refresh."""
+    columns, frame = schema.collection.c, schema.frame.c
+    same = (columns.public_url.is_not_distinct_from(public_url), columns.served_root.is_not_distinct_from(root))
+    statement = update(schema.collection).where(columns.name == collection.name, not_(and_(*same)))
+    if connection.execute(statement.values(public_url=public_url, served_root=root)).rowcount or renamed:
+        frames = update(schema.frame).where(frame.collection == collection.name)
+        connection.execute(frames.values(revision=frame.revision + 1))
 
 
 def _next_revision() -> ColumnElement[int]:
-    """Greater than any before, also of a collection that was withdrawn and comes again, or when the database was lost: caches
-    keep the tiles of a version for a year."""
+    """A revision greater than any before, even after a withdrawal or the loss of the database: caches keep the tiles of a
+    revision for a year."""
     seconds = cast(func.extract("epoch", func.now()), BigInteger)
-    return func.greatest(collection.c.index_revision + 1, seconds)
+    return func.greatest(schema.collection.c.index_revision + 1, seconds)
 
 
-def _description(of: Collection) -> dict[str, Any]:
-    """What the name says, for the statewide views: SQL knows no grammar."""
-    return {"title": of.title, "agency": of.agency, "year": of.year, "type": of.type}
+def _describe(collection: Collection) -> dict[str, Any]:
+    """The parts of the collection's name, for the statewide views: SQL cannot parse it."""
+    return {"title": collection.title, "agency": collection.agency, "year": collection.year, "type": collection.type}
 
 
-def _counted(table: Table) -> dict[str, Any]:
-    """The collection's frames, bands and outline, read from the whole table."""
+def _count_summary(table: Table) -> dict[str, Any]:
+    """The collection's frames, film types and outline, computed from the whole table."""
     hull = func.ST_ConvexHull(func.ST_Collect(table.c.geom))
-    bands = select(func.coalesce(func.array_agg(table.c.band.distinct()), literal([], ARRAY(Text))))
+    film_types = select(func.coalesce(func.array_agg(table.c.band.distinct()), literal([], ARRAY(Text))))
     return {
         "frames": select(func.count()).select_from(table).scalar_subquery(),
-        "bands": bands.scalar_subquery(),
+        "film_types": film_types.scalar_subquery(),
         "outline": select(hull).scalar_subquery(),
     }
 
 
-def _grown(of: Collection, before: Row[Any], added: Sequence[Row[Any]]) -> dict[str, Any]:
-    """The same when frames were only added: one more costs the same in a collection of ten and of ten thousand."""
-    due = (frame.c.collection == of.name, frame.c.revision != frame.c.indexed_revision)
-    new = (*due, ~frame.c.deleted, frame.c.footprint.is_not(None))
-    footprints = select(func.ST_Collect(frame.c.footprint)).where(*new).scalar_subquery()
+def _extend_summary(collection: Collection, before: Row[Any], added: Sequence[Row[Any]]) -> dict[str, Any]:
+    """The same when frames were only added: one more frame costs the same in a collection of ten and of ten thousand."""
+    frame, outline = schema.frame.c, schema.collection.c.outline
+    unindexed = (frame.collection == collection.name, frame.revision != frame.indexed_revision)
+    new = (*unindexed, ~frame.deleted, frame.footprint.is_not(None))
+    footprints = select(func.ST_Collect(frame.footprint)).where(*new).scalar_subquery()
     return {
         "frames": before.frames + len(added),
-        "bands": sorted({*before.bands, *(row.id.partition("/")[0] for row in added)}),
-        "outline": func.ST_ConvexHull(func.ST_Collect(collection.c.outline, footprints)) if added else collection.c.outline,
+        "film_types": sorted({*before.film_types, *(row.id.partition("/")[0] for row in added)}),
+        "outline": func.ST_ConvexHull(func.ST_Collect(outline, footprints)) if added else outline,
     }
 
 
-def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, public_url: str) -> dict[str, Any]:
-    shown = Frame.from_partition(of.shard, row.partition)
-    attributes = shown.attributes
-    found = links(shown, public_url, row.scan_file)
+def _index_row(collection: Collection, row: Row[Any], storage: Storage, root: str, public_url: str) -> dict[str, Any]:
+    frame = Frame.from_partition(collection.shard, row.partition)
+    attributes = frame.attributes
+    links = build_links(frame, public_url, row.scan_file)
     return {
-        "location": location_of(storage.bucket, shown.cog_key),
+        "location": cog_location(storage.bucket, frame.cog_key),
         "src_srs": f"EPSG:{WEB_MERCATOR}",
         "date": attributes.date,
         "roll": attributes.roll,
         "frame_num": attributes.frame_num,
-        "dl_orig": found.dl_orig,
-        "dl_georef": found.dl_georef,
-        "dl_index": found.dl_index,
-        "band": shown.film_type,
+        "dl_orig": links.dl_orig,
+        "dl_georef": links.dl_georef,
+        "dl_index": links.dl_index,
+        "band": frame.film_type,
         "acquired": attributes.acquired,
         "served_location": f"{root}{row.served_key}",
         "source_version": row.source_version,
@@ -261,11 +277,11 @@ def _index_row(of: Collection, row: Row[Any], storage: Storage, root: str, publi
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> int:
-    """Returns how many of the rows were there already."""
-    there = select(func.count()).where(table.c.location.in_([row["location"] for row in rows]))
-    known = connection.scalar(there) or 0
+    """Returns how many of the rows existed before."""
+    query = select(func.count()).where(table.c.location.in_([row["location"] for row in rows]))
+    replaced = connection.scalar(query) or 0
     statement = insert(table).values(list(rows))
-    # The oid of a row that is there already stays: the stacking of overlapping frames does not jump.
+    # An existing row keeps its oid, which keeps the stacking order of overlapping frames.
     new = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in ("oid", "location")}
     connection.execute(statement.on_conflict_do_update(index_elements=["location"], set_=new))
-    return known
+    return replaced

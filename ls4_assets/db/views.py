@@ -1,6 +1,6 @@
-"""The statewide views, in schema `public` for the map server and the page: all collections, and all frames, in one table each.
+"""The statewide views in schema `public`, for the map server and the web page: one of all collections and one of all frames.
 
-They read the pipeline's own tables by the rights of their owner; the map server's role sees no more of those than stands here.
+They read the pipeline's tables with the rights of their owner. The map server's role has no other access to those tables.
 """
 
 from sqlalchemy import Connection, text
@@ -8,13 +8,13 @@ from sqlalchemy import Connection, text
 COLLECTIONS = """
 CREATE OR REPLACE VIEW public.archive_collections AS
 SELECT row_number() OVER (ORDER BY name)::integer AS oid,
-       name, table_name, title, shard, agency, year, type, array_to_string(bands, ' ') AS bands, frames,
+       name, table_name, title, shard, agency, year, type, array_to_string(film_types, ' ') AS bands, frames,
        index_revision AS version, outline AS geom
   FROM ls4.collection
  WHERE published_at IS NOT NULL AND outline IS NOT NULL
 """
 
-# Newest year last, as the map draws in this order; missions without a year lie under all.
+# The map draws in the order of `year`, newest last; missions without a year are at the bottom.
 FRAMES = """
 CREATE OR REPLACE VIEW public.archive_frames AS
 SELECT frame.id, frame.collection, collection.table_name, collection.year, frame.source_key,
@@ -26,12 +26,12 @@ SELECT frame.id, frame.collection, collection.table_name, collection.year, frame
 
 
 def create_views(connection: Connection) -> None:
-    """Make them; the caller has taken the role that owns the tables."""
+    """Create or replace the views. The caller has set the role that owns the tables."""
     for view in (COLLECTIONS, FRAMES):
         connection.execute(text(view))
 
 
 def drop_views(connection: Connection) -> None:
-    """Before their tables change. In one transaction with `create_views` nobody ever misses them."""
+    """Drop the views before their tables change. In one transaction with `create_views` readers always see them."""
     for name in ("archive_frames", "archive_collections"):
         connection.execute(text(f"DROP VIEW IF EXISTS public.{name}"))

@@ -1,14 +1,14 @@
-"""Who answers for the maps; the WMS capabilities print it."""
+"""The contact block that WMS capabilities and STAC documents print."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Contact:
-    """Who answers for the service. Capabilities want the whole block or none of it, hence no defaults."""
+    """Person and organization responsible for the maps. No field has a default because WMS wants the complete block or none."""
 
     person: str
-    organisation: str
+    organization: str
     position: str
     email: str
     telephone: str
@@ -16,5 +16,5 @@ class Contact:
     address: str
     city: str
     state: str
-    postcode: str
+    postal_code: str
     country: str

@@ -1,6 +1,6 @@
-"""The keys of what is exported: they continue the grammar of `ls4_assets.domain.names`, and docs/naming.md lists them.
+"""Object keys of the exports, which are all public. Keys of frames, tile indexes and maps are in `names`.
 
-All of it is public. What belongs to one collection lies below derived/<Name>/.
+The exports of a collection are below derived/<Name>/. docs/reference/names.md lists all keys.
 """
 
 from ls4_assets.domain.names import Collection, FilmType, Frame
@@ -10,27 +10,27 @@ COMPILED_GEOJSON_KEY = "geojson/compiled_historical_indexes.geojson"
 COMPILED_PARQUET_KEY = "geojson/compiled_historical_indexes.parquet"
 
 
-def footprints_key(of: Collection, suffix: str) -> str:
-    """`.geojson` or `.parquet`: the collection's part of the statewide file."""
-    return f"derived/{of.name}/footprints{suffix}"
+def footprints_key(collection: Collection, suffix: str) -> str:
+    """Key of the collection's footprints, a part of the statewide file; `suffix` is `.geojson` or `.parquet`."""
+    return f"derived/{collection.name}/footprints{suffix}"
 
 
-def mosaic_index_key(of: Collection, film_type: FilmType) -> str:
-    """GDAL takes a GeoPackage for a raster tile index by the end of its name."""
-    return f"derived/{of.name}/{of.name}_{film_type}.gti.gpkg"
+def mosaic_index_key(collection: Collection, film_type: FilmType) -> str:
+    """Key of the GDAL raster tile index. GDAL identifies the format by the suffix `.gti.gpkg`."""
+    return f"derived/{collection.name}/{collection.name}_{film_type}.gti.gpkg"
 
 
-def stac_folder(of: Collection) -> str:
-    return f"derived/{of.name}/stac/"
+def stac_folder(collection: Collection) -> str:
+    return f"derived/{collection.name}/stac/"
 
 
-def stac_collection_key(of: Collection) -> str:
-    return f"{stac_folder(of)}collection.json"
+def stac_collection_key(collection: Collection) -> str:
+    return f"{stac_folder(collection)}collection.json"
 
 
-def stac_parquet_key(of: Collection) -> str:
-    return f"{stac_folder(of)}items.parquet"
+def stac_parquet_key(collection: Collection) -> str:
+    return f"{stac_folder(collection)}items.parquet"
 
 
-def stac_item_key(of: Frame) -> str:
-    return f"{stac_folder(of.collection)}items/{of.film_type}/{of.stem}.json"
+def stac_item_key(frame: Frame) -> str:
+    return f"{stac_folder(frame.collection)}items/{frame.film_type}/{frame.stem}.json"

@@ -1,6 +1,6 @@
-"""Where people find a frame: its three download links and its collection's map addresses.
+"""Public URLs: a frame's three download links and a collection's map addresses. Object keys are in `names` and `export_keys`.
 
-The wording of the links is a contract with published catalogues (legacy columns dl_orig, dl_georef, dl_index).
+The links are a contract with published tile indexes (legacy columns dl_orig, dl_georef, dl_index).
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from ls4_assets.domain.names import Collection, FilmType, Frame
 
 @dataclass(frozen=True)
 class Links:
-    """`dl_orig` is "N/A" for a mosaic, which has no scan."""
+    """Download links of a frame; `dl_orig` is "N/A" for a mosaic sheet, which has no scan."""
 
     dl_orig: str
     dl_georef: str
     dl_index: str
 
 
-def links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
-    """`scan_file` is the raw scan's real file name when it is known: staff's scans keep their case (.TIF)."""
+def build_links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
+    """Download links of `frame`. `scan_file` is the raw scan's file name, if known, because scans keep their case (.TIF)."""
     file = scan_file or (f"{frame.scan_stem}.tif" if frame.scan_stem else None)
     return Links(
         dl_orig=f"{public_url}/{frame.folder}/scanned/{file}" if file else "N/A",
@@ -28,20 +28,20 @@ def links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
 
 
 def index_url(collection: Collection, film_type: FilmType, public_url: str) -> str:
-    """The zipped shapefile, as it lies under one band of the collection."""
+    """URL of the zipped shapefile of a collection, below one of its film types."""
     return f"{public_url}/{collection.tile_index_key(film_type, '_idx.zip')}"
 
 
-def map_url(collection: Collection, map_front: str) -> str:
-    """The address that published maps use; a WMS client adds its own parameters."""
-    return f"{map_front}/?map=/{collection.map_key}"
+def map_url(collection: Collection, map_base_url: str) -> str:
+    """WMS address that published maps use; a client appends its own parameters."""
+    return f"{map_base_url}/?map=/{collection.map_key}"
 
 
-def wms_url(collection: Collection, map_front: str) -> str:
-    """The same map without a path in the address: what is handed out anew."""
-    return f"{map_front}/wms/{collection.table}"
+def wms_url(collection: Collection, map_base_url: str) -> str:
+    """WMS address of the same map for new clients, without a mapfile path."""
+    return f"{map_base_url}/wms/{collection.table}"
 
 
-def tiles_url(collection: Collection, map_front: str) -> str:
-    """What stands before /{z}/{x}/{y}.png and /tilejson.json."""
-    return f"{map_front}/tiles/{collection.table}"
+def tiles_url(collection: Collection, map_base_url: str) -> str:
+    """URL prefix of /{z}/{x}/{y}.png and /tilejson.json."""
+    return f"{map_base_url}/tiles/{collection.table}"

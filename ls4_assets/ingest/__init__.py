@@ -1,1 +1,1 @@
-"""What lies in georef/: how it is listed, what changed, and which frames the next runs take."""
+"""Ingest: from files in the bucket to queued sources and batches for runs. `ls4_assets.processing` makes the frames."""

@@ -1,8 +1,8 @@
-"""The bucket's events: from the queue into the inbox, from the inbox to a look at the objects themselves.
+"""S3 events: from the queue into the inbox table, and from the inbox to a check of the keys in the bucket.
 
-An event only says where to look. It may come twice, late, in any order, or never (for that there is the sweep); what became of
-the object is decided by asking the bucket. A message is deleted when its key stands in the inbox, and a key leaves the inbox
-when it was looked at, so that whatever dies in between costs no more than a second look.
+An event only says which key to check: it may arrive twice, late, out of order or never (the full scan finds what was lost),
+so what happened to an object is decided by the bucket. A message is deleted once its key is committed to the inbox, and a key
+leaves the inbox once it was checked, so a crash in between costs only a repeated check. The comparison itself is in `scan`.
 """
 
 import json
@@ -17,122 +17,125 @@ from sqlalchemy import Connection, Engine, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db.schema import inbox
-from ls4_assets.ingest.listing import is_looked_at
+from ls4_assets.ingest.listing import is_drop_key
 from ls4_assets.ingest.scan import ScanReport, check_keys
 from resources.archive import Archive
-from resources.queue import Message
+from resources.queue import QueueMessage
 
-# Keys that are looked at together: in folders of their own each, they are as many listings.
-_TOGETHER = 200
-# A folder that cannot be read is asked again after half a minute, two, eight, and then every half an hour.
+# Keys checked together; in the worst case, each in a folder of its own, this many listings.
+_KEYS_PER_CHECK = 200
+# Backoff for a folder that cannot be listed: 30 s, 2 min, 8 min, then every 30 min.
 _FIRST_WAIT_SECONDS, _WAIT_GROWTH, _LONGEST_WAIT_SECONDS = 30, 4, 1800
 
 
 class Queue(Protocol):
-    """What is asked of `resources.queue.EventQueue`."""
+    """The part of `resources.queue.EventQueue` that ingest uses."""
 
-    def receive(self) -> list[Message]: ...
+    def receive(self) -> list[QueueMessage]: ...
 
-    def delete(self, messages: Sequence[Message]) -> None: ...
+    def delete(self, messages: Sequence[QueueMessage]) -> None: ...
 
 
 @dataclass
-class Received:
-    """`unreadable`: why a message was left to the dead letters."""
+class ReceiveReport:
+    """`messages` received; `unreadable`: for each message left to the dead-letter queue, a sentence with the reason."""
 
     messages: int = 0
     unreadable: list[str] = field(default_factory=list)
 
 
 def keys_from_event(body: str, bucket: str) -> list[str]:
-    """The keys that a message of EventBridge or of S3 itself tells of. Raises ValueError for any other, and another bucket's."""
-    said = json.loads(body)
-    if not isinstance(said, dict):
-        raise ValueError("it is no JSON object")
-    if said.get("Event") == "s3:TestEvent":
+    """The object keys in a message of EventBridge or of S3 itself; none in S3's test event.
+
+    Raises ValueError for any other message and for an event of another bucket.
+    """
+    message = json.loads(body)
+    if not isinstance(message, dict):
+        raise ValueError("not a JSON object")
+    if message.get("Event") == "s3:TestEvent":
         return []
-    if said.get("source") == "aws.s3":
-        found = [_place(said.get("detail"), str)]
-    elif isinstance(said.get("Records"), list):
-        # Here alone are keys encoded as in an address, with "+" for a blank.
-        found = [_place(record.get("s3") if isinstance(record, dict) else None, unquote_plus) for record in said["Records"]]
+    if message.get("source") == "aws.s3":
+        objects = [_bucket_and_key(message.get("detail"), str)]
+    elif isinstance(message.get("Records"), list):
+        # Only in this format are keys URL-encoded, with "+" for a space.
+        records = [record.get("s3") if isinstance(record, dict) else None for record in message["Records"]]
+        objects = [_bucket_and_key(record, unquote_plus) for record in records]
     else:
-        raise ValueError("it is no event of S3")
-    for of, key in found:
-        if of != bucket:
-            raise ValueError(f"it tells of the bucket {of}, not of {bucket}")
+        raise ValueError("not an S3 event")
+    for event_bucket, key in objects:
+        if event_bucket != bucket:
+            raise ValueError(f"an event of bucket {event_bucket}, not of {bucket}")
         if "\0" in key:
-            raise ValueError("its key is no text")
-        key.encode()  # half of a surrogate pair is JSON, and no text either
-    return [key for _, key in found]
+            raise ValueError("the key is not valid text")
+        key.encode()  # raises UnicodeEncodeError, a ValueError: JSON may hold half of a surrogate pair
+    return [key for _, key in objects]
 
 
-def receive(queue: Queue, engine: Engine, bucket: str, *, messages: int, seconds: float) -> Received:
-    """Take up to so many messages into the inbox; those that nobody can read stay in the queue, and hold up no other."""
-    received, deadline = Received(), time.monotonic() + seconds
-    while received.messages < messages and time.monotonic() < deadline:
-        got = queue.receive()
-        if not got:
+def fill_inbox(queue: Queue, engine: Engine, bucket: str, *, messages: int, seconds: float) -> ReceiveReport:
+    """Move up to `messages` messages into the inbox. Unreadable ones stay in the queue and do not block the others."""
+    report, deadline = ReceiveReport(), time.monotonic() + seconds
+    while report.messages < messages and time.monotonic() < deadline:
+        received = queue.receive()
+        if not received:
             break
-        received.messages += len(got)
-        kept: list[Message] = []
+        report.messages += len(received)
+        readable: list[QueueMessage] = []
         keys: set[str] = set()
-        for message in got:
+        for message in received:
             try:
-                keys.update(filter(is_looked_at, keys_from_event(message.body, bucket)))
-                kept.append(message)
+                keys.update(filter(is_drop_key, keys_from_event(message.body, bucket)))
+                readable.append(message)
             except ValueError as error:
-                received.unreadable.append(
-                    f"A message of the event queue cannot be read ({error}) and goes to the dead letters; see who sends there "
-                    f"{message.body[:200]!r}."
+                report.unreadable.append(
+                    f"A message in the event queue cannot be read ({error}) and goes to the dead-letter queue. "
+                    f"Find out who sends {message.body[:200]!r}."
                 )
         with engine.begin() as connection:
-            put(connection, keys)
-        queue.delete(kept)
-    return received
+            enqueue_keys(connection, keys)
+        queue.delete(readable)
+    return report
 
 
-def put(connection: Connection, keys: Iterable[str]) -> None:
-    """Note keys to be looked at; one that is noted already is counted, so that a look under way does not take it away."""
+def enqueue_keys(connection: Connection, keys: Iterable[str]) -> None:
+    """Add keys to the inbox. The event count of a key already there is raised, so that a running check does not remove it."""
     rows = [{"key": key} for key in sorted(keys)]
     if rows:
-        again = {"events": inbox.c.events + 1, "retry_after": func.now(), "attempts": 0}
-        noted = insert(inbox).on_conflict_do_update(index_elements=[inbox.c.key], set_=again)
-        connection.execute(noted.returning(inbox.c.key), rows)
+        repeated = {"events": inbox.c.events + 1, "retry_after": func.now(), "attempts": 0}
+        upsert = insert(inbox).on_conflict_do_update(index_elements=[inbox.c.key], set_=repeated)
+        connection.execute(upsert.returning(inbox.c.key), rows)
 
 
 def drain_inbox(archive: Archive, seconds: float) -> ScanReport:
-    """Look at the keys that wait, longest first, for about so long. Those whose folder could not be read come again later."""
-    look, deadline = ScanReport(), time.monotonic() + seconds
+    """Check the waiting keys, oldest first, for about `seconds`. Keys whose folder cannot be listed are retried later."""
+    report, deadline = ScanReport(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         with archive.database.connect() as connection:
             due = select(inbox.c.key, inbox.c.events).where(inbox.c.retry_after <= func.now())
-            rows = connection.execute(due.order_by(inbox.c.retry_after, inbox.c.since).limit(_TOGETHER)).all()
+            rows = connection.execute(due.order_by(inbox.c.retry_after, inbox.c.since).limit(_KEYS_PER_CHECK)).all()
         if not rows:
             break
-        part = check_keys(archive, [row.key for row in rows])
-        look.add(part)
-        unlisted = {row.key for row in rows if row.key[: row.key.rfind("/") + 1] in part.unlisted}
+        checked = check_keys(archive, [row.key for row in rows])
+        report.add(checked)
+        unlisted = {row.key for row in rows if row.key[: row.key.rfind("/") + 1] in checked.unlisted}
         with archive.database.begin() as connection:
-            _take_out(connection, {row.key: row.events for row in rows if row.key not in unlisted})
-            _put_off(connection, unlisted)
-    return look
+            _remove(connection, {row.key: row.events for row in rows if row.key not in unlisted})
+            _defer(connection, unlisted)
+    return report
 
 
-def _take_out(connection: Connection, seen: Mapping[str, int]) -> None:
-    """Not one of which another event came during the look: it may tell of what came after it."""
-    connection.execute(delete(inbox).where(tuple_(inbox.c.key, inbox.c.events).in_(list(seen.items()))))
+def _remove(connection: Connection, checked: Mapping[str, int]) -> None:
+    """Remove checked keys, unless another event came during the check: it may be about a later change."""
+    connection.execute(delete(inbox).where(tuple_(inbox.c.key, inbox.c.events).in_(list(checked.items()))))
 
 
-def _put_off(connection: Connection, unlisted: Collection[str]) -> None:
+def _defer(connection: Connection, unlisted: Collection[str]) -> None:
     wait = func.least(_FIRST_WAIT_SECONDS * func.power(_WAIT_GROWTH, inbox.c.attempts), _LONGEST_WAIT_SECONDS)
-    later = {"attempts": inbox.c.attempts + 1, "retry_after": func.now() + wait * timedelta(seconds=1)}
-    connection.execute(update(inbox).where(inbox.c.key.in_(unlisted)).values(later))
+    deferred = {"attempts": inbox.c.attempts + 1, "retry_after": func.now() + wait * timedelta(seconds=1)}
+    connection.execute(update(inbox).where(inbox.c.key.in_(unlisted)).values(deferred))
 
 
-def _place(said: object, decoded: Callable[[str], str]) -> tuple[str, str]:
-    """Bucket and key of one event."""
-    match said:
+def _bucket_and_key(event: object, decode: Callable[[str], str]) -> tuple[str, str]:
+    match event:
         case {"bucket": {"name": str(bucket)}, "object": {"key": str(key)}}:
-            return bucket, decoded(key)
-    raise ValueError("it names no object")
+            return bucket, decode(key)
+    raise ValueError("no bucket and key in the event")

@@ -1,54 +1,55 @@
-"""Putting a folder of tifs into the archive under their collection, as `ls4 ingest` does."""
+"""`ls4 ingest`: copies a folder of tifs into a collection of the archive. The sensors take it from there."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ls4_assets.domain.names import Shards, frame_stem, is_tif, parse_collection_path, parse_georef_key
+from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path, parse_georef_key
+from ls4_assets.domain.names import Shards
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import GEOREF
 from resources.storage import Storage
 
 
 @dataclass
-class Report:
-    """Names of the files that were put or were there already; a sentence for each that was rejected; what was no scan at all."""
+class IngestReport:
+    """File names, by what happened to each; in `rejected`, a sentence for each file. `skipped` are neither tifs nor sidecars."""
 
-    put: list[str] = field(default_factory=list)
+    uploaded: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
 
-def ingest_folder(folder: Path, collection_path: str, storage: Storage, shards: Shards, *, replace: bool = False) -> Report:
-    """Put every tif directly in `folder` whose name follows the grammar, with its sidecars.
+def ingest_folder(folder: Path, collection_path: str, storage: Storage, shards: Shards, *, replace: bool = False) -> IngestReport:
+    """Upload every tif directly in `folder` that has a valid name, with its sidecars.
 
-    Sidecars go first: a tif that needs its world file finds it. A file of the archive with other content is replaced only when
-    `replace` says so. Raises NameRejected when the collection itself is no good.
+    Sidecars go first, so that a tif always finds its world file. A file that is in the archive with different content is
+    overwritten only with `replace`. Raises InvalidNameError when `collection_path` is not valid.
     """
     collection, film_type = parse_collection_path(collection_path, shards)
-    report = Report()
+    report = IngestReport()
     georef = f"{collection.folder(film_type)}/{GEOREF}"
     files = sorted(path for path in folder.iterdir() if path.is_file() and frame_stem(path.name))
     report.skipped = sorted(path.name for path in folder.iterdir() if path not in files and not path.name.startswith("."))
-    good = _good_stems(files, georef, shards, report)
-    wanted = [path for path in files if frame_stem(path.name) in good]
-    for path in sorted(wanted, key=lambda path: (is_tif(path.name), path.name)):
+    valid_stems = _find_valid_stems(files, georef, shards, report)
+    selected = [path for path in files if frame_stem(path.name) in valid_stems]
+    for path in sorted(selected, key=lambda path: (is_tif(path.name), path.name)):
         key = f"{georef}/{path.name}"
-        if _is_there(storage, key, path):
+        if _is_stored(storage, key, path):
             report.unchanged.append(path.name)
         elif storage.head(key) and not replace:
             report.rejected.append(
-                f"{path.name} is in the archive already with other content; ingest with --replace to put this one in its place."
+                f"{path.name} is already in the archive with different content; use --replace to overwrite that file."
             )
         else:
             storage.upload(path, key)
-            report.put.append(path.name)
+            report.uploaded.append(path.name)
     return report
 
 
-def _good_stems(files: list[Path], georef: str, shards: Shards, report: Report) -> set[str | None]:
-    """Stems of the tifs that may be put; the others are told of in the report."""
-    good: set[str | None] = set()
+def _find_valid_stems(files: list[Path], georef: str, shards: Shards, report: IngestReport) -> set[str | None]:
+    """Stems of the tifs that may be uploaded; the others are added to the report's rejections."""
+    stems: set[str | None] = set()
     for path in (path for path in files if is_tif(path.name)):
         try:
             parse_georef_key(f"{georef}/{path.name}", shards)
@@ -56,13 +57,13 @@ def _good_stems(files: list[Path], georef: str, shards: Shards, report: Report) 
             report.rejected.append(str(rejection))
             continue
         if path.stat().st_size:
-            good.add(frame_stem(path.name))
+            stems.add(frame_stem(path.name))
         else:
             report.rejected.append(f"{path.name} is empty (zero bytes); copy it again from the scanner's disk.")
-    return good
+    return stems
 
 
-def _is_there(storage: Storage, key: str, path: Path) -> bool:
-    """The same bytes put again would be read once more for nothing."""
+def _is_stored(storage: Storage, key: str, path: Path) -> bool:
+    """Whether the archive has the same bytes; uploading them again would only cause another read of the file."""
     stored = storage.head(key)
     return stored is not None and stored.size == path.stat().st_size and storage.read(key) == path.read_bytes()

@@ -1,7 +1,8 @@
-"""Raw scans that arrive after their frame: found in scanned/, noted in the frame's row, and linked by the next index.
+"""Raw scans that arrive after their frame was made: found in scanned/, recorded in the frame's row, linked by the next rebuild.
 
-The look at the bucket does not enter scanned/, where an archive keeps most of its bytes. So the folders of collections that lack
-scans are looked through in turn: one listing for all frames of a folder, a few folders at a time, each again after some minutes.
+The scan of the bucket (`scan`) never enters scanned/, which holds most of an archive's bytes. Instead, the folders of
+collections that lack raw scans are listed in turn, a few in each tick and each again after some minutes. The raw scan's file
+name is matched in `ls4_assets.processing.raw_scans`.
 """
 
 from collections import defaultdict
@@ -13,77 +14,85 @@ from pathlib import PurePosixPath
 from sqlalchemy import Engine, bindparam, exists, func, nulls_first, or_, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from ls4_assets.db.schema import SCANLESS, collection, frame
+from ls4_assets.db import schema
+from ls4_assets.db.schema import SCANLESS
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.processing.raw_scans import match_scans
+from ls4_assets.processing.raw_scans import match_raw_scans
 from resources.storage import Storage, StoredObject
 
-AGAIN = timedelta(minutes=5)
-# Collections of a tick, and frames that one tick tells Dagster of.
-COLLECTIONS = 5
-FRAMES = 200
+CHECK_INTERVAL = timedelta(minutes=5)
+# Limits of one tick: collections whose folders are listed, and frames reported to Dagster.
+MAX_COLLECTIONS = 5
+MAX_FRAMES = 200
 
 
 @dataclass
-class LateScans:
-    """`found`: frames whose raw scan has come since they were made. `errors`, sentences: folders that could not be listed."""
+class LateRawScans:
+    """`frames`: frames whose raw scan arrived since they were made. `errors`: a sentence for each folder not listed."""
 
-    found: list[Frame] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
-def find_late_scans(engine: Engine, storage: Storage, again: timedelta = AGAIN) -> LateScans:
-    """Look through the folders whose turn it is. What is found is written down, and the index of the frame is due."""
-    late = LateScans()
-    for of in _due(engine, again):
+def find_late_raw_scans(engine: Engine, storage: Storage, interval: timedelta = CHECK_INTERVAL) -> LateRawScans:
+    """List the folders that are due and record the raw scans found, which makes the index of their frames due."""
+    late = LateRawScans()
+    for collection in _load_due_collections(engine, interval):
         try:
-            late.found += _look_through(engine, storage, of, FRAMES - len(late.found))
+            late.frames += _check_collection(engine, storage, collection, MAX_FRAMES - len(late.frames))
         except OperationalError:
             raise
-        except Exception as error:  # noqa: BLE001  # each storage has errors of its own; the other folders must be seen
-            late.errors.append(f"scanned/ of {of.name} cannot be listed ({error}); its raw scans are linked once it can be.")
-            _note_looked_at(engine, of)
-        if len(late.found) >= FRAMES:
+        except Exception as error:  # noqa: BLE001  # each storage raises its own errors; the other folders must be checked
+            late.errors.append(
+                f"scanned/ of {collection.name} cannot be listed ({error}); its raw scans are linked as soon as it can be."
+            )
+            _mark_checked(engine, collection)
+        if len(late.frames) >= MAX_FRAMES:
             break
     return late
 
 
-def _due(engine: Engine, again: timedelta) -> list[Collection]:
-    lacks = exists().where(frame.c.collection == collection.c.name, text(SCANLESS))
-    seen = collection.c.raw_scans_checked_at
-    query = select(collection.c.shard, collection.c.partition).where(lacks, or_(seen.is_(None), seen < func.now() - again))
+def _load_due_collections(engine: Engine, interval: timedelta) -> list[Collection]:
+    columns = schema.collection.c
+    lacks_scans = exists().where(schema.frame.c.collection == columns.name, text(SCANLESS))
+    checked_at = columns.raw_scans_checked_at
+    is_due = or_(checked_at.is_(None), checked_at < func.now() - interval)
+    query = select(columns.shard, columns.partition).where(lacks_scans, is_due)
     with engine.connect() as connection:
-        rows = connection.execute(query.order_by(nulls_first(seen)).limit(COLLECTIONS))
+        rows = connection.execute(query.order_by(nulls_first(checked_at)).limit(MAX_COLLECTIONS))
         return [Collection.from_partition(row.shard, row.partition) for row in rows]
 
 
-def _look_through(engine: Engine, storage: Storage, of: Collection, most: int) -> list[Frame]:
-    """One collection. It stays due where there is more than is told of at once."""
+def _check_collection(engine: Engine, storage: Storage, collection: Collection, limit: int) -> list[Frame]:
+    """Record up to `limit` late raw scans of a collection, which stays due when there are more."""
+    table = schema.frame
     with engine.connect() as connection:
-        lacking = select(frame.c.partition).where(frame.c.collection == of.name, text(SCANLESS))
-        frames = [Frame.from_partition(of.shard, partition) for partition in connection.scalars(lacking)]
+        lacking = select(table.c.partition).where(table.c.collection == collection.name, text(SCANLESS))
+        frames = [Frame.from_partition(collection.shard, partition) for partition in connection.scalars(lacking)]
     arrived: list[tuple[Frame, str]] = []
-    for folder, some in _by_folder(frames).items():
-        files = [PurePosixPath(item.key).name for item in storage.level(folder) if isinstance(item, StoredObject) and item.size]
-        arrived += match_scans(some, files).items()
-    taken = arrived[:most]
-    if taken:
-        note = update(frame).where(frame.c.id == bindparam("frame"), frame.c.scan_file.is_(None), ~frame.c.deleted)
-        values = {"scan_file": bindparam("file"), "revision": frame.c.revision + 1, "updated_at": func.now()}
+    for folder, frames_in_folder in _group_by_folder(frames).items():
+        items = storage.list_level(folder)
+        files = [PurePosixPath(item.key).name for item in items if isinstance(item, StoredObject) and item.size]
+        arrived += match_raw_scans(frames_in_folder, files).items()
+    recorded = arrived[:limit]
+    if recorded:
+        statement = update(table).where(table.c.id == bindparam("frame"), table.c.scan_file.is_(None), ~table.c.deleted)
+        values = {"scan_file": bindparam("file"), "revision": table.c.revision + 1, "updated_at": func.now()}
         with engine.begin() as connection:
-            connection.execute(note.values(values), [{"frame": one.id, "file": file} for one, file in taken])
-    if len(taken) == len(arrived):
-        _note_looked_at(engine, of)
-    return [one for one, _ in taken]
+            connection.execute(statement.values(values), [{"frame": frame.id, "file": file} for frame, file in recorded])
+    if len(recorded) == len(arrived):
+        _mark_checked(engine, collection)
+    return [frame for frame, _ in recorded]
 
 
-def _note_looked_at(engine: Engine, of: Collection) -> None:
+def _mark_checked(engine: Engine, collection: Collection) -> None:
+    table = schema.collection
     with engine.begin() as connection:
-        connection.execute(update(collection).where(collection.c.name == of.name).values(raw_scans_checked_at=func.now()))
+        connection.execute(update(table).where(table.c.name == collection.name).values(raw_scans_checked_at=func.now()))
 
 
-def _by_folder(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+def _group_by_folder(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     folders: dict[str, list[Frame]] = defaultdict(list)
-    for one in frames:
-        folders[f"{one.folder}/scanned/"].append(one)
+    for frame in frames:
+        folders[f"{frame.folder}/scanned/"].append(frame)
     return folders

@@ -1,35 +1,35 @@
-"""Reading the drop folders: which tifs lie where staff put them, each with its sidecars.
+"""Listing the drop folders: which tifs staff put where, each with its sidecars.
 
-The archive is walked in key order, and the walk can begin behind any key, so that a look is bounded whatever the archive holds.
-Product folders are never entered: they hold most of the objects and none of the drops. A folder that cannot be listed is told
-of, not raised: nothing is known of it, and it keeps nobody from the others.
+The archive is walked in key order and a walk can resume after any key, so a scan is bounded whatever the size of the archive.
+Product folders are never entered: they hold most of the objects and no drops. A folder that cannot be listed is returned as
+such instead of raised, so that the others are still scanned. The comparison with the source table is in `planner`.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ls4_assets.domain.names import FILM_TYPES, frame_stem, is_tif
-from resources.storage import Storage, StoredObject, end_of, is_listed
+from ls4_assets.domain.key_parser import frame_stem, is_tif
+from ls4_assets.domain.names import FILM_TYPES
+from resources.storage import Storage, StoredObject, combined_version, folder_end, is_listed
 
 GEOREF = "georef"
 PRODUCT_FOLDERS = frozenset({"scanned", "cog"})
 TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson", "staff"})
-# Dropped in the hope of a map: worth a word of advice. Anything else in georef/ (notes, Thumbs.db) is left alone.
+# Images that staff expect on the map: rejected with advice. Any other file in georef/ (notes, Thumbs.db) is ignored.
 FOREIGN_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".jp2", ".img", ".sid", ".ecw", ".pdf", ".bmp", ".zip"})
-# Behind every key.
+# Sorts after every key.
 END = "\U0010ffff"
-# Up to so many stems of one folder are asked for one by one; more are read off its listing.
-_FEW = 8
+# Up to this many stems of a folder are listed one by one; for more, the folder's listing is read.
+_FEW_STEMS = 8
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedFile:
     """A tif in the bucket. `version` covers its sidecars too: a corrected world file is a new version.
 
-    `empty`: it, or one of its sidecars, has no bytes (yet).
+    `size` is in bytes. `empty`: the tif or one of its sidecars has no bytes (yet).
     """
 
     key: str
@@ -40,7 +40,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Unlisted:
+class UnlistedFolder:
     """A folder that could not be listed, or not to its end."""
 
     folder: str
@@ -49,77 +49,78 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class KeyRange:
-    """Every object with a key behind `after` and up to `upto`; then, maybe, a folder that could not be seen and is passed over.
+    """The drops with `start` < key <= `end`; `unlisted`: a folder after them that could not be listed and is skipped.
 
-    Objects that belong together, a tif and its sidecars, x.tif and x.TIF, are never in two pieces.
+    Objects that belong together (a tif and its sidecars, x.tif and x.TIF) are always in the same range.
     """
 
-    after: str
-    upto: str
+    start: str
+    end: str
     objects: tuple[StoredObject, ...]
-    unlisted: Unlisted | None = None
+    unlisted: UnlistedFolder | None = None
 
     @property
-    def next(self) -> str:
-        """Where the piece that follows begins."""
-        return max(self.upto, end_of(self.unlisted.folder)) if self.unlisted and self.unlisted.folder else self.upto
+    def next_start(self) -> str:
+        """The `start` of the range that follows."""
+        return max(self.end, folder_end(self.unlisted.folder)) if self.unlisted and self.unlisted.folder else self.end
 
 
-def key_ranges(storage: Storage, after: str, most: int, deadline_passed: Callable[[], bool]) -> Iterator[KeyRange]:
-    """The archive behind `after`, in pieces of about `most` objects, smaller ones when there is `hurry`."""
+def walk_key_ranges(storage: Storage, start: str, limit: int, deadline_passed: Callable[[], bool]) -> Iterator[KeyRange]:
+    """The archive after the key `start`, in ranges of about `limit` objects, or fewer once `deadline_passed`."""
     objects: list[StoredObject] = []
-    together: list[str] = []
-    for item in _walk(storage, "", after):
-        if isinstance(item, Unlisted):
-            # What was listed of the folder may lack a sidecar: none of it is believed.
-            seen = tuple(found for found in objects if not found.key.startswith(item.folder))
-            piece = KeyRange(after, max(after, item.folder), seen, item)
-            yield piece
+    open_stems: list[str] = []
+    for item in _walk(storage, "", start):
+        if isinstance(item, UnlistedFolder):
+            # The part of the folder that was listed may lack a sidecar, so none of it is used.
+            complete = tuple(stored for stored in objects if not stored.key.startswith(item.folder))
+            key_range = KeyRange(start, max(start, item.folder), complete, item)
+            yield key_range
             if not item.folder:
                 return
-            after, objects, together = piece.next, [], []
+            start, objects, open_stems = key_range.next_start, [], []
             continue
         key = item if isinstance(item, str) else item.key
-        together = [stem for stem in together if key.startswith(f"{stem}.")]
-        if (objects or isinstance(item, str)) and not together and (len(objects) >= most or deadline_passed()):
-            upto = key if isinstance(item, str) else objects[-1].key
-            yield KeyRange(after, upto, tuple(objects))
-            after, objects = upto, []
+        open_stems = [stem for stem in open_stems if key.startswith(f"{stem}.")]
+        if (objects or isinstance(item, str)) and not open_stems and (len(objects) >= limit or deadline_passed()):
+            end = key if isinstance(item, str) else objects[-1].key
+            yield KeyRange(start, end, tuple(objects))
+            start, objects = end, []
         if isinstance(item, StoredObject):
             objects.append(item)
-            together += [stem for stem in [frame_stem(key)] if stem]
-    yield KeyRange(after, END, tuple(objects))
+            open_stems += [stem for stem in [frame_stem(key)] if stem]
+    yield KeyRange(start, END, tuple(objects))
 
 
 def is_unmounted(storage: Storage) -> bool:
-    """Has the archive's folder none of the folders that hold photographs, as when its disk is not mounted? Others prove nothing:
-    the map front makes some wherever it starts. A bucket on S3 may be bare."""
-    return {f"{film_type}/" for film_type in FILM_TYPES}.isdisjoint(storage.level("")) and storage.is_folder
+    """Whether the archive's folder has neither bw/ nor nc/, as when its disk is not mounted; never true on S3.
+
+    Other folders prove nothing: the web front end creates some wherever it starts.
+    """
+    return {f"{film_type}/" for film_type in FILM_TYPES}.isdisjoint(storage.list_level("")) and storage.is_folder
 
 
-def beside(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:
-    """Drops of `folder` that have the path and stem of one of the keys. Raises what the storage raises."""
+def list_siblings(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:
+    """Drops of `folder` with the path and stem of one of the keys. Raises the storage's errors."""
     stems = sorted({_stem(key) for key in keys})
     is_georef = _is_georef(folder)
-    for run in [stems] if len(stems) > _FEW else [[stem] for stem in stems]:
-        among, last = set(run), f"{run[-1]}."
-        for found in storage.level(folder, run[0]):
-            key = found if isinstance(found, str) else found.key
+    for chunk in [stems] if len(stems) > _FEW_STEMS else [[stem] for stem in stems]:
+        requested, last = set(chunk), f"{chunk[-1]}."
+        for item in storage.list_level(folder, chunk[0]):
+            key = item if isinstance(item, str) else item.key
             if key > last and not key.startswith(last):
                 break
-            if isinstance(found, StoredObject) and _stem(key) in among and _is_drop(key, is_georef):
-                yield found
+            if isinstance(item, StoredObject) and _stem(key) in requested and _is_drop(key, is_georef):
+                yield item
 
 
-def is_looked_at(key: str) -> bool:
-    """Whether an object of this key may be a drop, or belong to one: what lies elsewhere, our own products first of all, is not
-    looked at whoever tells of it."""
+def is_drop_key(key: str) -> bool:
+    """Whether an object with this key may be a drop or its sidecar. Events of all other keys, our products first, are ignored."""
     folder = key[: key.rfind("/") + 1]
     return is_listed(key) and _is_entered(folder) and _is_drop(key, _is_georef(folder))
 
 
-def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Those of the keys that lie where drops are looked for, by folder."""
+def group_by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
+    """By folder, the keys that are in folders where drops may be."""
     folders: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         folder = key[: key.rfind("/") + 1]
@@ -128,50 +129,42 @@ def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
     return folders
 
 
-def pair_sidecars(objects: Iterable[StoredObject]) -> list[Dropped]:
-    """Join each tif with the sidecars of the same path and stem; sidecars without a tif wait for it."""
+def pair_sidecars(objects: Iterable[StoredObject]) -> list[DroppedFile]:
+    """Join each tif with the sidecars of the same path and stem; sidecars without a tif are left out until it comes."""
     tifs: list[StoredObject] = []
     sidecars: dict[str, list[StoredObject]] = defaultdict(list)
-    for found in objects:
-        if is_tif(found.key) or (stem := frame_stem(found.key)) is None:
-            tifs.append(found)
+    for stored in objects:
+        if is_tif(stored.key) or (stem := frame_stem(stored.key)) is None:
+            tifs.append(stored)
         else:
-            sidecars[stem].append(found)
-    return [_dropped(tif, sidecars.get(_stem(tif.key), [])) for tif in tifs]
+            sidecars[stem].append(stored)
+    return [_join(tif, sidecars.get(_stem(tif.key), [])) for tif in tifs]
 
 
-def combined_version(tif: StoredObject, sidecars: Iterable[StoredObject]) -> str:
-    """The tif's own version, with a short hash of its sidecars' behind it when it has any."""
-    parts = [f"{sidecar.key}={sidecar.version}" for sidecar in sorted(sidecars)]
-    if not parts:
-        return tif.version
-    return f"{tif.version}+{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
-
-
-def _dropped(tif: StoredObject, sidecars: list[StoredObject]) -> Dropped:
+def _join(tif: StoredObject, sidecars: list[StoredObject]) -> DroppedFile:
     keys = tuple(sidecar.key for sidecar in sorted(sidecars))
-    empty = not all(found.size for found in (tif, *sidecars))
-    return Dropped(tif.key, combined_version(tif, sidecars), tif.size, keys, empty)
+    empty = not all(stored.size for stored in (tif, *sidecars))
+    return DroppedFile(tif.key, combined_version(tif, sidecars), tif.size, keys, empty)
 
 
-def _walk(storage: Storage, folder: str, after: str) -> Iterator[StoredObject | str | Unlisted]:
-    """Drops behind `after` in key order; as text, how far the walk has come where it meets none."""
+def _walk(storage: Storage, folder: str, start: str) -> Iterator[StoredObject | str | UnlistedFolder]:
+    """Drops after `start` in key order; where there are none, the key that the walk has reached, as a string."""
     is_georef = _is_georef(folder)
     try:
-        for found in storage.level(folder, after):
-            if isinstance(found, StoredObject):
-                yield found if _is_drop(found.key, is_georef) else found.key
-            elif _is_entered(found):
-                yield from _walk(storage, found, after)
-    except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, the rest is unknown
-        yield Unlisted(folder, error)
+        for item in storage.list_level(folder, start):
+            if isinstance(item, StoredObject):
+                yield item if _is_drop(item.key, is_georef) else item.key
+            elif _is_entered(item):
+                yield from _walk(storage, item, start)
+    except Exception as error:  # noqa: BLE001  # each storage raises its own errors; after any, the rest is unknown
+        yield UnlistedFolder(folder, error)
         return
     if folder:
-        yield end_of(folder)
+        yield folder_end(folder)
 
 
 def _is_entered(folder: str) -> bool:
-    """Never below georef/: deflate/ is ours, and taking it for a drop would feed the platform its own output."""
+    """Never below georef/: deflate/ holds products, and taking them for drops would feed the platform its own output."""
     segments = folder.rstrip("/").split("/")
     return segments[0] not in TOP_PRODUCTS and PRODUCT_FOLDERS.isdisjoint(segments) and GEOREF not in segments[:-1]
 

@@ -1,21 +1,21 @@
-"""What changed in georef/, decided by pure functions over what is listed and what is known."""
+"""What changed in georef/: pure functions that compare a listing with the source table. `sources` writes the result."""
 
 from collections import defaultdict
-from collections.abc import Collection as Some
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
 from ls4_assets.db.schema import SourceState
-from ls4_assets.domain.names import Frame, Shards, is_tif, parse_georef_key
+from ls4_assets.domain.key_parser import is_tif, parse_georef_key
+from ls4_assets.domain.names import Frame, Shards
 from ls4_assets.errors import InvalidNameError
-from ls4_assets.ingest.listing import Dropped
+from ls4_assets.ingest.listing import DroppedFile
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the source table holds of one key. Times are aware UTC; `missing_since` is when it was first missing in a listing."""
+class SourceSnapshot:
+    """The source table's row of one key. Times are aware UTC; `missing_since`: when a listing first lacked the key."""
 
     version: str
     state: SourceState
@@ -25,30 +25,34 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A row of the source table to write. `frame` is None when the name was rejected."""
+class SourceChange:
+    """A row to write into the source table. `frame` is None when the name was rejected."""
 
-    dropped: Dropped
+    dropped: DroppedFile
     state: SourceState
     frame: Frame | None = None
     reason: str | None = None
 
 
 @dataclass
-class Changes:
-    """`missing` are keys that a complete listing does not show for the first time, `found` those that were missing and are
-    back, `gone` those that stayed away: staff who replace a file may delete it first."""
+class SourceChanges:
+    """Rows to write, and keys by what to do: `missing` for the first time, `returned` after that, `gone` for long enough.
 
-    rows: list[Change] = field(default_factory=list)
+    A missing file is not gone at once: staff who replace a file may delete it first.
+    """
+
+    rows: list[SourceChange] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`settle`: how long a version must stay the same before it is read, and a file away before it is gone; zero on S3.
-    `settle_empty` instead while it has no bytes. `tables` maps table names to the collection that has each."""
+    """`settle`: how long a version must not change before it is read, and a file be missing before it is gone; zero on S3.
+
+    `settle_empty` applies instead while a file has no bytes. `tables` maps each table name to the collection that has it.
+    """
 
     shards: Shards
     settle: timedelta
@@ -56,33 +60,37 @@ class Rules:
     tables: Mapping[str, str]
 
 
-def plan_changes(listed: Sequence[Dropped], known: Mapping[str, Known], now: datetime, rules: Rules) -> Changes:
-    """Compare a complete listing of some keys with what is known of them."""
-    changes = Changes()
-    doubles = _doubles(listed, known)
+def plan_changes(
+    listed: Sequence[DroppedFile], recorded: Mapping[str, SourceSnapshot], now: datetime, rules: Rules
+) -> SourceChanges:
+    """Compare a complete listing of some keys with the recorded rows of those keys."""
+    changes = SourceChanges()
+    duplicates = _find_duplicates(listed, recorded)
     tables = dict(rules.tables)
     for dropped in listed:
-        before = known.get(dropped.key)
+        before = recorded.get(dropped.key)
         try:
-            frame = _frame_of(dropped, doubles, rules.shards, tables)
+            frame = _parse_frame(dropped, duplicates, rules.shards, tables)
         except InvalidNameError as rejection:
             if before is None or (before.version, before.reason) != (dropped.version, str(rejection)):
-                changes.rows.append(Change(dropped, SourceState.REJECTED, reason=str(rejection)))
+                changes.rows.append(SourceChange(dropped, SourceState.REJECTED, reason=str(rejection)))
             elif before.missing_since is not None:
-                changes.found.append(dropped.key)
+                changes.returned.append(dropped.key)
             continue
         tables[frame.collection.table] = frame.collection.name
         state = _next_state(dropped, before, now, rules.settle_empty if dropped.empty else rules.settle)
         if state is not None:
-            changes.rows.append(Change(dropped, state, frame))
+            changes.rows.append(SourceChange(dropped, state, frame))
         elif before is not None and before.missing_since is not None:
-            changes.found.append(dropped.key)
-    _note_absent(changes, {dropped.key for dropped in listed}, known, now, rules.settle)
+            changes.returned.append(dropped.key)
+    _add_absent(changes, {dropped.key for dropped in listed}, recorded, now, rules.settle)
     return changes
 
 
-def _note_absent(changes: Changes, present: set[str], known: Mapping[str, Known], now: datetime, settle: timedelta) -> None:
-    for key, row in known.items():
+def _add_absent(
+    changes: SourceChanges, present: set[str], recorded: Mapping[str, SourceSnapshot], now: datetime, settle: timedelta
+) -> None:
+    for key, row in recorded.items():
         if key in present or row.state == SourceState.DELETED:
             continue
         if row.missing_since is None:
@@ -91,48 +99,56 @@ def _note_absent(changes: Changes, present: set[str], known: Mapping[str, Known]
             changes.gone.append(key)
 
 
-def _next_state(dropped: Dropped, before: Known | None, now: datetime, settle: timedelta) -> SourceState | None:
-    """None: nothing to do. A rejection by name that no longer holds (the list of shards grew) starts like a new file."""
-    fresh = SourceState.SETTLING if settle else SourceState.QUEUED
+def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: datetime, settle: timedelta) -> SourceState | None:
+    """The state to write; None: no change. A rejection that no longer applies (a shard was added) starts like a new file."""
+    initial = SourceState.SETTLING if settle else SourceState.QUEUED
     if before is None or before.version != dropped.version:
-        return fresh
+        return initial
     if before.state == SourceState.SETTLING:
         return SourceState.QUEUED if now - before.changed_at >= settle else None
     if before.state in (SourceState.DELETED, SourceState.REJECTED):
-        return fresh
+        return initial
     return None
 
 
-def _frame_of(dropped: Dropped, doubles: Mapping[str, str], shards: Shards, tables: Mapping[str, str]) -> Frame:
+def _parse_frame(dropped: DroppedFile, duplicates: Mapping[str, str], shards: Shards, tables: Mapping[str, str]) -> Frame:
+    """The frame of a file. Raises InvalidNameError, whose text is "<problem>; <what to do>.", as staff read it."""
     if not is_tif(dropped.key):
         stem = PurePosixPath(dropped.key).stem
-        raise InvalidNameError(f"{dropped.key}: only georeferenced tifs are taken; export it as {stem}.tif and drop that.")
-    frame = parse_georef_key(dropped.key, shards)
-    if first := doubles.get(dropped.key):
         raise InvalidNameError(
-            f"{dropped.key}: {PurePosixPath(first).name} of the same name is there already; remove one of the two."
+            f"{dropped.key}: only georeferenced tifs are accepted; export it as {stem}.tif and drop that file."
+        )
+    frame = parse_georef_key(dropped.key, shards)
+    if first := duplicates.get(dropped.key):
+        raise InvalidNameError(
+            f"{dropped.key}: {PurePosixPath(first).name} with the same name is already there; remove one of the two."
         )
     other = tables.get(frame.collection.table, frame.collection.name)
     if other != frame.collection.name:
         raise InvalidNameError(
-            f"{dropped.key}: its collection differs from {other} by upper and lower case only; use that spelling."
+            f"{dropped.key}: its collection differs from {other} only in upper and lower case; use that spelling."
         )
     return frame
 
 
-def _doubles(listed: Sequence[Dropped], known: Mapping[str, Known]) -> dict[str, str]:
-    """Key of each tif whose name another has already (x.tif and x.TIF make one product), with that other key."""
-    same: dict[str, list[str]] = defaultdict(list)
+def _find_duplicates(listed: Sequence[DroppedFile], recorded: Mapping[str, SourceSnapshot]) -> dict[str, str]:
+    """Keys of tifs that make the same product as another (x.tif and x.TIF), each with the key of the one that is kept."""
+    keys_by_path: dict[str, list[str]] = defaultdict(list)
     for dropped in listed:
         if is_tif(dropped.key):
-            same[dropped.key.rpartition(".")[0]].append(dropped.key)
+            keys_by_path[dropped.key.rpartition(".")[0]].append(dropped.key)
     return {
-        key: first for keys in same.values() if len(keys) > 1 for first in [_first(keys, known)] for key in keys if key != first
+        key: first
+        for keys in keys_by_path.values()
+        if len(keys) > 1
+        for first in [_choose_first(keys, recorded)]
+        for key in keys
+        if key != first
     }
 
 
-def _first(keys: Some[str], known: Mapping[str, Known]) -> str:
-    """The one that is in the archive already stays; among strangers, the first in order."""
-    settled_states = (SourceState.REJECTED, SourceState.DELETED)
-    in_use = [key for key in keys if key in known and known[key].state not in settled_states]
-    return min(in_use or keys)
+def _choose_first(keys: Sequence[str], recorded: Mapping[str, SourceSnapshot]) -> str:
+    """The key that is in the archive already; among new ones, the first in order."""
+    inactive_states = (SourceState.REJECTED, SourceState.DELETED)
+    active = [key for key in keys if key in recorded and recorded[key].state not in inactive_states]
+    return min(active or keys)

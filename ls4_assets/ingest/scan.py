@@ -1,7 +1,8 @@
-"""Looking at the bucket: comparing what lies there with the source table, a bounded piece after the other.
+"""Scans of the bucket: comparing its contents with the source table, one bounded key range after another.
 
-Nothing here knows Dagster. The walk marks what it misses; whether that is gone is decided in a second look at just those keys,
-once the walk is past their folder, so that the guard before deletions sees all that is missing of a collection at once.
+Nothing here depends on Dagster. The walk only marks what is missing. Whether a missing file is gone is decided by a second
+check of just those keys, after the walk has left their folder, so that the deletion guard sees all that is missing of a
+collection at once.
 """
 
 import time
@@ -15,30 +16,32 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.ingest import listing, sources
-from ls4_assets.ingest.deletions import Guard, take_deletions
-from ls4_assets.ingest.listing import Dropped, KeyRange
-from ls4_assets.ingest.planner import Known, Rules, plan_changes
+from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
+from ls4_assets.ingest.listing import DroppedFile, KeyRange
+from ls4_assets.ingest.planner import Rules, SourceSnapshot, plan_changes
 from resources.archive import Archive
 from resources.locks import try_lock
 from resources.storage import Storage
 
 # Keys that are compared, and held in memory, at once.
-PIECE = 5_000
-# An s3fs mount puts an empty object first and its content when the file is closed: the largest frames are uploaded for a quarter
-# of an hour.
+RANGE_KEYS = 5_000
+# An s3fs mount puts an empty object first and the content when the file is closed: uploading the largest frames takes 15 minutes.
 EMPTY_WAIT = timedelta(minutes=20)
-# The events of one large deletion come by and by: the guard before deletions shall see them all.
+# The events of one large deletion arrive gradually; wait so that the deletion guard sees all of them.
 EVENTS_WAIT = timedelta(seconds=30)
-_BARE = (
-    "The archive's folder has neither bw/ nor nc/, as when its disk is not mounted; nothing is taken for deleted. "
-    "Mount it, or make an empty bw/ if everything shall go."
+_UNMOUNTED = (
+    "The archive's folder has neither bw/ nor nc/, as when its disk is not mounted; nothing counts as deleted. "
+    "Mount the disk, or create an empty bw/ if all photographs are meant to go."
 )
 
 
 @dataclass
 class ScanReport:
-    """What one look found. `next_key`: the next one goes on behind it; empty when the whole archive was seen. `unseen`: folders
-    of which nothing became known; "" is the bucket itself."""
+    """The result of one scan.
+
+    `counts`: changes by kind; `held`: collections with newly held deletions; `unlisted`: folders that could not be listed,
+    where "" is the bucket itself. `next_key`: the key after which the next scan resumes; empty when this one reached the end.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -47,7 +50,7 @@ class ScanReport:
     next_key: str = ""
 
     def add(self, other: "ScanReport") -> None:
-        """What another look found besides."""
+        """Add the results of another scan; `next_key` stays."""
         self.counts.update(other.counts)
         self.errors += other.errors
         self.held |= other.held
@@ -55,166 +58,175 @@ class ScanReport:
 
 
 def scan_lock(database: Engine) -> AbstractContextManager[bool]:
-    """False while another look is under way."""
-    return try_lock(database, "look at the bucket")
+    """Yields False while another scan is running."""
+    return try_lock(database, "bucket scan")
 
 
 def scan_bucket(archive: Archive, start: str = "", seconds: float | None = None, keys: int | None = None) -> ScanReport:
-    """Compare the bucket with the source table from behind the key `start`, until its end, or as far as `seconds` and `keys`
-    allow; before that, look again at what waits for it."""
+    """Recheck what is pending, then compare the bucket with the source table.
+
+    It goes from the key `start`, exclusive, to the end, or as far as `seconds` and `keys` allow; both default to the settings.
+    """
     settings = archive.settings
     deadline = time.monotonic() + (settings.scan_seconds if seconds is None else seconds)
-    with _looking(archive, ScanReport(next_key=start), deadline) as looking:
+    with _open_scanner(archive, ScanReport(next_key=start), deadline) as scanner:
         try:
-            bare = listing.is_unmounted(archive.storage)
-        except Exception as error:  # noqa: BLE001  # each storage has errors of its own; whichever it is, nothing is known now
-            looking.look.unlisted.add("")
-            looking.tell(f"The bucket cannot be listed ({error}); nothing is taken for deleted, the next look tries again.")
-            return looking.look
-        if bare and looking.knows_photographs():
-            looking.tell(_BARE)
-            return looking.look
-        looking.again()
-        looking.walk(settings.scan_keys if keys is None else keys)
-        return looking.look
+            is_unmounted = listing.is_unmounted(archive.storage)
+        except Exception as error:  # noqa: BLE001  # each storage raises its own errors; after any, the bucket's state is unknown
+            scanner.report.unlisted.add("")
+            scanner.add_error(f"The bucket cannot be listed ({error}); nothing counts as deleted, and the next scan retries.")
+            return scanner.report
+        if is_unmounted and scanner.has_photographs():
+            scanner.add_error(_UNMOUNTED)
+            return scanner.report
+        scanner.recheck()
+        scanner.walk(settings.scan_keys if keys is None else keys)
+        return scanner.report
 
 
 def check_keys(archive: Archive, keys: Iterable[str]) -> ScanReport:
-    """Compare just these keys, of tifs or sidecars, with the source table: what an event tells of, or a person asks for."""
-    with _looking(archive, ScanReport(), float("inf")) as looking:
-        looking.at(keys)
-        return looking.look
+    """Compare only these keys, of tifs or sidecars, with the source table: those in an event, or that a person names."""
+    with _open_scanner(archive, ScanReport(), float("inf")) as scanner:
+        scanner.check(keys)
+        return scanner.report
 
 
 def recheck_pending(archive: Archive) -> ScanReport:
-    """Look only at what waits for a second look: files that were settling, or are missing."""
-    with _looking(archive, ScanReport(), time.monotonic() + archive.settings.scan_seconds) as looking:
-        looking.again()
-        return looking.look
+    """Check only the keys that are pending a second check: files that were settling or are missing."""
+    with _open_scanner(archive, ScanReport(), time.monotonic() + archive.settings.scan_seconds) as scanner:
+        scanner.recheck()
+        return scanner.report
 
 
 @contextmanager
-def _looking(archive: Archive, look: ScanReport, deadline: float) -> Iterator["_Scanner"]:
+def _open_scanner(archive: Archive, report: ScanReport, deadline: float) -> Iterator["_Scanner"]:
     with archive.database.connect() as connection:
         settings = archive.settings
         settle = timedelta(seconds=settings.settle_seconds if archive.storage.is_folder else 0.0)
         with connection.begin():
-            tables = sources.tables_in_use(connection)
+            tables = sources.load_table_names(connection)
         rules = Rules(settings.shards, settle, settle if archive.storage.is_folder else EMPTY_WAIT, tables)
-        guard = Guard(settings.deletion_guard_share, settings.deletion_guard_frames)
-        away = EVENTS_WAIT if settings.events_queue_url else settle
-        yield _Scanner(archive.storage, connection, look, deadline, rules, guard, away)
+        guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
+        missing_wait = EVENTS_WAIT if settings.events_queue_url else settle
+        yield _Scanner(archive.storage, connection, report, deadline, rules, guard, missing_wait)
 
 
 @dataclass
 class _Scanner:
-    """A look under way."""
+    """A running scan. `deadline` is in time.monotonic() seconds; `missing_wait`: time until a missing file is checked again."""
 
     storage: Storage
     connection: Connection
-    look: ScanReport
+    report: ScanReport
     deadline: float
     rules: Rules
-    guard: Guard
-    # So long after it was first missed is a file looked for again.
-    away: timedelta
+    guard: DeletionGuard
+    missing_wait: timedelta
 
     @property
-    def is_over(self) -> bool:
+    def deadline_passed(self) -> bool:
         return time.monotonic() > self.deadline
 
-    def tell(self, error: str) -> None:
-        self.look.errors.append(error)
+    def add_error(self, error: str) -> None:
+        self.report.errors.append(error)
 
-    def knows_photographs(self) -> bool:
+    def has_photographs(self) -> bool:
         with self.connection.begin():
-            return sources.anything_in_place(self.connection)
+            return sources.has_photographs(self.connection)
 
-    def walk(self, most: int) -> None:
-        """Go on behind `next_key`. What is not there is marked as missing, no more."""
-        seen = 0
-        for piece in listing.key_ranges(self.storage, self.look.next_key, min(PIECE, most), lambda: self.is_over):
-            with self._isolated(_between(piece)):
-                seen += self._compare(piece)
-            if piece.unlisted:
-                self._tell_unseen(piece.unlisted.folder, piece.unlisted.error)
-            self.look.next_key = "" if piece.next == listing.END else piece.next
-            if self.is_over or seen >= most:
+    def walk(self, limit: int) -> None:
+        """Compare about `limit` keys after the report's `next_key`. Absent files are only marked as missing."""
+        count = 0
+        ranges = listing.walk_key_ranges(self.storage, self.report.next_key, min(RANGE_KEYS, limit), lambda: self.deadline_passed)
+        for key_range in ranges:
+            with self._isolated(_describe(key_range)):
+                count += self._compare(key_range)
+            if key_range.unlisted:
+                self._add_unlisted(key_range.unlisted.folder, key_range.unlisted.error)
+            self.report.next_key = "" if key_range.next_start == listing.END else key_range.next_start
+            if self.deadline_passed or count >= limit:
                 return
 
-    def again(self) -> None:
-        """Look again at files that were settling, and at missing ones: now they are gone, or were only being replaced.
+    def recheck(self) -> None:
+        """Check settling and missing files again: missing ones are gone by now, or were only being replaced.
 
-        Not at missing ones of the folder that the walk is in: how many there are of them is not known yet.
+        Missing files of the folder that the walk is in are left out, as it is not yet known how many they are.
         """
-        now, inside = datetime.now(UTC), self.look.next_key[: self.look.next_key.rfind("/") + 1]
+        now, current_folder = datetime.now(UTC), self.report.next_key[: self.report.next_key.rfind("/") + 1]
         changed_before = now - (self.rules.settle or self.rules.settle_empty)
         with self.connection.begin():
-            due = sources.due_again(self.connection, changed_before, now - self.away, inside, PIECE)
-        self.at(due)
+            due = sources.find_due_rechecks(self.connection, changed_before, now - self.missing_wait, current_folder, RANGE_KEYS)
+        self.check(due)
 
-    def at(self, keys: Iterable[str]) -> None:
-        """Look at these keys alone."""
-        for folder, wanted in listing.by_folder(keys).items():
-            if self.is_over:
+    def check(self, keys: Iterable[str]) -> None:
+        """Compare only these keys."""
+        for folder, folder_keys in listing.group_by_folder(keys).items():
+            if self.deadline_passed:
                 return
             try:
-                listed = listing.pair_sidecars(listing.beside(self.storage, folder, wanted))
-                bare = listing.is_unmounted(self.storage)
-            except Exception as error:  # noqa: BLE001  # one folder must not keep the others from being seen
-                self._tell_unseen(folder, error)
+                listed = listing.pair_sidecars(listing.list_siblings(self.storage, folder, folder_keys))
+                is_unmounted = listing.is_unmounted(self.storage)
+            except Exception as error:  # noqa: BLE001  # one folder must not keep the others from being checked
+                self._add_unlisted(folder, error)
                 continue
-            if not (bare and self.knows_photographs()):
+            if not (is_unmounted and self.has_photographs()):
                 with self._isolated(folder), self.connection.begin():
-                    known = sources.known_of(self.connection, list({*wanted, *(dropped.key for dropped in listed)}))
-                    self._take(listed, known)
+                    all_keys = list({*folder_keys, *(dropped.key for dropped in listed)})
+                    self._apply(listed, sources.load_sources(self.connection, all_keys))
 
-    def _compare(self, piece: KeyRange) -> int:
-        """Returns how many keys were looked at."""
-        listed = listing.pair_sidecars(piece.objects)
+    def _compare(self, key_range: KeyRange) -> int:
+        """Returns the number of keys compared."""
+        listed = listing.pair_sidecars(key_range.objects)
         present = {dropped.key for dropped in listed}
-        count, after, most = len(listed), piece.after, len(listed) + PIECE
-        while after != piece.upto:
+        count, start, limit = len(listed), key_range.start, len(listed) + RANGE_KEYS
+        while start != key_range.end:
             with self.connection.begin():
-                known = sources.known_between(self.connection, after, piece.upto, most)
-                # Where a great deal is gone there are more rows than are held at once: the absent ones come in parts.
-                after = max(known) if len(known) == most else piece.upto
-                absent = {key: row for key, row in known.items() if key not in present and row.missing_since is None}
-                here = sources.known_of(self.connection, list(present)) if len(known) == most and listed else known
-                self._take(listed, absent | {dropped.key: here[dropped.key] for dropped in listed if dropped.key in here})
+                recorded = sources.load_source_range(self.connection, start, key_range.end, limit)
+                # After a large deletion there are more rows than are held at once: the absent ones come in parts.
+                start = max(recorded) if len(recorded) == limit else key_range.end
+                absent = {key: row for key, row in recorded.items() if key not in present and row.missing_since is None}
+                is_partial = len(recorded) == limit and listed
+                matching = sources.load_sources(self.connection, list(present)) if is_partial else recorded
+                present_rows = {dropped.key: matching[dropped.key] for dropped in listed if dropped.key in matching}
+                self._apply(listed, absent | present_rows)
                 count += len(absent)
                 listed = []
         return count
 
-    def _take(self, listed: Sequence[Dropped], known: Mapping[str, Known]) -> None:
-        changes = plan_changes(listed, known, datetime.now(UTC), self.rules)
+    def _apply(self, listed: Sequence[DroppedFile], recorded: Mapping[str, SourceSnapshot]) -> None:
+        changes = plan_changes(listed, recorded, datetime.now(UTC), self.rules)
         sources.apply_changes(self.connection, changes)
-        removed, holding = take_deletions(self.connection, changes.gone, self.guard) if changes.gone else (0, [])
-        self.look.counts.update(str(change.state) for change in changes.rows)
-        self.look.counts["missing"] += len(changes.missing)
-        self.look.counts["gone"] += removed
-        self.look.held.update(holding)
-        # The next piece may hold another spelling of a collection that was new in this one.
-        if found := {change.frame.collection for change in changes.rows if change.frame}:
-            self.rules = replace(self.rules, tables={**self.rules.tables, **{of.table: of.name for of in found}})
+        deleted, held = apply_deletions(self.connection, changes.gone, self.guard) if changes.gone else (0, [])
+        self.report.counts.update(str(change.state) for change in changes.rows)
+        self.report.counts["missing"] += len(changes.missing)
+        self.report.counts["gone"] += deleted
+        self.report.held.update(held)
+        # The next key range may hold another spelling of a collection that was new in this one.
+        if collections := {change.frame.collection for change in changes.rows if change.frame}:
+            new_tables = {collection.table: collection.name for collection in collections}
+            self.rules = replace(self.rules, tables={**self.rules.tables, **new_tables})
 
     @contextmanager
-    def _isolated(self, where: str) -> Iterator[None]:
-        """A row that cannot be written must not keep the rest of the archive from being seen; a database that is away may."""
+    def _isolated(self, place: str) -> Iterator[None]:
+        """Report an error and continue: a row that cannot be written must not stop the scan. Database outages are raised."""
         try:
             yield
         except OperationalError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is told and the look goes on
-            self.look.unlisted.add(where)
+        except Exception as error:  # noqa: BLE001  # any error is reported and the scan continues
+            self.report.unlisted.add(place)
             reason = str(error).partition("\n")[0]
-            self.tell(f"{where or 'The top folder'} cannot be taken ({reason}); it stays as it is, report this if it goes on.")
+            self.add_error(
+                f"{place or 'The top folder'} cannot be ingested ({reason}); it stays as it is. Report this if it persists."
+            )
 
-    def _tell_unseen(self, folder: str, error: Exception) -> None:
-        self.look.unlisted.add(folder)
-        self.tell(f"{folder or 'The bucket'} cannot be listed ({error}); its frames stay as they are, the next look tries again.")
+    def _add_unlisted(self, folder: str, error: Exception) -> None:
+        self.report.unlisted.add(folder)
+        self.add_error(
+            f"{folder or 'The bucket'} cannot be listed ({error}); its frames stay as they are, and the next scan retries."
+        )
 
 
-def _between(piece: KeyRange) -> str:
-    last = "the last key" if piece.upto == listing.END else piece.upto
-    return f"What lies between {piece.after or 'the first key'} and {last}"
+def _describe(key_range: KeyRange) -> str:
+    last = "the last key" if key_range.end == listing.END else key_range.end
+    return f"The range from {key_range.start or 'the first key'} to {last}"

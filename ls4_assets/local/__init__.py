@@ -1,5 +1,6 @@
-"""One machine: everything that ``make demo`` needs and that production gets from elsewhere.
+"""The platform on one machine: what ``ls4 demo`` (``make demo``) starts and production gets from AWS or Docker instead.
 
-A private PostgreSQL cluster, a small process supervisor, a synthesised sample survey and the demonstration
-that ties them together. Nothing outside this package imports from it, the command line apart.
+Belongs here: a private PostgreSQL cluster, the services and their supervisor, the state directory, the sample data. Does not
+belong here: the run launcher of one machine (``ls4_assets.runtime``) and the tables of the database (``ls4_assets.db``). Only the
+command line and the tests import this package.
 """

@@ -1,7 +1,8 @@
-"""``ls4 demo``: the whole platform on one machine, from the scan dropped into a folder to the map.
+"""``ls4 demo``: the whole platform on one machine, from a scan dropped into a folder to the map.
 
-What is checked here is what a visitor of the map sees: the front is asked for a picture of each sample
-collection, and the picture has to show ground.
+Belongs here: the sequence of the demonstration and what it prints. The services are in ``services.py``, the sample data in
+``sample_data.py``. The demonstration checks what a visitor of the map sees: it requests a picture of each sample collection from
+the web front end, and the picture must show imagery.
 """
 
 import contextlib
@@ -19,172 +20,181 @@ import click
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.local.map_check import get_map, shows_imagery
-from ls4_assets.local.sample_data import make_survey, sample_views
-from ls4_assets.local.services import Addresses, start_services
-from ls4_assets.local.state import CHECKOUT, State, choose_state
-from ls4_assets.local.supervisor import Supervisor
+from ls4_assets.local.sample_data import sample_views, write_sample_data
+from ls4_assets.local.services import ServiceUrls, start_services
+from ls4_assets.local.state import CHECKOUT, StateDirectory, choose_state_directory
+from ls4_assets.local.supervisor import ServiceSupervisor
 from ls4_assets.operations.status import Status, collect
 from ls4_assets.settings import load_settings
 
-PATIENCE = 300  # seconds without any progress before the demonstration is called stuck
+STALL_SECONDS = 300  # without any progress, after which the demonstration fails
 
 
 def run_demo(once: bool, port: int | None = None) -> int:
-    """Start everything, drop the sample survey, and stay until Ctrl-C; ``once``: until it is on the map.
+    """Start all services, drop the sample data, and run until Ctrl-C, or with ``once`` until the sample data is on the map.
 
-    Returns 0, or 1 when the survey does not come onto the map. Whatever was started is stopped. Raises
-    Ls4Error for what the operator has to mend before anything can start.
+    Returns 0, or 1 when the sample data does not reach the map. All services are stopped at the end. Raises Ls4Error, with the
+    fix in its message, when something prevents the start.
     """
-    state, note = choose_state(CHECKOUT)
+    state, note = choose_state_directory(CHECKOUT)
     if note:
-        _say(note)
+        _echo(note)
     os.umask(0o022)  # the map server reads as another user
-    state.make()
+    state.create()
     with (
         state.lock(),
-        _stopped_by_signals(),
-        Supervisor(state.logs, state.home / "processes.json", _say) as services,
+        _interrupted_by_signals(),
+        ServiceSupervisor(state.logs, state.home / "processes.json", _echo) as supervisor,
     ):
         try:
-            _say(f"Starting PostgreSQL, MapServer and Dagster (logs in {state.logs}).")
-            addresses = start_services(state, services, port)
-            _print_addresses(state, addresses)
-            fresh = _drop_survey(state)
-            served = _await_map(services, addresses, fresh)
-            _say("Every sample collection is on the map." if served else "The sample survey is not on the map.")
+            _echo(f"Starting PostgreSQL, MapServer and Dagster. Logs: {state.logs}")
+            urls = start_services(state, supervisor, port)
+            _print_addresses(state, urls)
+            is_first_start = _drop_sample_data(state)
+            is_on_map = _wait_for_map(supervisor, urls, is_first_start)
+            _echo("Every sample collection is on the map." if is_on_map else "The sample data did not reach the map.")
             if once:
-                return 0 if served else 1
-            _say_what_next(state, addresses)
-            _open_browser(addresses)
+                return 0 if is_on_map else 1
+            _print_next_steps(state, urls)
+            _open_browser(urls)
             while True:
-                services.poll()
+                supervisor.poll()
                 time.sleep(1)
         except KeyboardInterrupt:
             return 1 if once else 0
         finally:
-            _say("Stopping.")
+            _echo("Stopping all services.")
 
 
-def _drop_survey(state: State) -> bool:
-    """Put the sample survey into the archive, once: what the operator deletes of it later stays deleted (then False)."""
-    record = state.home / "survey.json"
+def _drop_sample_data(state: StateDirectory) -> bool:
+    """Copy the sample data into the archive at the first start; returns whether this is the first start.
+
+    Later starts leave the archive alone, so sample files that the operator deleted stay deleted.
+    """
+    record = state.home / "sample_data.json"
     if record.exists():
-        _say("The sample survey was dropped by an earlier start: going on with what is there.")
+        _echo("The sample data was dropped by an earlier start; the archive is used as it is.")
         return False
-    _say("Making a sample survey: 15 photographs, an index sheet and a mosaic.")
-    folder = state.home / "survey"
+    _echo("Creating sample data: 15 photographs, an index sheet and a mosaic.")
+    folder = state.home / "sample_data"
     keys = []
-    for key, path in make_survey(folder):
+    for key, path in write_sample_data(folder):
         target = state.archive / key
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)  # the same file system: nobody sees half a file
+        path.replace(target)  # on the same file system: no reader sees a partial file
         keys.append(key)
     shutil.rmtree(folder)
     record.write_text(json.dumps(keys, indent=1))
-    _say(f"Dropped {len(keys)} files into {state.archive}.")
+    _echo(f"Dropped {len(keys)} files into the archive. Processing takes a few minutes:")
     return True
 
 
-def _await_map(services: Supervisor, addresses: Addresses, fresh: bool) -> bool:
-    """Wait, telling the progress, until every sample collection is on the map; False when one is stuck.
+def _wait_for_map(supervisor: ServiceSupervisor, urls: ServiceUrls, is_first_start: bool) -> bool:
+    """Print the progress until every sample collection is on the map; returns False after STALL_SECONDS without progress.
 
-    Unless the survey is `fresh`, collections of which the operator has since deleted every frame are left out.
+    After the first start, collections whose frames the operator has deleted are skipped.
     """
     settings = load_settings()
     missing = sample_views()
-    told: set[str] = set()
-    changed = time.monotonic()
+    printed: set[str] = set()
+    last_progress = time.monotonic()
     while missing:
-        services.poll()
+        supervisor.poll()
         try:
             status = collect(settings)
         except OperationalError:
-            time.sleep(1)  # PostgreSQL is being started again
+            time.sleep(1)  # PostgreSQL is restarting
             continue
-        news = [line for line in _progress(status) if line not in told]
-        for name in [] if fresh else _withdrawn(status, missing):
-            news.append(f"  {name} is left out: its sample frames were deleted")
+        new_lines = [line for line in _progress(status) if line not in printed]
+        for name in [] if is_first_start else _withdrawn(status, missing):
+            new_lines.append(f"  {name}: skipped, its sample frames were deleted")
             del missing[name]
         for name in sorted(missing.keys() & _complete(status)):
-            if shows_imagery(get_map(addresses.wms(name), name, missing[name])):
-                news.append(f"  {name} is on the map")
+            if shows_imagery(get_map(urls.wms(name), name, missing[name])):
+                new_lines.append(f"  {name}: on the map")
                 del missing[name]
-        for line in news:
-            _say(line)
-        told.update(news)
-        if news:
-            changed = time.monotonic()
-        elif time.monotonic() - changed > PATIENCE:
-            _say(f"No progress for {PATIENCE} seconds, and not on the map: {', '.join(missing)}.")
-            _say(f"Look at the failed runs in the Dagster UI, {addresses.dagster_ui}, and at the logs.")
+        for line in new_lines:
+            _echo(line)
+        printed.update(new_lines)
+        if new_lines:
+            last_progress = time.monotonic()
+        elif time.monotonic() - last_progress > STALL_SECONDS:
+            _echo(f"No progress for {STALL_SECONDS} seconds. Not on the map: {', '.join(missing)}.")
+            _echo(f"Check the failed runs in the Dagster UI, {urls.dagster_ui}, and the logs.")
             return False
         time.sleep(1)
     return True
 
 
 def _complete(status: Status) -> set[str]:
-    """The collections that show all they can: no frame waits; one that failed does not keep the others from the map."""
-    return {one.name for one in status.collections if one.indexed and not one.waiting and one.indexed >= one.done}
+    """The collections without waiting frames whose processed frames are all indexed; failed frames do not hold up the rest."""
+    return {
+        collection.name
+        for collection in status.collections
+        if collection.indexed and not collection.waiting and collection.indexed >= collection.done
+    }
 
 
 def _withdrawn(status: Status, names: Iterable[str]) -> list[str]:
-    there = {one.name for one in status.collections if one.dropped}
-    return [name for name in names if name not in there]
+    present = {collection.name for collection in status.collections if collection.dropped}
+    return [name for name in names if name not in present]
 
 
 def _progress(status: Status) -> Iterator[str]:
-    for one in status.collections:
-        yield f"  {one.name}: {one.done} of {one.dropped} made, {one.indexed} in the index"
-        yield from (f"    failed: {reason}" for reason in one.failed.values())
+    for collection in status.collections:
+        counts = f"{collection.done} of {collection.dropped} processed, {collection.indexed} in the tile index"
+        yield f"  {collection.name}: {counts}"
+        yield from (f"    failed: {reason}" for reason in collection.failed.values())
     yield from (f"  rejected: {reason}" for reason in status.rejected.values())
 
 
-def _print_addresses(state: State, addresses: Addresses) -> None:
-    _say("")
-    _say(f"  the Dagster UI      {addresses.dagster_ui}")
-    _say(f"  maps       {addresses.front}/")
-    for name in sample_views():
-        _say(f"  WMS        {addresses.wms(name)}")
-    _say(f"  archive    {state.archive}")
-    _say("             copy your own tifs to <bw or nc>/<County>/<AGENCY_YYYY>/frames/georef/ in it")
-    _say("")
+def _print_addresses(state: StateDirectory, urls: ServiceUrls) -> None:
+    _echo("")
+    _echo(f"  Map page    {urls.maps}/")
+    _echo(f"  Dagster UI  {urls.dagster_ui}")
+    _echo(f"  Archive     {state.archive}")
+    _echo("")
 
 
-def _say_what_next(state: State, addresses: Addresses) -> None:
-    _say("")
-    _say(f"  look           {addresses.front}/")
-    _say(f"  follow         {addresses.dagster_ui}/locations/ls4/asset-groups/Travis/lineage")
-    _say(f"  drop your own  .venv/bin/ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames; archive {state.archive}")
-    _say(f"  what became    .venv/bin/ls4 status; what was rejected: {addresses.front}/staff")
-    _say("  stop           Ctrl-C")
-    _say("")
+def _print_next_steps(state: StateDirectory, urls: ServiceUrls) -> None:
+    _echo("")
+    _echo("What to do next:")
+    _echo(f"  See the maps          {urls.maps}/")
+    _echo(f"  Use them in QGIS      {urls.wms(next(iter(sample_views())))} (WMS)")
+    _echo(f"  Watch the pipeline    {urls.dagster_ui}/locations/ls4/asset-groups/Travis/lineage")
+    _echo("  Add your own scans    .venv/bin/ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames")
+    _echo(f"                        or copy them to {state.archive}/bw/Travis/USDA_1958/frames/georef/")
+    _echo("  Check the status      .venv/bin/ls4 status")
+    _echo(f"  List rejected files   {urls.maps}/staff")
+    _echo("  Stop                  Ctrl-C")
+    _echo("")
 
 
-def _open_browser(addresses: Addresses) -> None:
-    """Show the map page where there is a display; a machine without one is no fault."""
+def _open_browser(urls: ServiceUrls) -> None:
+    """Open the map page if the machine has a display; a failure is not an error."""
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         with contextlib.suppress(webbrowser.Error, OSError):
-            webbrowser.open(addresses.front)
+            webbrowser.open(urls.maps)
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the demonstration as Ctrl-C does; a second one does nothing."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; a second signal is ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in signals:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, stop) for each in signals}
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _say(line: str) -> None:
+def _echo(line: str) -> None:
     click.echo(line)
-    sys.stdout.flush()  # a pipe or a log shows the progress as it is made
+    sys.stdout.flush()  # so that a pipe or a log shows the progress immediately

@@ -1,10 +1,10 @@
-"""The sample survey: two small collections of synthesised aerial photographs, as staff would drop them.
+"""The sample data: two small collections of synthetic aerial photographs, as staff would drop them.
 
-Each photograph is taken of the ground of its county (``ground.py``) along a flight line, with overlap, a
-little crab of the aeroplane, vignetting and film grain, and is then georeferenced in one of the ways that a
-real archive mixes: other CRSs, collars that are declared, masked or just black, world files, rotated
-geotransforms. Files are named and filed by the archive's grammar, the ungeoreferenced raw scans included, so
-that every download link leads somewhere.
+Each photograph shows the synthetic terrain of its county (``synthetic_terrain.py``) from a flight line, with overlap, a small
+crab angle, vignetting and film grain. It is then georeferenced in one of the ways that a real archive mixes: various CRSs,
+collars that are declared as nodata, masked or just black, world files, rotated geotransforms. File names follow the archive's
+grammar. The ungeoreferenced raw scans are included, so that every download link works. Writing the files is in
+``sample_files.py``.
 """
 
 from collections.abc import Iterator
@@ -20,22 +20,21 @@ from rasterio.warp import calculate_default_transform, reproject
 from rasterio.warp import transform as transform_points
 from scipy import ndimage
 
-from ls4_assets.local.sample_files import Image, label, sidecar, world_file, write_tif
-from ls4_assets.local.synthetic_terrain import Plan, make_ground
+from ls4_assets.local.sample_files import Image, format_world_file, write_label, write_sidecar, write_tif
+from ls4_assets.local.synthetic_terrain import TerrainSpec, render_terrain
 
-UTM = CRS.from_epsg(26914)  # both counties lie in zone 14; the ground is laid out in it
+UTM = CRS.from_epsg(26914)  # zone 14, which contains both counties; the terrain is laid out in it
 WEB_MERCATOR = CRS.from_epsg(3857)
-BORDER = 70  # pixels of film around the picture of a raw scan
+BORDER_PX = 70  # film around the picture of a raw scan
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """One photograph: where it was taken, and how its georeferenced tif is made.
+    """One photograph: its position, and the form of its georeferenced tif.
 
-    ``east`` and ``north``: metres of its centre from the ground's centre; ``crab``: degrees clockwise.
-    ``collar``: what tells the pixels outside the photograph: "black" (nothing does), "nodata" (0 is
-    declared), "mask" (an internal mask), "worldfile" (black, and the georeference is in sidecars) or "none"
-    (a rotated geotransform leaves no collar).
+    ``east`` and ``north``: offset of its center from the terrain's center in meters; ``crab``: degrees clockwise. ``collar``:
+    what marks the pixels outside the photograph: "black" (nothing; they are 0), "nodata" (0 is declared as nodata), "mask" (an
+    internal mask), "worldfile" (black, with the georeference in sidecars) or "none" (a rotated geotransform leaves no collar).
     """
 
     name: str
@@ -47,24 +46,27 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class County:
-    """One collection: its ground around UTM ``centre``, and photographs of ``side`` pixels of ``metres``."""
+class SampleCollection:
+    """One county and survey: its terrain around ``center`` (UTM), and its square photographs.
 
-    collection: str
-    plan: Plan
-    centre: tuple[float, float]
-    metres: float
-    side: int
+    ``prefix`` is the beginning of its keys; the first segment is the film type.
+    """
+
+    prefix: str
+    terrain: TerrainSpec
+    center: tuple[float, float]
+    pixel_meters: float
+    side_px: int
     exposures: tuple[Exposure, ...]
 
     @property
     def bands(self) -> int:
-        return 1 if self.collection.startswith("bw/") else 3
+        return 1 if self.prefix.startswith("bw/") else 3
 
 
-TRAVIS = County(
+TRAVIS = SampleCollection(
     "bw/Travis/USDA_1958",
-    Plan(3000, 4300, 1958, "prairie", -14, 24, 0.0, (0.62, 0.30)),
+    TerrainSpec(3000, 4300, 1958, "prairie", -14, 24, 0.0, (0.62, 0.30)),
     (640_300.0, 3_352_600.0), 1.6, 1500,
     (
         Exposure("02-08-58_6-104", -2040, 790, 2.4, 26914, "black"),
@@ -78,9 +80,9 @@ TRAVIS = County(
         Exposure("02-08-58_6-124", 1950, -800, -1.4, 26914, "nodata"),
     ),
 )  # fmt: skip
-BASTROP = County(
+BASTROP = SampleCollection(
     "nc/Bastrop/TxDOT_1996",
-    Plan(2700, 3300, 1996, "loam", 27, 42, 0.9, (0.30, 0.33)),
+    TerrainSpec(2700, 3300, 1996, "loam", 27, 42, 0.9, (0.30, 0.33)),
     (661_800.0, 3_331_400.0), 1.2, 1400,
     (
         Exposure("03-14-96_2-11", -1080, 660, -2.2, 26914, "nodata"),
@@ -93,89 +95,89 @@ BASTROP = County(
 )  # fmt: skip
 
 
-def make_survey(folder: Path, seed: int = 1) -> list[tuple[str, Path]]:
-    """Write the sample survey under ``folder``, laid out like the archive; returns (key, path) of every file.
+def write_sample_data(folder: Path, seed: int = 1) -> list[tuple[str, Path]]:
+    """Write the sample data under ``folder`` with the archive's layout; returns (key, path) of every file.
 
-    The raw scans come first, a world file before the tif that it belongs to: copied in this order, nothing is
-    seen half. ``seed`` varies the film's grain and exposure; the ground stays the same.
+    A raw scan comes before its frame and a world file before its tif, so that copying in this order never shows a frame without
+    them. ``seed`` varies film grain and exposure; the terrain stays the same.
     """
     rng = np.random.default_rng(seed)
     written: list[str] = []
-    for county in (TRAVIS, BASTROP):
-        ground = _film(county, make_ground(county.plan))
-        photographs = [(shot, _photograph(county, shot, ground, rng)) for shot in county.exposures]
-        for shot, photograph in photographs:
-            written += _write_frame(folder, county, shot, photograph)
-        if county is TRAVIS:
-            written += _write_index(folder, county, photographs)
-            written += _write_mosaic(folder, county, photographs)
+    for sample in (TRAVIS, BASTROP):
+        film = _film(sample, render_terrain(sample.terrain))
+        photographs = [(exposure, _photograph(sample, exposure, film, rng)) for exposure in sample.exposures]
+        for exposure, photograph in photographs:
+            written += _write_frame(folder, sample, exposure, photograph)
+        if sample is TRAVIS:
+            written += _write_index(folder, sample, photographs)
+            written += _write_mosaic(folder, sample, photographs)
     return [(key, folder / key) for key in written]
 
 
 def sample_views() -> dict[str, tuple[float, float, float, float]]:
-    """A square that its imagery covers, by collection name: left, bottom, right, top (EPSG:3857)."""
+    """By collection name, a square that its imagery covers: left, bottom, right, top in EPSG:3857."""
     views = {}
-    for county, half, types in ((TRAVIS, 1500, ("frames", "index", "mosaic")), (BASTROP, 1100, ("frames",))):
-        east, north = county.centre
+    for sample, half, types in ((TRAVIS, 1500, ("frames", "index", "mosaic")), (BASTROP, 1100, ("frames",))):
+        east, north = sample.center
         corner, opposite = (east - half, north - half), (east + half, north + half)
         (left, right), (bottom, top) = transform_points(UTM, WEB_MERCATOR, *zip(corner, opposite, strict=True))
         for type_ in types:
-            name = "_".join([*county.collection.split("/")[1:], type_])
+            name = "_".join([*sample.prefix.split("/")[1:], type_])
             views[name] = (left, bottom, right, top)
     return views
 
 
-def _film(county: County, ground: Image) -> NDArray[np.float32]:
-    """The ground as the collection's film sees it: panchromatic with hard contrast, or colour."""
-    if county.bands == 3:
-        return ground.astype(np.float32)
-    grey = np.tensordot(np.array([0.42, 0.38, 0.20], np.float32), ground.astype(np.float32), 1)[None]
-    return 128 + 1.22 * (grey - 112)
+def _film(sample: SampleCollection, terrain: Image) -> NDArray[np.float32]:
+    """The terrain as the collection's film records it: panchromatic with high contrast, or color."""
+    if sample.bands == 3:
+        return terrain.astype(np.float32)
+    gray = np.tensordot(np.array([0.42, 0.38, 0.20], np.float32), terrain.astype(np.float32), 1)[None]
+    return 128 + 1.22 * (gray - 112)
 
 
-def _placement(county: County, shot: Exposure) -> Affine:
-    """Pixel to UTM of a photograph."""
-    to_centre = Affine.translation(county.centre[0] + shot.east, county.centre[1] + shot.north)
-    size = Affine.scale(county.metres, -county.metres)
-    return to_centre * Affine.rotation(-shot.crab) * size * Affine.translation(-county.side / 2, -county.side / 2)
+def _placement(sample: SampleCollection, exposure: Exposure) -> Affine:
+    """The transform from a photograph's pixels to UTM."""
+    to_center = Affine.translation(sample.center[0] + exposure.east, sample.center[1] + exposure.north)
+    size = Affine.scale(sample.pixel_meters, -sample.pixel_meters)
+    return to_center * Affine.rotation(-exposure.crab) * size * Affine.translation(-sample.side_px / 2, -sample.side_px / 2)
 
 
-def _photograph(county: County, shot: Exposure, ground: NDArray[np.float32], rng: np.random.Generator) -> Image:
-    """What the camera took: (bands, side, side)."""
+def _photograph(sample: SampleCollection, exposure: Exposure, film: NDArray[np.float32], rng: np.random.Generator) -> Image:
+    """The photograph as the camera records it: (bands, side_px, side_px)."""
     corner = Affine.translation(
-        county.centre[0] - county.metres * county.plan.width / 2,
-        county.centre[1] + county.metres * county.plan.height / 2,
-    ) @ Affine.scale(county.metres, -county.metres)
-    to_ground = ~corner @ _placement(county, shot)
-    matrix = [[to_ground.e, to_ground.d], [to_ground.b, to_ground.a]]  # rows first
-    side = county.side
-    offset = (to_ground.f, to_ground.c)
-    picture = np.stack([ndimage.affine_transform(band, matrix, offset, (side, side), order=1, mode="nearest") for band in ground])
+        sample.center[0] - sample.pixel_meters * sample.terrain.width / 2,
+        sample.center[1] + sample.pixel_meters * sample.terrain.height / 2,
+    ) @ Affine.scale(sample.pixel_meters, -sample.pixel_meters)
+    to_terrain = ~corner @ _placement(sample, exposure)
+    matrix = [[to_terrain.e, to_terrain.d], [to_terrain.b, to_terrain.a]]  # rows first
+    side = sample.side_px
+    offset = (to_terrain.f, to_terrain.c)
+    picture = np.stack([ndimage.affine_transform(band, matrix, offset, (side, side), order=1, mode="nearest") for band in film])
     away = np.linspace(-1, 1, side, dtype=np.float32) ** 2
     vignette = 1 - 0.10 * (away[:, None] + away[None]) / 2
-    grain = rng.standard_normal((side, side), dtype=np.float32) * (5.5 if county.bands == 1 else 3.5)
+    grain = rng.standard_normal((side, side), dtype=np.float32) * (5.5 if sample.bands == 1 else 3.5)
     exposed = picture * vignette * rng.uniform(0.97, 1.03) + ndimage.gaussian_filter(grain, 0.5)
-    # 0 stays free for collars, so that no picture depends on how its collar is told
+    # 0 is reserved for collars, so that the imagery does not depend on how its collar is marked
     return np.asarray(np.clip(exposed, 4, 252), dtype=np.uint8)
 
 
-def _write_frame(folder: Path, county: County, shot: Exposure, photograph: Image) -> Iterator[str]:
+def _write_frame(folder: Path, sample: SampleCollection, exposure: Exposure, photograph: Image) -> Iterator[str]:
     """The raw scan and the georeferenced tif of one photograph, with its sidecars."""
-    yield write_tif(folder, f"{county.collection}/frames/scanned/{shot.name}.tif", _scan(photograph))
-    key = f"{county.collection}/frames/georef/{shot.name}.tif"
-    placement, crs = _placement(county, shot), CRS.from_epsg(shot.epsg)
-    if shot.collar == "none":
+    yield write_tif(folder, f"{sample.prefix}/frames/scanned/{exposure.name}.tif", _scan(photograph))
+    key = f"{sample.prefix}/frames/georef/{exposure.name}.tif"
+    placement, crs = _placement(sample, exposure), CRS.from_epsg(exposure.epsg)
+    if exposure.collar == "none":
         yield write_tif(folder, key, photograph, placement, UTM)
         return
     image, inside, transform = _rectify(photograph, placement, crs)
-    if shot.collar == "worldfile":
-        yield sidecar(folder, key.replace(".tif", ".tfw"), world_file(transform))
-        yield sidecar(folder, key.replace(".tif", ".prj"), crs.to_wkt(version="WKT1_ESRI"))
+    if exposure.collar == "worldfile":
+        yield write_sidecar(folder, key.replace(".tif", ".tfw"), format_world_file(transform))
+        yield write_sidecar(folder, key.replace(".tif", ".prj"), crs.to_wkt(version="WKT1_ESRI"))
         yield write_tif(folder, key, image)
-    elif shot.collar == "mask":
+    elif exposure.collar == "mask":
         yield write_tif(folder, key, image, transform, crs, mask=inside)
     else:
-        yield write_tif(folder, key, image, transform, crs, nodata=0 if shot.collar == "nodata" else None)
+        yield write_tif(folder, key, image, transform, crs, nodata=0 if exposure.collar == "nodata" else None)
 
 
 def _rectify(photograph: Image, placement: Affine, crs: CRS) -> tuple[Image, NDArray[np.bool_], Affine]:
@@ -183,9 +185,9 @@ def _rectify(photograph: Image, placement: Affine, crs: CRS) -> tuple[Image, NDA
     bands, rows, columns = photograph.shape
     corners = [placement @ corner for corner in ((0, 0), (columns, 0), (columns, rows), (0, rows))]
     east, north = zip(*corners, strict=True)
-    metres = abs(placement.determinant) ** 0.5
+    pixel_meters = abs(placement.determinant) ** 0.5
     transform, width, height = calculate_default_transform(
-        UTM, crs, round((max(east) - min(east)) / metres), round((max(north) - min(north)) / metres),
+        UTM, crs, round((max(east) - min(east)) / pixel_meters), round((max(north) - min(north)) / pixel_meters),
         left=min(east), bottom=min(north), right=max(east), top=max(north),
     )  # fmt: skip
     image = np.zeros((bands, height, width), np.uint8)
@@ -197,58 +199,58 @@ def _rectify(photograph: Image, placement: Affine, crs: CRS) -> tuple[Image, NDA
 
 
 def _scan(photograph: Image) -> Image:
-    """The film as the scanner saw it: unexposed border, and a fiducial mark in the middle of each side."""
+    """The film as a raw scan: an unexposed border, and a fiducial mark in the middle of each side."""
     bands, side, _ = photograph.shape
-    whole = side + 2 * BORDER
-    scan = np.full((bands, whole, whole), 18, np.uint8)
-    scan[:, BORDER:-BORDER, BORDER:-BORDER] = photograph
-    down, across = np.ogrid[:whole, :whole]
-    for row, column in ((BORDER // 2, whole // 2), (whole // 2, BORDER // 2)):
-        for y, x in ((row, column), (whole - row, whole - column)):
+    full_side = side + 2 * BORDER_PX
+    scan = np.full((bands, full_side, full_side), 18, np.uint8)
+    scan[:, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = photograph
+    down, across = np.ogrid[:full_side, :full_side]
+    for row, column in ((BORDER_PX // 2, full_side // 2), (full_side // 2, BORDER_PX // 2)):
+        for y, x in ((row, column), (full_side - row, full_side - column)):
             scan[:, np.hypot(down - y, across - x) < 14] = 235
             scan[:, np.hypot(down - y, across - x) < 4] = 18
     return scan
 
 
-def _write_index(folder: Path, county: County, photographs: list[tuple[Exposure, Image]]) -> Iterator[str]:
-    """The index sheet: the numbered prints laid over each other on a board, and photographed."""
+def _write_index(folder: Path, sample: SampleCollection, photographs: list[tuple[Exposure, Image]]) -> Iterator[str]:
+    """The index sheet: the numbered prints, laid over each other on a board and photographed."""
     step = 5
-    metres = county.metres * step
+    small_pixel_meters = sample.pixel_meters * step
     board = np.full((1, 3300 // step + 60, 4600 // step + 60), 206, np.uint8)
     rows, columns = board.shape[1:]
-    for shot, photograph in photographs:
-        size = county.side // step
+    for exposure, photograph in photographs:
+        size = sample.side_px // step
         blocks = photograph[0, : size * step, : size * step].reshape(size, step, size, step)
         small = blocks.mean((1, 3)).astype(np.uint8)
         small[[0, -1]] = 240
         small[:, [0, -1]] = 240
-        label(small, shot.name.split("_")[1])
-        top = round(rows / 2 - shot.north / metres - size / 2)
-        left = round(columns / 2 + shot.east / metres - size / 2)
+        write_label(small, exposure.name.split("_")[1])
+        top = round(rows / 2 - exposure.north / small_pixel_meters - size / 2)
+        left = round(columns / 2 + exposure.east / small_pixel_meters - size / 2)
         board[0, top : top + size, left : left + size] = small
     board = np.kron(board, np.ones((1, 2, 2), np.uint8))
-    pixel = metres / 2
-    corner = (county.centre[0] - pixel * board.shape[2] / 2, county.centre[1] + pixel * board.shape[1] / 2)
+    pixel = small_pixel_meters / 2
+    corner = (sample.center[0] - pixel * board.shape[2] / 2, sample.center[1] + pixel * board.shape[1] / 2)
     placement = Affine.translation(*corner) @ Affine.scale(pixel, -pixel)
     name = "USDA_1958_1_400dpi.tif"
-    yield write_tif(folder, f"{county.collection}/index/scanned/{name}", board)
-    yield write_tif(folder, f"{county.collection}/index/georef/{name}", board, placement, UTM)
+    yield write_tif(folder, f"{sample.prefix}/index/scanned/{name}", board)
+    yield write_tif(folder, f"{sample.prefix}/index/georef/{name}", board, placement, UTM)
 
 
-def _write_mosaic(folder: Path, county: County, photographs: list[tuple[Exposure, Image]]) -> Iterator[str]:
+def _write_mosaic(folder: Path, sample: SampleCollection, photographs: list[tuple[Exposure, Image]]) -> Iterator[str]:
     """All photographs in one tif of EPSG:3857 with an internal mask, at half their resolution."""
     crs = WEB_MERCATOR
     half_width, half_height = 3300, 2100
     transform, width, height = calculate_default_transform(
-        UTM, crs, int(half_width / county.metres), int(half_height / county.metres),
-        left=county.centre[0] - half_width, bottom=county.centre[1] - half_height,
-        right=county.centre[0] + half_width, top=county.centre[1] + half_height,
+        UTM, crs, int(half_width / sample.pixel_meters), int(half_height / sample.pixel_meters),
+        left=sample.center[0] - half_width, bottom=sample.center[1] - half_height,
+        right=sample.center[0] + half_width, top=sample.center[1] + half_height,
     )  # fmt: skip
     mosaic = np.zeros((1, height, width), np.uint8)
-    for shot, photograph in photographs:
+    for exposure, photograph in photographs:
         reproject(
-            photograph, mosaic, src_transform=_placement(county, shot), src_crs=UTM, dst_transform=transform,
+            photograph, mosaic, src_transform=_placement(sample, exposure), src_crs=UTM, dst_transform=transform,
             dst_crs=crs, resampling=Resampling.bilinear, init_dest_nodata=False,
         )  # fmt: skip
-    key = f"{county.collection}/mosaic/georef/mosaic01.tif"
+    key = f"{sample.prefix}/mosaic/georef/mosaic01.tif"
     yield write_tif(folder, key, mosaic, transform, crs, mask=mosaic[0] > 0)

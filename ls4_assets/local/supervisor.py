@@ -1,8 +1,8 @@
-"""A small process supervisor: start, wait until ready, restart what dies, stop everything.
+"""A small process supervisor: start services, wait until they are ready, restart those that exit, stop them all.
 
-It knows nothing of what it runs (``services.py`` does). Every service is a process group of its own, so that
-Ctrl-C in the terminal reaches the supervisor alone and the services stop in order; a list of what was started
-stays on disk, so that a start after a crash can end what the crash left behind.
+The services themselves are defined in ``services.py``; the map server has a supervisor of its own (``mapserver/workers.py``).
+Every service runs in its own process group, so Ctrl-C in the terminal reaches only the supervisor, which then stops the services
+in order. A file lists the running processes, so that a start after a crash can stop the processes that the crash left behind.
 """
 
 import contextlib
@@ -21,170 +21,180 @@ import psutil
 from ls4_assets.errors import Ls4Error
 from ls4_assets.local.postgres import run_as
 
-# A service that dies younger than this, so many times in a row, has something that a restart does not mend.
-YOUNG_SECONDS = 30.0
-YOUNG_DEATHS = 5
+# A service that exits this soon after its start, this many times in a row, has a fault that a restart does not fix.
+EARLY_EXIT_SECONDS = 30.0
+MAX_EARLY_EXITS = 5
 
 
 class ServiceError(Ls4Error):
-    """A service does not start or does not stay up."""
+    """A service does not start or does not keep running."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One process to keep running. ``ready`` tells whether it serves; it is quick and never raises. ``prepare`` clears the way
-    for it, before each start of it."""
+    """One process to keep running.
+
+    ``is_ready`` returns whether the service takes requests; it returns quickly and never raises. ``prepare`` runs before each
+    start.
+    """
 
     name: str
     argv: tuple[str, ...]
-    ready: Callable[[], bool]
+    is_ready: Callable[[], bool]
     environment: Mapping[str, str] | None = None
     user: str | None = None
     stop_signal: signal.Signals = signal.SIGTERM
-    ready_within: float = 90
-    stop_within: float = 15
+    start_timeout_seconds: float = 90
+    stop_timeout_seconds: float = 15
     prepare: Callable[[], None] = lambda: None
 
 
 @dataclass
-class _Running:
+class _RunningService:
     service: Service
     process: subprocess.Popen[bytes]
-    started: float
-    young_deaths: int = 0
-    start_again_at: float | None = None
+    started_at: float
+    early_exits: int = 0
+    restart_at: float | None = None
 
 
-class Supervisor:
-    """A context manager that keeps services running, and stops them on leaving, the last one first.
+class ServiceSupervisor:
+    """A context manager that keeps services running and stops them on exit, the last one first.
 
-    ``logs`` gets ``<name>.log`` of each; ``ledger`` is the file that lists what runs.
+    ``log_dir`` gets ``<name>.log`` of each service; ``process_file`` lists the running processes.
     """
 
-    def __init__(self, logs: Path, ledger: Path, say: Callable[[str], None] = print) -> None:
-        self._logs = logs
-        self._ledger = ledger
-        self._say = say
-        self._running: list[_Running] = []
+    def __init__(self, log_dir: Path, process_file: Path, echo: Callable[[str], None] = print) -> None:
+        self._log_dir = log_dir
+        self._process_file = process_file
+        self._echo = echo
+        self._running: list[_RunningService] = []
 
-    def __enter__(self) -> "Supervisor":
-        self._end_leftovers()
+    def __enter__(self) -> "ServiceSupervisor":
+        self._stop_orphans()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def log(self, name: str) -> Path:
-        """Where the output of a service goes."""
-        return self._logs / f"{name}.log"
+    def log_path(self, name: str) -> Path:
+        """The file that gets the output of a service."""
+        return self._log_dir / f"{name}.log"
 
     def start(self, *services: Service) -> None:
-        """Start services side by side, wait until all are ready. Raises ServiceError with the log's end."""
-        fresh = []
+        """Start services in parallel and wait until all are ready.
+
+        Raises ServiceError, with the end of the log, for a service that exits or is not ready in time.
+        """
+        started = []
         for service in services:
-            self.log(service.name).unlink(missing_ok=True)
-            fresh.append(_Running(service, self._spawn(service), time.monotonic()))
-            self._running.append(fresh[-1])
-            self._write_ledger()
-        for one in fresh:
-            self._await(one)
+            self.log_path(service.name).unlink(missing_ok=True)
+            started.append(_RunningService(service, self._spawn(service), time.monotonic()))
+            self._running.append(started[-1])
+            self._write_process_file()
+        for running in started:
+            self._wait_until_ready(running)
 
     def poll(self) -> None:
-        """Restart what has died; call it often. Raises ServiceError for what keeps dying."""
-        for one in self._running:
-            if one.process.poll() is None:
-                continue
-            if one.start_again_at is None:
-                self._bury(one)
-            if one.start_again_at is not None and time.monotonic() >= one.start_again_at:
-                one.process, one.started, one.start_again_at = self._spawn(one.service), time.monotonic(), None
-                self._write_ledger()
+        """Restart the services that have exited; call this every second or so.
 
-    def _bury(self, one: _Running) -> None:
-        """What lived for a while is started again at once, what dies young ever more slowly, and not for ever."""
+        Raises ServiceError for a service that keeps exiting early.
+        """
+        for running in self._running:
+            if running.process.poll() is None:
+                continue
+            if running.restart_at is None:
+                self._schedule_restart(running)
+            if running.restart_at is not None and time.monotonic() >= running.restart_at:
+                running.process, running.started_at, running.restart_at = self._spawn(running.service), time.monotonic(), None
+                self._write_process_file()
+
+    def _schedule_restart(self, running: _RunningService) -> None:
+        """Restart at once after a long run, with backoff after early exits; give up after MAX_EARLY_EXITS."""
         now = time.monotonic()
-        one.young_deaths = one.young_deaths + 1 if now - one.started < YOUNG_SECONDS else 0
-        if one.young_deaths >= YOUNG_DEATHS:
-            raise ServiceError(f"{one.service.name} dies again and again; {self._tail(one.service)}")
-        self._say(f"{one.service.name} ended (exit status {one.process.returncode}): starting it again")
-        self._end(one)  # what it had started must not be in the way of the new one
-        one.start_again_at = now + (0.25 * 2**one.young_deaths if one.young_deaths > 1 else 0)
+        running.early_exits = running.early_exits + 1 if now - running.started_at < EARLY_EXIT_SECONDS else 0
+        if running.early_exits >= MAX_EARLY_EXITS:
+            raise ServiceError(f"{running.service.name} keeps exiting right after its start; {self._log_tail(running.service)}")
+        self._echo(f"{running.service.name} exited with status {running.process.returncode}; restarting it.")
+        self._stop_service(running)  # its child processes must not get in the way of the next start
+        running.restart_at = now + (0.25 * 2**running.early_exits if running.early_exits > 1 else 0)
 
     def stop(self) -> None:
-        """Stop all that was started, in reverse order; returns when nothing of it is left."""
-        for one in reversed(self._running):
-            self._end(one)
+        """Stop all services in reverse order; returns when all their processes are gone."""
+        for running in reversed(self._running):
+            self._stop_service(running)
         self._running.clear()
-        self._ledger.unlink(missing_ok=True)
+        self._process_file.unlink(missing_ok=True)
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
         service.prepare()
-        with self.log(service.name).open("ab") as log:
+        with self.log_path(service.name).open("ab") as log:
             return subprocess.Popen(
                 service.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd="/",
                 env=service.environment, start_new_session=True, **run_as(service.user),
             )  # fmt: skip
 
-    def _await(self, one: _Running) -> None:
-        deadline = time.monotonic() + one.service.ready_within
-        while not one.service.ready():
-            if one.process.poll() is not None:
-                raise ServiceError(f"{one.service.name} ended while starting; {self._tail(one.service)}")
+    def _wait_until_ready(self, running: _RunningService) -> None:
+        service = running.service
+        deadline = time.monotonic() + service.start_timeout_seconds
+        while not service.is_ready():
+            if running.process.poll() is not None:
+                raise ServiceError(f"{service.name} exited during its start; {self._log_tail(service)}")
             if time.monotonic() > deadline:
-                waited = f"{one.service.ready_within:.0f} seconds"
-                raise ServiceError(f"{one.service.name} is not ready after {waited}; {self._tail(one.service)}")
+                waited = f"{service.start_timeout_seconds:.0f} seconds"
+                raise ServiceError(f"{service.name} is not ready after {waited}; {self._log_tail(service)}")
             time.sleep(0.2)
 
-    def _tail(self, service: Service) -> str:
-        path = self.log(service.name)
-        last = "\n".join(f"    {line}" for line in path.read_text(errors="replace").splitlines()[-15:])
-        return f"mend what its log says, {path}:\n{last}"
+    def _log_tail(self, service: Service) -> str:
+        path = self.log_path(service.name)
+        tail = "\n".join(f"    {line}" for line in path.read_text(errors="replace").splitlines()[-15:])
+        return f"fix the error at the end of its log, {path}:\n{tail}"
 
-    def _end(self, one: _Running) -> None:
-        """Stop a service and everything it started: politely, then by force."""
-        # run workers may be in sessions of their own, so the group alone does not hold them all
-        family = _family(one.process.pid)
-        if one.process.poll() is None:
-            one.process.send_signal(one.service.stop_signal)
+    def _stop_service(self, running: _RunningService) -> None:
+        """Stop a service and all its descendants: first with its stop signal, then with SIGKILL."""
+        # run workers may have sessions of their own, so the process group alone does not contain them all
+        tree = _process_tree(running.process.pid)
+        if running.process.poll() is None:
+            running.process.send_signal(running.service.stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                one.process.wait(one.service.stop_within)
+                running.process.wait(running.service.stop_timeout_seconds)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(one.process.pid, signal.SIGKILL)
-        for process in family:
+            os.killpg(running.process.pid, signal.SIGKILL)
+        for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        one.process.wait()
-        psutil.wait_procs(family, timeout=5)
+        running.process.wait()
+        psutil.wait_procs(tree, timeout=5)
 
-    def _write_ledger(self) -> None:
+    def _write_process_file(self) -> None:
         started = []
-        for one in self._running:
+        for running in self._running:
             with contextlib.suppress(psutil.NoSuchProcess):
-                started.append([one.process.pid, psutil.Process(one.process.pid).create_time()])
-        self._ledger.write_text(json.dumps(started))
+                started.append([running.process.pid, psutil.Process(running.process.pid).create_time()])
+        self._process_file.write_text(json.dumps(started))
 
-    def _end_leftovers(self) -> None:
-        """End what a killed supervisor left; a number that means another process by now is left alone."""
-        if not self._ledger.exists():
+    def _stop_orphans(self) -> None:
+        """Stop the processes of a supervisor that was killed; a PID that now belongs to another process is left alone."""
+        if not self._process_file.exists():
             return
-        self._say("Ending what an earlier start, which did not stop properly, has left running.")
-        for pid, created in reversed(json.loads(self._ledger.read_text())):
+        self._echo("Stopping processes that are left over from a start that did not shut down cleanly.")
+        for pid, created_at in reversed(json.loads(self._process_file.read_text())):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                if process.create_time() != created:
+                if process.create_time() != created_at:
                     continue
-                family = _family(pid)
+                tree = _process_tree(pid)
                 process.terminate()
                 psutil.wait_procs([process], timeout=10)
-                for member in family:
+                for member in tree:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         member.kill()
-                psutil.wait_procs(family, timeout=5)
-        self._ledger.unlink()
+                psutil.wait_procs(tree, timeout=5)
+        self._process_file.unlink()
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it, now; none when it is gone."""
+def _process_tree(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants at this moment; empty when it is gone."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

@@ -1,9 +1,8 @@
-"""The ground of the sample survey: a landscape of fields, woods, a river, roads and a town, as a raster.
+"""The terrain of the sample data: a raster of a landscape with fields, woods, a river, roads and a town.
 
-The survey's photographs are all taken of one such raster, so that neighbours agree wherever they overlap. It
-is made of noise and polygons only, is free of anybody's rights, and depends on nothing but its plan: the same
-seed gives the same ground. Coordinates in here are pixels of the ground raster (column, row) and lengths are
-pixels as well.
+All photographs of a sample collection show one such raster, so that neighbors agree wherever they overlap. The terrain consists
+of noise and polygons only, carries no copyright, and depends on nothing but its specification: the same seed gives the same
+terrain. Coordinates are (column, row) and lengths are in pixels of the terrain raster.
 """
 
 import math
@@ -21,8 +20,8 @@ from shapely.geometry import LineString, Point, Polygon, box
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Red, green, blue of what covers the ground. The fields of the first palette lie on black prairie soil under
-# a winter sun, those of the second on red sandy loam in spring.
+# Land cover colors as red, green, blue. The fields of the first palette are on black prairie soil under a winter sun, those of
+# the second on red sandy loam in spring.
 WOOD = (62, 78, 50)
 UNDERGROWTH = (104, 108, 78)
 WATER = (58, 74, 72)
@@ -43,8 +42,12 @@ CROPS = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one ground is to look like. ``tilt``: degrees from the grid to the land grants."""
+class TerrainSpec:
+    """The parameters of one terrain.
+
+    ``crops`` is a key of CROPS; ``tilt``: degrees from the grid to the land grants; ``river``: half its width in pixels;
+    ``woods``: how far the noise threshold for woodland is lowered; ``town``: its center as shares of width and height.
+    """
 
     height: int
     width: int
@@ -56,33 +59,33 @@ class Plan:
     town: tuple[float, float]
 
 
-def make_ground(plan: Plan) -> NDArray[np.uint8]:
-    """The ground as (3, height, width) red, green, blue."""
-    rng = np.random.default_rng(plan.seed)
-    shape = (plan.height, plan.width)
+def render_terrain(spec: TerrainSpec) -> NDArray[np.uint8]:
+    """The terrain as (3, height, width): red, green, blue."""
+    rng = np.random.default_rng(spec.seed)
+    shape = (spec.height, spec.width)
     relief, mottle = _noise(rng, shape, 2.6), _noise(rng, shape, 1.5)
-    lots, cuts = _land_grants(plan, rng)
-    river = _meander(plan, rng)
-    town = Point(plan.town[0] * plan.width, plan.town[1] * plan.height)
+    lots, boundaries = _land_grants(spec, rng)
+    river = _meander(spec, rng)
+    town = Point(spec.town[0] * spec.width, spec.town[1] * spec.height)
 
-    picture = _fields(plan, rng, lots, relief, mottle)
+    picture = _fields(spec, rng, lots, relief, mottle)
     picture *= (1 + 0.05 * mottle + 9 * (relief - np.roll(relief, (2, 2), (0, 1))))[None]
 
-    roads = [LineString(cut).buffer(2.2) for cut in cuts] + [_highway(plan, town).buffer(4)]
-    blocks, houses = _town(rng, town, plan.tilt)
-    houses += _farmsteads(rng, cuts)
+    roads = [LineString(boundary).buffer(2.2) for boundary in boundaries] + [_highway(spec, town).buffer(4)]
+    blocks, houses = _town(rng, town, spec.tilt)
+    houses += _farmsteads(rng, boundaries)
     built_up = shapely.unary_union(blocks).buffer(4.2)
 
     near_river = _near(shape, river.buffer(20), 110)
-    wooded = _noise(rng, shape, 2.1) + 2.2 * near_river > 1.55 - plan.woods
+    wooded = _noise(rng, shape, 2.1) + 2.2 * near_river > 1.55 - spec.woods
     hedges = _burn(shape, [lot.exterior.buffer(2.4) for lot in lots]) & (_noise(rng, shape, 1.2) > 0.35)
     open_ground = _burn(shape, [built_up, *roads])
     _cover(picture, wooded, UNDERGROWTH, 0.06 * mottle)
     _plant(picture, rng, (wooded | hedges) & ~open_ground)
 
-    water = _burn(shape, [river.buffer(plan.river), *_ponds(rng, lots)])
+    water = _burn(shape, [river.buffer(spec.river), *_ponds(rng, lots)])
     bank = ndimage.binary_dilation(water, iterations=3)
-    bars = _burn(shape, [river.buffer(plan.river * 1.6)]) & (_noise(rng, shape, 1.9) > 0.8)
+    bars = _burn(shape, [river.buffer(spec.river * 1.6)]) & (_noise(rng, shape, 1.9) > 0.8)
     _cover(picture, bars | (bank & (mottle > 0.4)), SAND, 0.05 * mottle)
     _cover(picture, water, WATER, 0.10 * relief)
 
@@ -95,10 +98,10 @@ def make_ground(plan: Plan) -> NDArray[np.uint8]:
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], roughness: float) -> Array:
-    """Fractal noise of mean 0 and deviation 1; its spectrum is wave number to the power ``-roughness``."""
+    """Fractal noise with mean 0 and standard deviation 1; its spectrum is the wave number to the power ``-roughness``."""
     rows, columns = (scipy.fft.next_fast_len(side, real=True) for side in shape)
     spectrum = scipy.fft.rfft2(rng.standard_normal((rows, columns), dtype=np.float32), workers=-1)
-    # at least two waves across, or one slope would outweigh everything else
+    # at least two waves across; otherwise one slope would dominate the rest
     down, across = np.fft.fftfreq(rows) * 4000, np.fft.rfftfreq(columns) * 4000
     wave = np.hypot(down[:, None], across[None]).astype(np.float32)
     spectrum *= np.maximum(wave, 3) ** np.float32(-roughness)
@@ -107,92 +110,92 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], roughness: float) -
     return np.asarray(noise / noise.std(), dtype=np.float32)
 
 
-def _land_grants(plan: Plan, rng: np.random.Generator) -> tuple[list[Polygon], list[list[tuple[float, float]]]]:
-    """Fields, and the older boundaries between them, along which the county roads run."""
-    reach = math.hypot(plan.width, plan.height) / 2
-    middle = (plan.width / 2, plan.height / 2)
-    waiting, lots, cuts = [(-reach, -reach, reach, reach, 0)], [], []
-    while waiting:
-        left, top, right, bottom, depth = waiting.pop()
+def _land_grants(spec: TerrainSpec, rng: np.random.Generator) -> tuple[list[Polygon], list[list[tuple[float, float]]]]:
+    """Fields, and the older boundaries between them, which the county roads follow."""
+    reach = math.hypot(spec.width, spec.height) / 2
+    middle = (spec.width / 2, spec.height / 2)
+    pending, lots, boundaries = [(-reach, -reach, reach, reach, 0)], [], []
+    while pending:
+        left, top, right, bottom, depth = pending.pop()
         wide, tall = right - left, bottom - top
         if (max(wide, tall) < 420 and rng.random() < 0.6) or max(wide, tall) < 200:
-            lots.append(affinity.translate(affinity.rotate(box(left, top, right, bottom), plan.tilt, (0, 0)), *middle))
+            lots.append(affinity.translate(affinity.rotate(box(left, top, right, bottom), spec.tilt, (0, 0)), *middle))
             continue
         share = rng.uniform(0.36, 0.64)
         if wide > tall:
             cut = left + share * wide
             line = [(cut, top), (cut, bottom)]
-            waiting += [(left, top, cut, bottom, depth + 1), (cut, top, right, bottom, depth + 1)]
+            pending += [(left, top, cut, bottom, depth + 1), (cut, top, right, bottom, depth + 1)]
         else:
             cut = top + share * tall
             line = [(left, cut), (right, cut)]
-            waiting += [(left, top, right, cut, depth + 1), (left, cut, right, bottom, depth + 1)]
+            pending += [(left, top, right, cut, depth + 1), (left, cut, right, bottom, depth + 1)]
         if 1 <= depth <= 4 and rng.random() < 0.85:
-            turned = affinity.translate(affinity.rotate(LineString(line), plan.tilt, (0, 0)), *middle)
-            cuts.append([(x, y) for x, y in turned.coords])
-    shown = box(0, 0, plan.width, plan.height)
-    return [lot.buffer(-1.2, join_style="mitre") for lot in lots if lot.intersects(shown)], cuts
+            turned = affinity.translate(affinity.rotate(LineString(line), spec.tilt, (0, 0)), *middle)
+            boundaries.append([(x, y) for x, y in turned.coords])
+    visible = box(0, 0, spec.width, spec.height)
+    return [lot.buffer(-1.2, join_style="mitre") for lot in lots if lot.intersects(visible)], boundaries
 
 
-def _fields(plan: Plan, rng: np.random.Generator, lots: list[Polygon], relief: Array, mottle: Array) -> Array:
-    """Each lot in the colour of its crop, with the rows it was ploughed or sown in."""
+def _fields(spec: TerrainSpec, rng: np.random.Generator, lots: list[Polygon], relief: Array, mottle: Array) -> Array:
+    """Each lot in the color of its crop, with plow or planting rows."""
     lot = rasterize(zip(lots, range(1, len(lots) + 1), strict=True), out_shape=relief.shape, dtype="uint16")
     count = len(lots) + 1
-    crops = np.array(CROPS[plan.crops], dtype=np.float32)
-    colour = crops[rng.integers(0, len(crops), count)] * rng.uniform(0.9, 1.1, (count, 1)).astype(np.float32)
-    colour[0] = (126, 124, 96)  # the grass of the verges
-    turn = np.radians(plan.tilt + rng.choice([0, 90], count) + rng.normal(0, 1.5, count))
+    crops = np.array(CROPS[spec.crops], dtype=np.float32)
+    color = crops[rng.integers(0, len(crops), count)] * rng.uniform(0.9, 1.1, (count, 1)).astype(np.float32)
+    color[0] = (126, 124, 96)  # the grass of the verges
+    turn = np.radians(spec.tilt + rng.choice([0, 90], count) + rng.normal(0, 1.5, count))
     wave = 2 * np.pi / rng.uniform(5, 11, count)
     depth = rng.choice([0.0, 0.03, 0.06, 0.09], count).astype(np.float32)
     depth[0] = 0
-    # on slopes the rows follow the contour
+    # on slopes the rows follow the contour lines
     contour = (rng.random(count) < 0.35) * rng.uniform(60, 160, count)
     row, column = np.ogrid[: relief.shape[0], : relief.shape[1]]
     phase = column * (np.cos(turn) * wave).astype(np.float32)[lot] + row * (np.sin(turn) * wave).astype(np.float32)[lot]
     phase += contour.astype(np.float32)[lot] * relief
     light = 1 + depth[lot] * np.sin(phase, dtype=np.float32)
     light += rng.uniform(0.0, 0.12, count).astype(np.float32)[lot] * mottle  # damp hollows, pale rises
-    return np.stack([band[lot] * light for band in colour.T])
+    return np.stack([band[lot] * light for band in color.T])
 
 
-def _meander(plan: Plan, rng: np.random.Generator) -> LineString:
-    """The river's middle line, from the left edge to the right."""
+def _meander(spec: TerrainSpec, rng: np.random.Generator) -> LineString:
+    """The center line of the river, from the left edge to the right."""
     along = np.linspace(-0.05, 1.05, 400)
     bends = sum(size * np.sin(2 * np.pi * (waves * along + rng.random())) for size, waves in ((0.10, 1.3), (0.045, 3.7)))
     sway = 0.011 * np.sin(2 * np.pi * (5.1 * along + rng.random()))
-    return LineString(np.column_stack([(along + sway) * plan.width, (0.62 + bends) * plan.height]))
+    return LineString(np.column_stack([(along + sway) * spec.width, (0.62 + bends) * spec.height]))
 
 
-def _highway(plan: Plan, town: Point) -> LineString:
-    """The main road: straight, through the town's edge, with one bend."""
-    return LineString([(-50, plan.height * 0.12), (town.x, town.y - 60), (plan.width + 50, plan.height * 0.36)])
+def _highway(spec: TerrainSpec, town: Point) -> LineString:
+    """The main road: two straight parts with one bend at the edge of the town."""
+    return LineString([(-50, spec.height * 0.12), (town.x, town.y - 60), (spec.width + 50, spec.height * 0.36)])
 
 
-def _town(rng: np.random.Generator, centre: Point, tilt: float) -> tuple[list[Polygon], list[Polygon]]:
-    """Blocks on a grid, thinning out from the centre, and the houses in them."""
+def _town(rng: np.random.Generator, center: Point, tilt: float) -> tuple[list[Polygon], list[Polygon]]:
+    """Blocks on a grid, fewer toward the edge, and the houses in them."""
     blocks: list[Polygon] = []
     houses: list[Polygon] = []
     for column in range(-9, 10):
         for row in range(-8, 9):
             if math.hypot(column / 9, row / 8) > rng.uniform(0.45, 1.1):
                 continue
-            x, y = centre.x + column * 62, centre.y + row * 50
-            blocks.append(affinity.rotate(box(x, y, x + 54, y + 42), tilt, centre))
+            x, y = center.x + column * 62, center.y + row * 50
+            blocks.append(affinity.rotate(box(x, y, x + 54, y + 42), tilt, center))
             for place in range(12):
                 if rng.random() < 0.8:
                     left, top = x + 3 + (place % 6) * 8.4, y + 4 + (place // 6) * 25 + rng.uniform(0, 5)
                     size = (left, top, left + rng.uniform(4.5, 7), top + rng.uniform(5, 9))
-                    houses.append(affinity.rotate(box(*size), tilt, centre))
+                    houses.append(affinity.rotate(box(*size), tilt, center))
     return blocks, houses
 
 
-def _farmsteads(rng: np.random.Generator, cuts: list[list[tuple[float, float]]]) -> list[Polygon]:
-    """A house and its barns, here and there along the roads."""
+def _farmsteads(rng: np.random.Generator, boundaries: list[list[tuple[float, float]]]) -> list[Polygon]:
+    """Houses with barns at intervals along the roads."""
     houses = []
-    for cut in cuts:
-        road = LineString(cut)
-        for at in np.arange(120, road.length, 330):
-            place = road.interpolate(at + rng.uniform(-90, 90))
+    for boundary in boundaries:
+        road = LineString(boundary)
+        for distance in np.arange(120, road.length, 330):
+            place = road.interpolate(distance + rng.uniform(-90, 90))
             for _ in range(rng.integers(0, 5)):
                 x, y = place.x + rng.uniform(8, 34), place.y + rng.uniform(8, 34)
                 barn = box(x, y, x + rng.uniform(5, 13), y + rng.uniform(4, 8))
@@ -201,7 +204,7 @@ def _farmsteads(rng: np.random.Generator, cuts: list[list[tuple[float, float]]])
 
 
 def _ponds(rng: np.random.Generator, lots: list[Polygon]) -> list[Polygon]:
-    """Stock ponds: a dam makes one side straight."""
+    """Stock ponds, each with one straight side for its dam."""
     ponds = []
     for lot in lots:
         if rng.random() < 0.12:
@@ -216,19 +219,19 @@ def _burn(shape: tuple[int, int], shapes: list[Polygon]) -> Mask:
 
 
 def _near(shape: tuple[int, int], line: Polygon, reach: float) -> Array:
-    """1 at ``line``, falling to 0 at ``reach`` pixels from it; reckoned on every eighth pixel."""
+    """1 at ``line``, falling to 0 at ``reach`` pixels from it; computed for every eighth pixel."""
     coarse = rasterize([affinity.scale(line, 1 / 8, 1 / 8, origin=(0, 0))], out_shape=[side // 8 + 2 for side in shape])
     near = np.clip(1 - 8 * ndimage.distance_transform_edt(coarse == 0) / reach, 0, 1).astype(np.float32)
     return np.asarray(ndimage.zoom(near, 8, order=1)[: shape[0], : shape[1]], dtype=np.float32)
 
 
-def _cover(picture: Array, mask: Mask, colour: tuple[int, int, int], grain: Array) -> None:
-    for band, value in zip(picture, colour, strict=True):
+def _cover(picture: Array, mask: Mask, color: tuple[int, int, int], grain: Array) -> None:
+    for band, value in zip(picture, color, strict=True):
         band[mask] = value * (1 + grain[mask])
 
 
 def _plant(picture: Array, rng: np.random.Generator, mask: Mask) -> None:
-    """Trees: lumpy crowns lit from the south-east, and the shadow they throw to the north-west."""
+    """Trees: irregular crowns lit from the southeast, and their shadows to the northwest."""
     lumps = ndimage.gaussian_filter(rng.standard_normal(mask.shape, dtype=np.float32), 1.7)
     lumps /= lumps.std()
     crowns = mask & (lumps > -0.55)
@@ -240,12 +243,12 @@ def _plant(picture: Array, rng: np.random.Generator, mask: Mask) -> None:
 
 
 def _build(picture: Array, rng: np.random.Generator, houses: list[Polygon]) -> None:
-    """Roofs of various tones, and the shadows of the walls."""
+    """Roofs in various tones, and the shadows of the walls."""
     roof = rasterize(zip(houses, range(1, len(houses) + 1), strict=True), out_shape=picture.shape[1:], dtype="uint16")
-    standing = roof > 0
-    picture[:, np.roll(standing, (-2, -2), (0, 1)) & ~standing] *= 0.5
+    built = roof > 0
+    picture[:, np.roll(built, (-2, -2), (0, 1)) & ~built] *= 0.5
     tone = rng.choice([120, 165, 205, 235], len(houses) + 1).astype(np.float32)
     warm = rng.uniform(0.86, 1.0, len(houses) + 1).astype(np.float32)
-    picture[0, standing] = tone[roof[standing]]
-    picture[1, standing] = (tone * (1 + warm) / 2)[roof[standing]]
-    picture[2, standing] = (tone * warm)[roof[standing]]
+    picture[0, built] = tone[roof[built]]
+    picture[1, built] = (tone * (1 + warm) / 2)[roof[built]]
+    picture[2, built] = (tone * warm)[roof[built]]

@@ -1,1 +1,4 @@
-"""What goes wrong and whom it concerns: the history of rejections, the troubles of the moment, and what people are told of them."""
+"""Incidents and the notifications about them: the quarantine list, failed runs, what is due, message texts, and dispatch.
+
+The channels that carry a message (SNS, file, log) are in resources/notifier.py.
+"""

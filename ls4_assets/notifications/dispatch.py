@@ -1,7 +1,7 @@
-"""Telling people: the troubles of this moment, what was told, and the messages between the two.
+"""Send the notifications that are due and record those that were accepted.
 
-A message counts as told only when it was accepted. So an outage, or a death in between, costs no message, and at worst one comes
-twice; each is noted by itself, and one that is not taken holds up no other.
+A notification is recorded only after it was accepted. So an outage or a crash loses none; at worst, one is sent twice. Each is
+recorded separately, and one that fails does not delay the others.
 """
 
 import logging
@@ -14,89 +14,103 @@ from sqlalchemy import Connection, Engine, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets import logs
-from ls4_assets.db.schema import notification
+from ls4_assets.db import schema
 from ls4_assets.errors import NotificationError
-from ls4_assets.notifications.incidents import current_incidents, forget_gone_collections
-from ls4_assets.notifications.messages import compose
-from ls4_assets.notifications.planner import Kind, Message, Throttle, Told, Transition, Where, plan
-from ls4_assets.notifications.rejections import Rejection, at_place
+from ls4_assets.notifications.incidents import delete_failures_of_removed_collections, load_incidents
+from ls4_assets.notifications.messages import compose_message
+from ls4_assets.notifications.planner import (
+    IncidentKey,
+    IncidentKind,
+    Notification,
+    Notified,
+    Throttle,
+    Transition,
+    plan_notifications,
+)
+from ls4_assets.notifications.rejections import Rejection, list_open_rejections
 from resources.archive import Archive
 
-# With a server that does not answer a message takes seconds: what is left is for the next tick.
-SECONDS = 25
-# Of one trouble so many files are read.
-_FILES = 2_000
+# Each message takes seconds when the server does not answer. The next tick sends the rest.
+TIME_LIMIT_SECONDS = 25
+# Maximum files that are read for one incident.
+_MAX_FILES = 2_000
 
 
 @dataclass(frozen=True)
-class Telling:
-    """What a tick did. `unsent` messages stay due."""
+class DispatchReport:
+    """Numbers of one tick. `unsent` notifications stay due."""
 
     sent: int
     unsent: int
-    troubles: int
+    incidents: int
 
 
-def dispatch_notifications(archive: Archive, now: datetime) -> Telling:
-    """Send what is due now."""
+def dispatch_notifications(archive: Archive, now: datetime) -> DispatchReport:
+    """Send the notifications that are due."""
     settings = archive.settings
-    pace = Throttle(
+    throttle = Throttle(
         timedelta(seconds=settings.notify_group_wait_seconds), timedelta(seconds=settings.notify_repeat_interval_seconds)
     )
+    stall_timeout = timedelta(seconds=settings.stall_alert_seconds)
     with archive.database.begin() as connection:
-        forget_gone_collections(connection)
-        troubles = current_incidents(connection, now, timedelta(seconds=settings.stall_alert_seconds), settings.max_attempts)
-        told = load_sent(connection, now - pace.window)
-    due = plan(troubles, told, now, pace)
-    deadline, sent = time.monotonic() + SECONDS, 0
-    for message in due:
+        delete_failures_of_removed_collections(connection)
+        incidents = load_incidents(connection, now, stall_timeout, settings.max_attempts)
+        notified = load_sent(connection, now - throttle.repeat_interval)
+    due = plan_notifications(incidents, notified, now, throttle)
+    deadline, sent = time.monotonic() + TIME_LIMIT_SECONDS, 0
+    for notification in due:
         if time.monotonic() > deadline:
             break
-        text = compose(message, _files(archive.database, message), settings)
+        message = compose_message(notification, _load_files(archive.database, notification), settings)
         try:
-            archive.notifier.send(text.subject, text.body)
+            archive.notifier.send(message.subject, message.body)
         except NotificationError as error:
-            logs.event("notice_unsent", logging.ERROR, reason=str(error))
+            logs.emit("notification_failed", logging.ERROR, reason=str(error))
             continue
-        record_sent(archive.database, message, now)
+        record_sent(archive.database, notification, now)
         sent += 1
-    return Telling(sent, len(due) - sent, len(troubles))
+    return DispatchReport(sent, len(due) - sent, len(incidents))
 
 
-def load_sent(connection: Connection, since: datetime) -> dict[Where, Told]:
-    """What still matters: open troubles, and those told of since a moment."""
-    rows = connection.execute(
-        select(notification).where(or_(notification.c.resolved_at.is_(None), notification.c.notified_at > since))
-    )
-    return {(Kind(row.kind), row.place): Told(row.files, row.latest, row.notified_at, row.resolved_at) for row in rows}
+def load_sent(connection: Connection, since: datetime) -> dict[IncidentKey, Notified]:
+    """The last notification of each incident that is open or was reported after `since`."""
+    table = schema.notification
+    rows = connection.execute(select(table).where(or_(table.c.resolved_at.is_(None), table.c.notified_at > since)))
+    return {
+        (IncidentKind(row.kind), row.scope): Notified(row.item_count, row.latest_at, row.notified_at, row.resolved_at)
+        for row in rows
+    }
 
 
-def record_sent(engine: Engine, message: Message, now: datetime) -> None:
-    over = message.news == Transition.OVER
+def record_sent(engine: Engine, notification: Notification, now: datetime) -> None:
+    """Store that a notification was accepted."""
+    is_resolved = notification.transition == Transition.RESOLVED
     rows = [
         {
-            "kind": one.kind,
-            "place": one.place,
-            "files": one.count,
-            "latest": one.latest,
+            "kind": incident.kind,
+            "scope": incident.scope,
+            "item_count": incident.count,
+            "latest_at": incident.latest,
             "notified_at": now,
-            "resolved_at": now if over else None,
+            "resolved_at": now if is_resolved else None,
         }
-        for one in message.troubles
+        for incident in notification.incidents
     ]
-    row = insert(notification)
-    told = row.on_conflict_do_update(
-        index_elements=[notification.c.kind, notification.c.place],
-        set_={name: row.excluded[name] for name in ("files", "latest", "notified_at", "resolved_at")},
+    table = schema.notification
+    statement = insert(table)
+    upsert = statement.on_conflict_do_update(
+        index_elements=[table.c.kind, table.c.scope],
+        set_={name: statement.excluded[name] for name in ("item_count", "latest_at", "notified_at", "resolved_at")},
     )
     with engine.begin() as connection:
-        connection.execute(told, rows)
+        connection.execute(upsert, rows)
 
 
-def _files(engine: Engine, message: Message) -> dict[Where, Sequence[Rejection]]:
-    if message.news == Transition.OVER or len(message.troubles) > 1:
+def _load_files(engine: Engine, notification: Notification) -> dict[IncidentKey, Sequence[Rejection]]:
+    """Files that the notification lists; none for a resolution or for several incidents."""
+    if notification.transition == Transition.RESOLVED or len(notification.incidents) > 1:
         return {}
-    (trouble,) = message.troubles
-    after = trouble.since if message.news == Transition.MORE else None
+    (incident,) = notification.incidents
+    after = incident.since if notification.transition == Transition.GREW else None
     with engine.connect() as connection:
-        return {trouble.where: at_place(connection, trouble.kind, trouble.place, after, _FILES)}
+        return {incident.key: list_open_rejections(connection, incident.kind, incident.scope, after, _MAX_FILES)}

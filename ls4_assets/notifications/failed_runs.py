@@ -1,7 +1,7 @@
-"""Runs that failed, kept until a later run of the same ends well: read from Dagster's run storage since a cursor.
+"""Failed runs, recorded until a later run of the same subject succeeds.
 
-So it does not matter how a run began or ended: a sensor's, a person's or a backfill's, failed in its code, or found dead. A run
-over frames that ends by naming bad ones did its work: those are in the source table, and told of from there.
+They are read from Dagster's run storage, from a cursor on. So all runs count, however they started (sensor, person, backfill) and
+failed (exception, crash). A run that fails only because of bad frames is not recorded: those frames are in the table `rejection`.
 """
 
 from dataclasses import dataclass
@@ -15,76 +15,78 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.assets import keys
 from ls4_assets.db.schema import failed_run
 from ls4_assets.domain.names import COLLECTION_STEPS, STEPS, Collection
-from ls4_assets.notifications.planner import Kind
+from ls4_assets.notifications.planner import IncidentKind
 
-# Of a look; more wait for the next.
-RUNS_PER_LOOK = 300
-# Rows become visible a moment after their time: this much is read again, which changes nothing.
+# The next tick reads the rest.
+RUNS_PER_TICK = 300
+# Rows become visible shortly after their timestamp, so this much time is read again. Reading a run twice changes nothing.
 _OVERLAP = timedelta(seconds=10)
-# Where the first look of all begins.
-_FIRST_LOOK = timedelta(hours=1)
-_LONGEST_REASON = 1_000
+# How far back the very first tick reads.
+_INITIAL_PERIOD = timedelta(hours=1)
+_MAX_REASON_LENGTH = 1_000
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a run works on; a later run of the same subject tells whether it is well again."""
+class RunSubject:
+    """What a run works on. A later success on the same subject resolves the failure."""
 
-    kind: Kind
-    place: str
+    kind: IncidentKind
+    scope: str
 
 
-def subject_of(run: DagsterRun) -> Subject:
-    """Read from tags and assets, as the runs of a backfill carry none of our tags."""
+def identify_subject(run: DagsterRun) -> RunSubject:
+    """The subject, from tags and selected assets: runs of a backfill do not carry the tags of ls4."""
     if collection := run.tags.get(keys.COLLECTION_TAG):
-        return Subject(Kind.REBUILD, collection)
+        return RunSubject(IncidentKind.REBUILD, collection)
     selected = {tuple(key.path) for key in run.asset_selection or () if len(key.path) == 2}
     shards = {shard for shard, _ in selected}
     if len(shards) != 1:
-        return Subject(Kind.RUN, run.job_name)
+        return RunSubject(IncidentKind.RUN, run.job_name)
     (shard,) = shards
     assets = {asset for _, asset in selected}
     partition = run.tags.get(PARTITION_NAME_TAG)
     if partition and assets <= set(COLLECTION_STEPS):
         try:
-            return Subject(Kind.REBUILD, Collection.from_partition(shard, partition).name)
+            return RunSubject(IncidentKind.REBUILD, Collection.from_partition(shard, partition).name)
         except ValueError:
-            pass  # a partition that somebody added by hand
-    return Subject(Kind.RUN, f"{'frames' if assets <= set(STEPS) else 'collections'} of {shard}")
+            pass  # a partition that a person added in the Dagster UI
+    return RunSubject(IncidentKind.RUN, f"{'frames' if assets <= set(STEPS) else 'collections'} of {shard}")
 
 
-def note_finished_runs(instance: DagsterInstance, engine: Engine, since: datetime | None, now: datetime) -> datetime:
-    """Note the runs that finished since a moment, the oldest first. Returns where the next look goes on."""
-    start = since or now - _FIRST_LOOK
+def record_finished_runs(instance: DagsterInstance, engine: Engine, since: datetime | None, now: datetime) -> datetime:
+    """Record the runs that finished after `since`, oldest first. Returns the time from which the next call continues."""
+    start = since or now - _INITIAL_PERIOD
     finished = RunsFilter(statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE], updated_after=start)
-    records = instance.get_run_records(finished, limit=RUNS_PER_LOOK, order_by="update_timestamp", ascending=True)
+    records = instance.get_run_records(finished, limit=RUNS_PER_TICK, order_by="update_timestamp", ascending=True)
     for record in records:
-        _note(instance, engine, record)
+        _record_run(instance, engine, record)
     if not records:
         return start
     last = records[-1].update_timestamp.replace(tzinfo=UTC)
-    return last if len(records) == RUNS_PER_LOOK else max(start, last - _OVERLAP)
+    return last if len(records) == RUNS_PER_TICK else max(start, last - _OVERLAP)
 
 
-def _note(instance: DagsterInstance, engine: Engine, record: RunRecord) -> None:
-    run, subject = record.dagster_run, subject_of(record.dagster_run)
+def _record_run(instance: DagsterInstance, engine: Engine, record: RunRecord) -> None:
+    run, subject = record.dagster_run, identify_subject(record.dagster_run)
     ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
-    reason = _why(instance, run) if run.status == DagsterRunStatus.FAILURE else None
-    row = insert(failed_run).values(kind=subject.kind, place=subject.place, run=run.run_id, reason=reason or "", failed_at=ended)
-    same = (failed_run.c.kind == subject.kind, failed_run.c.place == subject.place)
-    # The time stays the first failure's; a run that was read before is no newer failure.
-    again = row.on_conflict_do_update(
-        index_elements=[failed_run.c.kind, failed_run.c.place],
+    reason = _failure_reason(instance, run) if run.status == DagsterRunStatus.FAILURE else None
+    row = insert(failed_run).values(kind=subject.kind, scope=subject.scope, run=run.run_id, reason=reason or "", failed_at=ended)
+    is_same_subject = (failed_run.c.kind == subject.kind, failed_run.c.scope == subject.scope)
+    # `failed_at` stays the time of the first failure.
+    upsert = row.on_conflict_do_update(
+        index_elements=[failed_run.c.kind, failed_run.c.scope],
         set_={"run": row.excluded.run, "reason": row.excluded.reason},
     )
     with engine.begin() as connection:
-        connection.execute(again if reason else delete(failed_run).where(*same))
+        connection.execute(upsert if reason else delete(failed_run).where(*is_same_subject))
 
 
-def _why(instance: DagsterInstance, run: DagsterRun) -> str | None:
-    """In the run's own words; None when it only tells of frames at fault."""
-    about = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
-    events = [record.event_log_entry for record in instance.get_records_for_run(run.run_id, of_type=about, limit=20).records]
+def _failure_reason(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """The error message of the run; None if it failed only because of bad frames."""
+    event_types = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+    events = [
+        record.event_log_entry for record in instance.get_records_for_run(run.run_id, of_type=event_types, limit=20).records
+    ]
     for entry in events:
         event = entry.dagster_event
         if event and event.is_step_failure:
@@ -92,11 +94,11 @@ def _why(instance: DagsterInstance, run: DagsterRun) -> str | None:
             if data.user_failure_data:
                 return None
             cause = data.error.cause if data.error and data.error.cause else data.error
-            return _plain(cause.message if cause else event.message)
+            return _shorten(cause.message if cause else event.message)
     messages = [entry.dagster_event.message for entry in events if entry.dagster_event and entry.dagster_event.message]
-    return _plain(messages[-1] if messages else None)
+    return _shorten(messages[-1] if messages else None)
 
 
-def _plain(message: str | None) -> str:
-    text = " ".join((message or "Its process ended without a word.").split())
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+def _shorten(message: str | None) -> str:
+    text = " ".join((message or "Its process ended without a message.").split())
+    return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}…"

@@ -1,6 +1,6 @@
-"""Messages in the words of those who scan: what happened, to which files, what to do, and where to look.
+"""Texts of notifications, for scanning staff and operators: what happened, to which files, what to do, and where to read more.
 
-Nothing here asks a database or sends anything; lists are cut, as five hundred names help nobody.
+Nothing here reads the database or sends anything. Lists are truncated: five hundred file names help no reader.
 """
 
 import re
@@ -10,161 +10,172 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from ls4_assets.notifications.planner import Incident, Kind, Message, Transition, Where
+from ls4_assets.notifications.planner import Incident, IncidentKey, IncidentKind, Notification, Transition
 from ls4_assets.notifications.rejections import Rejection
 from ls4_assets.settings import Settings
 
-# Reasons in a message, and file names under each; the staff page has them all.
-REASONS, NAMES = 5, 3
-# Places in a message about many.
-PLACES = 30
+# Maximum reasons in a message, and file names under each; the quarantine page lists all.
+MAX_REASONS, MAX_NAMES = 5, 3
+# Maximum scopes in a message about several incidents.
+MAX_SCOPES = 30
 
 
 @dataclass(frozen=True)
-class Text:
-    """What is sent."""
+class MessageText:
+    """Subject and body, plain text."""
 
     subject: str
     body: str
 
 
-def compose(message: Message, files: Mapping[Where, Sequence[Rejection]], settings: Settings) -> Text:
-    """The message. `files` has, for troubles of files, those that it tells of."""
-    if len(message.troubles) > 1:
-        return _of_many(message, settings)
-    (trouble,) = message.troubles
-    if message.news == Transition.OVER:
-        return Text(
-            f"ls4: resolved: {_RESOLVED[trouble.kind].format(trouble.place)}", _joined(_over(trouble), _links(trouble, settings))
-        )
-    mine = files.get(trouble.where, ())
-    subject = _subject(trouble, len(mine) if message.news == Transition.MORE else trouble.count, message.news)
-    return Text(f"ls4: {subject}", _joined(_what(trouble, message.news, mine), _advice(trouble, mine), _links(trouble, settings)))
+def compose_message(
+    notification: Notification, files: Mapping[IncidentKey, Sequence[Rejection]], settings: Settings
+) -> MessageText:
+    """The text of a notification. `files` has the files to list for each incident of single files."""
+    if len(notification.incidents) > 1:
+        return _compose_digest(notification, settings)
+    (incident,) = notification.incidents
+    links = _links(incident, settings)
+    if notification.transition == Transition.RESOLVED:
+        subject = f"ls4: resolved: {_RESOLVED_SUBJECTS[incident.kind].format(incident.scope)}"
+        return MessageText(subject, _join_paragraphs(_resolution(incident), links))
+    listed = files.get(incident.key, ())
+    has_grown = notification.transition == Transition.GREW
+    count = len(listed) if has_grown else incident.count
+    body = _join_paragraphs(_summary(incident, count, has_grown), _advice(incident, listed), links)
+    return MessageText(f"ls4: {_subject(incident, count, has_grown)}", body)
 
 
-_RESOLVED = {
-    Kind.REJECTED: "file names in {}",
-    Kind.FAILED: "photographs of {}",
-    Kind.REBUILD: "the map of {}",
-    Kind.RUN: "runs over {}",
-    Kind.WAITING: "{} goes on",
-    Kind.HELD: "deleted photographs of {}",
+_RESOLVED_SUBJECTS = {
+    IncidentKind.REJECTED: "file names in {}",
+    IncidentKind.FAILED: "photographs of {}",
+    IncidentKind.REBUILD: "the map of {}",
+    IncidentKind.RUN: "runs for {}",
+    IncidentKind.WAITING: "waiting photographs of {}",
+    IncidentKind.HELD: "deleted photographs of {}",
 }
 
 
-def _subject(trouble: Incident, count: int, news: Transition) -> str:
-    more = "more " if news == Transition.MORE else ""
+def _subject(incident: Incident, count: int, has_grown: bool) -> str:
+    scope, more = incident.scope, "more " if has_grown else ""
     return {
-        Kind.REJECTED: f"{_number(count, f'{more}file')} rejected by name in {trouble.place}",
-        Kind.FAILED: f"{_number(count, f'{more}photograph')} of {trouble.place} could not be taken",
-        Kind.REBUILD: f"the map of {trouble.place} cannot be brought up to date",
-        Kind.RUN: f"a run over {trouble.place} failed",
-        Kind.WAITING: f"{_number(count, 'photograph')} of {trouble.place} waiting, and nothing goes on",
-        Kind.HELD: f"{_number(count, 'photograph')} of {trouble.place} deleted: is that meant?",
-    }[trouble.kind]
+        IncidentKind.REJECTED: f"{_number(count, f'{more}file')} with invalid names in {scope}",
+        IncidentKind.FAILED: f"{_number(count, f'{more}photograph')} of {scope} could not be processed",
+        IncidentKind.REBUILD: f"the map of {scope} cannot be updated",
+        IncidentKind.RUN: f"a run for {scope} failed",
+        IncidentKind.WAITING: f"{_number(count, 'photograph')} of {scope} waiting without progress",
+        IncidentKind.HELD: f"{_number(count, 'photograph')} of {scope} deleted: is this intended?",
+    }[incident.kind]
 
 
-def _what(trouble: Incident, news: Transition, files: Sequence[Rejection]) -> str:
-    place, more = trouble.place, "more " if news == Transition.MORE else ""
-    count = len(files) if more else trouble.count
-    some_files, photographs = _number(count, f"{more}file"), _number(count, f"{more}photograph")
-    in_all = f" That makes {_number(trouble.count, 'file')} there." if more else ""
+def _summary(incident: Incident, count: int, has_grown: bool) -> str:
+    scope, more = incident.scope, "more " if has_grown else ""
+    files, photographs = _number(count, f"{more}file"), _number(count, f"{more}photograph")
+    total = f" The total is now {_number(incident.count, 'file')}." if has_grown else ""
     return {
-        Kind.REJECTED: f"The archive cannot take the name of {some_files} in {place}. What is named well is not held up.{in_all}",
-        Kind.FAILED: f"{photographs} of {place} could not be taken. The others are not held up.{in_all}",
-        Kind.REBUILD: f"The tile index or the map of {place} cannot be made. The last good map stays up; what was dropped since "
-        "is not on it.",
-        Kind.RUN: f"A run over {place} failed. What it had finished stays finished.",
-        Kind.WAITING: f"{photographs} of {place} waiting since {trouble.since:%Y-%m-%d %H:%M} UTC; nothing was finished lately.",
-        Kind.HELD: f"{photographs} gone from the folder of {place}. Nothing was removed from the map.",
-    }[trouble.kind]
+        IncidentKind.REJECTED: f"The archive rejected the names of {files} in {scope}. Files with valid names are not "
+        f"affected.{total}",
+        IncidentKind.FAILED: f"{photographs} of {scope} could not be processed. The other photographs are not affected.{total}",
+        IncidentKind.REBUILD: f"The tile index or the map of {scope} cannot be rebuilt. The last good map stays online, "
+        "without the files that were dropped since then.",
+        IncidentKind.RUN: f"A run for {scope} failed. The results that it had finished are kept.",
+        IncidentKind.WAITING: f"{photographs} of {scope} {'has' if count == 1 else 'have'} been waiting since "
+        f"{incident.since:%Y-%m-%d %H:%M} UTC. No photograph of the collection was finished recently.",
+        IncidentKind.HELD: f"{photographs} disappeared from the folder of {scope}. Nothing was removed from the map.",
+    }[incident.kind]
 
 
-def _advice(trouble: Incident, files: Sequence[Rejection]) -> str:
-    if trouble.kind in (Kind.REJECTED, Kind.FAILED):
-        return _joined(
-            *_reasons(files), "Corrected files are taken by themselves, and a message tells when all of this is resolved."
+def _advice(incident: Incident, files: Sequence[Rejection]) -> str:
+    if incident.kind in (IncidentKind.REJECTED, IncidentKind.FAILED):
+        return _join_paragraphs(
+            *_reasons(files),
+            "Corrected files are processed automatically. You get another message when all of these files are resolved.",
         )
-    said = f"What it said: {trouble.reason}" if trouble.reason else ""
-    do = {
-        Kind.REBUILD: "It is tried again by itself, ever more seldom. Mend what the run says; if there is nothing, report it.",
-        Kind.RUN: "Unfinished photographs are given to another run by themselves. A run that a person started has to be started "
-        "again, when what it says is mended.",
-        Kind.WAITING: "Look whether the Dagster daemon runs (the Dagster UI, Deployment), whether its queue is held up (Runs), and "
-        "whether a disk is full.",
-    }.get(trouble.kind, "")
-    return _joined(said, f"What to do: {do}" if do else "")
+    # The reason for held deletions is a complete message with its own advice.
+    prefix = "" if incident.kind == IncidentKind.HELD else "Reason: "
+    reason = f"{prefix}{incident.reason}" if incident.reason else ""
+    advice = {
+        IncidentKind.REBUILD: "Fix the error that the run reports; if it reports none, report this problem. The rebuild is "
+        "retried automatically, at increasing intervals.",
+        IncidentKind.RUN: "Fix the error above. Unfinished photographs are assigned to another run automatically; a run that "
+        "a person started must be started again.",
+        IncidentKind.WAITING: "Check that the Dagster daemon is running (Dagster UI, Deployment), that its queue is not blocked "
+        "(Runs), and that no disk is full.",
+    }.get(incident.kind, "")
+    return _join_paragraphs(reason, f"What to do: {advice}" if advice else "")
 
 
 def _reasons(files: Sequence[Rejection]) -> list[str]:
-    """Each sort of reason once, the most frequent first, with some of its files."""
-    sorts = Counter(_sort(one) for one in files)
-    text = []
-    for sort, count in sorts.most_common(REASONS):
-        alike = [one for one in files if _sort(one) == sort]
-        names = ", ".join(PurePosixPath(one.key).name for one in alike[:NAMES])
-        rest = f" and {count - NAMES} more" if count > NAMES else ""
-        text.append(f"{_number(count, 'file')} ({names}{rest}):\n  {alike[0].reason}\n  What to do: {alike[0].advice}")
-    if len(sorts) > REASONS:
-        text.append(f"and {_number(len(sorts) - REASONS, 'other reason')}.")
-    return text
+    """Each type of reason once, the most frequent first, with some of its files."""
+    types = Counter(_reason_type(file) for file in files)
+    paragraphs = []
+    for reason_type, count in types.most_common(MAX_REASONS):
+        similar = [file for file in files if _reason_type(file) == reason_type]
+        names = ", ".join(PurePosixPath(file.key).name for file in similar[:MAX_NAMES])
+        rest = f" and {count - MAX_NAMES} more" if count > MAX_NAMES else ""
+        paragraphs.append(f"{_number(count, 'file')} ({names}{rest}):\n  {similar[0].reason}\n  What to do: {similar[0].advice}")
+    if len(types) > MAX_REASONS:
+        paragraphs.append(f"and {_number(len(types) - MAX_REASONS, 'other reason')}.")
+    return paragraphs
 
 
-def _sort(one: Rejection) -> str:
-    """The reason without what is the file's own: its name and all numbers."""
-    name = PurePosixPath(one.key)
-    return re.sub(r"\d[\d,.]*", "#", f"{one.reason} {one.advice}".replace(name.name, "").replace(name.stem, ""))
+def _reason_type(file: Rejection) -> str:
+    """The reason without the parts that differ between files: the file name and all numbers."""
+    path = PurePosixPath(file.key)
+    return re.sub(r"\d[\d,.]*", "#", f"{file.reason} {file.advice}".replace(path.name, "").replace(path.stem, ""))
 
 
-def _over(trouble: Incident) -> str:
-    told = f"{trouble.since:%Y-%m-%d %H:%M} UTC"
+def _resolution(incident: Incident) -> str:
+    scope = incident.scope
     return {
-        Kind.REJECTED: f"No file in {trouble.place} is rejected by name any more: all were taken, renamed or removed.",
-        Kind.FAILED: f"Every photograph of {trouble.place} that could not be taken was taken at last, or removed.",
-        Kind.REBUILD: f"The map of {trouble.place} is up to date again.",
-        Kind.RUN: f"A later run over {trouble.place} ended well.",
-        Kind.WAITING: f"The photographs of {trouble.place} are being worked on again.",
-        Kind.HELD: f"The deletions of {trouble.place} wait no longer: they were confirmed, or the files are back.",
-    }[trouble.kind] + f" This was told of on {told}; nothing is left to do."
+        IncidentKind.REJECTED: f"All files with invalid names in {scope} were accepted, renamed or removed.",
+        IncidentKind.FAILED: f"All photographs of {scope} that could not be processed are now processed, or were removed.",
+        IncidentKind.REBUILD: f"The map of {scope} is up to date again.",
+        IncidentKind.RUN: f"A later run for {scope} succeeded.",
+        IncidentKind.WAITING: f"The photographs of {scope} are being processed again.",
+        IncidentKind.HELD: f"The deletions of {scope} were confirmed, or the files were restored.",
+    }[incident.kind] + f" Last reported on {incident.since:%Y-%m-%d %H:%M} UTC; no action is needed."
 
 
-def _of_many(message: Message, settings: Settings) -> Text:
-    """Several places at once: a list of them, in place of as many messages."""
-    places, over = len(message.troubles), message.news == Transition.OVER
+def _compose_digest(notification: Notification, settings: Settings) -> MessageText:
+    """One message with a list of scopes, instead of one message for each."""
+    count, is_resolved = len(notification.incidents), notification.transition == Transition.RESOLVED
     what = {
-        Kind.REJECTED: "files rejected by name",
-        Kind.FAILED: "photographs that could not be taken",
-        Kind.REBUILD: "maps that cannot be brought up to date",
-        Kind.RUN: "failed runs",
-        Kind.WAITING: "photographs waiting while nothing goes on",
-        Kind.HELD: "deleted photographs that wait for a word",
-    }[message.kind]
-    subject = f"{'resolved: ' if over else ''}{what} in {places} places"
-    head = f"This is resolved; nothing is left to do. It was about {what} in:" if over else f"There are {what} in:"
-    lines = [f"  {one.place}: {one.count:,}" for one in message.troubles[:PLACES]]
-    if places > PLACES:
-        lines.append(f"  and {places - PLACES} more")
-    do = "" if over else "What to do: open the list, which says of each what is wrong and how to mend it."
-    return Text(f"ls4: {subject}", _joined(head, "\n".join(lines), do, _links(message.troubles[0], settings, places)))
+        IncidentKind.REJECTED: "files with invalid names",
+        IncidentKind.FAILED: "photographs that could not be processed",
+        IncidentKind.REBUILD: "maps that cannot be updated",
+        IncidentKind.RUN: "failed runs",
+        IncidentKind.WAITING: "photographs waiting without progress",
+        IncidentKind.HELD: "deleted photographs that need confirmation",
+    }[notification.kind]
+    subject = f"{'resolved: ' if is_resolved else ''}{what} in {count} places"
+    head = f"This is resolved; no action is needed. It was about {what} in:" if is_resolved else f"There are {what} in:"
+    lines = [f"  {incident.scope}: {incident.count:,}" for incident in notification.incidents[:MAX_SCOPES]]
+    if count > MAX_SCOPES:
+        lines.append(f"  and {count - MAX_SCOPES} more")
+    advice = "" if is_resolved else "What to do: open the list below; it gives the reason and the fix for each item."
+    links = _links(notification.incidents[0], settings, count)
+    return MessageText(f"ls4: {subject}", _join_paragraphs(head, "\n".join(lines), advice, links))
 
 
-def _links(trouble: Incident, settings: Settings, places: int = 1) -> str:
-    """Where to look; what is not configured is left out."""
-    of_collection = "/" not in trouble.place and trouble.kind != Kind.RUN
+def _links(incident: Incident, settings: Settings, count: int = 1) -> str:
+    """Addresses of the pages about `count` incidents like this one; addresses that are not configured are omitted."""
+    is_of_files = incident.kind in (IncidentKind.REJECTED, IncidentKind.FAILED)
+    is_of_collection = "/" not in incident.scope and incident.kind != IncidentKind.RUN
     lines = []
-    if settings.staff_url and trouble.kind in (Kind.REJECTED, Kind.FAILED):
-        lines.append(f"All rejected files: {settings.staff_url}{'' if places > 1 else f'#find={quote(trouble.place)}'}")
-    if of_collection and places == 1:
-        lines.append(f"Map: {settings.map_url}/#{trouble.place.lower()}")
+    if settings.staff_url and is_of_files:
+        lines.append(f"All rejected files: {settings.staff_url}{'' if count > 1 else f'#find={quote(incident.scope)}'}")
+    if is_of_collection and count == 1:
+        lines.append(f"Map: {settings.map_url}/#{incident.scope.lower()}")
     if settings.dagster_url:
-        page = "assets/rejected_files" if trouble.kind in (Kind.REJECTED, Kind.FAILED) else "runs"
-        lines.append(f"the Dagster UI: {settings.dagster_url}/{f'runs/{trouble.run}' if trouble.run and places == 1 else page}")
+        page = "assets/rejected_files" if is_of_files else "runs"
+        lines.append(f"Dagster UI: {settings.dagster_url}/{f'runs/{incident.run}' if incident.run and count == 1 else page}")
     return "\n".join(lines)
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _joined(*parts: str) -> str:
-    return "\n\n".join(part for part in parts if part)
+def _join_paragraphs(*paragraphs: str) -> str:
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)

@@ -1,7 +1,8 @@
-"""Which messages are due, decided by a pure function over the troubles of this moment and what was told before.
+"""Which notifications are due: a pure function of the current incidents, those reported before, and the time.
 
-A trouble is one kind of thing at one place, however many files it concerns: five hundred rejected files of a drop are one. It is
-told once, told again only when it grew after a while, and told to be over when it is. What was told stands in Postgres.
+An incident is one kind of problem in one scope, for any number of files: five hundred rejected files of a drop are one incident.
+It is reported when it opens, again if it grows later, and once when it is resolved. Reading and recording belong in dispatch.py,
+texts in messages.py.
 """
 
 from collections import defaultdict
@@ -12,9 +13,12 @@ from enum import StrEnum
 from itertools import chain
 
 
-class Kind(StrEnum):
-    """What is wrong. rejected: names of files; failed: contents of files; rebuild: index and map of a collection cannot be made;
-    run: another run failed; waiting: nothing of a collection has gone on for long; held: deletions wait for the operator."""
+class IncidentKind(StrEnum):
+    """What is wrong.
+
+    rejected: invalid file names. failed: invalid file contents. rebuild: index and map of a collection cannot be rebuilt.
+    run: any other run failed. waiting: a collection has made no progress for a long time. held: deletions wait for confirmation.
+    """
 
     REJECTED = "rejected"
     FAILED = "failed"
@@ -25,33 +29,34 @@ class Kind(StrEnum):
 
 
 class Transition(StrEnum):
-    """What a message says of a trouble: it is new, it grew, it is over."""
+    """The change of an incident that a notification reports."""
 
-    NEW = "new"
-    MORE = "more"
-    OVER = "over"
+    OPENED = "opened"
+    GREW = "grew"
+    RESOLVED = "resolved"
 
 
-# Kinds of which each file is a matter of its own: only those can grow.
-_OF_FILES = (Kind.REJECTED, Kind.FAILED)
-# A trouble that keeps growing is told after so many times the settling time.
-_PATIENCE = 10
-# More messages of one sort than this at once become one that lists the places.
-MOST_ALONE = 3
+# Kinds whose incidents consist of single files. Only these can grow.
+_GROWING_KINDS = (IncidentKind.REJECTED, IncidentKind.FAILED)
+# An incident that keeps growing is reported after this many times the group wait.
+_MAX_GROUP_WAITS = 10
+# More incidents of one kind and transition than this become one notification that lists the scopes.
+MAX_SEPARATE = 3
 
-Where = tuple[Kind, str]
+IncidentKey = tuple[IncidentKind, str]
 
 
 @dataclass(frozen=True)
 class Incident:
-    """`place` is a collection, a folder, or what a run worked on; `count` files or frames are concerned.
+    """A problem and its extent. `scope` is a collection, a folder, or the target of a run; `count` is in files or frames.
 
-    `since`, `latest`: when the first and the newest of it came; in a message that it grew, `since` is up to where it was told.
-    `reason` in words, where the trouble is not of single files; `run` is the one that failed.
+    `since` and `latest` are the times of its first and its newest file. In a notification about growth, `since` is the newest
+    time that was already reported. `reason` is for people, and empty for incidents of single files; `run` is the id of the failed
+    run.
     """
 
-    kind: Kind
-    place: str
+    kind: IncidentKind
+    scope: str
     count: int
     since: datetime
     latest: datetime
@@ -59,13 +64,13 @@ class Incident:
     run: str = ""
 
     @property
-    def where(self) -> Where:
-        return self.kind, self.place
+    def key(self) -> IncidentKey:
+        return self.kind, self.scope
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was last told of a trouble; `resolved_at`: and that it is over."""
+class Notified:
+    """The last notification of an incident. `resolved_at` is the time its resolution was sent, None while it is open."""
 
     count: int
     latest: datetime
@@ -75,65 +80,78 @@ class Told:
 
 @dataclass(frozen=True)
 class Throttle:
-    """`settle`: a trouble is told when nothing came to it for so long; `window`: and not again before so long."""
+    """`group_wait`: time without a new file before an incident is reported. `repeat_interval`: minimum time between two reports.
 
-    settle: timedelta
-    window: timedelta
+    The names are those of Prometheus Alertmanager.
+    """
+
+    group_wait: timedelta
+    repeat_interval: timedelta
 
 
 @dataclass(frozen=True)
-class Message:
-    """One message to send, about one trouble or about several of the same kind."""
+class Notification:
+    """One message to send, about one incident or about several of the same kind."""
 
-    news: Transition
-    kind: Kind
-    troubles: tuple[Incident, ...]
-
-
-def plan(troubles: Sequence[Incident], told: Mapping[Where, Told], now: datetime, pace: Throttle) -> list[Message]:
-    """The messages that are due now, the new troubles first."""
-    found = chain(_new_and_grown(troubles, told, now, pace), _over(troubles, told))
-    groups: dict[tuple[Transition, Kind], list[Incident]] = defaultdict(list)
-    for news, trouble in found:
-        groups[news, trouble.kind].append(trouble)
-    return [message for (news, kind), group in sorted(groups.items(), key=_urgency) for message in _messages(news, kind, group)]
+    transition: Transition
+    kind: IncidentKind
+    incidents: tuple[Incident, ...]
 
 
-def _new_and_grown(
-    troubles: Sequence[Incident], told: Mapping[Where, Told], now: datetime, pace: Throttle
+def plan_notifications(
+    incidents: Sequence[Incident], notified: Mapping[IncidentKey, Notified], now: datetime, throttle: Throttle
+) -> list[Notification]:
+    """The notifications that are due now, opened incidents first."""
+    transitions = chain(_opened_and_grown(incidents, notified, now, throttle), _resolved(incidents, notified))
+    groups: dict[tuple[Transition, IncidentKind], list[Incident]] = defaultdict(list)
+    for transition, incident in transitions:
+        groups[transition, incident.kind].append(incident)
+    return [
+        notification
+        for (transition, kind), group in sorted(groups.items(), key=_urgency)
+        for notification in _group_notifications(transition, kind, group)
+    ]
+
+
+def _opened_and_grown(
+    incidents: Sequence[Incident], notified: Mapping[IncidentKey, Notified], now: datetime, throttle: Throttle
 ) -> Iterator[tuple[Transition, Incident]]:
-    for trouble in troubles:
-        before = told.get(trouble.where)
-        if before is None:
-            if _has_settled(trouble, trouble.since, now, pace):
-                yield Transition.NEW, trouble
+    for incident in incidents:
+        last = notified.get(incident.key)
+        if last is None:
+            if _has_settled(incident, incident.since, now, throttle):
+                yield Transition.OPENED, incident
             continue
-        again = before.resolved_at is not None
-        grew = trouble.kind in _OF_FILES and trouble.latest > before.latest
-        rested = now - before.notified_at >= pace.window
-        if (again or grew) and rested and _has_settled(trouble, max(trouble.since, before.notified_at + pace.window), now, pace):
-            yield (Transition.NEW, trouble) if again else (Transition.MORE, replace(trouble, since=before.latest))
+        has_reopened = last.resolved_at is not None
+        has_grown = incident.kind in _GROWING_KINDS and incident.latest > last.latest
+        next_report = last.notified_at + throttle.repeat_interval
+        if (
+            (has_reopened or has_grown)
+            and now >= next_report
+            and _has_settled(incident, max(incident.since, next_report), now, throttle)
+        ):
+            yield (Transition.OPENED, incident) if has_reopened else (Transition.GREW, replace(incident, since=last.latest))
 
 
-def _has_settled(trouble: Incident, since: datetime, now: datetime, pace: Throttle) -> bool:
-    return now - trouble.latest >= pace.settle or now - since >= _PATIENCE * pace.settle
+def _has_settled(incident: Incident, since: datetime, now: datetime, throttle: Throttle) -> bool:
+    return now - incident.latest >= throttle.group_wait or now - since >= _MAX_GROUP_WAITS * throttle.group_wait
 
 
-def _over(troubles: Sequence[Incident], told: Mapping[Where, Told]) -> Iterator[tuple[Transition, Incident]]:
-    there = {trouble.where for trouble in troubles}
-    for (kind, place), before in told.items():
-        if before.resolved_at is None and (kind, place) not in there:
-            yield Transition.OVER, Incident(kind, place, before.count, before.notified_at, before.latest)
+def _resolved(incidents: Sequence[Incident], notified: Mapping[IncidentKey, Notified]) -> Iterator[tuple[Transition, Incident]]:
+    open_keys = {incident.key for incident in incidents}
+    for (kind, scope), last in notified.items():
+        if last.resolved_at is None and (kind, scope) not in open_keys:
+            yield Transition.RESOLVED, Incident(kind, scope, last.count, last.notified_at, last.latest)
 
 
-def _messages(news: Transition, kind: Kind, group: Sequence[Incident]) -> Iterator[Message]:
-    ordered = sorted(group, key=lambda trouble: trouble.place)
-    if len(ordered) > MOST_ALONE:
-        yield Message(news, kind, tuple(ordered))
+def _group_notifications(transition: Transition, kind: IncidentKind, group: Sequence[Incident]) -> Iterator[Notification]:
+    ordered = sorted(group, key=lambda incident: incident.scope)
+    if len(ordered) > MAX_SEPARATE:
+        yield Notification(transition, kind, tuple(ordered))
     else:
-        yield from (Message(news, kind, (trouble,)) for trouble in ordered)
+        yield from (Notification(transition, kind, (incident,)) for incident in ordered)
 
 
-def _urgency(group: tuple[tuple[Transition, Kind], list[Incident]]) -> tuple[int, int]:
-    (news, kind), _ = group
-    return list(Transition).index(news), list(Kind).index(kind)
+def _urgency(group: tuple[tuple[Transition, IncidentKind], list[Incident]]) -> tuple[int, int]:
+    (transition, kind), _ = group
+    return list(Transition).index(transition), list(IncidentKind).index(kind)

@@ -1,7 +1,7 @@
-"""The quarantine list: files that could not be taken, why, what to do, since when, and what became of them.
+"""The quarantine list: rejected and failed files with reason, fix, times and resolution.
 
-Read from table `rejection`, which triggers keep; shown in the Dagster UI (`rejected_files`), by `ls4 status`, and to staff on a page of the
-map front, which reads the JSON that is written here.
+It is read from the table `rejection`, which database triggers maintain. The Dagster UI (`rejected_files`), `ls4 status` and the
+quarantine page show it; the page reads the JSON that is rendered here. Notifications about these files are planned in planner.py.
 """
 
 import json
@@ -15,114 +15,117 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from ls4_assets.db.schema import rejection
 
-# Not below any prefix that is served to the public: whether and to whom it is shown is the front's to say.
+# Outside all prefixes that are served to the public: the web front end decides whether and to whom it is shown.
 STAFF_KEY = "staff/rejections.json"
-# What the page gets: open ones first, then the newest of the others.
-LISTED = 5_000
-_NO_ADVICE = "Correct the file and drop it again."
+# Maximum files on the page: open ones first, then the latest resolved ones.
+MAX_LISTED = 5_000
+_DEFAULT_ADVICE = "Correct the file and drop it again."
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """`place` is the collection or, where the name tells of none, the folder. `resolved_at` None: open; then `taken` says whether
-    a corrected file was taken, or the file was renamed or removed."""
+    """A rejected or failed file. `scope` is its collection, or its folder if the name gives no collection.
+
+    `resolved_at` is None while it is open. After that, `is_accepted` says whether a corrected file was accepted, or the file was
+    renamed or removed.
+    """
 
     key: str
     kind: str
-    place: str
+    scope: str
     reason: str
     advice: str
     first_seen: datetime
     last_seen: datetime
-    times: int
+    occurrences: int
     resolved_at: datetime | None
-    taken: bool
+    is_accepted: bool
 
     @property
     def state(self) -> str:
         if self.resolved_at is None:
             return "open"
-        return "taken" if self.taken else "renamed or removed"
+        return "taken" if self.is_accepted else "renamed or removed"
 
 
 @dataclass(frozen=True)
-class Counts:
-    """`stamp` is another one whenever anything in the list is."""
+class RejectionCounts:
+    """Numbers of files. `stamp` differs whenever anything in the list has changed."""
 
     open: int
     resolved: int
     stamp: str
 
 
-def counts(connection: Connection) -> Counts:
+def count_rejections(connection: Connection) -> RejectionCounts:
+    """Count open and resolved files."""
     resolved = func.count(rejection.c.resolved_at)
-    row = connection.execute(select(func.count(), resolved, func.coalesce(func.sum(rejection.c.times), 0))).one()
-    return Counts(row[0] - row[1], row[1], f"{row[0]}/{row[1]}/{row[2]}")
+    row = connection.execute(select(func.count(), resolved, func.coalesce(func.sum(rejection.c.occurrences), 0))).one()
+    return RejectionCounts(row[0] - row[1], row[1], f"{row[0]}/{row[1]}/{row[2]}")
 
 
-def listed(connection: Connection, most: int = LISTED) -> list[Rejection]:
-    """Open ones first, the newest of each first."""
-    opened = select(rejection).where(rejection.c.resolved_at.is_(None)).order_by(rejection.c.last_seen.desc(), rejection.c.key)
-    found = _read(connection, opened.limit(most))
-    resolved = (
-        select(rejection).where(rejection.c.resolved_at.is_not(None)).order_by(rejection.c.resolved_at.desc(), rejection.c.key)
-    )
-    return found + _read(connection, resolved.limit(most - len(found)))
+def list_rejections(connection: Connection, limit: int = MAX_LISTED) -> list[Rejection]:
+    """Up to `limit` files: open ones first, each group with the latest first."""
+    is_open = rejection.c.resolved_at.is_(None)
+    open_query = select(rejection).where(is_open).order_by(rejection.c.last_seen.desc(), rejection.c.key)
+    resolved_query = select(rejection).where(~is_open).order_by(rejection.c.resolved_at.desc(), rejection.c.key)
+    rejections = _load(connection, open_query.limit(limit))
+    return rejections + _load(connection, resolved_query.limit(limit - len(rejections)))
 
 
-def at_place(connection: Connection, kind: str, place: str, after: datetime | None, most: int) -> list[Rejection]:
-    """Open ones of a kind at a place, those alone that came after a moment, in the order of their keys."""
-    mine = [rejection.c.resolved_at.is_(None), rejection.c.kind == kind, rejection.c.place == place]
+def list_open_rejections(connection: Connection, kind: str, scope: str, after: datetime | None, limit: int) -> list[Rejection]:
+    """Open files of a kind in a scope, sorted by key; with `after`, only those seen after that time."""
+    conditions = [rejection.c.resolved_at.is_(None), rejection.c.kind == kind, rejection.c.scope == scope]
     if after:
-        mine.append(rejection.c.last_seen > after)
-    return _read(connection, select(rejection).where(*mine).order_by(rejection.c.key).limit(most))
+        conditions.append(rejection.c.last_seen > after)
+    return _load(connection, select(rejection).where(*conditions).order_by(rejection.c.key).limit(limit))
 
 
 def split_advice(key: str, reason: str) -> tuple[str, str]:
-    """What is wrong, and what to do: the messages for staff are one sentence, whose last part is the advice."""
-    wrong, separator, advice = " ".join(reason.split()).removeprefix(f"{key}: ").rpartition("; ")
+    """Split a message for staff into what is wrong and what to do: the advice follows the last semicolon."""
+    error, separator, advice = " ".join(reason.split()).removeprefix(f"{key}: ").rpartition("; ")
     if not separator:
-        return _sentence(advice), _NO_ADVICE
-    return _sentence(wrong), _sentence(advice)
+        return _to_sentence(advice), _DEFAULT_ADVICE
+    return _to_sentence(error), _to_sentence(advice)
 
 
-def staff_json(counted: Counts, found: Sequence[Rejection], now: datetime) -> bytes:
-    """The list for the page. Times are ISO in UTC."""
+def render_staff_json(counts: RejectionCounts, rejections: Sequence[Rejection], now: datetime) -> bytes:
+    """The list for the quarantine page. Times are in ISO 8601, UTC."""
     entries = [
         {
-            "file": PurePosixPath(one.key).name,
-            "folder": str(PurePosixPath(one.key).parent),
-            "place": one.place,
-            "kind": one.kind,
-            "reason": one.reason,
-            "advice": one.advice,
-            "first": _iso(one.first_seen),
-            "last": _iso(one.last_seen),
-            "times": one.times,
-            "state": one.state,
-            "resolved": _iso(one.resolved_at) if one.resolved_at else None,
+            "file": PurePosixPath(entry.key).name,
+            "folder": str(PurePosixPath(entry.key).parent),
+            "place": entry.scope,
+            "kind": entry.kind,
+            "reason": entry.reason,
+            "advice": entry.advice,
+            "first": _format_time(entry.first_seen),
+            "last": _format_time(entry.last_seen),
+            "times": entry.occurrences,
+            "state": entry.state,
+            "resolved": _format_time(entry.resolved_at) if entry.resolved_at else None,
         }
-        for one in found
+        for entry in rejections
     ]
-    about = {"written": _iso(now), "open": counted.open, "resolved": counted.resolved}
-    return json.dumps(about | {"rejections": entries}, ensure_ascii=False, separators=(",", ":")).encode()
+    summary = {"written": _format_time(now), "open": counts.open, "resolved": counts.resolved}
+    return json.dumps(summary | {"rejections": entries}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _read(connection: Connection, query: Select[Any]) -> list[Rejection]:
-    return [_rejection(row) for row in connection.execute(query)]
+def _load(connection: Connection, query: Select[Any]) -> list[Rejection]:
+    return [_from_row(row) for row in connection.execute(query)]
 
 
-def _rejection(row: Row[Any]) -> Rejection:
+def _from_row(row: Row[Any]) -> Rejection:
     reason, advice = split_advice(row.key, row.reason)
     return Rejection(
-        row.key, row.kind, row.place, reason, advice,
-        row.first_seen, row.last_seen, row.times, row.resolved_at, row.resolved_by is not None,
+        row.key, row.kind, row.scope, reason, advice,
+        row.first_seen, row.last_seen, row.occurrences, row.resolved_at, row.resolved_by is not None,
     )  # fmt: skip
 
 
-def _sentence(text: str) -> str:
+def _to_sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text and not text.endswith("?") else text
 
 
-def _iso(when: datetime) -> str:
-    return when.astimezone(UTC).isoformat(timespec="seconds")
+def _format_time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds")

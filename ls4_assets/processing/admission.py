@@ -1,8 +1,8 @@
-"""Is there room for a frame, now and at all: disk of the work folder and of the archive, memory of the workers.
+"""Admission of a frame: is there enough disk, in the work folder and in the archive, and enough memory in a worker?
 
-Disk is counted for the worst case, a photograph that does not compress. What a frame was promised and has not written yet counts
-as taken, so that frames which start together do not all see the same free space. Too little disk is nobody's fault: the frame
-waits. A frame that no worker's memory can hold is rejected with the numbers.
+Disk is estimated for the worst case, a photograph that does not compress. The part of a reservation that a running frame has not
+written yet counts as used, so that frames that start together do not all count on the same free space. A frame that does not fit
+on the disk waits; a frame that fits in no worker's memory is rejected with the numbers.
 """
 
 import resource
@@ -19,155 +19,163 @@ from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError, InsufficientResourcesError
-from ls4_assets.raster.frame import KEEP_AT_MOST
+from ls4_assets.raster.frame import MAX_KEPT_BYTES
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.source import Source
 
 _MEGABYTE = 1_000_000
-# A run's scratch folder, with a folder for each frame that is being worked on, and what that frame was promised.
+# Prefix of a run's scratch folder. It has one folder per running frame, which contains the frame's reservation.
 RUN_PREFIX = "ls4-run-"
-_RESERVATION = "promised-bytes"
+_RESERVATION = "reserved-bytes"
 
-# With less than this left a disk counts as full: a step writes some megabytes at a time.
-_FULL = 32 * _MEGABYTE
+# A disk with less free space counts as full: a step writes a few megabytes at a time.
+_FULL_DISK_BYTES = 32 * _MEGABYTE
 
-# What a worker takes for a frame of any size stored in small blocks: measured 510 MB at 1.5 thousand million pixels, and 665 MB
-# at half as many that have to be turned.
-_MEMORY_OF_ANY = 800 * _MEGABYTE
+# Memory of a worker for a frame of any size that is stored in small blocks: measured 510 MB at 1.5 gigapixels, and 665 MB at
+# half as many pixels that have to be rotated.
+_BASE_MEMORY_BYTES = 800 * _MEGABYTE
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes of disk: in the work folder at the frame's worst moment, and in the archive at its end."""
+class DiskEstimate:
+    """Bytes of disk that a frame needs: at most in the work folder, and in the archive when it is done."""
 
-    work: int
-    archive: int
-
-
-def need_of_download(source_bytes: int) -> Need:
-    """Before anything but its size is known: as if it were stored uncompressed, the least that a frame may need."""
-    return need_of_pixels(source_bytes, source_bytes)
+    work_bytes: int
+    archive_bytes: int
 
 
-def need_of_source(source: Source, source_bytes: int, profile: FrameProfile) -> Need:
-    """By the header. A frame that is turned north up needs a larger rectangle, twice as large at most."""
-    turned = source.needs_warp and abs(source.transform.b) > abs(source.transform.a) * 1e-3
-    growth = 2.1 if turned else 1.15 if source.needs_warp else 1.0
-    return need_of_pixels(source_bytes, int(source.width * source.height * profile.bands * growth))
+def estimate_for_download(source_bytes: int) -> DiskEstimate:
+    """Return the estimate by file size only, as if the file were stored uncompressed: the least that a frame can need."""
+    return estimate_for_pixels(source_bytes, source_bytes)
 
 
-def need_of_pixels(source_bytes: int, raw: int) -> Need:
-    """`raw`: uncompressed bytes of the product. Deflate tif and COG as large as that, overviews a third, masks some more."""
-    archive = int(raw * (1 + 1 / 3 + 4 / 3) * 1.05)
-    kept = raw if raw <= KEEP_AT_MOST else 0
-    return Need(source_bytes + kept + archive, archive)
+def estimate_for_source(source: Source, source_bytes: int, profile: FrameProfile) -> DiskEstimate:
+    """Return the estimate by the header. Rotating a frame north up needs a larger rectangle, at most twice as large."""
+    is_rotated = source.needs_warp and abs(source.transform.b) > abs(source.transform.a) * 1e-3
+    growth = 2.1 if is_rotated else 1.15 if source.needs_warp else 1.0
+    return estimate_for_pixels(source_bytes, int(source.width * source.height * profile.bands * growth))
 
 
-def reserve_disk(name: str, need: Need, scratch: Path, archive: Sequence[Path]) -> None:
-    """Promise the frame that works in `scratch` its disk, or raise NoRoom. `archive`: its folder; empty for a bucket.
+def estimate_for_pixels(source_bytes: int, pixel_bytes: int) -> DiskEstimate:
+    """Return the estimate for a product of `pixel_bytes` uncompressed.
 
-    `scratch` is a folder in a run's scratch folder, in the work folder.
+    Deflate tif and COG are each as large as that, overviews a third, and masks take a little more.
+    """
+    archive = int(pixel_bytes * (1 + 1 / 3 + 4 / 3) * 1.05)
+    kept = pixel_bytes if pixel_bytes <= MAX_KEPT_BYTES else 0
+    return DiskEstimate(source_bytes + kept + archive, archive)
+
+
+def reserve_disk(name: str, estimate: DiskEstimate, scratch: Path, archive: Sequence[Path]) -> None:
+    """Reserve the estimated disk for the frame `name`; raises InsufficientResourcesError when it is not free.
+
+    `scratch`: the frame's folder in a run's scratch folder, which is in the work folder. `archive`: the archive's folder; empty
+    for a bucket.
     """
     work = scratch.parent.parent
-    (scratch / _RESERVATION).write_text(str(need.work))
-    wanted = {work: need.work - _size(scratch)}
+    (scratch / _RESERVATION).write_text(str(estimate.work_bytes))
+    required = {work: estimate.work_bytes - _folder_bytes(scratch)}
     for folder in archive:
-        same = folder.stat().st_dev == work.stat().st_dev
-        wanted |= {work: wanted[work] + need.archive} if same else {folder: need.archive}
-    for folder, size in wanted.items():
-        taken = sum(_promised_to_others(work, scratch)) if folder == work else 0
-        free = shutil.disk_usage(folder).free - taken
+        is_same_disk = folder.stat().st_dev == work.stat().st_dev
+        required |= {work: required[work] + estimate.archive_bytes} if is_same_disk else {folder: estimate.archive_bytes}
+    for folder, size in required.items():
+        reserved = sum(_iter_other_reservations(work, scratch)) if folder == work else 0
+        free = shutil.disk_usage(folder).free - reserved
         if size > free:
-            promised = f" besides what frames under way will write ({_amount(taken)})" if taken else ""
+            others = f" apart from the {_format_bytes(reserved)} reserved for running frames" if reserved else ""
             raise InsufficientResourcesError(
-                f"{name} needs {_amount(size)} in {folder} and {_amount(max(free, 0))} are free{promised}"
+                f"{name} needs {_format_bytes(size)} in {folder} and {_format_bytes(max(free, 0))} is free{others}"
             )
 
 
-def exhausted(folders: Sequence[Path]) -> Path | None:
-    """The first of the folders whose disk is full: why something failed, where the error itself does not tell."""
-    return next((folder for folder in folders if shutil.disk_usage(folder).free < _FULL), None)
+def full_disk(folders: Sequence[Path]) -> Path | None:
+    """Return the first folder whose disk is full, or None: the cause of a failure when the error itself does not name it."""
+    return next((folder for folder in folders if shutil.disk_usage(folder).free < _FULL_DISK_BYTES), None)
 
 
-def no_disk(name: str, folder: Path) -> InsufficientResourcesError:
+def disk_full_error(name: str, folder: Path) -> InsufficientResourcesError:
     return InsufficientResourcesError(f"{name} could not be finished because the disk of {folder} is full")
 
 
-def no_memory(name: str, worker_megabytes: int) -> FrameError:
+def out_of_memory_error(name: str, worker_memory_mb: int) -> FrameError:
     return FrameError(
-        f"{name} takes more memory than the {worker_megabytes:,} MB of a worker; ask the operator to raise LS4_WORKER_MEMORY_MB, "
-        "then materialise it again."
+        f"{name} takes more memory than the {worker_memory_mb:,} MB of a worker; ask the operator to raise LS4_WORKER_MEMORY_MB, "
+        "then materialize it again."
     )
 
 
-def reject_memory(source: Source, worker_megabytes: int) -> None:
-    """Raise FrameFault when a strip or tile of the file, which has to be read whole, is more than a worker may hold."""
+def reject_oversized_blocks(source: Source, worker_memory_mb: int) -> None:
+    """Raise FrameError when a strip or tile of the file, which has to be read whole, exceeds the memory of a worker."""
     with gdal_env(pam=True), rasterio.open(source.path, driver="GTiff") as dataset:
         rows, columns = dataset.block_shapes[0]
-        interleaved = dataset.count > 1 and dataset.interleaving == Interleaving.pixel
-    # GDAL decodes a block into its cache, and one with several bands into a buffer before.
-    need = _MEMORY_OF_ANY + _largest_part(source.path) + int(1.1 * rows * columns * (2 * source.count if interleaved else 1))
-    if need > worker_megabytes * _MEGABYTE:
+        is_interleaved = dataset.count > 1 and dataset.interleaving == Interleaving.pixel
+    # GDAL decodes a block into its cache, and a block with several bands into a buffer first.
+    block_bytes = int(1.1 * rows * columns * (2 * source.count if is_interleaved else 1))
+    required = _BASE_MEMORY_BYTES + _largest_compressed_block_bytes(source.path) + block_bytes
+    if required > worker_memory_mb * _MEGABYTE:
         raise FrameError(
-            f"{source.path.name} is stored in so few parts that reading it takes {need / 1e6:,.0f} MB of memory, and a worker "
-            f"has {worker_megabytes:,} MB; convert it with gdal_translate -co TILED=YES and drop the result, or ask the "
-            "operator to raise LS4_WORKER_MEMORY_MB."
+            f"{source.path.name} is stored in so few strips or tiles that reading it takes {required / 1e6:,.0f} MB of memory, "
+            f"and a worker has {worker_memory_mb:,} MB; convert it with gdal_translate -co TILED=YES and drop the result, or ask "
+            "the operator to raise LS4_WORKER_MEMORY_MB."
         )
 
 
-def _largest_part(tif: Path) -> int:
-    """Bytes of the largest compressed strip or tile; an uncompressed one is read by pieces."""
-    # What GDAL can open and tifffile cannot is no reason to reject a frame.
+def _largest_compressed_block_bytes(tif: Path) -> int:
+    """Size of the largest compressed strip or tile; 0 for an uncompressed file, which is read in pieces."""
+    # GDAL opens some files that tifffile cannot; do not reject those.
     with suppress(TiffFileError), TiffFile(tif) as file:
         page = file.pages.first
         return max(page.databytecounts, default=0) if page.compression != COMPRESSION.NONE else 0
     return 0
 
 
-def workers_that_fit(processes: int, worker_megabytes: int) -> int:
-    """As many of `processes` as memory holds now, and one in any case."""
-    return max(1, min(processes, memory_available() // (worker_megabytes * _MEGABYTE)))
+def limit_workers(processes: int, worker_memory_mb: int) -> int:
+    """Return how many of `processes` workers fit in the available memory, and at least 1."""
+    return max(1, min(processes, available_memory_bytes() // (worker_memory_mb * _MEGABYTE)))
 
 
-def memory_available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this machine or this container has left, whichever is less."""
+def available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the available memory of this machine or of this container, whichever is less."""
     available = int(psutil.virtual_memory().available)
-    for limit, used, cache in (
+    for limit_file, used_file, cache_field in (
         ("memory.max", "memory.current", "inactive_file "),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file "),
     ):
-        # No such file: no container, or the other version of cgroups. "max" is no number: no limit.
+        # The files are missing without a container, and under the other version of cgroups; "max" is not a number: no limit.
         with suppress(OSError, ValueError):
-            most, taken = int((cgroup / limit).read_text()), int((cgroup / used).read_text())
-            stat = (cgroup / limit).with_name("memory.stat").read_text()
-            given_back = sum(int(line.split()[1]) for line in stat.splitlines() if line.startswith(cache))
-            available = min(available, most - taken + given_back)
+            limit, used = int((cgroup / limit_file).read_text()), int((cgroup / used_file).read_text())
+            stat = (cgroup / limit_file).with_name("memory.stat").read_text()
+            reclaimable = sum(int(line.split()[1]) for line in stat.splitlines() if line.startswith(cache_field))
+            available = min(available, limit - used + reclaimable)
     return max(available, 0)
 
 
-def bound_memory(worker_megabytes: int) -> None:
-    """Let this process take that much memory beyond what it has. The kernel then rejects it more: an error of its own frame."""
+def limit_memory(worker_memory_mb: int) -> None:
+    """Limit this process to that much memory beyond its current use.
+
+    The kernel then refuses to allocate more, which fails only the frame that the process works on.
+    """
     status = Path("/proc/self/status").read_text()
-    (now,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
+    (used,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = now + worker_megabytes * _MEGABYTE
-    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    limit = used + worker_memory_mb * _MEGABYTE
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _promised_to_others(work: Path, scratch: Path) -> Iterator[int]:
-    """What frames under way on this disk were promised and have not written yet."""
-    for promise in work.glob(f"{RUN_PREFIX}*/*/{_RESERVATION}"):
-        # A frame that ends meanwhile takes its folder with it; a promise half written is no number.
+def _iter_other_reservations(work: Path, scratch: Path) -> Iterator[int]:
+    """Yield the bytes that each other running frame has reserved on this disk and not written yet."""
+    for reservation in work.glob(f"{RUN_PREFIX}*/*/{_RESERVATION}"):
+        # The folder of a frame that finishes now disappears; a half-written reservation is not a number.
         with suppress(OSError, ValueError):
-            if promise.parent != scratch:
-                yield max(0, int(promise.read_text()) - _size(promise.parent))
+            if reservation.parent != scratch:
+                yield max(0, int(reservation.read_text()) - _folder_bytes(reservation.parent))
 
 
-def _amount(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     size = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):

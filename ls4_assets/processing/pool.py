@@ -1,6 +1,6 @@
-"""The pool of worker processes of a run: each carries out one order at a time, within bounds of its own.
+"""The pool of worker processes of a run. Each worker processes one task at a time, with a timeout and a memory limit.
 
-What befalls a worker costs its own frame only; and no worker outlives its run.
+A crashed worker fails only its own frame, and no worker survives its run. `worker` has the work itself.
 """
 
 import multiprocessing
@@ -14,39 +14,46 @@ from concurrent.futures.process import BrokenProcessPool
 from pebble import ProcessPool
 
 from ls4_assets.processing import admission
-from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.settings import Settings
 
-Work = Callable[[Order], Outcome]
+Processor = Callable[[FrameTask], FrameOutcome]
 
-# A worker that is killed before it has said which order it took breaks its pool; the next one takes what is left.
-_POOLS = 3
+# A worker that is killed before it reports which task it took breaks its pool; the next pool processes the remaining tasks.
+_MAX_POOLS = 3
 
 
-def run_tasks(work: Work, orders: Sequence[Order], settings: Settings) -> Iterator[tuple[Order, Outcome | BaseException]]:
-    """Each order with its outcome, as they finish. A worker that is killed, or hangs, costs its own frame only."""
-    for pools_left in reversed(range(_POOLS)):
+def run_tasks(
+    process: Processor, tasks: Sequence[FrameTask], settings: Settings
+) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
+    """Yield each task with its outcome, in the order of completion.
+
+    A worker that crashes or exceeds `frame_timeout_seconds` yields its exception for its own task only.
+    """
+    for pools_left in reversed(range(_MAX_POOLS)):
         lost = []
-        for order, outcome in _in_one_pool(work, orders, settings):
+        for task, outcome in _run_pool(process, tasks, settings):
             if isinstance(outcome, BrokenProcessPool) and pools_left:
-                lost.append(order)
+                lost.append(task)
             else:
-                yield order, outcome
+                yield task, outcome
         if not lost:
             return
-        orders = lost
+        tasks = lost
 
 
-def _in_one_pool(work: Work, orders: Sequence[Order], settings: Settings) -> Iterator[tuple[Order, Outcome | BaseException]]:
+def _run_pool(
+    process: Processor, tasks: Sequence[FrameTask], settings: Settings
+) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
     # Not fork: the run process has threads. The server process imports the pixel code once for all workers.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ls4_assets.processing.worker"])
-    memory = settings.worker_memory_mb
-    workers = admission.workers_that_fit(min(settings.workers, len(orders)), memory)
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_begin, initargs=[memory])
+    memory_mb = settings.worker_memory_mb
+    workers = admission.limit_workers(min(settings.workers, len(tasks)), memory_mb)
+    pool = ProcessPool(max_workers=workers, context=context, initializer=_initialize_worker, initargs=[memory_mb])
     try:
-        futures: dict[Future[Outcome], Order] = {
-            pool.schedule(work, args=[order], timeout=settings.frame_timeout_seconds): order for order in orders
+        futures: dict[Future[FrameOutcome], FrameTask] = {
+            pool.schedule(process, args=[task], timeout=settings.frame_timeout_seconds): task for task in tasks
         }
         for future in as_completed(futures):
             error = future.exception()
@@ -57,19 +64,20 @@ def _in_one_pool(work: Work, orders: Sequence[Order], settings: Settings) -> Ite
         pool.join()
 
 
-def _begin(memory: int) -> None:
-    """What a worker does first."""
-    admission.bound_memory(memory)
-    end_with_parent()
+def _initialize_worker(memory_mb: int) -> None:
+    admission.limit_memory(memory_mb)
+    exit_with_parent()
 
 
-def end_with_parent() -> None:
-    """From now on this worker dies with the process that made its pool: that one, killed, cannot stop its workers, and they would
-    publish, or hang, behind the back of whoever comes next."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+def exit_with_parent() -> None:
+    """Kill this worker when the process that created its pool exits.
+
+    A run that is killed cannot stop its workers. They would keep publishing, or hang, while the next run works on their frames.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
-def _exit_with_parent() -> None:
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

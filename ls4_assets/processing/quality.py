@@ -1,8 +1,8 @@
-"""May the map show this frame? What is asked of every frame before it is published, as findings.
+"""Quality checks of a frame before it is published.
 
-A wrong finding keeps the version out of the archive's products and its index: the frame is failed, its last good version stays.
-Pure: what was measured is in the frame's result (ls4_assets.raster), and how the Dagster UI shows it is told in
-ls4_assets/assets/frame_checks.py.
+A failed check keeps the version out of the archive: the frame fails, and its last good version stays on the map. The checks only
+judge the measurements in the frame's result (`ls4_assets.raster`); `ls4_assets/assets/frame_checks.py` shows them in the
+Dagster UI.
 """
 
 from collections.abc import Sequence
@@ -10,101 +10,104 @@ from dataclasses import dataclass
 
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.regions import RegionBounds
-from ls4_assets.domain.regions.distance import kilometres_off, middle
+from ls4_assets.domain.regions.distance import distance_km, footprint_center
 from ls4_assets.errors import FrameError, InvalidNameError
 from ls4_assets.raster.fidelity import Fidelity
 from ls4_assets.raster.frame import FrameResult
 
 MARGIN_KM = 25.0
-"""Flights stray over a county's border, by a frame or a few; none strays this far."""
-_SHARE = 1e-6
+"""Flights cross a county's border by a few frames, and never by more than this."""
+_SHARE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was `found`, and what is `wrong` with it, with advice; empty when it is right."""
+    """Result of one check: what was `measured`, and the `error` with advice, which is empty when the check passed."""
 
-    what: str
-    found: str
-    wrong: str = ""
+    check: str
+    measured: str
+    error: str = ""
 
 
 class FrameQualityError(FrameError):
-    """A frame that was made and must not be shown."""
+    """A processed frame that must not be published."""
 
     def __init__(self, frame: Frame, findings: Sequence[Finding]) -> None:
-        wrong = "; ".join(finding.wrong for finding in findings if finding.wrong)
-        super().__init__(f"{frame.stem} is not as it should be: {wrong}.")
+        errors = ". Also, ".join(finding.error for finding in findings if finding.error)
+        super().__init__(f"{frame.stem} failed validation: {errors}.")
         self.findings = tuple(findings)
 
 
-def validate_frame(frame: Frame, result: FrameResult, ground: RegionBounds, share: float | None) -> tuple[Finding, ...]:
-    """All findings about a frame whose COG was made. `share`: valid pixels of the scan, 0 to 1, None where that is not known.
+def validate_frame(
+    frame: Frame, result: FrameResult, region_bounds: RegionBounds, source_valid_share: float | None
+) -> tuple[Finding, ...]:
+    """Return the findings of all checks of a new COG; raises FrameQualityError when one failed.
 
-    Raises Unsound when something is wrong.
+    `source_valid_share`: share of valid pixels in the scan, 0 to 1, or None when unknown.
     """
     assert result.fidelity is not None
     findings = (
-        _layout(result),
-        _pixels(result.fidelity),
-        _mask(result.fidelity, result.cog_valid_share, share),
-        _place(frame, ground, result.footprint_wkb),
-        _name(frame),
+        _check_layout(result),
+        _check_pixels(result.fidelity),
+        _check_mask(result.fidelity, result.cog_valid_share, source_valid_share),
+        _check_location(frame, region_bounds, result.footprint_wkb),
+        _check_name(frame),
     )
-    if any(finding.wrong for finding in findings):
+    if any(finding.error for finding in findings):
         raise FrameQualityError(frame, findings)
     return findings
 
 
-def _layout(result: FrameResult) -> Finding:
+def _check_layout(result: FrameResult) -> Finding:
     levels = " ".join(map(str, result.overview_levels))
     bands = "1 band" if result.film_type == "bw" else "3 bands"
-    wrong = f"its COG is not what its profile says ({'; '.join(result.cog_findings)}), so report this as a defect"
-    found = f"strictly valid COG in EPSG:3857, {bands} of 8 bits, overviews {levels}"
-    return Finding("layout", found, wrong) if result.cog_findings else Finding("layout", found)
+    measured = f"strictly valid COG in EPSG:3857, {bands} of 8 bits, overviews {levels}"
+    error = f"its COG does not match its profile ({', '.join(result.cog_findings)}); report this as a defect"
+    return Finding("layout", measured, error) if result.cog_findings else Finding("layout", measured)
 
 
-def _pixels(fidelity: Fidelity) -> Finding:
-    if fidelity.unlike == 0:
-        return Finding("pixels", f"{fidelity.blocks} of {fidelity.blocks} blocks compared are equal to the scan's")
-    found = f"{fidelity.psnr:.1f} dB like the scan in {fidelity.blocks} blocks"
-    if fidelity.is_kept:
-        return Finding("pixels", f"{found}; at least {fidelity.least:.1f} dB are asked for")
-    asked = "all have to be equal" if fidelity.least == float("inf") else f"{fidelity.least:.1f} dB are asked for"
-    advice = "materialise it again, and report it if that stays"
+def _check_pixels(fidelity: Fidelity) -> Finding:
+    if fidelity.differing_blocks == 0:
+        return Finding("pixels", f"{fidelity.blocks} of {fidelity.blocks} compared blocks are equal to the scan")
+    measured = f"PSNR of {fidelity.psnr_db:.1f} dB against the scan in {fidelity.blocks} blocks"
+    is_lossless = fidelity.min_psnr_db == float("inf")
+    minimum = "all must be equal" if is_lossless else f"the minimum is {fidelity.min_psnr_db:.1f} dB"
+    if fidelity.is_sufficient:
+        return Finding("pixels", f"{measured}, {minimum}")
     return Finding(
         "pixels",
-        found,
-        f"its COG differs from the scan in {fidelity.unlike} of {fidelity.blocks} blocks ({found}; {asked}), so {advice}",
+        measured,
+        f"its COG differs from the scan in {fidelity.differing_blocks} of {fidelity.blocks} blocks ({measured}, {minimum}); "
+        "materialize it again, and report it if the error persists",
     )
 
 
-def _mask(fidelity: Fidelity, ours: float | None, scans: float | None) -> Finding:
-    found = f"{100 * (ours or 0):.2f} % of the COG are photograph"
-    if scans is not None:
-        found += f", {100 * scans:.2f} % of the scan in its place"
-    if not fidelity.masks_unlike and (scans is None or abs((ours or 0) - scans) <= _SHARE):
-        return Finding("mask", found)
-    return Finding("mask", found, f"its collar is not the scan's ({found}), so materialise it again, and report it if that stays")
+def _check_mask(fidelity: Fidelity, cog_share: float | None, source_share: float | None) -> Finding:
+    measured = f"{100 * (cog_share or 0):.2f} % of the COG is photograph"
+    if source_share is not None:
+        measured += f", {100 * source_share:.2f} % of the scan"
+    if not fidelity.differing_masks and (source_share is None or abs((cog_share or 0) - source_share) <= _SHARE_TOLERANCE):
+        return Finding("mask", measured)
+    error = f"its collar differs from the scan's ({measured}); materialize it again, and report it if the error persists"
+    return Finding("mask", measured, error)
 
 
-def _place(frame: Frame, ground: RegionBounds, footprint: bytes | None) -> Finding:
+def _check_location(frame: Frame, region_bounds: RegionBounds, footprint: bytes | None) -> Finding:
     shard = frame.collection.shard
-    off = kilometres_off(ground, shard, footprint) if footprint else None
-    if off is None or footprint is None:
-        return Finding("place", f"not compared: no outline of {shard} is known")
-    longitude, latitude = middle(footprint)
-    found = f"{off:.0f} km from {shard}" if off else f"in {shard}"
-    if off <= MARGIN_KM:
-        return Finding("place", f"{found} ({latitude:.3f}, {longitude:.3f})")
-    lies = f"it lies {off:,.0f} km from {shard}, at latitude {latitude:.3f} and longitude {longitude:.3f}"
-    advice = "check its georeference and its folder, and drop it again"
-    return Finding("place", found, f"{lies}, so {advice}")
+    distance = distance_km(region_bounds, shard, footprint) if footprint else None
+    if distance is None or footprint is None:
+        return Finding("location", f"not checked: the region of {shard} is unknown")
+    longitude, latitude = footprint_center(footprint)
+    measured = f"{distance:.0f} km from {shard}" if distance else f"in {shard}"
+    if distance <= MARGIN_KM:
+        return Finding("location", f"{measured} ({latitude:.3f}, {longitude:.3f})")
+    error = f"it lies {distance:,.0f} km from {shard}, at latitude {latitude:.3f} and longitude {longitude:.3f}"
+    return Finding("location", measured, f"{error}; check its georeference and its folder, and drop it again")
 
 
-def _name(frame: Frame) -> Finding:
+def _check_name(frame: Frame) -> Finding:
     try:
-        named = frame.attributes
-    except InvalidNameError as rejected:
-        return Finding("name", frame.stem, str(rejected).rstrip("."))
-    return Finding("name", f"date {named.date}, roll {named.roll}, frame {named.frame_num}")
+        attributes = frame.attributes
+    except InvalidNameError as error:
+        return Finding("name", frame.stem, str(error).rstrip("."))
+    return Finding("name", f"date {attributes.date}, roll {attributes.roll}, frame {attributes.frame_num}")

@@ -1,4 +1,4 @@
-"""The raw scan of a frame: under which name it lies in scanned/, and what became of it since the frame was made last."""
+"""Find the raw scan of a frame in scanned/. `ingest.late_raw_scans` links scans that arrive after their frame."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -7,14 +7,14 @@ from typing import Literal
 from ls4_assets.domain.names import Frame
 from resources.storage import Storage
 
-# Scanners write .tif and .TIF as they please. The first that lies there is taken.
+# Scanner software writes any of these; the first that exists is used.
 SUFFIXES = (".tif", ".TIF", ".tiff", ".TIFF", ".Tif")
 
-ScanState = Literal["there", "missing", "arrived"]
+RawScanState = Literal["present", "missing", "arrived"]
 
 
-def find_scan(storage: Storage, frame: Frame) -> str | None:
-    """File name of the frame's raw scan; None when there is none (yet)."""
+def find_raw_scan(storage: Storage, frame: Frame) -> str | None:
+    """Return the file name of the frame's raw scan; None when there is none yet."""
     prefix = frame.scan_prefix
     if prefix is None:
         return None
@@ -22,21 +22,24 @@ def find_scan(storage: Storage, frame: Frame) -> str | None:
     return next((PurePosixPath(key).name for key in keys if storage.head(key)), None)
 
 
-def scan_state(frame: Frame, found: str | None, *, was_missing: bool) -> ScanState | None:
-    """Of a frame that was made; `was_missing` when it was made before. None for a mosaic, which has no scan."""
+def raw_scan_state(frame: Frame, file_name: str | None, *, was_missing: bool) -> RawScanState | None:
+    """Return the state of the raw scan `file_name` of a new COG; None for a mosaic sheet, which has no scan.
+
+    `was_missing`: an earlier COG of the frame was built without the scan.
+    """
     if frame.scan_prefix is None:
         return None
-    if found is None:
+    if file_name is None:
         return "missing"
-    return "arrived" if was_missing else "there"
+    return "arrived" if was_missing else "present"
 
 
-def match_scans(frames: Iterable[Frame], files: Iterable[str]) -> Mapping[Frame, str]:
-    """Those of the frames whose raw scan is among the files of their folder, with its name."""
+def match_raw_scans(frames: Iterable[Frame], files: Iterable[str]) -> Mapping[Frame, str]:
+    """Return the frames whose raw scan is among the `files` of their folder, with its file name."""
     listed = set(files)
-    found = {}
+    matches = {}
     for frame in frames:
         names = (f"{frame.scan_stem}{suffix}" for suffix in SUFFIXES)
         if name := next((name for name in names if name in listed), None):
-            found[frame] = name
-    return found
+            matches[frame] = name
+    return matches

@@ -1,120 +1,92 @@
-"""One frame, from bucket to bucket: the work of a pool process.
+"""The work of a pool process: process one frame, from the bucket to the bucket.
 
-Read the georef tif, make what is asked and not already right, publish it under the frame's lock, and tell in a plain outcome
-what happened. Dagster is not known here; a run hands out orders and turns outcomes into events.
+A worker fetches the georef tif, runs the requested steps that are not up to date, validates the result and publishes it
+(`products`). It returns a plain outcome; the run (`ls4_assets.assets.frames`) turns outcomes into Dagster events.
 """
 
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
-
-from sqlalchemy import Engine
+from typing import Literal
 
 from ls4_assets.db import frames as records
-from ls4_assets.db.frames import Facts, FrameRecord, Product, SourceRecord
+from ls4_assets.db.frames import FrameFacts, FrameRecord, SourceRecord
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import STEPS, Frame, Step
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError, InsufficientResourcesError, Ls4Error, NotFoundError
-from ls4_assets.ingest.listing import combined_version
 from ls4_assets.processing import admission
+from ls4_assets.processing.products import FrameProducts, ProductsRemovedError, SupersededError
 from ls4_assets.processing.quality import Finding, FrameQualityError, validate_frame
-from ls4_assets.processing.raw_scans import find_scan, scan_state
-from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import is_out_of_memory
 from ls4_assets.raster.source import Limits, open_source
 from resources.open import open_database, open_storage
-from resources.storage import Storage
+from resources.storage import Storage, combined_version
 
-_BLOCK = 1 << 20
-_ROOM_AGAIN_SECONDS = 120
-
-P = ParamSpec("P")
-R = TypeVar("R")
-_Work = Callable[Concatenate["_FrameJob", P], R]
+_READ_BYTES = 1 << 20
+_FULL_DISK_RETRY_SECONDS = 120
 
 
-def process_frame(order: Order) -> Outcome:
-    """Carry out one order. A fault of the frame is an outcome; anything raised is a defect or an outage."""
+def process_frame(task: FrameTask) -> FrameOutcome:
+    """Process one task. A fault of the frame's content is an outcome; any exception is a defect or an outage."""
     started = time.monotonic()
-    engine = open_database(order.settings.database_url.get_secret_value(), stay=True)
+    engine = open_database(task.settings.database_url.get_secret_value(), keep_open=True)
     with engine.connect() as connection:
-        source = records.source_of(connection, order.frame)
-        record = records.record_of(connection, order.frame)
+        source = records.load_source(connection, task.frame)
+        record = records.load_frame(connection, task.frame)
     if source is None:
-        reason = f"{order.frame.stem} is no longer under georef/; drop its tif again if it should be on the map."
-        return Outcome(order.frame, "failed", reason)
-    bench = _FrameJob(order, source, record, open_storage(order.settings), engine)
+        reason = f"{task.frame.stem} is no longer under georef/; drop its tif again if it should be on the map."
+        return FrameOutcome(task.frame, "failed", reason)
+    storage = open_storage(task.settings)
+    job = _FrameJob(task, source, record, storage, FrameProducts(task, source, record, storage, engine))
     try:
-        with tempfile.TemporaryDirectory(dir=order.scratch) as scratch:
-            outcome = bench.work_within_bounds(Path(scratch))
-    except _SupersededError:
-        outcome = Outcome(order.frame, "superseded", source=source)
-    except _RemovedError:
-        outcome = Outcome(order.frame, "superseded", source=source)
+        with tempfile.TemporaryDirectory(dir=task.scratch) as scratch:
+            outcome = job.run_and_explain(Path(scratch))
+    except SupersededError:
+        outcome = FrameOutcome(task.frame, "superseded", source=source)
+    except ProductsRemovedError:
+        outcome = FrameOutcome(task.frame, "superseded", source=source)
         with engine.begin() as connection:
-            records.mark_source(connection, source, SourceState.QUEUED)
-    except InsufficientResourcesError as full:
-        reason = f"{full}; free some, it is tried again by itself."
+            records.set_source_state(connection, source, SourceState.QUEUED)
+    except InsufficientResourcesError as error:
+        reason = f"{error}; free some disk space, and the frame is retried automatically."
         with engine.begin() as connection:
-            if not records.requeue_after(connection, source, reason, _ROOM_AGAIN_SECONDS):
-                reason = f"{full}; free some, then materialise it again. What was made of it before stays."
-        outcome = Outcome(order.frame, "waiting", reason, source)
-    except (FrameError, NotFoundError) as fault:
-        findings = fault.findings if isinstance(fault, FrameQualityError) else ()
-        outcome = Outcome(order.frame, "failed", bench.explain(fault), source, findings=findings)
+            if not records.requeue_after(connection, source, reason, _FULL_DISK_RETRY_SECONDS):
+                reason = f"{error}; free some disk space, then materialize it again. Its previous products are unchanged."
+        outcome = FrameOutcome(task.frame, "waiting", reason, source)
+    except (FrameError, NotFoundError) as error:
+        findings = error.findings if isinstance(error, FrameQualityError) else ()
+        outcome = FrameOutcome(task.frame, "failed", job.describe_failure(error), source, findings=findings)
         with engine.begin() as connection:
-            records.mark_source(connection, source, SourceState.FAILED, outcome.reason)
-    spent = {what: round(seconds, 3) for what, seconds in bench.spent.items()}
-    total = round(time.monotonic() - started, 3)
-    return replace(outcome, seconds=total, fetch_seconds=spent.get("fetch", 0.0), publish_seconds=spent.get("publish", 0.0))
-
-
-class _SupersededError(Exception):
-    """Another version of the source has come meanwhile."""
-
-
-class _RemovedError(Exception):
-    """Products that were right a moment ago have been removed meanwhile: the tif had gone, and has come back."""
-
-
-def _timed(what: Literal["fetch", "publish"]) -> Callable[[_Work[P, R]], _Work[P, R]]:
-    """Count the time of a method of the bench as spent on `what`."""
-
-    def decorate(method: _Work[P, R]) -> _Work[P, R]:
-        @wraps(method)
-        def timed(bench: "_FrameJob", /, *args: P.args, **kwargs: P.kwargs) -> R:
-            started = time.monotonic()
-            try:
-                return method(bench, *args, **kwargs)
-            finally:
-                bench.spent[what] = bench.spent.get(what, 0.0) + time.monotonic() - started
-
-        return timed
-
-    return decorate
+            records.set_source_state(connection, source, SourceState.FAILED, outcome.reason)
+    return replace(
+        outcome,
+        seconds=round(time.monotonic() - started, 3),
+        fetch_seconds=round(job.seconds.get("fetch", 0.0), 3),
+        publish_seconds=round(job.seconds.get("publish", 0.0), 3),
+    )
 
 
 @dataclass
 class _FrameJob:
-    """The state of one order while it is worked on."""
+    """The state of a task while a worker processes it. `seconds`: time spent per activity."""
 
-    order: Order
+    task: FrameTask
     source: SourceRecord
     record: FrameRecord | None
     storage: Storage
-    engine: Engine
-    spent: dict[str, float] = field(default_factory=dict)
+    products: FrameProducts
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def frame(self) -> Frame:
-        return self.order.frame
+        return self.task.frame
 
     @property
     def _name(self) -> str:
@@ -122,38 +94,40 @@ class _FrameJob:
 
     @property
     def profile(self) -> FrameProfile:
-        return self.order.settings.profiles[self.frame.film_type]
+        return self.products.profile
 
-    def work_within_bounds(self, scratch: Path) -> Outcome:
-        """As `work`; where memory or a disk ran out in the middle, that is what is said."""
+    def run_and_explain(self, scratch: Path) -> FrameOutcome:
+        """As `run`, but raises the frame's own error when memory or a disk ran out during the work."""
         try:
-            return self.work(scratch)
-        except (Ls4Error, _SupersededError, _RemovedError):
+            return self.run(scratch)
+        except (Ls4Error, SupersededError, ProductsRemovedError):
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                raise admission.no_memory(self._name, self.order.settings.worker_memory_mb) from error
-            if full := admission.exhausted([scratch, *self._archive_folder()]):
-                raise admission.no_disk(self._name, full) from error
+                raise admission.out_of_memory_error(self._name, self.task.settings.worker_memory_mb) from error
+            if folder := admission.full_disk([scratch, *self._archive_folders()]):
+                raise admission.disk_full_error(self._name, folder) from error
             raise
 
-    def work(self, scratch: Path) -> Outcome:
-        if self._version_now() != self.source.version:
-            raise _SupersededError
+    def run(self, scratch: Path) -> FrameOutcome:
+        """Run the requested steps that are not up to date, and those before them whose products are missing, and publish."""
+        if self._current_version() != self.source.version:
+            raise SupersededError
         local: Path | None = None
         if self.record and self.record.source_version == self.source.version:
-            content = self.record.content_hash
+            content_hash = self.record.content_hash
         else:
-            local, content = self._fetch_source(scratch)
-        todo = [step for step in self.order.steps if not self._is_right(step, content)]
-        if not todo:
-            return self._confirm(content)
-        remade = self._fetch_upstream(todo[0], content, scratch)
-        steps = tuple(step for step in STEPS if step in {*remade, *todo})
+            local, content_hash = self._fetch_source(scratch)
+        rebuild = self.task.rebuild
+        outdated = [step for step in self.task.steps if not self.products.is_up_to_date(step, content_hash, rebuild=rebuild)]
+        if not outdated:
+            return self.products.touch_unchanged(content_hash)
+        upstream = self._fetch_upstream(outdated[0], content_hash, scratch)
+        steps = tuple(step for step in STEPS if step in {*upstream, *outdated})
         if "deflate" in steps and local is None:
-            local, content = self._fetch_source(scratch)
-        limits = Limits(self.order.settings.max_pixels, self.order.settings.max_source_bytes)
-        self._claim_room(local, limits, scratch)
+            local, content_hash = self._fetch_source(scratch)
+        limits = Limits(self.task.settings.max_pixels, self.task.settings.max_source_bytes)
+        self._reserve_resources(local, limits, scratch)
         result = process(
             source_path=local,
             workdir=scratch,
@@ -162,155 +136,94 @@ class _FrameJob:
             profile=self.profile,
             limits=limits,
             steps=steps,
-            source_sha256=content,
+            source_sha256=content_hash,
         )
-        findings = self._examine(result) if "cog" in steps else ()
-        return replace(self._publish(result, todo, content, scratch), findings=findings)
+        # Validated before anything is published, so that the last good version stays.
+        findings = self._validate(result) if "cog" in steps else ()
+        with self._measure("publish"):
+            outcome = self.products.publish(result, outdated, content_hash, scratch)
+        return replace(outcome, findings=findings)
 
-    def _examine(self, result: FrameResult) -> tuple[Finding, ...]:
-        """Raises Unsound for a frame that the map must not show: before it is published, so that the last good version stays."""
-        known = self.record.facts.get("valid_share") if self.record and result.valid_share is None else result.valid_share
-        return validate_frame(self.frame, result, self.order.settings.ground, known)
+    def describe_failure(self, error: Exception) -> str:
+        """Return the message for staff; the error begins with the name of the file."""
+        is_served = self.record is not None and "cog" in self.record.products and not self.record.deleted
+        kept = "The last good version of this frame stays on the map; the new version was rejected: " if is_served else ""
+        return f"{kept}{error}"
 
-    def explain(self, fault: Exception) -> str:
-        """The sentence for staff; each begins with the file's name."""
-        served = self.record is not None and "cog" in self.record.products and not self.record.deleted
-        kept = "The last good version of this frame stays on the map; the new one was not taken: " if served else ""
-        return f"{kept}{fault}"
+    def _validate(self, result: FrameResult) -> tuple[Finding, ...]:
+        share = self.record.facts.get("valid_share") if self.record and result.valid_share is None else result.valid_share
+        return validate_frame(self.frame, result, self.task.settings.region_bounds, share)
 
-    def _version_now(self) -> str | None:
-        """Version of tif and sidecars as they lie in the bucket at this moment. Raises NotFound when the tif is gone."""
+    def _current_version(self) -> str | None:
+        """Return the version of tif and sidecars in the bucket now; raises NotFoundError when the tif has been deleted."""
         tif = self.storage.head(self.source.key)
         if tif is None:
             raise NotFoundError(f"{self._name} was deleted before it was processed; drop it again if it should be on the map.")
-        sidecars = [found for key in self.source.sidecars if (found := self.storage.head(key))]
+        sidecars = [sidecar for key in self.source.sidecars if (sidecar := self.storage.head(key))]
         return combined_version(tif, sidecars)
 
-    def _claim_room(self, local: Path | None, limits: Limits, scratch: Path) -> None:
-        """Raise NoRoom when the disks have too little left for what follows, FrameFault when no worker's memory can hold it."""
+    def _reserve_resources(self, local: Path | None, limits: Limits, scratch: Path) -> None:
+        """Reserve disk for the steps. `local`: the fetched source; None when no step reads it.
+
+        Raises InsufficientResourcesError when a disk is too full, FrameError when the frame exceeds the memory of a worker.
+        """
         if local is None:
-            facts: Facts = self.record.facts if self.record else {}
-            need = admission.need_of_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
+            facts: FrameFacts = self.record.facts if self.record else {}
+            estimate = admission.estimate_for_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
         else:
             source = open_source(local, self.frame.film_type, limits)
-            admission.reject_memory(source, self.order.settings.worker_memory_mb)
-            need = admission.need_of_source(source, self.source.size, self.profile)
-        admission.reserve_disk(self._name, need, scratch, self._archive_folder())
+            admission.reject_oversized_blocks(source, self.task.settings.worker_memory_mb)
+            estimate = admission.estimate_for_source(source, self.source.size, self.profile)
+        admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
 
-    def _archive_folder(self) -> list[Path]:
-        """The folder that the archive is; none on S3, which is never full."""
+    def _archive_folders(self) -> list[Path]:
+        """The folder of the archive; empty on S3, which never fills up."""
         return [Path(self.storage.gdal_path(""))] if self.storage.is_folder else []
 
-    @_timed("fetch")
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
-        """Copy tif and sidecars here, with suffixes in lower case so that GDAL pairs them. Returns path and hash."""
-        if self.source.size > self.order.settings.max_source_bytes:
+        """Download tif and sidecars, with suffixes in lower case so that GDAL pairs them; returns path and content hash."""
+        max_bytes = self.task.settings.max_source_bytes
+        if self.source.size > max_bytes:
             raise FrameError(
-                f"{self._name} has {self.source.size:,} bytes and the limit is {self.order.settings.max_source_bytes:,}; "
+                f"{self._name} has {self.source.size:,} bytes and the limit is {max_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
-        admission.reserve_disk(self._name, admission.need_of_download(self.source.size), scratch, self._archive_folder())
-        folder = scratch / "source"
-        folder.mkdir(exist_ok=True)
-        digest = hashlib.sha256()
-        stem = str(PurePosixPath(self.source.key).with_suffix(""))
-        for key in (self.source.key, *self.source.sidecars):
-            suffix = key[len(stem) :].lower().replace(".tiff", ".tif")
-            path = folder / f"{PurePosixPath(stem).name}{suffix}"
-            self.storage.download(key, path)
-            digest.update(suffix.encode())
-            with path.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-        if self._version_now() != self.source.version:
-            raise _SupersededError
+        with self._measure("fetch"):
+            estimate = admission.estimate_for_download(self.source.size)
+            admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
+            folder = scratch / "source"
+            folder.mkdir(exist_ok=True)
+            digest = hashlib.sha256()
+            stem = str(PurePosixPath(self.source.key).with_suffix(""))
+            for key in (self.source.key, *self.source.sidecars):
+                suffix = key[len(stem) :].lower().replace(".tiff", ".tif")
+                path = folder / f"{PurePosixPath(stem).name}{suffix}"
+                self.storage.download(key, path)
+                digest.update(suffix.encode())
+                with path.open("rb") as file:
+                    while block := file.read(_READ_BYTES):
+                        digest.update(block)
+            if self._current_version() != self.source.version:
+                raise SupersededError
         return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
 
-    def _is_right(self, step: Step, content: str) -> bool:
-        """Is this product of these bytes and this profile, and still lying in the bucket as it was put?"""
-        product = self.record.products.get(step) if self.record else None
-        if product is None or (product.content, product.profile) != (content, self.profile.hash(step)):
-            return False
-        if self.order.rebuild and product.made_by != self.order.run:
-            return False
-        stored = self.storage.head(self._product_key(step))
-        return stored is not None and (stored.size, stored.version) == (product.size, product.version)
-
-    def _product_key(self, step: Step) -> str:
-        served = self.record.served_key if self.record else None
-        return served if step == "cog" and served else self.frame.product_key(step)
-
-    def _is_complete(self, products: Mapping[Step, Product], content: str) -> bool:
-        """Are all products of these bytes and this profile? (One that has expired since counts: it was made.)"""
-        wanted = {step: (content, self.profile.hash(step)) for step in STEPS}
-        return {step: (product.content, product.profile) for step, product in products.items()} == wanted
-
-    @_timed("fetch")
-    def _fetch_upstream(self, first: Step, content: str, scratch: Path) -> list[Step]:
-        """Copy what the first step needs of the steps before it; returns those that have to be made anew (expired, stale)."""
-        before = STEPS[: STEPS.index(first)]
-        patient = replace(self, order=replace(self.order, rebuild=False))
-        for count, step in enumerate(before):
-            if not patient._is_right(step, content):
-                return list(before[count:])
-            path = product_path(scratch, self.frame.stem, step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.storage.download(self.frame.product_key(step), path)
+    def _fetch_upstream(self, first: Step, content_hash: str, scratch: Path) -> list[Step]:
+        """Download the products that the step `first` reads; returns the steps that must run before it (expired, stale)."""
+        upstream = STEPS[: STEPS.index(first)]
+        with self._measure("fetch"):
+            for index, step in enumerate(upstream):
+                if not self.products.is_up_to_date(step, content_hash, rebuild=False):
+                    return list(upstream[index:])
+                path = product_path(scratch, self.frame.stem, step)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.storage.download(self.frame.product_key(step), path)
         return []
 
-    def _confirm(self, content: str) -> Outcome:
-        with records.frame_lock(self.engine, self.frame) as connection:
-            now = records.record_of(connection, self.frame)
-            complete = now is not None and self._is_complete(now.products, content)
-            if now is None or self.record is None or (now.products != self.record.products and not complete):
-                raise _RemovedError
-            records.confirm(connection, self.frame, self.source, complete)
-        return Outcome(self.frame, "reused", None, self.source, content, now.products, now.facts, complete=complete)
-
-    @_timed("publish")
-    def _publish(self, result: FrameResult, todo: list[Step], content: str, scratch: Path) -> Outcome:
-        """Put the products and write the frame's row, unless a newer version has come. Intermediates first, the COG last."""
-        with records.frame_lock(self.engine, self.frame) as connection:
-            now = records.source_of(connection, self.frame)
-            if now is None or now.version != self.source.version:
-                raise _SupersededError
-            before = records.record_of(connection, self.frame)
-            products = dict(before.products) if before else {}
-            if not {*self.order.steps} <= {*products, *todo}:
-                raise _RemovedError
-            served = before.served_key if before else None
-            for step in todo:
-                key = self.frame.product_key(step)
-                if step == "cog":
-                    key = served = self._new_served_key(served, now.generation, content)
-                path = product_path(scratch, self.frame.stem, step)
-                stored = self.storage.upload(path, key, intermediate=step != "cog", may_link=True)
-                sha256 = result.cog_sha256 if step == "cog" else None
-                products[step] = Product(content, self.profile.hash(step), stored.size, stored.version, self.order.run, sha256)
-            if result.thumbnail:
-                self.storage.put(self.frame.thumbnail_key, result.thumbnail)
-            facts, scan = _facts(result), find_scan(self.storage, self.frame)
-            complete = self._is_complete(products, content)
-            records.publish(connection, self.frame, self.source, content, products, facts, served, scan, complete)
-            known = dict(before.facts) if before else {}
-        made = Outcome(self.frame, "made", None, self.source, content, products, cast(Facts, known | facts), result, complete)
-        was_missing = before is not None and before.scan_file is None
-        return replace(made, scan=scan_state(self.frame, scan, was_missing=was_missing))
-
-    def _new_served_key(self, served: str | None, generation: int, content: str) -> str:
-        """The public key for a frame that no map has shown yet; a key of its own for each COG after that, also where the archive
-        had one before ls4. A warm map server has parts of the COG it knows in memory, and would mix them with what it reads
-        under the same key later."""
-        if served is None and generation == 1 and not self.storage.head(self.frame.cog_key):
-            return self.frame.cog_key
-        return f"{self.frame.served_folder}{content[:12]}-{self.order.run[:8]}.tif"
-
-
-def _facts(result: FrameResult) -> Facts:
-    facts: Facts = {}
-    if result.source_crs and result.valid_share is not None:
-        facts |= {"source_crs": result.source_crs, "valid_share": result.valid_share}
-    if result.footprint_wkb:
-        facts |= {"width": result.width, "height": result.height, "transform": list(result.transform)}
-        facts |= {"footprint": result.footprint_wkb}
-    return facts
+    @contextmanager
+    def _measure(self, activity: Literal["fetch", "publish"]) -> Iterator[None]:
+        """Add the time of the block to `seconds`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.monotonic() - started

@@ -1,4 +1,4 @@
-"""What is published and what is due, over all collections: the list that the map page reads, and what a sensor asks."""
+"""The list of published collections that the map page reads. Which collections need a rebuild is in `rebuilds`."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, or_, select
 
-from ls4_assets.db.schema import SourceState, collection, export_state, frame, source
+from ls4_assets.db import schema
+from ls4_assets.db.schema import SourceState, export_state, source
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.links import index_url, map_url
 from ls4_assets.domain.names import Collection, FilmType, Shards
@@ -14,16 +15,13 @@ from ls4_assets.domain.names import Collection, FilmType, Shards
 COLLECTIONS_KEY = "derived/collections.json"
 
 
-def published(connection: Connection) -> list[Collection]:
-    """Collections that have a map, sorted."""
-    return [_named(row) for row in _shown(connection)]
+def collections_json(connection: Connection, map_base_url: str, public_url: str, shards: Shards) -> bytes:
+    """JSON list of published collections.
 
-
-def collections_json(connection: Connection, front: str, public_url: str, shards: Shards) -> bytes:
-    """The list of published collections, for the page that the map front serves. Extents are EPSG:3857 metres; `version`
-    grows whenever something of the collection changes on the map; `county` is null for missions over several. `exports` are null
-    until there are some."""
-    listed = [
+    Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
+    missions over several counties, and `exports` is null until the first export.
+    """
+    entries = [
         {
             "name": row.name,
             "title": row.title,
@@ -33,46 +31,49 @@ def collections_json(connection: Connection, front: str, public_url: str, shards
             "agency": row.agency,
             "year": row.year,
             "type": row.type,
-            "bands": row.bands,
+            "bands": row.film_types,
             "frames": row.frames,
             "extent": [round(value, 1) for value in (row.minx, row.miny, row.maxx, row.maxy)],
             "version": row.index_revision,
             "updated": row.indexed_at.isoformat(timespec="seconds"),
-            "wms": map_url(_named(row), front),
-            "index": index_url(_named(row), row.bands[0], public_url),
-            "exports": _exports(_named(row), row.bands, public_url) if row.exported else None,
+            "wms": map_url(_collection(row), map_base_url),
+            "index": index_url(_collection(row), row.film_types[0], public_url),
+            "exports": _export_urls(_collection(row), row.film_types, public_url) if row.exported else None,
         }
-        for row in _shown(connection)
+        for row in _published_rows(connection)
         if row.frames
     ]
-    return json.dumps({"collections": listed}, indent=1).encode()
+    return json.dumps({"collections": entries}, indent=1).encode()
 
 
-def is_alive(connection: Connection, of: Collection) -> bool:
-    """Does anything of the collection lie in georef/, or is anything made of it still there?"""
-    sources = exists().where(source.c.collection == of.name, source.c.state.not_in([SourceState.DELETED, SourceState.REJECTED]))
-    return bool(connection.scalar(select(or_(sources, exists().where(frame.c.collection == of.name)))))
+def has_sources_or_frames(connection: Connection, collection: Collection) -> bool:
+    """Whether the collection has tifs in georef/ or frames in the database."""
+    has_sources = exists().where(
+        source.c.collection == collection.name, source.c.state.not_in([SourceState.DELETED, SourceState.REJECTED])
+    )
+    has_frames = exists().where(schema.frame.c.collection == collection.name)
+    return bool(connection.scalar(select(or_(has_sources, has_frames))))
 
 
-def _shown(connection: Connection) -> Sequence[Row[Any]]:
-    """From the collections' own rows: no frame is counted here, however many there are."""
-    box = collection.c.outline
+def _published_rows(connection: Connection) -> Sequence[Row[Any]]:
+    """Rows of collections with a map, in the order of their partitions. The query does not read the frame table."""
+    table = schema.collection
     sides = {"minx": func.ST_XMin, "miny": func.ST_YMin, "maxx": func.ST_XMax, "maxy": func.ST_YMax}
-    columns = (side(box).label(name) for name, side in sides.items())
-    joined = collection.outerjoin(export_state, export_state.c.collection == collection.c.name)
+    columns = (side(table.c.outline).label(name) for name, side in sides.items())
+    joined = table.outerjoin(export_state, export_state.c.collection == table.c.name)
     exported = func.coalesce(export_state.c.frames > 0, False).label("exported")
-    chosen = select(collection, exported, *columns).select_from(joined).where(collection.c.published_at.is_not(None))
-    return connection.execute(chosen.order_by(collection.c.shard, collection.c.partition)).all()
+    rows = select(table, exported, *columns).select_from(joined).where(table.c.published_at.is_not(None))
+    return connection.execute(rows.order_by(table.c.shard, table.c.partition)).all()
 
 
-def _exports(of: Collection, bands: Sequence[FilmType], public_url: str) -> dict[str, Any]:
+def _export_urls(collection: Collection, film_types: Sequence[FilmType], public_url: str) -> dict[str, Any]:
     return {
-        "geojson": f"{public_url}/{export_keys.footprints_key(of, '.geojson')}",
-        "parquet": f"{public_url}/{export_keys.footprints_key(of, '.parquet')}",
-        "stac": f"{public_url}/{export_keys.stac_collection_key(of)}",
-        "mosaics": {film_type: f"{public_url}/{export_keys.mosaic_index_key(of, film_type)}" for film_type in bands},
+        "geojson": f"{public_url}/{export_keys.footprints_key(collection, '.geojson')}",
+        "parquet": f"{public_url}/{export_keys.footprints_key(collection, '.parquet')}",
+        "stac": f"{public_url}/{export_keys.stac_collection_key(collection)}",
+        "mosaics": {film_type: f"{public_url}/{export_keys.mosaic_index_key(collection, film_type)}" for film_type in film_types},
     }
 
 
-def _named(row: Row[Any]) -> Collection:
+def _collection(row: Row[Any]) -> Collection:
     return Collection.from_partition(row.shard, row.partition)

@@ -1,7 +1,7 @@
-"""Bringing the exports of one collection up to date in the bucket, or taking them out of it.
+"""Writing the exports of one collection to the bucket, or deleting them. The statewide files are in `statewide`.
 
-Files are written whole; items only of frames that changed. What is named by another document is there before that document, and
-goes after it.
+Each file is rewritten completely; STAC items only for frames that changed. A document is written after everything that it links
+to, and deleted before it. The documents themselves are built in `footprints`, `mosaic_index` and `stac`.
 """
 
 import json
@@ -13,27 +13,27 @@ from pathlib import Path
 
 from ls4_assets.db import export_state
 from ls4_assets.db import overview_mosaics as mosaics
-from ls4_assets.db.tile_index import collection_lock, exists
+from ls4_assets.db.tile_index import collection_lock, has_table
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.names import FILM_TYPES, Collection
 from ls4_assets.publishing import collection_list, stac
 from ls4_assets.publishing.footprints import write_geojson, write_parquet
 from ls4_assets.publishing.mosaic_index import write_mosaic_index
-from ls4_assets.publishing.rows import Shown, read_shown
+from ls4_assets.publishing.rows import IndexedFrame, read_indexed_frames
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import lock_until_commit
 from resources.scratch import scratch_folder
 
-# Raised when items or files of the same frames come out otherwise.
+# Increment it when a code change alters the items or files of unchanged frames.
 FORMAT_VERSION = 1
-# Requests to the bucket at the same time: items are many and small.
-_REQUESTS = 8
+# Concurrent uploads to the bucket, because STAC items are many and small.
+_UPLOAD_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Published:
-    """What one update did. No frames: there are no exports any more."""
+class ExportResult:
+    """Result of one update. If `frames` is 0, the collection has no exports."""
 
     frames: int
     items_written: int
@@ -41,85 +41,87 @@ class Published:
 
 
 def format_version(settings: Settings) -> str:
-    """What every document holds besides the frames: when it changes, all are written anew."""
+    """Version of everything but frames that exports depend on. When it changes, all exports are rewritten."""
     return f"{FORMAT_VERSION} {settings.public_url} {settings.map_url}"
 
 
-def publish_exports(archive: Archive, of: Collection, *, force: bool = False) -> Published:
-    """Bring them up to date with index and frames; `anew`: the items of unchanged frames too."""
+def publish_exports(archive: Archive, collection: Collection, *, force: bool = False) -> ExportResult:
+    """Update the exports to the tile index and the frames. `force` also rewrites the STAC items of unchanged frames."""
     settings, storage = archive.settings, archive.storage
-    with collection_lock(archive.database, of):
+    with collection_lock(archive.database, collection):
         with archive.database.begin() as connection:
-            state = export_state.state(connection, of)
-            indexed = state is not None and exists(connection, of)
-            frames = read_shown(connection, of, storage.bucket) if indexed else []
-            overview = mosaics.key_on_map(connection, of)
+            state = export_state.load_state(connection, collection)
+            is_indexed = state is not None and has_table(connection, collection)
+            frames = read_indexed_frames(connection, collection, storage.bucket) if is_indexed else []
+            overview_key = mosaics.load_key_on_map(connection, collection)
         if state is None:
-            return Published(0, 0, ())
+            return ExportResult(0, 0, ())
         if not frames:
-            _withdraw(archive, of, state)
-            return Published(0, 0, ())
-        host = settings.contact.organisation if settings.contact else None
-        at = stac.Addresses(settings.public_url, settings.map_url, host)
-        items = {shown.frame.id: stac.item(shown, json.loads(shown.geojson), at) for shown in frames}
-        same = state.format_version == format_version(settings) and not force
-        changed = [shown for shown in frames if not (same and shown.exported == shown.revision)]
-        whole = stac.collection(of, frames, overview, at)
-        keys = _put_files(archive, of, frames, list(items.values()), whole)
+            _withdraw(archive, collection, state)
+            return ExportResult(0, 0, ())
+        host = settings.contact.organization if settings.contact else None
+        urls = stac.BaseUrls(settings.public_url, settings.map_url, host)
+        items = {indexed.frame.id: stac.build_item(indexed, json.loads(indexed.geojson), urls) for indexed in frames}
+        keeps_items = state.format_version == format_version(settings) and not force
+        changed = [indexed for indexed in frames if not (keeps_items and indexed.exported_revision == indexed.revision)]
+        document = stac.build_collection(collection, frames, overview_key, urls)
+        keys = _put_files(archive, collection, frames, list(items.values()), document)
         _put_items(archive, changed, items)
-        storage.put(export_keys.stac_collection_key(of), _json(whole))
+        storage.put(export_keys.stac_collection_key(collection), _json(document))
         with archive.database.begin() as connection:
-            # The COG of a frame that was just replaced follows its row: its item is written again with its size and hash.
-            export_state.note_items(connection, ((one.frame, one.revision) for one in changed if not one.cog or one.cog.current))
+            # Until the public COG of a replaced frame is updated, its item stays due, so that it gets the new size and hash.
+            exported = ((indexed.frame, indexed.revision) for indexed in changed if not indexed.cog or indexed.cog.is_current)
+            export_state.record_exported_items(connection, exported)
             values = {
                 "revision": state.revision,
                 "frames": len(frames),
                 "format_version": format_version(settings),
                 "attempts": 0,
             }
-            export_state.note(connection, of, **values)
-        publish_lists(archive)
-    return Published(len(frames), len(changed), (*keys, export_keys.stac_collection_key(of)))
+            export_state.update_state(connection, collection, **values)
+        publish_collection_lists(archive)
+    return ExportResult(len(frames), len(changed), (*keys, export_keys.stac_collection_key(collection)))
 
 
-def publish_lists(archive: Archive) -> None:
-    """The list of collections that the map page reads, and the root of the STAC catalog: both of all collections."""
+def publish_collection_lists(archive: Archive) -> None:
+    """Write the documents that list all collections: the map page's list and the root of the STAC catalog."""
     settings = archive.settings
     with archive.database.begin() as connection:
-        # One at a time: of two rebuilds that end together, the older list must not be written last.
+        # Without the lock, one of two concurrent rebuilds could overwrite the newer list with its older one.
         lock_until_commit(connection, "exports")
-        listed = collection_list.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
-        archive.storage.put(collection_list.COLLECTIONS_KEY, listed)
-        at = stac.Addresses(settings.public_url, settings.map_url)
-        archive.storage.put(export_keys.ROOT_CATALOG_KEY, _json(stac.root(export_state.exported(connection), at)))
+        content = collection_list.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
+        archive.storage.put(collection_list.COLLECTIONS_KEY, content)
+        urls = stac.BaseUrls(settings.public_url, settings.map_url)
+        catalog = stac.build_root_catalog(export_state.list_exported(connection), urls)
+        archive.storage.put(export_keys.ROOT_CATALOG_KEY, _json(catalog))
 
 
-def _put_items(archive: Archive, changed: Sequence[Shown], items: dict[str, stac.Document]) -> None:
+def _put_items(archive: Archive, changed: Sequence[IndexedFrame], items: dict[str, stac.Document]) -> None:
     put = archive.storage.put
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        documents = ((export_keys.stac_item_key(shown.frame), _json(items[shown.frame.id])) for shown in changed)
-        for written in pool.map(lambda document: put(*document), documents):
-            assert written.size
+    with ThreadPoolExecutor(_UPLOAD_THREADS) as pool:
+        documents = ((export_keys.stac_item_key(indexed.frame), _json(items[indexed.frame.id])) for indexed in changed)
+        for stored in pool.map(lambda document: put(*document), documents):
+            assert stored.size
 
 
 def _put_files(
-    archive: Archive, of: Collection, frames: Sequence[Shown], items: list[stac.Document], whole: stac.Document
+    archive: Archive, collection: Collection, frames: Sequence[IndexedFrame], items: list[stac.Document], document: stac.Document
 ) -> list[str]:
-    """Returns the keys."""
+    """Write and upload all files of the exports. Returns their keys."""
     url = archive.settings.public_url
     with scratch_folder("ls4-exports-", archive.settings.work_dir) as folder:
         files = {
-            export_keys.footprints_key(of, ".geojson"): folder / "footprints.geojson",
-            export_keys.footprints_key(of, ".parquet"): folder / "footprints.parquet",
-            export_keys.stac_parquet_key(of): folder / "items.parquet",
+            export_keys.footprints_key(collection, ".geojson"): folder / "footprints.geojson",
+            export_keys.footprints_key(collection, ".parquet"): folder / "footprints.parquet",
+            export_keys.stac_parquet_key(collection): folder / "items.parquet",
         }
         geojson, parquet, stac_parquet = files.values()
-        write_geojson(of, frames, url, geojson)
-        write_parquet(of, frames, url, parquet)
-        _write_stac_parquet(items, whole, stac_parquet)
+        write_geojson(collection, frames, url, geojson)
+        write_parquet(collection, frames, url, parquet)
+        _write_stac_parquet(items, document, stac_parquet)
         for film_type in FILM_TYPES:
-            key, path = export_keys.mosaic_index_key(of, film_type), folder / f"{film_type}.gti.gpkg"
-            if write_mosaic_index(of, film_type, frames, url, path):
+            key, path = export_keys.mosaic_index_key(collection, film_type), folder / f"{film_type}.gti.gpkg"
+            if write_mosaic_index(collection, film_type, frames, url, path):
                 files[key] = path
             else:
                 archive.storage.delete(key)
@@ -128,37 +130,36 @@ def _put_files(
     return list(files)
 
 
-def _write_stac_parquet(items: list[stac.Document], whole: stac.Document, path: Path) -> None:
+def _write_stac_parquet(items: list[stac.Document], document: stac.Document, path: Path) -> None:
     from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
-    # Without its ten thousand links to items, which are the rows.
-    told = whole | {"links": [link for link in whole["links"] if link["rel"] != "item"]}
-    to_parquet(parse_stac_items_to_arrow(items), path, collections={whole["id"]: told}, compression="zstd")
+    # Up to ten thousand item links are left out, because the rows are the items.
+    metadata = document | {"links": [link for link in document["links"] if link["rel"] != "item"]}
+    to_parquet(parse_stac_items_to_arrow(items), path, collections={document["id"]: metadata}, compression="zstd")
 
 
-def _withdraw(archive: Archive, of: Collection, state: export_state.State) -> None:
-    """The lists first, then what they led to; the row last, so that whatever dies in between is made good."""
+def _withdraw(archive: Archive, collection: Collection, state: export_state.ExportState) -> None:
+    """Update the lists, then delete the files, then the row. A crash in between leaves the row, so the next run continues."""
     with archive.database.begin() as connection:
-        export_state.note(connection, of, frames=0)
+        export_state.update_state(connection, collection, frames=0)
     if state.published:
-        publish_lists(archive)
-    for key in _export_keys(archive, of):
+        publish_collection_lists(archive)
+    for key in _export_keys(archive, collection):
         archive.storage.delete(key)
     with archive.database.begin() as connection:
         if state.withdrawn:
-            export_state.forget(connection, of)
+            export_state.delete_state(connection, collection)
         else:
-            export_state.note(
-                connection, of, revision=state.revision, format_version=format_version(archive.settings), attempts=0
+            export_state.update_state(
+                connection, collection, revision=state.revision, format_version=format_version(archive.settings), attempts=0
             )
 
 
-def _export_keys(archive: Archive, of: Collection) -> Iterable[str]:
-    files = [export_keys.footprints_key(of, suffix) for suffix in (".geojson", ".parquet")]
-    stored = list(archive.storage.list(export_keys.stac_folder(of)))
-    return chain(
-        files, (export_keys.mosaic_index_key(of, film_type) for film_type in FILM_TYPES), (found.key for found in stored)
-    )
+def _export_keys(archive: Archive, collection: Collection) -> Iterable[str]:
+    footprints = [export_keys.footprints_key(collection, suffix) for suffix in (".geojson", ".parquet")]
+    mosaic_indexes = [export_keys.mosaic_index_key(collection, film_type) for film_type in FILM_TYPES]
+    stac_documents = list(archive.storage.list(export_keys.stac_folder(collection)))
+    return chain(footprints, mosaic_indexes, (stored.key for stored in stac_documents))
 
 
 def _json(document: stac.Document) -> bytes:

@@ -1,7 +1,7 @@
-"""A collection's frames of one band as a GDAL Raster Tile Index: a GeoPackage that GDAL 3.9 and later opens as one raster.
+"""A collection's frames of one film type as a GDAL Raster Tile Index: a GeoPackage that GDAL 3.9 and later opens as one raster.
 
-Format: https://gdal.org/drivers/raster/gti.html. The stacking of overlapping frames is that of the map. Locations are the COGs'
-public addresses, so that the file works wherever it is copied to.
+Format: https://gdal.org/drivers/raster/gti.html. Overlapping frames are stacked as on the map. Locations are the public URLs of
+the COGs, so the file also works after it is downloaded. The tile index that people see in PostGIS is in `db.tile_index`.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,19 @@ from statistics import median_low
 
 from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain.names import Collection, FilmType
-from ls4_assets.publishing.footprints import properties
-from ls4_assets.publishing.rows import Cog, Shown
+from ls4_assets.publishing.footprints import feature_properties
+from ls4_assets.publishing.rows import Cog, IndexedFrame
 
-_COLOURS: dict[FilmType, str] = {"bw": "gray", "nc": "red,green,blue"}
-# Each frame has overviews of its own, by halves.
+_COLOR_INTERPRETATION: dict[FilmType, str] = {"bw": "gray", "nc": "red,green,blue"}
+# The frames' own overviews: each has half the resolution of the previous one.
 _OVERVIEW_FACTORS = (2, 4, 8, 16)
 
 
-def write_mosaic_index(of: Collection, film_type: FilmType, frames: Sequence[Shown], public_url: str, path: Path) -> bool:
-    """False, and nothing is written, when there is no such frame whose place is known."""
-    placed = [(shown, shown.cog) for shown in frames if shown.frame.film_type == film_type and shown.cog]
+def write_mosaic_index(
+    collection: Collection, film_type: FilmType, frames: Sequence[IndexedFrame], public_url: str, path: Path
+) -> bool:
+    """Write the index to `path`. Returns False, and writes nothing, if no frame of the film type has a known location."""
+    placed = [(indexed, indexed.cog) for indexed in frames if indexed.frame.film_type == film_type and indexed.cog]
     if not placed:
         return False
     import geopandas
@@ -28,26 +30,31 @@ def write_mosaic_index(of: Collection, film_type: FilmType, frames: Sequence[Sho
     import shapely
 
     rows = [
-        properties(of, shown, public_url) | {"location": f"/vsicurl/{public_url}/{shown.frame.cog_key}", "oid": shown.oid}
-        for shown, _ in placed
+        feature_properties(collection, indexed, public_url)
+        | {"location": f"/vsicurl/{public_url}/{indexed.frame.cog_key}", "oid": indexed.oid}
+        for indexed, _ in placed
     ]
     boxes = [shapely.box(*cog.box) for _, cog in placed]
     table = geopandas.GeoDataFrame(rows, geometry=boxes, crs=f"EPSG:{WEB_MERCATOR}")
-    options = {"driver": "GPKG", "layer": of.name.lower(), "layer_metadata": _metadata(film_type, [cog for _, cog in placed])}
+    options = {
+        "driver": "GPKG",
+        "layer": collection.name.lower(),
+        "layer_metadata": _metadata(film_type, [cog for _, cog in placed]),
+    }
     pyogrio.write_dataframe(table, path, **options)
     return True
 
 
 def _metadata(film_type: FilmType, cogs: Sequence[Cog]) -> dict[str, str]:
-    """The mosaic's grid: pixels as wide as those of the middle one of all frames, sorted by resolution."""
-    colours = _COLOURS[film_type]
+    """Layer metadata of the index. The mosaic has the frames' median resolution."""
+    colors = _COLOR_INTERPRETATION[film_type]
     return {
-        # That of a frame, to the last digit: its own pixels then fall on the mosaic's.
+        # Exactly the resolution of one frame, so that its pixels align with the mosaic's.
         "RESX": repr(median_low(cog.transform[0] for cog in cogs)),
         "RESY": repr(median_low(-cog.transform[4] for cog in cogs)),
-        "BAND_COUNT": str(len(colours.split(","))),
+        "BAND_COUNT": str(len(colors.split(","))),
         "DATA_TYPE": "Byte",
-        "COLOR_INTERPRETATION": colours,
+        "COLOR_INTERPRETATION": colors,
         "MASK_BAND": "YES",
         "SORT_FIELD": "oid",
         "BLOCKXSIZE": "512",

@@ -1,4 +1,7 @@
-"""Which collections are due: something of theirs changed in the frame table and no run that changes more is under way."""
+"""Queries for the sensor `publish_collections`: which collections need a rebuild, and which are withdrawn.
+
+A collection needs a rebuild when its published data is behind the frame table. The rebuild itself is in `assets.collections`.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,107 +9,116 @@ from datetime import datetime, timedelta
 from sqlalchemy import Engine, case, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.db.schema import LIVE, SourceState, collection, export_state, frame, overview_mosaic, source
+from ls4_assets.db import schema
+from ls4_assets.db.schema import LIVE_STATES, SourceState, export_state, overview_mosaic, source
 from ls4_assets.domain.names import Collection
 
+# Backoff between attempts of a rebuild that keeps failing.
 _FIRST_WAIT = timedelta(seconds=30)
-_LONGEST_WAIT = timedelta(hours=1)
-# Under a steady stream of frames a collection is rebuilt this often.
-LONGEST_DELAY = timedelta(minutes=10)
-UNINDEXED = or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
+_MAX_WAIT = timedelta(hours=1)
+# A collection that receives frames continuously is rebuilt at this interval.
+MAX_DELAY = timedelta(minutes=10)
+NOT_INDEXED = or_(schema.frame.c.revision != schema.frame.c.indexed_revision, schema.frame.c.deleted)
 
 
 @dataclass(frozen=True)
-class Due:
-    """A collection to rebuild, from the asset `first` on. `requested_at`, `attempts`: rebuilds asked for since the last that
-    ended well."""
+class PendingRebuild:
+    """A collection to rebuild, starting with `first_asset`.
+
+    requested_at, attempts: time of the last request, and number of requests since the last success.
+    """
 
     collection: Collection
-    first: str
+    first_asset: str
     requested_at: datetime | None
     attempts: int
 
     def may_start(self, now: datetime) -> bool:
-        """A rebuild that keeps failing is asked for ever more seldom, not at each look."""
+        """Whether the backoff after failed attempts is over."""
         if self.attempts == 0 or self.requested_at is None:
             return True
         doublings = min(self.attempts - 1, 10)
-        return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _LONGEST_WAIT)
+        return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _MAX_WAIT)
 
 
-def due_collections(engine: Engine, public_url: str, served_root: str, exports_format: str) -> list[Due]:
-    """Collections whose table, files, mosaic, map or exports do not show the frames as they are, sorted; also those with nothing
-    left. Where only exports are behind, nothing else is made: each rebuild of an index makes caches forget its tiles.
+def pending_rebuilds(engine: Engine, public_url: str, served_root: str, exports_format: str) -> list[PendingRebuild]:
+    """Collections whose table, files, mosaic, map or exports are behind the frame table, sorted.
 
-    One whose frames are in a run, or wait for one, is left out, as it is rebuilt once, when its batch is done; unless
-    its changes have waited for long, behind a drop of many thousands, or its last rebuild was left unfinished as long ago.
+    This includes collections without frames that are not withdrawn yet. If only exports are behind, the rebuild starts there,
+    because every rebuild of an index invalidates cached tiles.
+
+    A collection with frames that are queued or in a run is omitted, because it is rebuilt once after its batch. It is included
+    anyway if its oldest change has waited for MAX_DELAY, behind a drop of many thousands of frames, or if its last rebuild was
+    requested that long ago and is still unfinished.
     """
-    live = exists().where(source.c.collection == collection.c.name, source.c.state.in_(LIVE))
-    made = exists().where(frame.c.collection == collection.c.name)
-    waiting = (SourceState.QUEUED, SourceState.REQUESTED)
-    busy = exists().where(source.c.collection == collection.c.name, source.c.state.in_(waiting))
-    # Worded as the predicate of the index frame_unindexed: a question a collection, whatever the number of frames.
-    unindexed = exists().where(frame.c.collection == collection.c.name, UNINDEXED)
-    oldest = select(frame.c.updated_at).where(frame.c.collection == collection.c.name, UNINDEXED)
-    overdue = oldest.order_by(frame.c.updated_at).limit(1).scalar_subquery() < func.now() - LONGEST_DELAY
-    # The table shows every frame, and what follows it was not made: no frame's age tells since when.
-    long_ago = func.coalesce(collection.c.requested_at, func.to_timestamp(0)) < func.now() - LONGEST_DELAY
-    left_undone = ~unindexed & long_ago
-    elsewhere = or_(collection.c.public_url != public_url, collection.c.served_root != served_root)
-    moved = collection.c.published_at.is_not(None) & elsewhere
-    unfinished = or_(
+    collection, frame = schema.collection, schema.frame
+    has_sources = exists().where(source.c.collection == collection.c.name, source.c.state.in_(LIVE_STATES))
+    has_frames = exists().where(frame.c.collection == collection.c.name)
+    in_progress = (SourceState.QUEUED, SourceState.REQUESTED)
+    is_busy = exists().where(source.c.collection == collection.c.name, source.c.state.in_(in_progress))
+    # Matches the predicate of the partial index frame_unindexed: one index lookup per collection, for any number of frames.
+    is_unindexed = exists().where(frame.c.collection == collection.c.name, NOT_INDEXED)
+    oldest_change = select(frame.c.updated_at).where(frame.c.collection == collection.c.name, NOT_INDEXED)
+    is_overdue = oldest_change.order_by(frame.c.updated_at).limit(1).scalar_subquery() < func.now() - MAX_DELAY
+    # The table is current but later steps are not, so the age of the frames cannot show how long this has lasted.
+    requested_long_ago = func.coalesce(collection.c.requested_at, func.to_timestamp(0)) < func.now() - MAX_DELAY
+    is_abandoned = ~is_unindexed & requested_long_ago
+    has_other_urls = or_(collection.c.public_url != public_url, collection.c.served_root != served_root)
+    is_moved = collection.c.published_at.is_not(None) & has_other_urls
+    is_unfinished = or_(
         collection.c.files_revision != collection.c.index_revision, collection.c.map_revision != collection.c.index_revision
     )
-    empty = ~live & ~made & collection.c.withdrawn_at.is_(None)
-    map_due = or_(unindexed, unfinished, moved, empty)
-    shown, tried = (func.coalesce(column, 0) for column in (overview_mosaic.c.revision, overview_mosaic.c.attempts))
-    mosaic_due = collection.c.withdrawn_at.is_(None) & (shown != collection.c.index_revision)
-    of_index = func.coalesce(export_state.c.revision, 0)
-    behind = (of_index != collection.c.index_revision) | (
+    is_empty = ~has_sources & ~has_frames & collection.c.withdrawn_at.is_(None)
+    map_due = or_(is_unindexed, is_unfinished, is_moved, is_empty)
+    mosaic_columns = (overview_mosaic.c.revision, overview_mosaic.c.attempts)
+    mosaic_revision, mosaic_attempts = (func.coalesce(column, 0) for column in mosaic_columns)
+    mosaic_due = collection.c.withdrawn_at.is_(None) & (mosaic_revision != collection.c.index_revision)
+    exports_behind = (func.coalesce(export_state.c.revision, 0) != collection.c.index_revision) | (
         func.coalesce(export_state.c.format_version, exports_format) != exports_format
     )
-    # The row goes when nothing is left of the exports of a collection that was withdrawn.
-    exports_due = case((collection.c.withdrawn_at.is_(None), behind), else_=export_state.c.collection.is_not(None))
-    # A mosaic or an export that keeps failing is tried ever more seldom by itself, and holds up nothing new.
-    own = case((mosaic_due, tried), else_=func.coalesce(export_state.c.attempts, 0))
-    attempts = case((map_due, collection.c.attempts), else_=own).label("tries")
-    first = case((or_(map_due, mosaic_due), "tile_index"), else_="exports").label("first")
+    # A withdrawn collection keeps its row until its exports are deleted.
+    exports_due = case((collection.c.withdrawn_at.is_(None), exports_behind), else_=export_state.c.collection.is_not(None))
+    # Mosaic and exports have their own attempts, so the backoff of one that keeps failing does not delay the map.
+    own_attempts = case((mosaic_due, mosaic_attempts), else_=func.coalesce(export_state.c.attempts, 0))
+    attempts = case((map_due, collection.c.attempts), else_=own_attempts).label("tries")
+    first_asset = case((or_(map_due, mosaic_due), "tile_index"), else_="exports").label("first_asset")
     joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
     joined = joined.outerjoin(export_state, export_state.c.collection == collection.c.name)
-    chosen = select(collection, attempts, first).select_from(joined).where(or_(map_due, mosaic_due, exports_due))
-    chosen = chosen.where(or_(~busy, overdue, left_undone))
+    due = select(collection, attempts, first_asset).select_from(joined).where(or_(map_due, mosaic_due, exports_due))
     with engine.connect() as connection:
-        rows = connection.execute(chosen).all()
-    return sorted(
-        (Due(Collection.from_partition(row.shard, row.partition), row.first, row.requested_at, row.tries) for row in rows),
-        key=lambda due: due.collection,
-    )
+        rows = connection.execute(due.where(or_(~is_busy, is_overdue, is_abandoned))).all()
+    rebuilds = [
+        PendingRebuild(Collection.from_partition(row.shard, row.partition), row.first_asset, row.requested_at, row.tries)
+        for row in rows
+    ]
+    return sorted(rebuilds, key=lambda rebuild: rebuild.collection)
 
 
-def mark_requested(engine: Engine, of: Collection, first: str) -> None:
-    """A rebuild from the asset `first` on. What only concerns exports does not count against the map."""
-    of_map = 0 if first == "exports" else 1
+def mark_requested(engine: Engine, collection: Collection, first_asset: str) -> None:
+    """Record the request of a rebuild. One that starts with exports does not count as an attempt to publish the map."""
+    columns, map_attempts = schema.collection.c, 0 if first_asset == "exports" else 1
     with engine.begin() as connection:
-        asked = update(collection).where(collection.c.name == of.name)
-        connection.execute(asked.values(requested_at=func.now(), attempts=collection.c.attempts + of_map))
-        exports = insert(export_state).values(collection=of.name, attempts=1)
+        statement = update(schema.collection).where(columns.name == collection.name)
+        connection.execute(statement.values(requested_at=func.now(), attempts=columns.attempts + map_attempts))
+        exports = insert(export_state).values(collection=collection.name, attempts=1)
         again = {"attempts": export_state.c.attempts + 1}
         connection.execute(exports.on_conflict_do_update(index_elements=["collection"], set_=again))
 
 
 def withdrawn_collections(engine: Engine) -> list[Collection]:
-    """Collections of which nothing is left but a partition and a row."""
+    """Collections without map, table or files, which may still have a partition and a row."""
     with engine.connect() as connection:
-        rows = connection.execute(select(collection).where(collection.c.withdrawn_at.is_not(None))).all()
+        rows = connection.execute(select(schema.collection).where(schema.collection.c.withdrawn_at.is_not(None))).all()
     return [Collection.from_partition(row.shard, row.partition) for row in rows]
 
 
-def forget_collection(engine: Engine, of: Collection) -> bool:
-    """Delete the row, unless frames have come again meanwhile (then False)."""
-    live = exists().where(source.c.collection == of.name, source.c.state.in_(LIVE))
-    made = exists().where(frame.c.collection == of.name)
-    exported = exists().where(export_state.c.collection == of.name)
-    nothing_left = (collection.c.withdrawn_at.is_not(None), ~live, ~made, ~exported)
+def delete_withdrawn_collection(engine: Engine, collection: Collection) -> bool:
+    """Delete the row of a withdrawn collection. Returns False if it has sources, frames or exports (again)."""
+    has_sources = exists().where(source.c.collection == collection.name, source.c.state.in_(LIVE_STATES))
+    has_frames = exists().where(schema.frame.c.collection == collection.name)
+    has_exports = exists().where(export_state.c.collection == collection.name)
+    columns = schema.collection.c
+    conditions = (columns.withdrawn_at.is_not(None), ~has_sources, ~has_frames, ~has_exports)
     with engine.begin() as connection:
-        gone = delete(collection).where(collection.c.name == of.name, *nothing_left)
-        return connection.execute(gone).rowcount == 1
+        statement = delete(schema.collection).where(columns.name == collection.name, *conditions)
+        return connection.execute(statement).rowcount == 1

@@ -1,4 +1,4 @@
-"""A collection's frames as they are exported: each row of its tile index, with what the frame table knows of its COG."""
+"""Reading a collection's frames for export: rows of its tile index joined with the COGs in the frame table."""
 
 import datetime
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, LargeBinary, Row, func, select
 
 from ls4_assets.db.schema import frame, tile_index
-from ls4_assets.db.tile_index import location_of
+from ls4_assets.db.tile_index import cog_location
 from ls4_assets.domain.names import Collection, Frame
 
-# A centimetre on the ground.
+# One centimeter on the ground.
 _DEGREE_DIGITS = 7
 
 Box = tuple[float, float, float, float]
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Cog:
-    """The public COG. `current`: it is of the version that the frame table tells of, so size and hash are its own."""
+    """The public COG of a frame. `is_current`: the frame table's size and hash belong to the public version."""
 
     width: int
     height: int
@@ -27,20 +27,21 @@ class Cog:
     size: int
     sha256: str | None
     profile: str
-    current: bool
+    is_current: bool
 
     @property
     def box(self) -> Box:
-        """minx, miny, maxx, maxy in EPSG:3857; a COG is north up."""
-        across, _, west, _, down, north = self.transform
-        return west, north + down * self.height, west + across * self.width, north
+        """minx, miny, maxx, maxy in EPSG:3857. A COG is always north up."""
+        pixel_width, _, west, _, pixel_height, north = self.transform
+        return west, north + pixel_height * self.height, west + pixel_width * self.width, north
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A frame of the tile index. Geometry and `box` are in degrees; `columns` are the index's public ones, by name.
+class IndexedFrame:
+    """A frame of the tile index. Geometry and `box` (minx, miny, maxx, maxy) are in degrees.
 
-    `cog` is None where it is not known where it lies. `revision` is the frame's, `exported` the one that its STAC item shows.
+    columns: public columns of the tile index by name. cog: None if the COG's location is unknown. revision: the frame's
+    revision. exported_revision: the revision in its STAC item.
     """
 
     frame: Frame
@@ -54,70 +55,70 @@ class Shown:
     source_crs: str | None
     cog: Cog | None
     revision: int
-    exported: int
+    exported_revision: int
 
 
 INDEX_COLUMNS = ("location", "src_srs", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band")
 
 
-def read_shown(connection: Connection, of: Collection, bucket: str) -> list[Shown]:
-    """Every frame of the index, in stacking order. One that is in the index but in no frame row is on its way out."""
-    known = _frames(connection, of)
-    by_location = {location_of(bucket, Frame.from_partition(of.shard, row.partition).cog_key): row for row in known}
-    indexed = _index_rows(connection, of)
-    return [_shown(of, row, by_location[row.location]) for row in indexed if row.location in by_location]
+def read_indexed_frames(connection: Connection, collection: Collection, bucket: str) -> list[IndexedFrame]:
+    """Frames of the tile index in stacking order. Rows without a frame are omitted, because they are about to be removed."""
+    frame_rows = _frame_rows(connection, collection)
+    by_location = {cog_location(bucket, Frame.from_partition(collection.shard, row.partition).cog_key): row for row in frame_rows}
+    index_rows = _index_rows(connection, collection)
+    return [_indexed_frame(collection, row, by_location[row.location]) for row in index_rows if row.location in by_location]
 
 
-def _frames(connection: Connection, of: Collection) -> list[Row[Any]]:
+def _frame_rows(connection: Connection, collection: Collection) -> list[Row[Any]]:
     c = frame.c
     columns = (c.partition, c.width, c.height, c.transform, c.source_crs, c.products["cog"].label("cog"), c.scan_file)
     state = (c.public_version, c.revision, c.exported_revision)
-    return list(connection.execute(select(*columns, *state).where(c.collection == of.name, ~c.deleted)))
+    return list(connection.execute(select(*columns, *state).where(c.collection == collection.name, ~c.deleted)))
 
 
-def _index_rows(connection: Connection, of: Collection) -> list[Row[Any]]:
-    table = tile_index(of)
-    # Counter-clockwise, as RFC 7946 has it. Materialized: each footprint is transformed once, not for each of its columns.
+def _index_rows(connection: Connection, collection: Collection) -> list[Row[Any]]:
+    table = tile_index(collection)
+    # Counterclockwise rings, as RFC 7946 requires. MATERIALIZED, so that each footprint is transformed once and not per column.
     degrees = func.ST_ForcePolygonCCW(func.ST_Transform(table.c.geom, 4326))
     columns = (table.c.oid, table.c.acquired, *(table.c[name] for name in INDEX_COLUMNS))
     rows = select(*columns, degrees.label("degrees")).cte("rows").prefix_with("MATERIALIZED", dialect="postgresql")
     sides = (side(rows.c.degrees) for side in (func.ST_XMin, func.ST_YMin, func.ST_XMax, func.ST_YMax))
-    chosen = select(
+    query = select(
         *(column for column in rows.c if column.name != "degrees"),
         func.ST_AsGeoJSON(rows.c.degrees, _DEGREE_DIGITS).label("geojson"),
         func.ST_AsBinary(rows.c.degrees, type_=LargeBinary).label("wkb"),
         *(column.label(name) for column, name in zip(sides, ("minx", "miny", "maxx", "maxy"), strict=True)),
     )
-    return list(connection.execute(chosen.order_by(rows.c.oid)))
+    return list(connection.execute(query.order_by(rows.c.oid)))
 
 
-def _shown(of: Collection, row: Row[Any], known: Row[Any]) -> Shown:
-    return Shown(
-        frame=Frame.from_partition(of.shard, known.partition),
-        oid=row.oid,
-        columns={name: getattr(row, name) for name in INDEX_COLUMNS},
-        acquired=row.acquired,
-        geojson=row.geojson,
-        wkb=bytes(row.wkb),
-        box=(row.minx, row.miny, row.maxx, row.maxy),
-        scan_file=known.scan_file,
-        source_crs=known.source_crs,
-        cog=_cog(known),
-        revision=known.revision,
-        exported=known.exported_revision,
+def _indexed_frame(collection: Collection, index_row: Row[Any], frame_row: Row[Any]) -> IndexedFrame:
+    return IndexedFrame(
+        frame=Frame.from_partition(collection.shard, frame_row.partition),
+        oid=index_row.oid,
+        columns={name: getattr(index_row, name) for name in INDEX_COLUMNS},
+        acquired=index_row.acquired,
+        geojson=index_row.geojson,
+        wkb=bytes(index_row.wkb),
+        box=(index_row.minx, index_row.miny, index_row.maxx, index_row.maxy),
+        scan_file=frame_row.scan_file,
+        source_crs=frame_row.source_crs,
+        cog=_cog(frame_row),
+        revision=frame_row.revision,
+        exported_revision=frame_row.exported_revision,
     )
 
 
-def _cog(known: Row[Any]) -> Cog | None:
-    made = known.cog
-    if made is None or known.transform is None:
+def _cog(frame_row: Row[Any]) -> Cog | None:
+    product = frame_row.cog
+    if product is None or frame_row.transform is None:
         return None
     return Cog(
-        width=known.width,
-        height=known.height,
-        transform=tuple(known.transform),
-        size=made["size"],
-        sha256=made.get("sha256"),
-        profile=made["profile"],
-        current=known.public_version == made["version"],
+        width=frame_row.width,
+        height=frame_row.height,
+        transform=tuple(frame_row.transform),
+        size=product["size"],
+        sha256=product.get("sha256"),
+        profile=product["profile"],
+        is_current=frame_row.public_version == product["version"],
     )

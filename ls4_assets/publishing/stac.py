@@ -1,7 +1,7 @@
-"""STAC 1.1 documents as plain dictionaries: an item a frame, a collection a collection, one root catalog.
+"""STAC 1.1 documents as plain dictionaries: items for frames, collections for collections, and the root catalog.
 
 Specification: https://github.com/radiantearth/stac-spec; extensions: projection 2.0, file 2.1, processing 1.2, web-map-links 1.2.
-What is not known is left out: a checksum is the COG's own or none.
+Unknown values are omitted; size and checksum appear only if they belong to the public COG. `exports` writes the documents.
 """
 
 import datetime
@@ -13,7 +13,7 @@ from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.links import index_url, tiles_url, wms_url
 from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType
-from ls4_assets.publishing.rows import Cog, Shown
+from ls4_assets.publishing.rows import Cog, IndexedFrame
 
 VERSION = "1.1.0"
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -25,100 +25,108 @@ GEOJSON = "application/geo+json"
 PARQUET = "application/vnd.apache.parquet"
 GEOPACKAGE = "application/geopackage+sqlite3"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-# A multihash: the code of SHA2-256, and that 32 bytes follow.
+# Prefix of a multihash: the code of SHA2-256 and the length, 32 bytes.
 _SHA256 = "1220"
-_COLOURS: dict[FilmType, tuple[str, ...]] = {"bw": ("gray",), "nc": ("red", "green", "blue")}
+_BAND_NAMES: dict[FilmType, tuple[str, ...]] = {"bw": ("gray",), "nc": ("red", "green", "blue")}
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """Without a trailing slash: of the archive's public objects, and of the map front; `host` is who answers for them."""
+class BaseUrls:
+    """Base URLs, without a trailing slash, of the public objects and of the maps. `host` is the organization that runs both."""
 
     public: str
     maps: str
     host: str | None = None
 
 
-def item_id(shown: Shown) -> str:
-    return f"{shown.frame.film_type}_{shown.frame.stem}"
+def item_id(indexed: IndexedFrame) -> str:
+    return f"{indexed.frame.film_type}_{indexed.frame.stem}"
 
 
-def item(shown: Shown, geometry: Document, at: Addresses) -> Document:
-    """A photograph. `geometry` is the footprint in degrees."""
-    of = shown.frame.collection
-    start, end = _taken(shown)
-    attributes = {f"ls4:{name}": shown.columns[name] for name in ("date", "roll", "frame_num", "band")}
-    extensions = [FILE, PROCESSING, PROJECTION] if shown.cog else [FILE, PROCESSING]
+def build_item(indexed: IndexedFrame, geometry: Document, urls: BaseUrls) -> Document:
+    """Item of a frame. `geometry` is its footprint as GeoJSON in degrees."""
+    collection = indexed.frame.collection
+    start, end = _acquired_interval(indexed)
+    attributes = {f"ls4:{name}": indexed.columns[name] for name in ("date", "roll", "frame_num", "band")}
+    extensions = [FILE, PROCESSING, PROJECTION] if indexed.cog else [FILE, PROCESSING]
     return {
         "type": "Feature",
         "stac_version": VERSION,
         "stac_extensions": extensions,
-        "id": item_id(shown),
-        "collection": of.name,
+        "id": item_id(indexed),
+        "collection": collection.name,
         "geometry": geometry,
-        "bbox": list(shown.box),
+        "bbox": list(indexed.box),
         "properties": {
             "datetime": None,
             "start_datetime": start,
             "end_datetime": end,
             **attributes,
-            **(_projection(shown.cog) if shown.cog else {}),
-            **_processing(shown),
+            **(_projection(indexed.cog) if indexed.cog else {}),
+            **_processing(indexed),
         },
         "links": [
             {"rel": "root", "href": "../../../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../collection.json", "type": "application/json"},
             {"rel": "collection", "href": "../../collection.json", "type": "application/json"},
-            {"rel": "self", "href": f"{at.public}/{export_keys.stac_item_key(shown.frame)}", "type": GEOJSON},
+            {"rel": "self", "href": f"{urls.public}/{export_keys.stac_item_key(indexed.frame)}", "type": GEOJSON},
         ],
-        "assets": _assets(shown, at),
+        "assets": _assets(indexed, urls),
     }
 
 
-def collection(of: Collection, frames: Sequence[Shown], overview_key: str | None, at: Addresses) -> Document:
-    """A collection with all its frames. `overview_key`: of its overview mosaic."""
-    taken = [_taken(shown) for shown in frames]
-    sides = list(zip(*(shown.box for shown in frames), strict=True))
+def build_collection(
+    collection: Collection, frames: Sequence[IndexedFrame], overview_key: str | None, urls: BaseUrls
+) -> Document:
+    """Collection document with links to all items. `overview_key` is the key of the overview mosaic."""
+    intervals = [_acquired_interval(indexed) for indexed in frames]
+    sides = list(zip(*(indexed.box for indexed in frames), strict=True))
     box = [min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3])]
     items = [
-        {"rel": "item", "href": f"./items/{shown.frame.film_type}/{shown.frame.stem}.json", "type": GEOJSON} for shown in frames
+        {"rel": "item", "href": f"./items/{indexed.frame.film_type}/{indexed.frame.stem}.json", "type": GEOJSON}
+        for indexed in frames
     ]
     return {
         "type": "Collection",
         "stac_version": VERSION,
         "stac_extensions": [WEB_MAP_LINKS],
-        "id": of.name,
-        "title": of.title,
-        "description": f"{len(frames):,} scanned and georeferenced aerial photographs ({of.type}) of {of.title}.",
-        "keywords": [of.shard, of.agency, of.type],
+        "id": collection.name,
+        "title": collection.title,
+        "description": f"{len(frames):,} scanned and georeferenced aerial photographs ({collection.type}) of {collection.title}.",
+        "keywords": [collection.shard, collection.agency, collection.type],
         "license": "other",
         "providers": [
-            {"name": of.agency, "roles": ["producer"]},
-            *([{"name": at.host, "roles": ["processor", "host"]}] if at.host else []),
+            {"name": collection.agency, "roles": ["producer"]},
+            *([{"name": urls.host, "roles": ["processor", "host"]}] if urls.host else []),
         ],
         "extent": {
             "spatial": {"bbox": [box]},
-            "temporal": {"interval": [[min(start for start, _ in taken), max(end for _, end in taken)]]},
+            "temporal": {"interval": [[min(start for start, _ in intervals), max(end for _, end in intervals)]]},
         },
-        "summaries": {"ls4:band": _bands(frames), "proj:code": [f"EPSG:{WEB_MERCATOR}"]},
+        "summaries": {"ls4:band": _film_types(frames), "proj:code": [f"EPSG:{WEB_MERCATOR}"]},
         "links": [
             {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
-            {"rel": "self", "href": f"{at.public}/{export_keys.stac_collection_key(of)}", "type": "application/json"},
-            *_map_links(of, at),
+            {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
+            *_map_links(collection, urls),
             *items,
         ],
-        "assets": _collection_assets(of, frames, overview_key, at.public),
+        "assets": _collection_assets(collection, frames, overview_key, urls.public),
     }
 
 
-def root(collections: Sequence[Collection], at: Addresses) -> Document:
-    """The catalog of all collections."""
+def build_root_catalog(collections: Sequence[Collection], urls: BaseUrls) -> Document:
+    """Root catalog with links to all collections."""
     children = [
-        {"rel": "child", "href": f"./{of.name}/stac/collection.json", "type": "application/json", "title": of.title}
-        for of in collections
+        {
+            "rel": "child",
+            "href": f"./{collection.name}/stac/collection.json",
+            "type": "application/json",
+            "title": collection.title,
+        }
+        for collection in collections
     ]
     return {
         "type": "Catalog",
@@ -128,17 +136,17 @@ def root(collections: Sequence[Collection], at: Addresses) -> Document:
         "description": "Scanned and georeferenced aerial photographs, a collection for each county, agency and year.",
         "links": [
             {"rel": "root", "href": "./catalog.json", "type": "application/json"},
-            {"rel": "self", "href": f"{at.public}/{export_keys.ROOT_CATALOG_KEY}", "type": "application/json"},
+            {"rel": "self", "href": f"{urls.public}/{export_keys.ROOT_CATALOG_KEY}", "type": "application/json"},
             *children,
         ],
     }
 
 
-def _taken(shown: Shown) -> tuple[str, str]:
-    """The day; the year where the name holds no more; the century where it holds nothing."""
-    first = last = shown.acquired
+def _acquired_interval(indexed: IndexedFrame) -> tuple[str, str]:
+    """Start and end of the day, the year or the century of a photograph, whichever is the most precise that its name gives."""
+    first = last = indexed.acquired
     if first is None or last is None:
-        year = shown.frame.collection.year
+        year = indexed.frame.collection.year
         first, last = datetime.date(year or 1900, 1, 1), datetime.date(year or 1999, 12, 31)
     return f"{first.isoformat()}T00:00:00Z", f"{last.isoformat()}T23:59:59Z"
 
@@ -152,64 +160,75 @@ def _projection(cog: Cog) -> Document:
     }
 
 
-def _processing(shown: Shown) -> Document:
-    """By what, and from what: the profile's hash tells products of other options or code apart."""
-    told: Document = {"processing:software": {"ls4": f"profile {shown.cog.profile}"}} if shown.cog else {}
-    if shown.source_crs:
-        told["processing:lineage"] = f"Scanned, georeferenced in {shown.source_crs}, written in EPSG:{WEB_MERCATOR}."
-    return told
+def _processing(indexed: IndexedFrame) -> Document:
+    """Fields of the processing extension. The profile's hash identifies the options and the code that built the COG."""
+    fields: Document = {"processing:software": {"ls4": f"profile {indexed.cog.profile}"}} if indexed.cog else {}
+    if indexed.source_crs:
+        fields["processing:lineage"] = f"Scanned, georeferenced in {indexed.source_crs}, written in EPSG:{WEB_MERCATOR}."
+    return fields
 
 
-def _assets(shown: Shown, at: Addresses) -> Document:
-    frame, columns = shown.frame, shown.columns
+def _assets(indexed: IndexedFrame, urls: BaseUrls) -> Document:
+    frame, columns = indexed.frame, indexed.columns
     cog: Document = {
         "href": columns["dl_georef"],
         "type": _COG,
         "title": "Georeferenced photograph (COG)",
         "roles": ["data"],
-        "bands": [{"name": name, "data_type": "uint8"} for name in _COLOURS[frame.film_type]],
+        "bands": [{"name": name, "data_type": "uint8"} for name in _BAND_NAMES[frame.film_type]],
     }
-    if shown.cog and shown.cog.current:
-        cog["file:size"] = shown.cog.size
-        cog |= {"file:checksum": f"{_SHA256}{shown.cog.sha256}"} if shown.cog.sha256 else {}
-    thumbnail = f"{at.public}/{frame.thumbnail_key}"
+    if indexed.cog and indexed.cog.is_current:
+        cog["file:size"] = indexed.cog.size
+        cog |= {"file:checksum": f"{_SHA256}{indexed.cog.sha256}"} if indexed.cog.sha256 else {}
+    thumbnail = f"{urls.public}/{frame.thumbnail_key}"
     assets = {
         "cog": cog,
         "thumbnail": {"href": thumbnail, "type": "image/webp", "title": "Thumbnail", "roles": ["thumbnail"]},
     }
-    if shown.scan_file:
+    if indexed.scan_file:
         assets["scan"] = {"href": columns["dl_orig"], "type": "image/tiff", "title": "Raw scan", "roles": ["source"]}
     return assets
 
 
-def _collection_assets(of: Collection, frames: Sequence[Shown], overview_key: str | None, public_url: str) -> Document:
+def _collection_assets(
+    collection: Collection, frames: Sequence[IndexedFrame], overview_key: str | None, public_url: str
+) -> Document:
     def asset(key: str, media_type: str, title: str, *roles: str) -> Document:
         return {"href": f"{public_url}/{key}", "type": media_type, "title": title, "roles": list(roles)}
 
     assets = {
-        "items": asset(export_keys.stac_parquet_key(of), PARQUET, "All items as stac-geoparquet", "collection-mirror"),
-        "footprints_geojson": asset(export_keys.footprints_key(of, ".geojson"), GEOJSON, "Footprints (GeoJSON)", "metadata"),
-        "footprints_parquet": asset(export_keys.footprints_key(of, ".parquet"), PARQUET, "Footprints (GeoParquet)", "metadata"),
+        "items": asset(export_keys.stac_parquet_key(collection), PARQUET, "All items as stac-geoparquet", "collection-mirror"),
+        "footprints_geojson": asset(
+            export_keys.footprints_key(collection, ".geojson"), GEOJSON, "Footprints (GeoJSON)", "metadata"
+        ),
+        "footprints_parquet": asset(
+            export_keys.footprints_key(collection, ".parquet"), PARQUET, "Footprints (GeoParquet)", "metadata"
+        ),
     }
-    for film_type in _bands(frames):
-        zipped = {"href": index_url(of, film_type, public_url), "type": "application/zip", "roles": ["metadata"]}
+    for film_type in _film_types(frames):
+        zipped = {"href": index_url(collection, film_type, public_url), "type": "application/zip", "roles": ["metadata"]}
         assets[f"tile_index_{film_type}"] = {**zipped, "title": "Tile index (zipped shapefile)"}
-        if any(shown.frame.film_type == film_type and shown.cog for shown in frames):
+        if any(indexed.frame.film_type == film_type and indexed.cog for indexed in frames):
             title = "All frames as one raster (GDAL raster tile index)"
-            assets[f"mosaic_{film_type}"] = asset(export_keys.mosaic_index_key(of, film_type), GEOPACKAGE, title, "data")
+            assets[f"mosaic_{film_type}"] = asset(export_keys.mosaic_index_key(collection, film_type), GEOPACKAGE, title, "data")
     if overview_key:
         assets["overview"] = asset(overview_key, _COG, "Overview mosaic, coarse (COG)", "overview")
     return assets
 
 
-def _map_links(of: Collection, at: Addresses) -> list[Document]:
-    png = {"type": "image/png", "title": of.title}
+def _map_links(collection: Collection, urls: BaseUrls) -> list[Document]:
+    png = {"type": "image/png", "title": collection.title}
     return [
-        {"rel": "wms", "href": wms_url(of, at.maps), "wms:layers": [of.name], "wms:transparent": True, **png},
-        {"rel": "xyz", "href": f"{tiles_url(of, at.maps)}/{{z}}/{{x}}/{{y}}.png", **png},
-        {"rel": "tilejson", "href": f"{tiles_url(of, at.maps)}/tilejson.json", "type": "application/json", "title": of.title},
+        {"rel": "wms", "href": wms_url(collection, urls.maps), "wms:layers": [collection.name], "wms:transparent": True, **png},
+        {"rel": "xyz", "href": f"{tiles_url(collection, urls.maps)}/{{z}}/{{x}}/{{y}}.png", **png},
+        {
+            "rel": "tilejson",
+            "href": f"{tiles_url(collection, urls.maps)}/tilejson.json",
+            "type": "application/json",
+            "title": collection.title,
+        },
     ]
 
 
-def _bands(frames: Sequence[Shown]) -> list[FilmType]:
-    return [film_type for film_type in FILM_TYPES if any(shown.frame.film_type == film_type for shown in frames)]
+def _film_types(frames: Sequence[IndexedFrame]) -> list[FilmType]:
+    return [film_type for film_type in FILM_TYPES if any(indexed.frame.film_type == film_type for indexed in frames)]

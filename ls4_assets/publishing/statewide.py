@@ -1,7 +1,7 @@
-"""The statewide files, put together from the collections' parts: no frame is read from the database, nothing is parsed twice.
+"""The statewide files, joined from the footprints of each collection (`footprints`) without reading frames from the database.
 
-One changed collection costs the copying of all parts, not the making of all rows. Parts are read a few at a time, in the order of
-the collections' names, so that two compilations of the same parts are equal.
+When one collection changes, all parts are copied, but no rows are rebuilt. Parts are read a few at a time and sorted by the
+collections' names, so that the same parts always produce the same files.
 """
 
 import io
@@ -18,20 +18,20 @@ from ls4_assets.db import export_state
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.names import Collection
 from ls4_assets.errors import NotFoundError
-from ls4_assets.publishing.footprints import SEPARATOR, features_of, head, tail
+from ls4_assets.publishing.footprints import GEOJSON_FOOTER, SEPARATOR, extract_features, geojson_header
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 from resources.storage import Storage
 
-# Parts that are read ahead of the one that is being written.
-_AHEAD = 16
-# A reader takes a row group whole, or leaves it out by its box.
-_ROW_GROUP = 50_000
+# Parts to download ahead of the one being written.
+_PREFETCH = 16
+# Readers skip row groups by their bounding box, and read the others completely.
+_ROW_GROUP_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """`missing`: collections whose parts were not in the bucket. They are left out, and made anew by themselves."""
+class StatewideExport:
+    """Result of a build. `missing`: collections whose parts were not in the bucket; ls4 rebuilds them automatically."""
 
     collections: int
     frames: int
@@ -40,13 +40,13 @@ class Compiled:
     seconds: float
 
 
-def compile_statewide(archive: Archive) -> Compiled:
-    """Write both files anew."""
+def compile_statewide(archive: Archive) -> StatewideExport:
+    """Rebuild both files."""
     started = time.monotonic()
     with archive.database.begin() as connection:
         export_state.begin_statewide_build(connection)
-        inputs_digest, collections = export_state.digest(connection), export_state.exported(connection)
-    # The bucket's client is made here, by one thread.
+        inputs_digest, collections = export_state.compute_inputs_digest(connection), export_state.list_exported(connection)
+    # Create the storage client in this thread, before the threads that share it start.
     archive.storage.head(export_keys.ROOT_CATALOG_KEY)
     sizes, missing = {}, set()
     with scratch_folder("ls4-statewide-", archive.settings.work_dir) as folder:
@@ -55,92 +55,96 @@ def compile_statewide(archive: Archive) -> Compiled:
             (export_keys.COMPILED_PARQUET_KEY, ".parquet", _join_parquet),
         ):
             path = folder / f"compiled{suffix}"
-            parts = _Parts(archive.storage, collections, suffix)
+            parts = _PartReader(archive.storage, collections, suffix)
             frames = join(parts, path)
             missing |= set(parts.missing)
             if path.exists():
                 sizes[key] = archive.storage.upload(path, key).size
                 path.unlink()
             else:
-                # An archive without a frame: a GeoParquet file has no columns then.
+                # A GeoParquet file needs at least one frame to define its columns.
                 archive.storage.delete(key)
     seconds = round(time.monotonic() - started, 3)
     with archive.database.begin() as connection:
-        for lost in missing:
-            export_state.note(connection, lost, revision=0)
+        for collection in missing:
+            export_state.update_state(connection, collection, revision=0)
         export_state.end_statewide_build(connection, inputs_digest, seconds)
-    return Compiled(len(collections) - len(missing), frames, tuple(sorted(missing)), sizes, seconds)
+    return StatewideExport(len(collections) - len(missing), frames, tuple(sorted(missing)), sizes, seconds)
 
 
-class _Parts:
-    """The parts of the collections in order, read ahead; those that were not there are in `missing` afterwards."""
+class _PartReader:
+    """Iterates over the collections' parts in order and prefetches them. Afterwards `missing` has those that did not exist."""
 
     def __init__(self, storage: Storage, collections: Sequence[Collection], suffix: str) -> None:
         self._storage, self._collections, self._suffix = storage, collections, suffix
         self.missing: list[Collection] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        with ThreadPoolExecutor(_AHEAD) as pool:
-            ahead: deque[tuple[Collection, Future[bytes]]] = deque()
-            for of in self._collections:
-                ahead.append((of, pool.submit(self._storage.read, export_keys.footprints_key(of, self._suffix))))
-                if len(ahead) == _AHEAD:
-                    yield from self._next(ahead)
-            while ahead:
-                yield from self._next(ahead)
+        with ThreadPoolExecutor(_PREFETCH) as pool:
+            downloads: deque[tuple[Collection, Future[bytes]]] = deque()
+            for collection in self._collections:
+                key = export_keys.footprints_key(collection, self._suffix)
+                downloads.append((collection, pool.submit(self._storage.read, key)))
+                if len(downloads) == _PREFETCH:
+                    yield from self._next(downloads)
+            while downloads:
+                yield from self._next(downloads)
 
-    def _next(self, ahead: deque[tuple[Collection, Future[bytes]]]) -> Iterator[bytes]:
-        of, part = ahead.popleft()
+    def _next(self, downloads: deque[tuple[Collection, Future[bytes]]]) -> Iterator[bytes]:
+        collection, part = downloads.popleft()
         try:
             yield part.result()
         except NotFoundError:
-            self.missing.append(of)
+            self.missing.append(collection)
 
 
-def _join_geojson(parts: _Parts, path: Path) -> int:
-    """Returns how many features."""
+def _join_geojson(parts: _PartReader, path: Path) -> int:
+    """Write the joined file. Returns the number of features."""
     count = 0
     with path.open("wb") as file:
-        file.write(head(path.stem))
+        file.write(geojson_header(path.stem))
         for part in parts:
-            features = features_of(part)
+            features = extract_features(part)
             file.write(SEPARATOR if count else b"")
             file.write(features)
             count += features.count(b"\n") + 1
-        file.write(tail())
+        file.write(GEOJSON_FOOTER)
     return count
 
 
-def _join_parquet(parts: _Parts, path: Path) -> int:
-    """Returns how many rows. Small parts share row groups; neighbours by name are mostly neighbours on the ground."""
+def _join_parquet(parts: _PartReader, path: Path) -> int:
+    """Write the joined file. Returns the number of rows.
+
+    Small parts share row groups. Parts are sorted by name, and collections of the same county are close to each other.
+    """
     from pyarrow import concat_tables, parquet
 
     count, geo, writer = 0, None, None
-    waiting: list[Any] = []
+    pending: list[Any] = []
     for part in parts:
         table = parquet.read_table(io.BytesIO(part))
-        geo = _widened(geo, json.loads(table.schema.metadata[b"geo"]))
+        geo = _merge_geo_metadata(geo, json.loads(table.schema.metadata[b"geo"]))
         table = table.replace_schema_metadata(None)
         writer = writer or parquet.ParquetWriter(path, table.schema, compression="zstd")
-        waiting.append(table.cast(writer.schema))
+        pending.append(table.cast(writer.schema))
         count += table.num_rows
-        if sum(one.num_rows for one in waiting) >= _ROW_GROUP:
-            writer.write_table(concat_tables(waiting))
-            waiting.clear()
+        if sum(table.num_rows for table in pending) >= _ROW_GROUP_ROWS:
+            writer.write_table(concat_tables(pending))
+            pending.clear()
     if writer:
-        if waiting:
-            writer.write_table(concat_tables(waiting))
+        if pending:
+            writer.write_table(concat_tables(pending))
         writer.add_key_value_metadata({"geo": json.dumps(geo)})
         writer.close()
     return count
 
 
-def _widened(geo: dict[str, Any] | None, by: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of GeoParquet with what only the whole knows: its box, and the types of its geometries."""
-    if geo is None:
-        return by
-    whole, part = geo["columns"]["geometry"], by["columns"]["geometry"]
-    sides = zip((min, min, max, max), whole["bbox"], part["bbox"], strict=True)
-    whole["bbox"] = [wider(ours, theirs) for wider, ours, theirs in sides]
-    whole["geometry_types"] = sorted({*whole["geometry_types"], *part["geometry_types"]})
-    return geo
+def _merge_geo_metadata(merged: dict[str, Any] | None, part: dict[str, Any]) -> dict[str, Any]:
+    """GeoParquet metadata with the bounding box and geometry types of all parts so far."""
+    if merged is None:
+        return part
+    merged_column, part_column = merged["columns"]["geometry"], part["columns"]["geometry"]
+    sides = zip((min, min, max, max), merged_column["bbox"], part_column["bbox"], strict=True)
+    merged_column["bbox"] = [outermost(side, part_side) for outermost, side, part_side in sides]
+    merged_column["geometry_types"] = sorted({*merged_column["geometry_types"], *part_column["geometry_types"]})
+    return merged

@@ -1,8 +1,7 @@
-"""The COG: deflate tif and overviews in the order that a reader over HTTP wants.
+"""Write the COG of a frame from its deflate tif and its overviews.
 
-A lossless COG holds the same compressed tiles as those two files, so it is put together from them without
-compressing anything again (`cog_assembly`). A JPEG COG, and any layout the assembly does not handle, goes
-through GDAL's COG driver, which takes over the overviews it finds.
+A lossless COG holds the same compressed tiles as those two files, so `cog_assembly` copies them without compressing anything
+again. GDAL's COG driver writes a JPEG COG, and any layout that the assembly does not handle; it reuses the existing overviews.
 """
 
 from collections.abc import Iterator
@@ -14,31 +13,31 @@ import rasterio.shutil
 
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.cog_assembly import assemble_cog
-from ls4_assets.raster.gdal_env import gdal_env, written_whole
+from ls4_assets.raster.gdal_env import atomic_write, gdal_env
 from ls4_assets.raster.overviews import overviews_path
 
-HowMade = Literal["assembled", "driver"]
+CogMethod = Literal["assembled", "driver"]
 
 
-def write_cog(deflate_tif: Path, out: Path, profile: FrameProfile, *, pixels: Path | None = None) -> HowMade:
-    """Write the COG of `deflate_tif`, whose overviews lie beside it, to `out`; tells how it was made.
+def write_cog(deflate_tif: Path, out: Path, profile: FrameProfile, *, pixels: Path | None = None) -> CogMethod:
+    """Write the COG of `deflate_tif`, whose overviews are beside it, to `out`; returns the method that wrote it.
 
-    `pixels`: the uncompressed copy that `write_deflate` kept, if it did; a COG that is encoded anew reads it quicker.
+    `pixels`: the uncompressed copy that `write_deflate` kept, if any; the driver reads it faster.
     """
     overviews = overviews_path(deflate_tif)
-    with written_whole(out) as part:
+    with atomic_write(out) as part:
         if profile.cog_compression == "DEFLATE" and assemble_cog(deflate_tif, overviews, part):
             return "assembled"
         if pixels is None:
-            _through_driver(deflate_tif, part, profile)
+            _copy_with_driver(deflate_tif, part, profile)
         else:
-            with _linked(overviews, overviews_path(pixels)):
-                _through_driver(pixels, part, profile)
+            with _symlink(overviews, overviews_path(pixels)):
+                _copy_with_driver(pixels, part, profile)
         return "driver"
 
 
 @contextmanager
-def _linked(existing: Path, link: Path) -> Iterator[None]:
+def _symlink(existing: Path, link: Path) -> Iterator[None]:
     link.symlink_to(existing.resolve())
     try:
         yield
@@ -46,7 +45,7 @@ def _linked(existing: Path, link: Path) -> Iterator[None]:
         link.unlink()
 
 
-def _through_driver(deflate_tif: Path, out: Path, profile: FrameProfile) -> None:
+def _copy_with_driver(deflate_tif: Path, out: Path, profile: FrameProfile) -> None:
     options: dict[str, object] = {
         "blocksize": profile.blocksize, "overviews": "AUTO", "bigtiff": "IF_SAFER",
         "overview_resampling": profile.overview_resampling.replace("_", "").upper(),

@@ -1,7 +1,7 @@
-"""The deflate tif: the photograph in EPSG:3857, tiled, lossless, with an internal mask where a pixel may be invalid.
+"""Write the deflate tif of a frame: EPSG:3857, tiled, lossless, with an internal mask where a pixel may be invalid.
 
-Where no reprojection is needed every valid pixel keeps its value exactly, true black and true white too.
-Masked pixels are written 0, so that what is hidden costs nothing and cannot be recovered by mistake.
+Without reprojection every valid pixel keeps its exact value, including true black and true white. Masked pixels are written as
+0: they then take almost no space, and cannot be recovered by mistake.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,16 +21,16 @@ from rasterio.windows import Window
 
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError
-from ls4_assets.raster.fidelity import Sample, cut, sample_windows
-from ls4_assets.raster.gdal_env import gdal_env, written_whole
+from ls4_assets.raster.fidelity import Sample, choose_sample_windows, cut_samples
+from ls4_assets.raster.gdal_env import atomic_write, gdal_env
 from ls4_assets.raster.georeference import WEB_MERCATOR
 from ls4_assets.raster.mask import Mask, find_mask
-from ls4_assets.raster.source import Limits, Source, reading
-from ls4_assets.raster.windows import chunks
+from ls4_assets.raster.source import Limits, Source, translate_read_errors
+from ls4_assets.raster.windows import iter_chunks
 
 SOFTWARE = "ls4"
 
-# By bands, because that is how the steps that read it want them.
+# Band by band, which is how the later steps read it.
 _UNCOMPRESSED: dict[str, object] = {"interleave": "band"}
 
 Pixels = NDArray[np.uint8]
@@ -38,8 +38,8 @@ ReadChunk = Callable[[Window], tuple[Pixels, NDArray[np.bool_] | None]]
 
 
 @dataclass(frozen=True)
-class Written:
-    """The share of the pixels that are valid, 0 to 1, and blocks of the image as they were read, to compare the COG with."""
+class DeflateResult:
+    """The share of valid pixels, 0 to 1, and sample blocks of the source, with which to compare the COG."""
 
     valid_share: float
     samples: tuple[Sample, ...]
@@ -53,17 +53,17 @@ def write_deflate(
     limits: Limits | None = None,
     source_sha256: str = "",
     keep: Path | None = None,
-) -> Written:
+) -> DeflateResult:
     """Write the deflate tif of `source` to `out`.
 
-    With `keep`, the same pixels go uncompressed to that path too: steps that follow read them without decoding.
-    Raises FrameFault when the source is truncated, has no valid pixel, or grows beyond `limits` by reprojection.
+    `keep`: also write the pixels uncompressed to this path, so that later steps read them without decoding.
+    Raises FrameError when the source is truncated, has no valid pixel, or exceeds `limits` after reprojection.
     """
     with gdal_env(pam=True), source.open() as dataset, ExitStack() as stack:
         mask = find_mask(source, dataset, detect_collar=profile.detect_collar)
         if source.needs_warp:
-            warped = stack.enter_context(_warped(source, dataset, mask, profile, out))
-            _reject_growth(warped, source, limits or Limits())
+            warped = stack.enter_context(_open_warped(source, dataset, mask, profile, out))
+            _reject_oversize(warped, source, limits or Limits())
             shape, transform, read = warped.shape, warped.transform, _warped_reader(warped, source)
         else:
             shape, transform = dataset.shape, source.transform
@@ -72,10 +72,10 @@ def write_deflate(
         if not valid:
             out.unlink()
             raise FrameError(
-                f"{source.path.name} has no valid pixel, all of it is masked or nodata; check the scan and its "
+                f"{source.path.name} has no valid pixel: all of it is masked or nodata; check the scan and its "
                 "nodata value, and drop it again."
             )
-        return Written(valid / int(shape[0] * shape[1]), tuple(samples))
+        return DeflateResult(valid / int(shape[0] * shape[1]), tuple(samples))
 
 
 def _write(
@@ -86,20 +86,22 @@ def _write(
     profile: FrameProfile,
     source_sha256: str,
 ) -> tuple[int, list[Sample]]:
-    """Write the deflate tif to the first of `paths` and its uncompressed copy to the second; number of valid pixels, and
-    samples."""
+    """Write the deflate tif to the first of `paths` and its uncompressed copy to the second, if any.
+
+    Returns the number of valid pixels, and the samples.
+    """
     options = _creation_options(profile, shape, transform)
     tags = {"TIFFTAG_SOFTWARE": SOFTWARE, "LS4_PROFILE": profile.hash("deflate")}
     if source_sha256:
         tags["LS4_SOURCE"] = source_sha256
     with ExitStack() as stack:
-        parts = [stack.enter_context(written_whole(path)) for path in paths]
+        parts = [stack.enter_context(atomic_write(path)) for path in paths]
         stack.enter_context(gdal_env())
         targets = []
         for part, codec in zip(parts, (_codec(profile), _UNCOMPRESSED), strict=False):
             targets.append(stack.enter_context(rasterio.open(part, "w", **options, **codec)))
             targets[-1].update_tags(**tags)
-        return _copy(read, targets, profile.blocksize, source_sha256)
+        return _copy_chunks(read, targets, profile.blocksize, source_sha256)
 
 
 def _creation_options(profile: FrameProfile, shape: tuple[int, int], transform: Affine) -> dict[str, object]:
@@ -108,7 +110,7 @@ def _creation_options(profile: FrameProfile, shape: tuple[int, int], transform: 
         "height": shape[0], "width": shape[1], "count": profile.bands,
         "photometric": "MINISBLACK" if profile.bands == 1 else "RGB",
         "tiled": True, "blockxsize": profile.blocksize, "blockysize": profile.blocksize,
-        # Uncompressed a frame may pass 4 GB while compressed it does not: GDAL estimates the first.
+        # GDAL estimates the uncompressed size, which may exceed 4 GB when the compressed size does not.
         "bigtiff": "IF_SAFER",
     }  # fmt: skip
 
@@ -117,13 +119,16 @@ def _codec(profile: FrameProfile) -> dict[str, object]:
     return {"compress": "DEFLATE", "predictor": 2, "zlevel": profile.deflate_zlevel, "interleave": "pixel"}
 
 
-def _copy(read: ReadChunk, targets: list[DatasetWriter], blocksize: int, seed: str) -> tuple[int, list[Sample]]:
-    """Write all chunks, each of whole tiles, so that no tile is compressed twice; number of valid pixels, and samples."""
+def _copy_chunks(read: ReadChunk, targets: list[DatasetWriter], blocksize: int, seed: str) -> tuple[int, list[Sample]]:
+    """Write all chunks, each of whole tiles, so that no tile is compressed twice.
+
+    Returns the number of valid pixels, and the samples.
+    """
     valid_pixels, samples = 0, []
-    wanted = sample_windows(targets[0].width, targets[0].height, blocksize, seed)
-    for window in chunks(targets[0].width, targets[0].height, blocksize):
+    selected = choose_sample_windows(targets[0].width, targets[0].height, blocksize, seed)
+    for window in iter_chunks(targets[0].width, targets[0].height, blocksize):
         pixels, valid = read(window)
-        samples += cut(window, pixels, valid, wanted)
+        samples += cut_samples(window, pixels, valid, selected)
         if valid is None:
             valid_pixels += pixels.shape[1] * pixels.shape[2]
         else:
@@ -142,14 +147,14 @@ def _plain_reader(dataset: DatasetReader, source: Source, mask: Mask | None) -> 
 
 def _warped_reader(warped: WarpedVRT, source: Source) -> ReadChunk:
     def read(window: Window) -> tuple[Pixels, NDArray[np.bool_]]:
-        with reading(source.path):
-            stack: Pixels = warped.read(window=window)
-        return stack[:-1], stack[-1] > 127
+        with translate_read_errors(source.path):
+            pixels: Pixels = warped.read(window=window)
+        return pixels[:-1], pixels[-1] > 127
 
     return read
 
 
-def _reject_growth(warped: WarpedVRT, source: Source, limits: Limits) -> None:
+def _reject_oversize(warped: WarpedVRT, source: Source, limits: Limits) -> None:
     if warped.width * warped.height > limits.max_pixels:
         raise FrameError(
             f"{source.path.name} becomes {warped.width:,} x {warped.height:,} pixels in EPSG:3857 and the limit is "
@@ -158,22 +163,23 @@ def _reject_growth(warped: WarpedVRT, source: Source, limits: Limits) -> None:
 
 
 @contextmanager
-def _warped(source: Source, dataset: DatasetReader, mask: Mask | None, profile: FrameProfile, out: Path) -> Iterator[WarpedVRT]:
-    """The source in EPSG:3857, north up, read on demand; its last band is alpha.
+def _open_warped(
+    source: Source, dataset: DatasetReader, mask: Mask | None, profile: FrameProfile, out: Path
+) -> Iterator[WarpedVRT]:
+    """Yield the source in EPSG:3857, north up, read on demand; its last band is alpha.
 
-    The warper must see one mask for all bands, so that no value bleeds in from the collar and black is not
-    taken for nodata: the source is wrapped in a VRT that has exactly the wanted bands, and the mask as its
-    mask band.
+    The warper must use one mask for all bands, so that no value bleeds in from the collar and black is not taken for nodata.
+    The source is therefore wrapped in a VRT that has exactly the photograph's bands, and the mask as its mask band.
     """
     mask_file = out.with_name(f".mask-{out.stem}.tif")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if mask is not None:
             _write_mask(source, dataset, mask, mask_file)
-        xml = _vrt(source, dataset.block_shapes[0], mask_file if mask else None)
-        with reading(source.path), rasterio.open(xml, driver="VRT") as plain:
+        xml = _build_vrt(source, dataset.block_shapes[0], mask_file if mask else None)
+        with translate_read_errors(source.path), rasterio.open(xml, driver="VRT") as unwarped:
             warped = WarpedVRT(
-                plain,
+                unwarped,
                 crs=WEB_MERCATOR,
                 resampling=Resampling[profile.resampling],
                 add_alpha=True,
@@ -192,17 +198,17 @@ def _write_mask(source: Source, dataset: DatasetReader, mask: Mask, path: Path) 
         "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "zlevel": 1,
     }  # fmt: skip
     with gdal_env(), rasterio.open(path, "w", **options) as target:
-        for window in chunks(source.width, source.height, 512):
+        for window in iter_chunks(source.width, source.height, 512):
             target.write(mask.read(dataset, window).astype(np.uint8) * np.uint8(255), 1, window=window)
 
 
-def _vrt(source: Source, block_shape: tuple[int, int], mask_file: Path | None) -> str:
-    """GDAL's VRT format (gdal.org/drivers/raster/vrt.html) for the wanted bands of the source and its mask."""
-    colours = ("Gray",) if len(source.bands) == 1 else ("Red", "Green", "Blue")
+def _build_vrt(source: Source, block_shape: tuple[int, int], mask_file: Path | None) -> str:
+    """VRT XML (gdal.org/drivers/raster/vrt.html) with the photograph's bands of the source and its mask."""
+    colors = ("Gray",) if len(source.bands) == 1 else ("Red", "Green", "Blue")
     bands = "".join(
         f'<VRTRasterBand dataType="Byte" band="{number}" blockXSize="{block_shape[1]}" blockYSize="{block_shape[0]}">'
-        f"<ColorInterp>{colour}</ColorInterp>{_vrt_source(source.path, band, source.min_is_white)}</VRTRasterBand>"
-        for number, (band, colour) in enumerate(zip(source.bands, colours, strict=True), start=1)
+        f"<ColorInterp>{color}</ColorInterp>{_vrt_source(source.path, band, source.min_is_white)}</VRTRasterBand>"
+        for number, (band, color) in enumerate(zip(source.bands, colors, strict=True), start=1)
     )
     mask = ""
     if mask_file is not None:
@@ -214,8 +220,8 @@ def _vrt(source: Source, block_shape: tuple[int, int], mask_file: Path | None) -
     )
 
 
-def _vrt_source(path: Path, band: int, inverted: bool) -> str:
-    kind, lut = ("ComplexSource", "<LUT>0:255,255:0</LUT>") if inverted else ("SimpleSource", "")
+def _vrt_source(path: Path, band: int, is_inverted: bool) -> str:
+    kind, lut = ("ComplexSource", "<LUT>0:255,255:0</LUT>") if is_inverted else ("SimpleSource", "")
     return (
         f'<{kind}><SourceFilename relativeToVRT="0">{escape(str(path.resolve()))}</SourceFilename>'
         f"<SourceBand>{band}</SourceBand>{lut}</{kind}>"

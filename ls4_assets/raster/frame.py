@@ -1,11 +1,11 @@
-"""One frame through the steps that are asked for, in a directory of its own; what a worker process runs.
+"""Run the requested steps of one frame in a working directory of its own:
 
 workdir/deflate/<stem>.tif       deflate tif
 workdir/deflate/<stem>.tif.ovr   its overviews
 workdir/cog/<stem>.tif           COG
 
-Between steps that are asked for together the pixels are kept uncompressed as well (workdir/pixels/, removed at the end):
-decoding them again would cost an eighth of the CPU.
+When several steps are requested, the pixels are also kept uncompressed between them (workdir/pixels/, removed at the end):
+decoding them again would take an eighth of the CPU. `ls4_assets.processing.worker` fetches the source and publishes the products.
 """
 
 import hashlib
@@ -19,30 +19,34 @@ import rasterio
 
 from ls4_assets.domain.names import STEPS, FilmType, Step
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.raster.cog import HowMade, write_cog
+from ls4_assets.raster.cog import CogMethod, write_cog
 from ls4_assets.raster.deflate import write_deflate
-from ls4_assets.raster.fidelity import Fidelity, Sample, compare, read_samples, valid_share
-from ls4_assets.raster.footprint import footprint
+from ls4_assets.raster.fidelity import Fidelity, Sample, compare_cog, measure_valid_share, read_samples
+from ls4_assets.raster.footprint import trace_footprint
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from ls4_assets.raster.overviews import overviews_path, write_overviews
 from ls4_assets.raster.source import Limits, Source, open_source
-from ls4_assets.raster.thumbnail import thumbnail
+from ls4_assets.raster.thumbnail import render_thumbnail
 from ls4_assets.raster.validate import check_cog
 
-KEEP_AT_MOST = 1_000_000_000
-"""Bytes of pixels above which they are not kept: the disk would have to be written, and not only the page cache."""
+MAX_KEPT_BYTES = 1_000_000_000
+"""Larger frames keep no uncompressed pixels: they would have to be written to the disk, not only to the page cache."""
 
 
 @dataclass(frozen=True)
 class FrameResult:
-    """What became of a frame; picklable. Fields of steps that were not asked for are None or absent from the dicts.
+    """Measurements and metadata of a processed frame; picklable.
 
-    `width`, `height`, `transform`: of the products, pixels in EPSG:3857. `sizes` (bytes), `seconds`, `peak_mb` (of the
-    process, while the step ran) and `profile_hash` are by step. `valid_share`: valid pixels of all pixels of
-    the products, 0 to 1, as the scan says and `cog_valid_share` as the COG does. `cog_findings` are what is wrong with the COG
-    (nothing, mostly), `fidelity` whether its pixels are the scan's. `footprint_wkb`: MultiPolygon in EPSG:3857.
-    `thumbnail`: WebP.
+    Fields of steps that were not requested are None, or absent from the dicts.
+
+    width, height, transform: of the products, in pixels and in EPSG:3857.
+    sizes, seconds, peak_mb, profile_hash: by step; bytes of the product, and peak memory of the process during the step.
+    valid_share, cog_valid_share: share of valid pixels, 0 to 1, measured in the scan and in the COG.
+    cog_findings: defects of the COG's structure, normally none.
+    fidelity: comparison of the COG's pixels with the scan.
+    footprint_wkb: MultiPolygon in EPSG:3857.
+    thumbnail: WebP.
     """
 
     film_type: FilmType
@@ -59,7 +63,7 @@ class FrameResult:
     source_crs: str | None = None
     warped: bool | None = None
     valid_share: float | None = None
-    cog_made: HowMade | None = None
+    cog_method: CogMethod | None = None
     cog_sha256: str | None = None
     cog_findings: tuple[str, ...] = ()
     cog_valid_share: float | None = None
@@ -69,7 +73,7 @@ class FrameResult:
 
 
 def product_path(workdir: Path, stem: str, step: Step) -> Path:
-    """Where the product of `step` lies in `workdir`."""
+    """Return the path of the product of `step` in `workdir`."""
     if step == "cog":
         return workdir / "cog" / f"{stem}.tif"
     deflate_tif = workdir / "deflate" / f"{stem}.tif"
@@ -86,14 +90,13 @@ def process(
     steps: Sequence[Step] = STEPS,
     source_sha256: str = "",
 ) -> FrameResult:
-    """Do `steps` for one frame, in their order; the products of earlier steps must lie in `workdir` already.
+    """Run `steps` for one frame in their order; the products of all earlier steps must already be in `workdir`.
 
-    `source_path` is read by the step "deflate" only. Raises FrameFault when the frame is at fault, ValueError
-    when a product that a step builds on is missing. Whether the COG may be served is the caller's to decide, by what the result
-    says of it.
+    Only the step "deflate" reads `source_path`. Raises FrameError when the content of the frame is at fault, ValueError when
+    an input of a step is missing. The caller decides by the result whether the COG may be served.
     """
-    wanted = [step for step in STEPS if step in steps]
-    _reject_missing_upstream(workdir, stem, wanted)
+    requested = [step for step in STEPS if step in steps]
+    _reject_missing_upstream(workdir, stem, requested)
     deflate_tif, cog_tif = product_path(workdir, stem, "deflate"), product_path(workdir, stem, "cog")
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
@@ -101,59 +104,59 @@ def process(
     kept: Path | None = None
     samples: Sequence[Sample] = ()
 
-    def deflate() -> None:
+    def run_deflate() -> None:
         nonlocal kept, samples
         if source_path is None:
-            raise ValueError("The step deflate needs a source; give its path.")
+            raise ValueError("The step deflate needs a source; pass its path.")
         source = open_source(source_path, film_type, limits)
-        if len(wanted) > 1 and source.width * source.height * profile.bands <= KEEP_AT_MOST:
+        if len(requested) > 1 and source.width * source.height * profile.bands <= MAX_KEPT_BYTES:
             kept = workdir / "pixels" / f"{stem}.tif"
         written = write_deflate(source, deflate_tif, profile, limits=limits, source_sha256=source_sha256, keep=kept)
         samples = written.samples
         facts.update(_source_facts(source), valid_share=written.valid_share)
 
-    def cog() -> None:
-        how = write_cog(deflate_tif, cog_tif, profile, pixels=kept)
-        compared = compare(cog_tif, samples or read_samples(deflate_tif, profile.blocksize, source_sha256), profile)
+    def run_cog() -> None:
+        method = write_cog(deflate_tif, cog_tif, profile, pixels=kept)
+        fidelity = compare_cog(cog_tif, samples or read_samples(deflate_tif, profile.blocksize, source_sha256), profile)
         with cog_tif.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        facts.update(cog_made=how, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=compared)
+        facts.update(cog_method=method, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=fidelity)
         facts.update(
             cog_sha256=sha256,
-            cog_valid_share=valid_share(cog_tif),
-            footprint_wkb=footprint(cog_tif).wkb,
-            thumbnail=thumbnail(cog_tif),
+            cog_valid_share=measure_valid_share(cog_tif),
+            footprint_wkb=trace_footprint(cog_tif).wkb,
+            thumbnail=render_thumbnail(cog_tif),
         )
 
-    work: dict[Step, Callable[[], object]] = {
-        "deflate": deflate,
+    run_step: dict[Step, Callable[[], object]] = {
+        "deflate": run_deflate,
         "overviews": lambda: write_overviews(deflate_tif, profile, pixels=kept),
-        "cog": cog,
+        "cog": run_cog,
     }
     try:
-        for step in wanted:
-            with _measured(step, seconds, peak_mb):
-                work[step]()
+        for step in requested:
+            with _measure(step, seconds, peak_mb):
+                run_step[step]()
     finally:
         if kept is not None:
             kept.unlink(missing_ok=True)
-    with gdal_env(), rasterio.open(cog_tif if "cog" in wanted else deflate_tif) as product:
+    with gdal_env(), rasterio.open(cog_tif if "cog" in requested else deflate_tif) as product:
         width, height, levels = product.width, product.height, tuple(product.overviews(1))
         transform = tuple(product.transform)[:6]
     return FrameResult(
         film_type=film_type, width=width, height=height, transform=transform, overview_levels=levels,
-        sizes={step: product_path(workdir, stem, step).stat().st_size for step in wanted},
-        seconds=seconds, peak_mb=peak_mb, profile_hash={step: profile.hash(step) for step in wanted},
+        sizes={step: product_path(workdir, stem, step).stat().st_size for step in requested},
+        seconds=seconds, peak_mb=peak_mb, profile_hash={step: profile.hash(step) for step in requested},
         **facts,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def _reject_missing_upstream(workdir: Path, stem: str, wanted: Sequence[Step]) -> None:
-    if not wanted:
-        raise ValueError(f"No step is asked for; name some of {', '.join(STEPS)}.")
-    for step in STEPS[: STEPS.index(wanted[-1])]:
-        if step not in wanted and not product_path(workdir, stem, step).exists():
-            raise ValueError(f"{product_path(workdir, stem, step)} is missing; fetch it before asking for {wanted[-1]}.")
+def _reject_missing_upstream(workdir: Path, stem: str, requested: Sequence[Step]) -> None:
+    if not requested:
+        raise ValueError(f"No step was requested; request at least one of {', '.join(STEPS)}.")
+    for step in STEPS[: STEPS.index(requested[-1])]:
+        if step not in requested and not product_path(workdir, stem, step).exists():
+            raise ValueError(f"{product_path(workdir, stem, step)} is missing; fetch it before requesting {requested[-1]}.")
 
 
 def _source_facts(source: Source) -> dict[str, object]:
@@ -166,7 +169,7 @@ def _source_facts(source: Source) -> dict[str, object]:
 
 
 @contextmanager
-def _measured(step: Step, seconds: dict[Step, float], peak_mb: dict[Step, float]) -> Iterator[None]:
+def _measure(step: Step, seconds: dict[Step, float], peak_mb: dict[Step, float]) -> Iterator[None]:
     reset_peak()
     start = time.perf_counter()
     yield

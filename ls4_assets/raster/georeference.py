@@ -1,7 +1,7 @@
-"""Where a scan lies on the ground: its CRS and geotransform, from the tif or from the sidecars beside it.
+"""Read the georeference of a scan: its CRS and geotransform, from the tif or from its sidecars.
 
-GDAL reads world files and `x.tif.aux.xml` by itself. It does not read `x.prj`, nor the `x.aux.xml` of older
-ArcGIS: both are read here, for a tif that names no CRS of its own.
+GDAL itself reads world files and `x.tif.aux.xml`. It does not read `x.prj`, nor the `x.aux.xml` of older ArcGIS; this module
+reads both for a tif that names no CRS of its own.
 """
 
 import math
@@ -23,16 +23,17 @@ from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
 
 WEB_MERCATOR = CRS.from_epsg(3857)
-# Half the circumference, and as much again to the north and south: Web Mercator has no edge there, sense ends.
-_EDGE_OF_MAP = (20_037_508.35 * 1.01, 20_037_508.35 * 2)
-_SAME_PLACE = 0.001
-"""Of a pixel: reprojection that moves no corner further than this is none."""
-_ADVICE = "georeference it anew and drop it again"
+# Largest plausible easting and northing: half the circumference, and twice that to the north and south, where Web Mercator has
+# no edge.
+_MAP_LIMITS = (20_037_508.35 * 1.01, 20_037_508.35 * 2)
+_SAME_PLACE_PX = 0.001
+"""No reprojection is needed when it would move every corner by at most this share of a pixel."""
+_ADVICE = "correct its georeference and drop it again"
 
 
 @dataclass(frozen=True)
 class Georeference:
-    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for people: "EPSG:26914"."""
+    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:26914"."""
 
     crs: CRS
     transform: Affine
@@ -40,20 +41,20 @@ class Georeference:
     needs_warp: bool
 
 
-def georeference_of(dataset: DatasetReader, path: Path) -> Georeference:
-    """The georeference of an open scan; raises FrameFault when there is none, or none that leads to a map."""
+def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
+    """Return the georeference of the open scan at `path`; raises FrameError when it is missing or cannot be placed on a map."""
     transform, crs = dataset.transform, dataset.crs
     if transform.is_identity:
-        transform = _from_world_file(path)
+        transform = _read_world_file(path)
     if transform.is_identity:
-        transform, sidecar_crs = _from_older_aux_xml(path)
+        transform, sidecar_crs = _read_arcgis_aux_xml(path)
         crs = crs or sidecar_crs
     if transform.is_identity:
-        raise FrameError(_no_georeference(path, bool(dataset.gcps[0])))
-    crs = crs or _from_prj(path) or _from_older_aux_xml(path)[1]
+        raise FrameError(_explain_missing(path, bool(dataset.gcps[0])))
+    crs = crs or _read_prj(path) or _read_arcgis_aux_xml(path)[1]
     if not crs:
         raise FrameError(
-            f"{path.name} has a geotransform but names no coordinate reference system; drop its .prj beside it, "
+            f"{path.name} has a geotransform but no coordinate reference system; drop its .prj beside it, "
             "or write it into the tif with gdal_edit.py -a_srs."
         )
     if not (crs.is_projected or crs.is_geographic):
@@ -63,14 +64,14 @@ def georeference_of(dataset: DatasetReader, path: Path) -> Georeference:
         )
     label = _label(crs)
     corners = _corners(dataset, transform, path)
-    on_map = _on_map(crs, label, corners, path)
-    turned = transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0
-    # A CRS whose numbers are those of EPSG:3857 is EPSG:3857, whatever name the scan's software gave it.
-    moved = np.abs(on_map - corners).max() > _SAME_PLACE * abs(transform.a)
-    return Georeference(crs, transform, label, needs_warp=bool(turned or moved))
+    map_corners = _project_to_map(crs, label, corners, path)
+    is_turned = transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0
+    # A CRS with the same coordinates as EPSG:3857 needs no warp, regardless of the name that the scanning software gave it.
+    is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
+    return Georeference(crs, transform, label, needs_warp=bool(is_turned or is_moved))
 
 
-def _no_georeference(path: Path, has_control_points: bool) -> str:
+def _explain_missing(path: Path, has_control_points: bool) -> str:
     if has_control_points:
         return (
             f"{path.name} has ground control points but no geotransform; rectify it first, for example with "
@@ -82,69 +83,71 @@ def _no_georeference(path: Path, has_control_points: bool) -> str:
 def _corners(dataset: DatasetReader, transform: Affine, path: Path) -> NDArray[np.float64]:
     """Ground coordinates of the image's four corners, shape (4, 2), in the scan's own CRS."""
     if not all(math.isfinite(number) for number in transform[:6]):
-        raise FrameError(f"{path.name} has a geotransform that is not made of numbers; {_ADVICE}.")
+        raise FrameError(f"{path.name} has a geotransform with values that are not finite numbers; {_ADVICE}.")
     if transform.determinant == 0:
         raise FrameError(f"{path.name} has a geotransform with a pixel size of zero; {_ADVICE}.")
     pixels = [(0, 0), (dataset.width, 0), (dataset.width, dataset.height), (0, dataset.height)]
     return np.array([transform @ pixel for pixel in pixels])
 
 
-def _on_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
-    """The corners in EPSG:3857; raises FrameFault where that makes no sense."""
-    fault = FrameError(
+def _project_to_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """Return the corners in EPSG:3857; raises FrameError when they are outside the area of the CRS."""
+    outside = FrameError(
         f"{path.name} lies outside the area of {label}; check that its world file belongs to {label}, then {_ADVICE}."
     )
     if crs.is_geographic and (np.abs(corners) > (540, 90)).any():
-        raise fault
+        raise outside
     try:
-        on_map = np.array(transform_points(crs, WEB_MERCATOR, corners[:, 0], corners[:, 1])).T
+        map_corners = np.array(transform_points(crs, WEB_MERCATOR, corners[:, 0], corners[:, 1])).T
     except GDAL_ERRORS as error:
-        raise fault from error
-    if not np.isfinite(on_map).all() or (np.abs(on_map) > _EDGE_OF_MAP).any():
-        raise fault
-    return on_map
+        raise outside from error
+    if not np.isfinite(map_corners).all() or (np.abs(map_corners) > _MAP_LIMITS).any():
+        raise outside
+    return map_corners
 
 
-def _from_world_file(path: Path) -> Affine:
-    """The geotransform of a world file beside a tif that itself says "identity", which is no place; identity: none."""
+def _read_world_file(path: Path) -> Affine:
+    """The geotransform of a world file beside a tif whose own geotransform is the identity; identity when there is none."""
     with gdal_env(GDAL_GEOREF_SOURCES="WORLDFILE"), rasterio.open(path, driver="GTiff") as dataset:
         return Affine(*dataset.transform[:6])
 
 
-def _from_prj(path: Path) -> CRS | None:
-    """The CRS of `x.prj` beside `x.tif`, OGC or ESRI WKT; None when there is no such file."""
-    sidecar = _beside(path, ".prj")
+def _read_prj(path: Path) -> CRS | None:
+    """The CRS of `x.prj` beside `x.tif`, in OGC or ESRI WKT; None when there is no such file."""
+    sidecar = _find_sidecar(path, ".prj")
     if sidecar is None:
         return None
     try:
         return CRS.from_wkt(sidecar.read_text(encoding="utf-8-sig", errors="replace").strip())
     except CRSError as error:
         raise FrameError(
-            f"{sidecar.name} is not a coordinate reference system in WKT; write it again from the GIS and drop it."
+            f"{sidecar.name} is not a coordinate reference system in WKT; export it again from the GIS and drop it."
         ) from error
 
 
-def _from_older_aux_xml(path: Path) -> tuple[Affine, CRS | None]:
-    """Geotransform (identity: none) and CRS of `x.aux.xml`, which older ArcGIS writes instead of `x.tif.aux.xml`."""
-    sidecar = _beside(path, ".aux.xml")
+def _read_arcgis_aux_xml(path: Path) -> tuple[Affine, CRS | None]:
+    """Geotransform (identity when missing) and CRS of `x.aux.xml`, which older ArcGIS writes instead of `x.tif.aux.xml`."""
+    sidecar = _find_sidecar(path, ".aux.xml")
     if sidecar is None:
         return Affine.identity(), None
     text = sidecar.read_text(encoding="utf-8", errors="replace")
     try:
-        numbers = [float(number) for number in _element(text, "GeoTransform").split(",") if number.strip()]
-        crs = CRS.from_wkt(_element(text, "SRS")) if _element(text, "SRS") else None
+        numbers = [float(number) for number in _element_text(text, "GeoTransform").split(",") if number.strip()]
+        crs = CRS.from_wkt(_element_text(text, "SRS")) if _element_text(text, "SRS") else None
     except (ValueError, CRSError) as error:
-        raise FrameError(f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it or write it again.") from error
+        raise FrameError(
+            f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it, or export it again and drop it."
+        ) from error
     return (Affine.from_gdal(*numbers) if len(numbers) == 6 else Affine.identity()), crs
 
 
-def _element(xml: str, name: str) -> str:
-    """The text of the first element `name`, without a parser: the file is a stranger's, and two elements are enough."""
-    found = re.search(rf"<{name}\b[^>]*>(.*?)</{name}>", xml, re.DOTALL)
-    return unescape(found.group(1)).strip() if found else ""
+def _element_text(xml: str, name: str) -> str:
+    """Text of the first element `name`, or "". No XML parser: the file is untrusted input, and two elements are enough."""
+    match = re.search(rf"<{name}\b[^>]*>(.*?)</{name}>", xml, re.DOTALL)
+    return unescape(match.group(1)).strip() if match else ""
 
 
-def _beside(path: Path, suffix: str) -> Path | None:
+def _find_sidecar(path: Path, suffix: str) -> Path | None:
     for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
         if candidate.is_file():
             return candidate

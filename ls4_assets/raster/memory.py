@@ -1,4 +1,4 @@
-"""Peak memory of this process, resettable on Linux, so that a pool worker's figures belong to one step of one frame."""
+"""Peak memory of this process, resettable on Linux, so that a worker can report it for each step of each frame."""
 
 import resource
 import sys
@@ -6,16 +6,16 @@ from pathlib import Path
 
 
 def reset_peak() -> None:
-    """Start a new measurement where the kernel lets us (Linux, /proc/self/clear_refs); otherwise peaks only rise."""
+    """Start a new measurement where the kernel allows it (Linux, /proc/self/clear_refs); elsewhere the peak only rises."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        # Not Linux, or a container without it: the figure is then the highest since the process began.
+        # Not Linux, or a container without this file: the figure is then the peak since the process started.
         return
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory in MB (10^6 bytes) since `reset_peak`, or since the process began."""
+    """Peak resident memory in MB (10^6 bytes) since `reset_peak`, or since the process started."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

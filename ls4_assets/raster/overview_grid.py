@@ -1,7 +1,7 @@
-"""The grid of an overview mosaic: which resolution, which tiles. Arithmetic only, no pixel is read here.
+"""The tile grid of an overview mosaic: its resolution and its tiles. Arithmetic only; `overview_painting` reads the pixels.
 
-Resolutions are those of web map zooms, and tiles of every level are counted from the corner of the world: however a collection
-grows, a tile stays the same piece of ground, and its compressed bytes can be taken over from one mosaic to the next.
+Resolutions are those of web map zooms, and the tiles of every level are numbered from the corner of the world. A tile therefore
+covers the same ground however the collection grows, and its compressed bytes can be copied from one mosaic to the next.
 """
 
 import math
@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 from affine import Affine
 
-TILE = 512
-MOST_PIXELS = 256_000_000
+TILE_PX = 512
+MAX_MOSAIC_PIXELS = 256_000_000
 
 _HALF_WORLD = math.pi * 6_378_137
-_COARSER = 8
-# Zooms by which the median of the frames may move before a mosaic that is there changes over; half a zoom would be the rounding.
-_STAY = 0.75
+_REDUCTION = 8
+# Zoom levels by which the exact zoom may drift before an existing mosaic changes its zoom; plain rounding would be half a zoom.
+_HYSTERESIS = 0.75
 
 Box = tuple[float, float, float, float]
-"""minx, miny, maxx, maxy in EPSG:3857 metres."""
+"""minx, miny, maxx, maxy in EPSG:3857 meters."""
 
 
 class Tile(NamedTuple):
-    """A tile of a level (0 is the full image), by its column and row in the whole world."""
+    """A tile of a level (0 is the full image), by its column and row in the world grid of that level."""
 
     level: int
     column: int
@@ -42,28 +42,32 @@ class Tile(NamedTuple):
         return *upper, Tile(level, column, row + 1), Tile(level, column + 1, row + 1)
 
 
-def resolution(zoom: int) -> float:
-    """Metres a pixel."""
+def zoom_resolution(zoom: int) -> float:
+    """Return the EPSG:3857 meters per pixel of a web map zoom with tiles of 256 pixels."""
     return 2 * _HALF_WORLD / float(256 * 2**zoom)
 
 
-def choose_zoom(native: float, extent: Box, previous: int | None = None) -> int:
-    """The zoom about eight times coarser than frames of `native` metres a pixel; coarser where the whole would be too large."""
-    exact = math.log2(resolution(0) / (_COARSER * native))
-    zoom = previous if previous is not None and abs(previous - exact) <= _STAY else round(exact)
+def choose_zoom(native_resolution: float, extent: Box, previous: int | None = None) -> int:
+    """Return the zoom that is about 8 times coarser than the frames, or coarser still when the mosaic would be too large.
+
+    `native_resolution`: of the frames, in EPSG:3857 meters per pixel. `previous`: the zoom of the existing mosaic, which is
+    kept while it is close enough.
+    """
+    exact = math.log2(zoom_resolution(0) / (_REDUCTION * native_resolution))
+    zoom = previous if previous is not None and abs(previous - exact) <= _HYSTERESIS else round(exact)
     area = (extent[2] - extent[0]) * (extent[3] - extent[1])
-    # Frames of which one is as large as the world have no place in an archive, but must not stop it either.
+    # A frame as large as the world is an error in the archive, but it must not stop the build.
     zoom = max(1, zoom)
-    while zoom > 1 and area / resolution(zoom) ** 2 > MOST_PIXELS:
+    while zoom > 1 and area / zoom_resolution(zoom) ** 2 > MAX_MOSAIC_PIXELS:
         zoom -= 1
     return zoom
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of one mosaic: all that lie below a few tiles, `left` to `right` and `top` to `bottom`, of its last level.
+    """The tiles of one mosaic: all descendants of the tiles `left` to `right` and `top` to `bottom` of its last level.
 
-    Most are empty, and take no room in the file.
+    `right` and `bottom` are exclusive. Most tiles are empty, and take no space in the file.
     """
 
     zoom: int
@@ -74,9 +78,9 @@ class Grid:
     bottom: int
 
     @classmethod
-    def around(cls, extent: Box, zoom: int) -> "Grid":
-        """The smallest grid that holds an extent, with overviews until at most two tiles by two are left."""
-        left, top, right, bottom = _tiles_of(extent, zoom)
+    def covering(cls, extent: Box, zoom: int) -> "Grid":
+        """Return the smallest grid that covers an extent, with overviews down to at most 2 x 2 tiles."""
+        left, top, right, bottom = _tile_range(extent, zoom)
         level = 0
         while (right - left, bottom - top) != (1, 1) and (level == 0 or max(right - left, bottom - top) > 2):
             left, top, right, bottom = left // 2, top // 2, -(-right // 2), -(-bottom // 2)
@@ -84,16 +88,16 @@ class Grid:
         return cls(zoom, level, left, top, right, bottom)
 
     @classmethod
-    def of(cls, transform: Affine, width: int, height: int, zoom: int, last_level: int) -> "Grid":
-        """The grid of a mosaic that is there."""
-        span = TILE * 2**last_level
-        left = round((transform.c + _HALF_WORLD) / resolution(zoom) / span)
-        top = round((_HALF_WORLD - transform.f) / resolution(zoom) / span)
+    def from_transform(cls, transform: Affine, width: int, height: int, zoom: int, last_level: int) -> "Grid":
+        """Return the grid of an existing mosaic; `width` and `height` in pixels."""
+        span = TILE_PX * 2**last_level
+        left = round((transform.c + _HALF_WORLD) / zoom_resolution(zoom) / span)
+        top = round((_HALF_WORLD - transform.f) / zoom_resolution(zoom) / span)
         return cls(zoom, last_level, left, top, left + width // span, top + height // span)
 
     @property
     def resolution(self) -> float:
-        return resolution(self.zoom)
+        return zoom_resolution(self.zoom)
 
     @property
     def levels(self) -> range:
@@ -101,45 +105,45 @@ class Grid:
 
     @property
     def transform(self) -> Affine:
-        step, span = self.resolution, TILE * 2**self.last_level * self.resolution
+        step, span = self.resolution, TILE_PX * 2**self.last_level * self.resolution
         return Affine(step, 0, self.left * span - _HALF_WORLD, 0, -step, _HALF_WORLD - self.top * span)
 
     def corner(self, level: int) -> tuple[int, int]:
-        """Column and row of a level's first tile."""
+        """Return column and row of a level's first tile."""
         factor = 2 ** (self.last_level - level)
         return self.left * factor, self.top * factor
 
     def shape(self, level: int) -> tuple[int, int]:
-        """Tiles down and across."""
+        """Return the number of tiles down and across."""
         factor = 2 ** (self.last_level - level)
         return (self.bottom - self.top) * factor, (self.right - self.left) * factor
 
-    def tiles(self, level: int) -> Iterator[Tile]:
-        """Row by row, as they stand in a file."""
+    def iter_tiles(self, level: int) -> Iterator[Tile]:
+        """Yield the tiles of a level row by row, in the order of the file."""
         (left, top), (down, across) = self.corner(level), self.shape(level)
         for row in range(top, top + down):
             for column in range(left, left + across):
                 yield Tile(level, column, row)
 
-    def touched(self, boxes: Iterable[Box]) -> set[Tile]:
-        """Tiles of the full image that the boxes touch; what lies outside the grid touches none."""
+    def find_touched(self, boxes: Iterable[Box]) -> set[Tile]:
+        """Return the tiles of the full image that the boxes touch; parts outside the grid are ignored."""
         (first, upper), (down, across) = self.corner(0), self.shape(0)
-        found: set[Tile] = set()
+        tiles: set[Tile] = set()
         for box in boxes:
-            left, top, right, bottom = _tiles_of(box, self.zoom)
+            left, top, right, bottom = _tile_range(box, self.zoom)
             columns = range(max(left, first), min(right, first + across))
-            found |= {Tile(0, column, row) for row in range(max(top, upper), min(bottom, upper + down)) for column in columns}
-        return found
+            tiles |= {Tile(0, column, row) for row in range(max(top, upper), min(bottom, upper + down)) for column in columns}
+        return tiles
 
-    def edges(self, tile: Tile) -> tuple[float, float]:
-        """Easting and northing of the upper left corner of a tile of the full image."""
-        span = TILE * self.resolution
+    def origin(self, tile: Tile) -> tuple[float, float]:
+        """Return easting and northing of the upper left corner of a tile of the full image."""
+        span = TILE_PX * self.resolution
         return tile.column * span - _HALF_WORLD, _HALF_WORLD - tile.row * span
 
-    def box(self, tiles: Iterable[Tile]) -> Box:
-        """The box around tiles of the full image."""
-        corners = [self.edges(tile) for tile in tiles]
-        span = TILE * self.resolution
+    def bounds(self, tiles: Iterable[Tile]) -> Box:
+        """Return the bounding box of tiles of the full image."""
+        corners = [self.origin(tile) for tile in tiles]
+        span = TILE_PX * self.resolution
         return (
             min(x for x, _ in corners),
             min(y for _, y in corners) - span,
@@ -148,11 +152,13 @@ class Grid:
         )
 
 
-def _tiles_of(box: Box, zoom: int) -> tuple[int, int, int, int]:
-    """First column and row, and one past the last, of the full image's tiles that a box touches: with a pixel more on each
-    side, because an outline may cut through the pixels at the edge."""
-    step = resolution(zoom)
-    span = TILE * step
+def _tile_range(box: Box, zoom: int) -> tuple[int, int, int, int]:
+    """Return first column, first row, and one past the last column and row, of the full image's tiles that a box touches.
+
+    The box is extended by one pixel on each side, because an outline may cut through the pixels at the edge.
+    """
+    step = zoom_resolution(zoom)
+    span = TILE_PX * step
     return (
         math.floor((box[0] - step + _HALF_WORLD) / span),
         math.floor((_HALF_WORLD - box[3] - step) / span),

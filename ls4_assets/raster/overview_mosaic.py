@@ -1,8 +1,11 @@
-"""The overview mosaic of a collection: one COG, much coarser than its frames, stacked as the map stacks them.
+"""Build the overview mosaic of a collection: one COG, much coarser than its frames, stacked in the order of the map.
 
-A map of a whole county reads this one file instead of the overviews of a thousand frames. It is made of tiles (512 pixels a
-side): those that a changed frame touches are painted anew, from all frames that touch them; the others are taken over from
-the mosaic before, compressed as they are. Memory holds a few tiles and a few frames' overviews at a time, whatever the size.
+A map of a whole county reads this one file instead of the overviews of a thousand frames. The mosaic consists of tiles of 512 x
+512 pixels. A build repaints the tiles that a changed frame touches, from all frames that touch them, and copies the compressed
+bytes of the other tiles from the previous mosaic. At any size, memory holds a few tiles and a few frames' overviews.
+
+`overview_grid` numbers the tiles, `overview_painting` resamples the frames, `overview_tiles` reads and writes compressed tiles,
+and the asset in `ls4_assets/assets/overview_mosaic.py` decides when to build.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,19 +19,19 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from ls4_assets.db.chunks import chunks
+from ls4_assets.domain.chunks import chunks
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
-from ls4_assets.raster.overview_grid import TILE, Box, Grid, Tile
-from ls4_assets.raster.overview_painting import Part, Pixels, PlacedFrame, Valid, halved, parts_of
-from ls4_assets.raster.overview_tiles import FreshTiles, StoredMosaic, Tiles, put_together
+from ls4_assets.raster.overview_grid import TILE_PX, Box, Grid, Tile
+from ls4_assets.raster.overview_painting import Pixels, PlacedFrame, TilePatch, Valid, halve, read_patches
+from ls4_assets.raster.overview_tiles import StoredMosaic, TileSource, TileWriter, assemble_mosaic
 
-# Raised by hand when the code gives other pixels from the same frames: no tile of an older mosaic is taken over then.
+# Increment it when the code paints other pixels from the same frames; tiles of older mosaics are then not reused.
 PAINTING_VERSION = 1
 
-# Tiles a side that are painted together: most frames then lie in one block, and are opened once.
-_BLOCK = 8
-# Frames read at the same time: over a network each of them waits much longer than it works.
+# Side, in tiles, of the blocks that are painted together: most frames then lie in one block, and are opened once.
+_BLOCK_TILES = 8
+# Number of frames read concurrently: over a network a reader mostly waits.
 _READERS = 8
 _REMOTE = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -40,13 +43,13 @@ _REMOTE = {
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made: the mosaic of `grid` with 1 or 3 `bands`.
+class MosaicTask:
+    """Input of a build: the mosaic of `grid` with 1 or 3 `bands`.
 
-    frames_in: the frames whose boxes meet a box, in any order.
-    changed: boxes of frames that came, changed or left, as they were and as they are, since `previous` was made.
-    previous: a mosaic of the same zoom, bands and PAINTING_VERSION; None paints all that `changed` names, which is then all.
-    gdal_options: how a bucket is reached.
+    frames_in: returns the frames whose boxes intersect a box, in any order.
+    changed: old and new boxes of the frames that were added, changed or removed since `previous` was built.
+    previous: an existing mosaic of the same zoom, bands and PAINTING_VERSION. Without it, `changed` must list all frames.
+    gdal_options: access to the bucket.
     """
 
     grid: Grid
@@ -58,8 +61,8 @@ class Order:
 
 
 @dataclass
-class Made:
-    """What became of it. `left_out`: frames whose COG could not be read, and why; tiles are counted over all levels."""
+class MosaicResult:
+    """Result of a build. `left_out`: frames whose COG could not be read, with the reason. Tiles are counted over all levels."""
 
     frames: set[PlacedFrame] = field(default_factory=set)
     tiles_painted: int = 0
@@ -67,97 +70,97 @@ class Made:
     left_out: dict[PlacedFrame, str] = field(default_factory=dict)
 
 
-def build_overview_mosaic(order: Order, out: Path, scratch: Path) -> Made:
-    """Write the mosaic to `out`; `scratch` is an existing folder, for the tiles meanwhile.
+def build_overview_mosaic(task: MosaicTask, out: Path, scratch: Path) -> MosaicResult:
+    """Write the mosaic to `out`; `scratch` is an existing folder for temporary files.
 
-    Raises GDAL's errors, or tifffile's, when `previous` cannot be read; a frame that cannot be is left out.
+    Raises GDAL's or tifffile's errors when `previous` cannot be read. An unreadable frame is left out.
     """
-    made = Made()
+    result = MosaicResult()
     with gdal_env(), ExitStack() as stack:
-        previous = stack.enter_context(StoredMosaic(order.previous, order.grid.zoom)) if order.previous else None
-        sources: dict[Tile, Tiles] = {}
-        changed = order.grid.touched(order.changed)
-        for level in order.grid.levels:
+        previous = stack.enter_context(StoredMosaic(task.previous, task.grid.zoom)) if task.previous else None
+        sources: dict[Tile, TileSource] = {}
+        changed = task.grid.find_touched(task.changed)
+        for level in task.grid.levels:
             if level:
-                # Those of a level that the mosaic before did not have are all new.
+                # A level that the previous mosaic did not have is all new.
                 below = [tile for tile in sources if tile.level == level - 1]
-                grown = {tile.parent for tile in below if previous and tile.parent not in previous}
-                changed = {tile.parent for tile in changed} | grown
-            room = max(1, len(changed))
-            fresh = stack.enter_context(closing(FreshTiles(scratch / f"level{level}.tif", order.bands, room)))
-            for tile, pixels, valid in _reduced(changed, sources, order.bands) if level else _painted(changed, order, made):
-                fresh.add(tile, pixels, valid)
-                sources[tile] = fresh
-            fresh.finish()
-            made.tiles_painted += len(changed)
+                added = {tile.parent for tile in below if previous and tile.parent not in previous}
+                changed = {tile.parent for tile in changed} | added
+            capacity = max(1, len(changed))
+            writer = stack.enter_context(closing(TileWriter(scratch / f"level{level}.tif", task.bands, capacity)))
+            for tile, pixels, valid in _downsample(changed, sources, task.bands) if level else _paint(changed, task, result):
+                writer.add(tile, pixels, valid)
+                sources[tile] = writer
+            writer.finish()
+            result.tiles_painted += len(changed)
             if previous:
-                kept = {tile: previous for tile in order.grid.tiles(level) if tile in previous and tile not in changed}
-                made.tiles_kept += len(kept)
+                kept = {tile: previous for tile in task.grid.iter_tiles(level) if tile in previous and tile not in changed}
+                result.tiles_kept += len(kept)
                 sources |= kept
-        put_together(out, order.grid, order.bands, sources, scratch)
-    return made
+        assemble_mosaic(out, task.grid, task.bands, sources, scratch)
+    return result
 
 
-def _painted(tiles: set[Tile], order: Order, made: Made) -> Iterator[tuple[Tile, Pixels, Valid]]:
-    """The tiles of the full image that are not empty, block by block."""
+def _paint(tiles: set[Tile], task: MosaicTask, result: MosaicResult) -> Iterator[tuple[Tile, Pixels, Valid]]:
+    """Yield the nonempty tiles of the full image, block by block."""
     by_block = sorted(tiles, key=lambda tile: (_block(tile), tile))
     with ThreadPoolExecutor(_READERS) as readers:
-        for _, some in groupby(by_block, key=_block):
-            yield from _painted_block(list(some), order, made, readers)
+        for _, block in groupby(by_block, key=_block):
+            yield from _paint_block(list(block), task, result, readers)
 
 
 def _block(tile: Tile) -> tuple[int, int]:
-    return tile.row // _BLOCK, tile.column // _BLOCK
+    return tile.row // _BLOCK_TILES, tile.column // _BLOCK_TILES
 
 
-def _painted_block(
-    tiles: list[Tile], order: Order, made: Made, readers: ThreadPoolExecutor
+def _paint_block(
+    tiles: list[Tile], task: MosaicTask, result: MosaicResult, readers: ThreadPoolExecutor
 ) -> Iterator[tuple[Tile, Pixels, Valid]]:
     canvas: dict[Tile, tuple[Pixels, Valid]] = {}
 
-    def read(frame: PlacedFrame) -> list[Part] | str:
-        touching = sorted(order.grid.touched([frame.box]).intersection(tiles))
-        # The thread's own options, on top of those of the `gdal_env` around all of this.
-        with rasterio.Env(**{**_REMOTE, **order.gdal_options}):
+    def read(frame: PlacedFrame) -> list[TilePatch] | str:
+        touching = sorted(task.grid.find_touched([frame.box]).intersection(tiles))
+        # Options of this thread, on top of the surrounding `gdal_env`.
+        with rasterio.Env(**{**_REMOTE, **task.gdal_options}):
             try:
-                return parts_of(frame, touching, order.grid, order.bands)
-            except (*GDAL_ERRORS, FrameError) as fault:
-                return str(fault)
+                return read_patches(frame, touching, task.grid, task.bands)
+            except (*GDAL_ERRORS, FrameError) as error:
+                return str(error)
 
-    frames = sorted(order.frames_in(order.grid.box(tiles)), key=lambda frame: frame.order)
-    # A few at a time: what waits to be painted is in memory.
-    for some in chunks(frames, 2 * _READERS):
-        for frame, parts in zip(some, readers.map(read, some), strict=True):
-            if isinstance(parts, str):
-                made.left_out[frame] = parts
+    frames = sorted(task.frames_in(task.grid.bounds(tiles)), key=lambda frame: frame.order)
+    # A few frames at a time: patches that wait to be painted are in memory.
+    for chunk in chunks(frames, 2 * _READERS):
+        for frame, patches in zip(chunk, readers.map(read, chunk), strict=True):
+            if isinstance(patches, str):
+                result.left_out[frame] = patches
                 continue
-            made.frames.add(frame)
-            for part in parts:
-                _lay(part, canvas.setdefault(part.tile, _blank(order.bands)))
+            result.frames.add(frame)
+            for patch in patches:
+                _overlay(patch, canvas.setdefault(patch.tile, _blank(task.bands)))
     for tile, (pixels, valid) in canvas.items():
         yield tile, pixels, valid
 
 
-def _lay(part: Part, onto: tuple[Pixels, Valid]) -> None:
-    pixels, valid = onto
-    rows, columns = part.window
-    np.copyto(pixels[:, rows, columns], part.pixels, where=part.valid)
-    valid[rows, columns] |= part.valid
+def _overlay(patch: TilePatch, tile: tuple[Pixels, Valid]) -> None:
+    pixels, valid = tile
+    rows, columns = patch.window
+    np.copyto(pixels[:, rows, columns], patch.pixels, where=patch.valid)
+    valid[rows, columns] |= patch.valid
 
 
-def _reduced(tiles: set[Tile], below: dict[Tile, Tiles], bands: int) -> Iterator[tuple[Tile, Pixels, Valid]]:
-    """The tiles of an overview that are not empty, each from the four below it."""
+def _downsample(tiles: set[Tile], below: dict[Tile, TileSource], bands: int) -> Iterator[tuple[Tile, Pixels, Valid]]:
+    """Yield the nonempty tiles of an overview, each from the four tiles below it."""
     for tile in sorted(tiles):
         children = [child for child in tile.children if child in below]
         if not children:
             continue
-        pixels, valid = np.zeros((bands, 2 * TILE, 2 * TILE), np.uint8), np.zeros((2 * TILE, 2 * TILE), np.bool_)
+        pixels, valid = np.zeros((bands, 2 * TILE_PX, 2 * TILE_PX), np.uint8), np.zeros((2 * TILE_PX, 2 * TILE_PX), np.bool_)
         for child in children:
-            top, left = TILE * (child.row % 2), TILE * (child.column % 2)
-            where = slice(top, top + TILE), slice(left, left + TILE)
-            pixels[(slice(None), *where)], valid[where] = below[child].decoded(child)
-        yield tile, *halved(pixels, valid)
+            top, left = TILE_PX * (child.row % 2), TILE_PX * (child.column % 2)
+            quadrant = slice(top, top + TILE_PX), slice(left, left + TILE_PX)
+            pixels[(slice(None), *quadrant)], valid[quadrant] = below[child].decode(child)
+        yield tile, *halve(pixels, valid)
 
 
 def _blank(bands: int) -> tuple[Pixels, Valid]:
-    return np.zeros((bands, TILE, TILE), np.uint8), np.zeros((TILE, TILE), np.bool_)
+    return np.zeros((bands, TILE_PX, TILE_PX), np.uint8), np.zeros((TILE_PX, TILE_PX), np.bool_)

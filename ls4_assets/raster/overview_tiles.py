@@ -1,7 +1,8 @@
-"""The compressed tiles of overview mosaics: those just made, those of the mosaic before, and one COG out of both.
+"""Compressed tiles of overview mosaics: write new ones, read those of the previous mosaic, and assemble a COG from both.
 
-Tiles that are made go one below the other into a file of their own, which GDAL encodes; a mosaic is then put together from raw
-tiles. A tile is on its own (JPEG without shared tables), so it can be taken over into the next mosaic as it is.
+GDAL encodes the new tiles into a file of their own, one below the other; the mosaic is then assembled from raw tiles. Each tile
+is independent (JPEG without shared tables), so its bytes can be copied into the next mosaic. `overview_painting` computes the
+pixels, `cog_assembly` writes the file.
 
 Everything here runs in the caller's `gdal_env`.
 """
@@ -21,10 +22,10 @@ from rasterio.windows import Window
 from tifffile import TiffFile, TiffPage
 
 from ls4_assets.raster.cog_assembly import Entry, Image, Level, RawTile, read_image, write_levels
-from ls4_assets.raster.gdal_env import written_whole
+from ls4_assets.raster.gdal_env import atomic_write
 from ls4_assets.raster.georeference import WEB_MERCATOR
-from ls4_assets.raster.overview_grid import TILE, Grid, Tile
-from ls4_assets.raster.overview_painting import Pixels, Valid, without_edges
+from ls4_assets.raster.overview_grid import TILE_PX, Grid, Tile
+from ls4_assets.raster.overview_painting import Pixels, Valid, fill_hidden_edges
 
 _WIDTH, _LENGTH, _LONG = 256, 257, 4
 _MASK, _REDUCED = 4, 1
@@ -33,30 +34,31 @@ RawPair = tuple[RawTile, RawTile]
 """A tile's image and its mask."""
 
 
-class Tiles(Protocol):
-    """Where tiles can be had."""
+class TileSource(Protocol):
+    """A source of tiles, compressed and decoded."""
 
-    def raw(self, tile: Tile) -> RawPair: ...
+    def locate(self, tile: Tile) -> RawPair: ...
 
-    def decoded(self, tile: Tile) -> tuple[Pixels, Valid]: ...
+    def decode(self, tile: Tile) -> tuple[Pixels, Valid]: ...
 
 
-class FreshTiles:
-    """Tiles that are being made: `add` them, `finish`, then ask for them."""
+class TileWriter:
+    """Encodes new tiles: `add` them, `finish`, then read them as from any TileSource."""
 
-    def __init__(self, path: Path, bands: int, room: int, transform: Affine | None = None) -> None:
-        self._path, self._lossy = path, bands == 3
+    def __init__(self, path: Path, bands: int, capacity: int, transform: Affine | None = None) -> None:
+        self._path, self._is_lossy = path, bands == 3
         self._position: dict[Tile, int] = {}
         self._raw: list[RawPair] = []
         options: dict[str, object] = {
-            "driver": "GTiff", "dtype": "uint8", "count": bands, "width": TILE, "height": TILE * room, "crs": WEB_MERCATOR,
-            # Any place will do for tiles that are only passed on, but without one GDAL warns.
+            "driver": "GTiff", "dtype": "uint8", "count": bands, "crs": WEB_MERCATOR,
+            "width": TILE_PX, "height": TILE_PX * capacity,
+            # Tiles that are only copied need no particular place, but GDAL warns without one.
             "transform": transform or Affine(2, 0, 0, 0, -2, 0),
-            "tiled": True, "blockxsize": TILE, "blockysize": TILE, "interleave": "pixel",
+            "tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "pixel",
             "sparse_ok": True, "bigtiff": "IF_SAFER",
         }  # fmt: skip
-        if self._lossy:
-            # Tables in each tile: those of one file would not fit the tiles of another.
+        if self._is_lossy:
+            # Store the tables in each tile: shared tables would not match the tiles of another file.
             options |= {"compress": "JPEG", "photometric": "YCBCR", "jpeg_quality": 85, "jpegtablesmode": 0}
         else:
             options |= {"compress": "DEFLATE", "predictor": 2, "zlevel": 1, "photometric": "MINISBLACK"}
@@ -64,13 +66,17 @@ class FreshTiles:
         self._dataset: DatasetReader | None = None
 
     def add(self, tile: Tile, pixels: Pixels, valid: Valid) -> None:
-        window = Window(0, TILE * len(self._position), TILE, TILE)
+        window = Window(0, TILE_PX * len(self._position), TILE_PX, TILE_PX)
         self._position[tile] = len(self._position)
         self._target.write_mask(valid.astype(np.uint8) * np.uint8(255), window=window)
-        self._target.write(without_edges(pixels, valid) if self._lossy else pixels * valid, window=window)
+        self._target.write(fill_hidden_edges(pixels, valid) if self._is_lossy else pixels * valid, window=window)
 
     def finish(self) -> None:
-        """From now on a lossy tile's pixels are those that a reader sees: overviews are made of these, whoever made the tile."""
+        """Close the file and open it for reading.
+
+        `decode` then returns the lossy pixels that a reader sees. Overviews are computed from these, so that they are the same
+        whether a tile is new or copied.
+        """
         self._target.close()
         if not self._position:
             return
@@ -87,16 +93,16 @@ class FreshTiles:
     def __contains__(self, tile: Tile) -> bool:
         return tile in self._position
 
-    def raw(self, tile: Tile) -> RawPair:
+    def locate(self, tile: Tile) -> RawPair:
         return self._raw[self._position[tile]]
 
-    def decoded(self, tile: Tile) -> tuple[Pixels, Valid]:
+    def decode(self, tile: Tile) -> tuple[Pixels, Valid]:
         assert self._dataset is not None
-        return _decoded(self._dataset, Window(0, TILE * self._position[tile], TILE, TILE))
+        return _read_window(self._dataset, Window(0, TILE_PX * self._position[tile], TILE_PX, TILE_PX))
 
 
 class StoredMosaic:
-    """A mosaic that was made before, as a source of tiles. A context manager; raises GDAL's or tifffile's errors."""
+    """The tiles of an existing mosaic. A context manager; raises GDAL's or tifffile's errors."""
 
     def __init__(self, path: Path, zoom: int) -> None:
         self._path, self._zoom = path, zoom
@@ -109,11 +115,11 @@ class StoredMosaic:
             masks = [read_image(page, self._path, 0).tiles for page in pages if page.subfiletype & _MASK]
         full = self._stack.enter_context(rasterio.open(self._path))
         levels = range(len(images) - 1)
-        self._datasets = [full, *(self._stack.enter_context(rasterio.open(self._path, overview_level=i)) for i in levels)]
-        self._grid = Grid.of(full.transform, full.width, full.height, self._zoom, len(levels))
+        self._datasets = [full, *(self._stack.enter_context(rasterio.open(self._path, overview_level=index)) for index in levels)]
+        self._grid = Grid.from_transform(full.transform, full.width, full.height, self._zoom, len(levels))
         self._raw: dict[Tile, RawPair] = {}
         for level, pairs in enumerate(zip(images, masks, strict=True)):
-            for tile, image, mask in zip(self._grid.tiles(level), *pairs, strict=True):
+            for tile, image, mask in zip(self._grid.iter_tiles(level), *pairs, strict=True):
                 if image.size:
                     self._raw[tile] = (image, mask)
         return self
@@ -124,36 +130,36 @@ class StoredMosaic:
     def __contains__(self, tile: Tile) -> bool:
         return tile in self._raw
 
-    def raw(self, tile: Tile) -> RawPair:
+    def locate(self, tile: Tile) -> RawPair:
         return self._raw[tile]
 
-    def decoded(self, tile: Tile) -> tuple[Pixels, Valid]:
+    def decode(self, tile: Tile) -> tuple[Pixels, Valid]:
         left, top = self._grid.corner(tile.level)
-        window = Window((tile.column - left) * TILE, (tile.row - top) * TILE, TILE, TILE)
-        return _decoded(self._datasets[tile.level], window)
+        window = Window((tile.column - left) * TILE_PX, (tile.row - top) * TILE_PX, TILE_PX, TILE_PX)
+        return _read_window(self._datasets[tile.level], window)
 
 
-def put_together(out: Path, grid: Grid, bands: int, tiles: Mapping[Tile, Tiles], scratch: Path) -> None:
-    """Write the COG of `grid`, with each tile from where `tiles` has it; the others are empty."""
+def assemble_mosaic(out: Path, grid: Grid, bands: int, tiles: Mapping[Tile, TileSource], scratch: Path) -> None:
+    """Write the COG of `grid` with each tile copied from its source in `tiles`; tiles without a source are empty."""
     pattern = scratch / "pattern.tif"
-    with closing(FreshTiles(pattern, bands, 1, grid.transform)) as one:
-        one.add(Tile(0, 0, 0), np.zeros((bands, TILE, TILE), np.uint8), np.ones((TILE, TILE), np.bool_))
-    nowhere = RawTile(pattern, 0, 0)
+    with closing(TileWriter(pattern, bands, 1, grid.transform)) as writer:
+        writer.add(Tile(0, 0, 0), np.zeros((bands, TILE_PX, TILE_PX), np.uint8), np.ones((TILE_PX, TILE_PX), np.bool_))
+    empty = RawTile(pattern, 0, 0)
     levels = []
     with TiffFile(pattern) as tif:
         for level in grid.levels:
-            pairs = [tiles[tile].raw(tile) if tile in tiles else (nowhere, nowhere) for tile in grid.tiles(level)]
-            kind = _REDUCED if level else 0
-            image, mask = read_image(_page(tif, 0), pattern, kind), read_image(_page(tif, 1), pattern, kind | _MASK)
-            size = grid.shape(level)
-            levels.append(Level(_filled(image, size, [one for one, _ in pairs]), _filled(mask, size, [one for _, one in pairs])))
-    with written_whole(out) as part:
+            pairs = [tiles[tile].locate(tile) if tile in tiles else (empty, empty) for tile in grid.iter_tiles(level)]
+            subfile = _REDUCED if level else 0
+            image, mask = read_image(_page(tif, 0), pattern, subfile), read_image(_page(tif, 1), pattern, subfile | _MASK)
+            shape, image_tiles, mask_tiles = grid.shape(level), [image for image, _ in pairs], [mask for _, mask in pairs]
+            levels.append(Level(_fill(image, shape, image_tiles), _fill(mask, shape, mask_tiles)))
+    with atomic_write(out) as part:
         write_levels(levels, part)
 
 
-def _filled(pattern: Image, size: tuple[int, int], tiles: list[RawTile]) -> Image:
-    """The pattern's directory for an image of so many tiles down and across, and these tiles."""
-    sides = {_WIDTH: TILE * size[1], _LENGTH: TILE * size[0]}
+def _fill(pattern: Image, shape: tuple[int, int], tiles: list[RawTile]) -> Image:
+    """Return the pattern's directory for an image with `shape` tiles down and across, and with these tiles."""
+    sides = {_WIDTH: TILE_PX * shape[1], _LENGTH: TILE_PX * shape[0]}
     others = [entry for entry in pattern.entries if entry.code not in sides]
     return Image((*others, *(Entry(code, _LONG, 1, struct.pack("<I", side)) for code, side in sides.items())), tuple(tiles))
 
@@ -164,6 +170,6 @@ def _page(tif: TiffFile, number: int) -> TiffPage:
     return page
 
 
-def _decoded(dataset: DatasetReader, window: Window) -> tuple[Pixels, Valid]:
+def _read_window(dataset: DatasetReader, window: Window) -> tuple[Pixels, Valid]:
     pixels: Pixels = dataset.read(window=window)
     return pixels, dataset.read_masks(1, window=window) > 0

@@ -1,8 +1,8 @@
-"""External overviews (`x.tif.ovr`) of a deflate tif, with the mask at every level.
+"""Write the external overviews (`x.tif.ovr`) of a deflate tif, with a mask at every level.
 
-GDAL builds external overviews of an image with an internal mask only for the image: the collar of a zoomed-out map
-would be black. So the first level is written as a tif of its own, masked and named `.ovr`, and the further levels as
-its internal overviews, whose masks GDAL does keep. GDAL reads the whole like any other `.ovr`.
+For an image with an internal mask, GDAL builds external overviews of the image only, and the collar of a zoomed-out map turns
+black. `write_overviews` therefore writes the first level as a masked tif named `.ovr`, and the further levels as its internal
+overviews, whose masks GDAL does keep. GDAL reads the result like any other `.ovr`.
 """
 
 from pathlib import Path
@@ -15,34 +15,34 @@ from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.raster.gdal_env import gdal_env, written_whole
-from ls4_assets.raster.windows import chunks
+from ls4_assets.raster.gdal_env import atomic_write, gdal_env
+from ls4_assets.raster.windows import iter_chunks
 
 
 def overviews_path(deflate_tif: Path) -> Path:
-    """Where GDAL looks for the external overviews of a tif."""
+    """Return the path at which GDAL expects the external overviews of a tif."""
     return deflate_tif.with_name(deflate_tif.name + ".ovr")
 
 
 def has_mask(dataset: DatasetReader) -> bool:
-    """True when an image carries a mask of its own (not one that GDAL infers)."""
+    """True when the image has a mask of its own, not one that GDAL infers."""
     return MaskFlags.per_dataset in dataset.mask_flag_enums[0]
 
 
 def write_overviews(deflate_tif: Path, profile: FrameProfile, *, pixels: Path | None = None) -> Path:
-    """Write the external overviews beside `deflate_tif`, replacing any that are there; returns their path.
+    """Write the external overviews beside `deflate_tif`, replacing existing ones; returns their path.
 
-    `pixels`: the uncompressed copy that `write_deflate` kept, if it did; it is quicker to read.
+    `pixels`: the uncompressed copy that `write_deflate` kept, if any; it is faster to read.
     """
     out = overviews_path(deflate_tif)
     out.unlink(missing_ok=True)
-    with gdal_env(**_options_of_further_levels(profile)), rasterio.open(pixels or deflate_tif) as full:
+    with gdal_env(**_internal_overview_options(profile)), rasterio.open(pixels or deflate_tif) as full:
         levels = profile.levels_for(full.width, full.height)
         with (
-            written_whole(out) as part,
+            atomic_write(out) as part,
             rasterio.open(part, "w", **_creation_options(full, levels[0], profile)) as first,
         ):
-            _reduce(full, first, profile)
+            _downsample(full, first, profile)
             # Before `first` is closed: its pixels are still in GDAL's cache and need no decoding.
             if further := [level // levels[0] for level in levels[1:]]:
                 first.build_overviews(further, Resampling[profile.overview_resampling])
@@ -50,7 +50,7 @@ def write_overviews(deflate_tif: Path, profile: FrameProfile, *, pixels: Path | 
 
 
 def _creation_options(full: DatasetReader, level: int, profile: FrameProfile) -> dict[str, object]:
-    # Rounded up, as GDAL does: that is how it recognises the level.
+    # Rounded up as in GDAL, which recognizes the level by its size.
     width, height = -(-full.width // level), -(-full.height // level)
     return {
         "driver": "GTiff", "width": width, "height": height, "count": full.count, "dtype": "uint8",
@@ -66,23 +66,23 @@ def _photometric(profile: FrameProfile) -> str:
     return "MINISBLACK" if profile.bands == 1 else "RGB"
 
 
-def _reduce(full: DatasetReader, first: DatasetWriter, profile: FrameProfile) -> None:
-    """Fill `first` with the pixels of `full` resampled to its size; GDAL's resampling takes the valid pixels only."""
+def _downsample(full: DatasetReader, first: DatasetWriter, profile: FrameProfile) -> None:
+    """Fill `first` with the pixels of `full`, resampled to its size; GDAL resamples valid pixels only."""
     resampling = Resampling[profile.overview_resampling]
     across, down = full.width / first.width, full.height / first.height
     masked = has_mask(full)
-    for window in chunks(first.width, first.height, profile.blocksize):
+    for window in iter_chunks(first.width, first.height, profile.blocksize):
         area = Window(window.col_off * across, window.row_off * down, window.width * across, window.height * down)
         shape = (int(window.height), int(window.width))
         pixels = full.read(window=area, out_shape=(full.count, *shape), resampling=resampling)
         if masked:
-            # A pixel of which any part is valid is valid, which is also GDAL's rule.
+            # A pixel is valid when any part of it is valid, which is also GDAL's rule.
             valid = full.read_masks(1, window=area, out_shape=shape, resampling=Resampling.average) > 0
             first.write_mask(valid.astype(np.uint8) * np.uint8(255), window=window)
         first.write(pixels, window=window)
 
 
-def _options_of_further_levels(profile: FrameProfile) -> dict[str, Any]:
+def _internal_overview_options(profile: FrameProfile) -> dict[str, Any]:
     return {
         "COMPRESS_OVERVIEW": "DEFLATE",
         "PREDICTOR_OVERVIEW": "2",

@@ -1,7 +1,8 @@
-"""May this file be a frame? The inspection of a dropped tif before a pixel of it is read.
+"""Inspect a dropped tif, and decide whether it can become a frame, before reading any of its pixels.
 
-What is rejected here is rejected with one sentence that ends in advice. What can only be seen in the pixels (a
-truncated strip, no valid pixel) is found by the steps that read them, through `Source.read` and `reading`.
+Each rejection is one sentence of what is wrong and what to do. Defects that only show in the pixels (a truncated strip, no
+valid pixel) are found by the steps that read them, through `Source.read` and `translate_read_errors`. `georeference` reads the
+CRS and the geotransform, `mask` decides which pixels are valid.
 """
 
 from collections.abc import Iterator
@@ -22,17 +23,17 @@ from rasterio.windows import Window
 from ls4_assets.domain.names import FilmType
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
-from ls4_assets.raster.georeference import Georeference, georeference_of
+from ls4_assets.raster.georeference import Georeference, read_georeference
 
-Declared = Literal["mask", "alpha", "nodata", "nothing"]
+MaskDeclaration = Literal["mask", "alpha", "nodata", "nothing"]
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_NEEDED = {"bw": "one band (black and white)", "nc": "three bands (natural colour)"}
+_REQUIRED_BANDS = {"bw": "one band (black and white)", "nc": "three bands (natural color)"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a frame may cost: pixels of the image (width x height), and bytes of the file as it was dropped."""
+    """Maximum size of a frame: pixels of the image (width x height), and bytes of the dropped file."""
 
     max_pixels: int = 1_000_000_000
     max_bytes: int = 8_000_000_000
@@ -40,10 +41,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Source:
-    """A tif that may be a frame, inspected; `bands` are the 1-based bands that are the photograph.
+    """An inspected tif that can become a frame.
 
-    `declared` tells where the file itself says which pixels are valid; `alpha` is only a candidate until its
-    values are seen (see `mask`). `min_is_white`: the file stores black as 255, which `read` turns round.
+    bands: 1-based numbers of the bands that hold the photograph.
+    declared_mask: where the file itself declares its valid pixels; an alpha band is only a candidate until `mask` has checked
+        its values.
+    nodata: one value per band, as `read` returns them.
+    min_is_white: the file stores black as 255; `read` inverts it.
     """
 
     path: Path
@@ -53,7 +57,7 @@ class Source:
     count: int
     georeference: Georeference
     bands: tuple[int, ...]
-    declared: Declared
+    declared_mask: MaskDeclaration
     alpha_band: int | None
     nodata: tuple[int, ...] | None
     min_is_white: bool
@@ -76,22 +80,22 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[DatasetReader]:
-        """The dataset for reading. Not every error inside the block is the file's: the disk that is written to may be full."""
-        with reading(self.path):
+        """Open the dataset. Errors inside the block are not translated: the disk being written to may be full."""
+        with translate_read_errors(self.path):
             dataset = rasterio.open(self.path, driver="GTiff")
         with dataset:
             yield dataset
 
     def read(self, dataset: DatasetReader, window: Window) -> NDArray[np.uint8]:
-        """The photograph's pixels as they are meant to be seen, shape (bands, rows, columns)."""
-        with reading(self.path):
+        """Return the photograph's pixels with black as 0, shape (bands, rows, columns)."""
+        with translate_read_errors(self.path):
             pixels = cast(NDArray[np.uint8], dataset.read(list(self.bands), window=window))
         return 255 - pixels if self.min_is_white else pixels
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn GDAL's errors while the source is read, and only those, into a FrameFault. Want of memory is none of the file's."""
+def translate_read_errors(path: Path) -> Iterator[None]:
+    """Raise GDAL's errors as a FrameError, except lack of memory. Wrap only code that reads the source at `path`."""
     try:
         yield
     except GDAL_ERRORS as error:
@@ -102,12 +106,12 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_source(path: Path, band: FilmType, limits: Limits) -> Source:
-    """Inspect a georeferenced tif (its sidecars beside it) without reading a pixel.
+def open_source(path: Path, film_type: FilmType, limits: Limits) -> Source:
+    """Inspect a georeferenced tif, whose sidecars are beside it, without reading a pixel.
 
-    Raises FrameFault, one sentence with advice, when it cannot become a frame of `band`.
+    Raises FrameError when it cannot become a frame of `film_type`.
     """
-    _reject_no_tif(path, limits)
+    _reject_bad_file(path, limits)
     with gdal_env(pam=True):
         try:
             dataset = rasterio.open(path, driver="GTiff")
@@ -117,34 +121,34 @@ def open_source(path: Path, band: FilmType, limits: Limits) -> Source:
                 "copy it again from the scanner's disk and drop it again."
             ) from error
         with dataset:
-            _reject_size(dataset, path, limits)
+            _reject_oversize(dataset, path, limits)
             min_is_white = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-            _reject_pixel_type(dataset, path, band, min_is_white)
-            bands, alpha_band = _bands(dataset, path, band)
-            georeference = georeference_of(dataset, path)
-            declared, nodata = _declared(dataset, bands, alpha_band, min_is_white)
+            _reject_pixel_type(dataset, path, film_type, min_is_white)
+            bands, alpha_band = _select_bands(dataset, path, film_type)
+            georeference = read_georeference(dataset, path)
+            declared_mask, nodata = _read_declared_mask(dataset, bands, alpha_band, min_is_white)
             return Source(
-                path=path, film_type=band, width=dataset.width, height=dataset.height, count=dataset.count,
-                georeference=georeference, bands=bands, declared=declared, alpha_band=alpha_band,
+                path=path, film_type=film_type, width=dataset.width, height=dataset.height, count=dataset.count,
+                georeference=georeference, bands=bands, declared_mask=declared_mask, alpha_band=alpha_band,
                 nodata=nodata, min_is_white=min_is_white,
             )  # fmt: skip
 
 
-def _reject_no_tif(path: Path, limits: Limits) -> None:
+def _reject_bad_file(path: Path, limits: Limits) -> None:
     size = path.stat().st_size
     if size == 0:
         raise FrameError(f"{path.name} is empty (zero bytes); copy it again from the scanner's disk and drop it again.")
     if size > limits.max_bytes:
         raise FrameError(
-            f"{path.name} has {size:,} bytes and the limit is {limits.max_bytes:,}; store it compressed or in parts, "
+            f"{path.name} has {size:,} bytes and the limit is {limits.max_bytes:,}; compress or split it, "
             "or ask the operator to raise the limit."
         )
     with path.open("rb") as file:
         if file.read(4) not in _TIFF_MAGIC:
-            raise FrameError(f"{path.name} is not a tif, whatever its name says; export it as GeoTIFF and drop that.")
+            raise FrameError(f"{path.name} is not a tif despite its name; export it as a GeoTIFF and drop that.")
 
 
-def _reject_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
+def _reject_oversize(dataset: DatasetReader, path: Path, limits: Limits) -> None:
     pixels = dataset.width * dataset.height
     if pixels > limits.max_pixels:
         raise FrameError(
@@ -153,54 +157,56 @@ def _reject_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
         )
 
 
-def _reject_pixel_type(dataset: DatasetReader, path: Path, band: FilmType, min_is_white: bool) -> None:
+def _reject_pixel_type(dataset: DatasetReader, path: Path, film_type: FilmType, min_is_white: bool) -> None:
     if set(dataset.dtypes) != {"uint8"}:
         raise FrameError(
-            f"{path.name} has pixels of type {dataset.dtypes[0]} and a frame has 8 bits a band (uint8); convert it with "
+            f"{path.name} has pixels of type {dataset.dtypes[0]} and a frame needs 8 bits per band (uint8); convert it with "
             "gdal_translate -ot Byte -scale and drop the result."
         )
     if nbits := dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS"):
         raise FrameError(
-            f"{path.name} has {nbits} bit(s) a pixel and a frame has 8; convert it with gdal_translate -co NBITS=8 "
+            f"{path.name} has {nbits} bit(s) per pixel and a frame needs 8; convert it with gdal_translate -co NBITS=8 "
             f"-scale 0 {2 ** int(nbits) - 1} 0 255 and drop the result."
         )
-    # GDAL shows a MINISWHITE image as one with a palette too.
+    # GDAL also reports a palette for a MINISWHITE image.
     if dataset.colorinterp[0] == ColorInterp.palette and not min_is_white:
         raise FrameError(
-            f"{path.name} has a colour palette and a frame has {_NEEDED[band]}; convert it with "
-            f"gdal_translate -expand {'gray' if band == 'bw' else 'rgb'} and drop the result."
+            f"{path.name} has a color palette and a frame needs {_REQUIRED_BANDS[film_type]}; convert it with "
+            f"gdal_translate -expand {'gray' if film_type == 'bw' else 'rgb'} and drop the result."
         )
 
 
-def _bands(dataset: DatasetReader, path: Path, band: FilmType) -> tuple[tuple[int, ...], int | None]:
-    """The photograph's bands, and the band that is tagged alpha (bw: the second, nc: the fourth), if any."""
-    wanted = (1,) if band == "bw" else (1, 2, 3)
+def _select_bands(dataset: DatasetReader, path: Path, film_type: FilmType) -> tuple[tuple[int, ...], int | None]:
+    """Return the photograph's bands, and the band that is tagged alpha (bw: the second, nc: the fourth), if any."""
+    bands = (1,) if film_type == "bw" else (1, 2, 3)
     count = dataset.count
-    extra_is_alpha = count == len(wanted) + 1 and dataset.colorinterp[-1] == ColorInterp.alpha
-    if count == len(wanted) or extra_is_alpha:
-        return wanted, count if extra_is_alpha else None
-    if band == "nc" and count == 4:
-        return wanted, None
-    if band == "bw":
+    extra_is_alpha = count == len(bands) + 1 and dataset.colorinterp[-1] == ColorInterp.alpha
+    if count == len(bands) or extra_is_alpha:
+        return bands, count if extra_is_alpha else None
+    if film_type == "nc" and count == 4:
+        return bands, None
+    if film_type == "bw":
         keep = "keep its first band with gdal_translate -b 1"
-        advice = f"drop it under nc/ instead if it is in colour, or {keep} if it is not" if count in (3, 4) else keep
+        advice = f"drop it under nc/ instead if it is in color, or {keep} if it is not" if count in (3, 4) else keep
     elif count <= 2:
         advice = "drop it under bw/ instead"
     else:
         advice = "keep red, green and blue with gdal_translate -b 1 -b 2 -b 3"
-    raise FrameError(f"{path.name} has {count} band(s) and a frame under {band}/ has {_NEEDED[band]}; {advice}.")
+    raise FrameError(
+        f"{path.name} has {count} band(s) and a frame under {film_type}/ needs {_REQUIRED_BANDS[film_type]}; {advice}."
+    )
 
 
-def _declared(
+def _read_declared_mask(
     dataset: DatasetReader, bands: tuple[int, ...], alpha_band: int | None, min_is_white: bool
-) -> tuple[Declared, tuple[int, ...] | None]:
-    """Where the file says which pixels are valid, and its nodata values as `Source.read` shows them."""
+) -> tuple[MaskDeclaration, tuple[int, ...] | None]:
+    """Return where the file declares its valid pixels, and its nodata values as `Source.read` returns them."""
     flags = dataset.mask_flag_enums[0]
     if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         return "mask", None
     if alpha_band is not None:
         return "alpha", None
-    # GDAL drops a nodata tag that uint8 cannot hold (256, -9999, nan) on reading; 0.5 it keeps.
+    # GDAL ignores a nodata tag that uint8 cannot hold (256, -9999, nan), but not 0.5.
     values = [dataset.nodatavals[band - 1] for band in bands]
     if any(value is None or value != int(value) for value in values):
         return "nothing", None

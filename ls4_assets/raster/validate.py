@@ -1,7 +1,7 @@
-"""Is this a COG that the archive may serve? Findings are returned, never printed.
+"""Validate the structure of a COG before the archive serves it.
 
-rio-cogeo's strict validation is not enough: a COG without overviews passes it when the image is small, and
-one without its mask always does. What the profile and the deflate tif promise is asserted as well.
+rio-cogeo's strict validation is not enough: a small COG without overviews passes it, and so does every COG that lost its mask.
+`check_cog` therefore also compares the COG with its profile and with its deflate tif. `fidelity` compares the pixels.
 """
 
 from pathlib import Path
@@ -17,24 +17,21 @@ from ls4_assets.raster.overviews import has_mask
 
 
 def check_cog(path: Path, profile: FrameProfile, deflate_tif: Path | None = None) -> list[str]:
-    """Everything that is wrong with the COG at `path`, one phrase each; with `deflate_tif`, also what it has lost.
-
-    Whether the pixels are right is asked in `fidelity`.
-    """
+    """Return every defect of the COG at `path`, one phrase each; with `deflate_tif`, also what differs from that."""
     with gdal_env():
         _, errors, warnings = cog_validate(path, strict=True, quiet=True)
         findings = [*errors, *warnings]
         with rasterio.open(path) as cog:
-            findings += _against_profile(cog, profile)
+            findings += _compare_with_profile(cog, profile)
             if deflate_tif is not None:
                 with rasterio.open(deflate_tif) as deflate:
-                    findings += _against_deflate(cog, deflate)
+                    findings += _compare_with_deflate(cog, deflate)
     return findings
 
 
-def _against_profile(cog: DatasetReader, profile: FrameProfile) -> list[str]:
-    jpeg_colour = profile.cog_compression == "JPEG" and profile.bands == 3
-    expected = {
+def _compare_with_profile(cog: DatasetReader, profile: FrameProfile) -> list[str]:
+    is_color_jpeg = profile.cog_compression == "JPEG" and profile.bands == 3
+    properties = {
         "overview levels": (list(profile.levels_for(cog.width, cog.height)), cog.overviews(1)),
         "block size": ([(profile.blocksize, profile.blocksize)], sorted(set(cog.block_shapes))),
         "compression": (
@@ -45,14 +42,16 @@ def _against_profile(cog: DatasetReader, profile: FrameProfile) -> list[str]:
         "type": ({"uint8"}, set(cog.dtypes)),
         "CRS": (WEB_MERCATOR, cog.crs),
         "photometric": (
-            "YCbCr" if jpeg_colour else None,
+            "YCbCr" if is_color_jpeg else None,
             cog.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE"),
         ),
     }
-    return [f"{what} should be {wanted}, found {found}" for what, (wanted, found) in expected.items() if wanted != found]
+    return [
+        f"{name} should be {expected}, found {actual}" for name, (expected, actual) in properties.items() if expected != actual
+    ]
 
 
-def _against_deflate(cog: DatasetReader, deflate: DatasetReader) -> list[str]:
+def _compare_with_deflate(cog: DatasetReader, deflate: DatasetReader) -> list[str]:
     findings = []
     if cog.shape != deflate.shape or not cog.transform.almost_equals(deflate.transform, precision=1e-6):
         findings.append("size or geotransform differ from the deflate tif")

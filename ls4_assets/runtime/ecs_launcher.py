@@ -1,7 +1,7 @@
-"""Runs as tasks on ECS, in subnets that are known only when the platform is installed, and resumed after they were told to stop.
+"""Launch runs as ECS tasks, in subnets set at installation, and resume runs whose task was stopped.
 
-Dagster's launcher takes the network of a task as literal configuration. Here it comes from the environment, like everything
-else that differs from one installation to the next, so that deploy/dagster.yaml and the image are the same everywhere.
+Dagster's launcher accepts the network of a task only as literal configuration. This one reads it from the environment, like
+everything else that differs between installations, so deploy/dagster.yaml and the image are the same everywhere.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from dagster_aws.ecs import EcsRunLauncher
 
 
 class FargateRunLauncher(EcsRunLauncher[Any]):
-    """EcsRunLauncher that is told `subnets`, with commas between them, and the `security_group` of runs."""
+    """EcsRunLauncher with two more options: `subnets`, separated by commas, and the `security_group` of the tasks."""
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -23,24 +23,24 @@ class FargateRunLauncher(EcsRunLauncher[Any]):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
-        given = dict(config_value)
+        config = dict(config_value)
         network = {
-            "subnets": given.pop("subnets").split(","),
-            "securityGroups": [given.pop("security_group")],
+            "subnets": config.pop("subnets").split(","),
+            "securityGroups": [config.pop("security_group")],
             "assignPublicIp": "DISABLED",
         }
-        task = {**given.get("run_task_kwargs", {}), "networkConfiguration": {"awsvpcConfiguration": network}}
-        return cls(inst_data=inst_data, **{**given, "run_task_kwargs": task})
+        task = {**config.get("run_task_kwargs", {}), "networkConfiguration": {"awsvpcConfiguration": network}}
+        return cls(inst_data=inst_data, **{**config, "run_task_kwargs": task})
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """As of the task, but a task that is over before its run is has failed, whatever it says itself.
+        """Health of the task. A task that exited before its run finished counts as failed, even with exit code 0.
 
-        When Spot wants its machine back the process is told to stop, leaves its run to whoever resumes it, and exits with 0,
-        which Dagster takes for success: it would wait for the run until its longest time is over.
+        When Fargate Spot reclaims capacity, the process gets SIGTERM, leaves its run to be resumed, and exits with 0. Dagster
+        would take that for success and wait for the run until its maximum runtime.
         """
         health: CheckRunHealthResult = super().check_run_worker_health(run)
-        now = self._instance.get_run_by_id(run.run_id) if health.status == WorkerStatus.SUCCESS else None
-        if now is None or now.is_finished:
+        current = self._instance.get_run_by_id(run.run_id) if health.status == WorkerStatus.SUCCESS else None
+        if current is None or current.is_finished:
             return health
-        why = "Its task was told to stop before the run was over, as Fargate Spot does that wants its machine back."
-        return CheckRunHealthResult(WorkerStatus.FAILED, why, run_worker_id=health.run_worker_id)
+        message = "Its task was stopped before the run finished, for example because Fargate Spot reclaimed the capacity."
+        return CheckRunHealthResult(WorkerStatus.FAILED, message, run_worker_id=health.run_worker_id)

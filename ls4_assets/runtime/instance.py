@@ -1,4 +1,4 @@
-"""The Dagster instance of this machine."""
+"""The Dagster instance of this process."""
 
 import dagster as dg
 from dagster._core.errors import DagsterHomeNotSetError
@@ -7,8 +7,8 @@ from ls4_assets.errors import ConfigurationError
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The instance that DAGSTER_HOME names. Raises ConfigurationError."""
+    """Open the instance in DAGSTER_HOME. Raises ConfigurationError if the variable is not set."""
     try:
         return dg.DagsterInstance.get()
     except DagsterHomeNotSetError:
-        raise ConfigurationError("DAGSTER_HOME is not set; set it to the folder of the instance's dagster.yaml.") from None
+        raise ConfigurationError("DAGSTER_HOME is not set; set it to the folder that contains dagster.yaml.") from None

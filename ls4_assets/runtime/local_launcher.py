@@ -1,7 +1,7 @@
-"""Runs as processes of this machine, of which Dagster can find out whether they are still alive.
+"""Launch runs as local processes, and let Dagster check whether such a process is still running.
 
-Dagster's own launcher leaves that to the code server, which forgets its runs when it is killed, and stops watching them once
-PostgreSQL was away for a moment. A run whose process is gone would then count as running for ever, and hold its frames.
+Dagster's default launcher leaves that check to the code server, which loses its runs when it is killed and stops monitoring them
+after a short PostgreSQL outage. A run whose process has exited would then count as running forever and keep its frames.
 """
 
 from enum import Enum
@@ -12,12 +12,12 @@ from dagster._core.events import DagsterEventType, EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 
-# Between the start of a process and its first event, the clocks of kernel and database client may differ by so much.
+# Maximum difference between the clocks of the kernel (process start) and the database client (first event).
 _CLOCK_SECONDS = 2.0
 
 
-class Life(Enum):
-    """What is known of a run's process. UNKNOWN: it has not said its number yet."""
+class ProcessState(Enum):
+    """State of the process of a run. UNKNOWN: no event has named its process ID yet."""
 
     ALIVE = "alive"
     GONE = "gone"
@@ -25,32 +25,34 @@ class Life(Enum):
 
 
 class LocalRunLauncher(DefaultRunLauncher):
-    """Named in dagster.yaml; the daemon's run monitoring asks it every few seconds."""
+    """The launcher named in dagster.yaml. The daemon's run monitoring calls it every few seconds."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        if life_of(self._instance, run) is Life.GONE:
-            return CheckRunHealthResult(WorkerStatus.FAILED, "its process is gone, killed or ended with the code server")
+        if process_state(self._instance, run) is ProcessState.GONE:
+            return CheckRunHealthResult(
+                WorkerStatus.FAILED, "its process no longer exists; it was killed, or stopped with the code server"
+            )
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
-def life_of(instance: DagsterInstance, run: DagsterRun) -> Life:
-    """Look for the processes that the run's events name."""
-    said = []
+def process_state(instance: DagsterInstance, run: DagsterRun) -> ProcessState:
+    """State of the processes that the events of the run name."""
+    pids = []
     for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT):
         data = entry.dagster_event.event_specific_data if entry.dagster_event else None
         if isinstance(data, EngineEventData) and "pid" in data.metadata:
-            said.append((int(str(data.metadata["pid"].value)), entry.timestamp))
-    if not said:
-        return Life.UNKNOWN
-    return Life.ALIVE if any(_is_alive(pid, since) for pid, since in said) else Life.GONE
+            pids.append((int(str(data.metadata["pid"].value)), entry.timestamp))
+    if not pids:
+        return ProcessState.UNKNOWN
+    return ProcessState.ALIVE if any(_is_alive(pid, since) for pid, since in pids) else ProcessState.GONE
 
 
 def _is_alive(pid: int, since: float) -> bool:
-    """Whether the process that had this number at `since` still runs; a later one with its number is another."""
+    """Whether the process that had this ID at `since` is still running. A process that started later reuses the ID."""
     try:
         process = psutil.Process(pid)
         return bool(process.create_time() <= since + _CLOCK_SECONDS and process.status() != psutil.STATUS_ZOMBIE)

@@ -1,4 +1,4 @@
-"""The history of the index database's schema: one revision for each change of `index/schema.py` since 0001.
+"""The revisions of the index database, one for each change of `db/schema.py` since 0001.
 
-docs/operations.md tells how to write one. Tile indexes of collections are no part of it: each rebuild makes its own anew.
+docs/how-to/operate.md explains how to write one. Tile indexes of collections are not included: each rebuild creates its own.
 """

@@ -1,7 +1,7 @@
-"""Where the photographs of a shard may lie: the outline of its county, or an extent that the operator gives.
+"""Regions in which the photographs of each shard may be located: county outlines, or extents from the operator's settings.
 
-Outlines that ship with the package lie beside this module (README.md tells their source and licence). How far a photograph lies
-from them is asked in `distance`, which loads what the settings need not.
+The outlines included in the package are JSON files in this folder; README.md gives their source and license. The distance of a
+footprint from its region is computed in `distance`, which needs shapely; this module, which settings import, does not.
 """
 
 import json
@@ -17,29 +17,33 @@ Rings = list[list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class RegionBounds:
-    """`outlines` names the ones that ship (texas). `extents` are degrees (west, south, east, north) by shard, `extent` that of
-    all shards which have neither an extent nor an outline of their own."""
+    """Bounds by shard, all in degrees.
+
+    outlines: name of an included set of outlines (texas).
+    extents: (west, south, east, north) by shard; they override outlines.
+    extent: bounds of every shard that has neither an extent nor an outline.
+    """
 
     outlines: str | None = None
     extent: Extent | None = None
     extents: Mapping[str, Extent] = field(default_factory=dict)
 
-    def rings_of(self, shard: str) -> Rings | None:
-        """The ground of a shard in degrees, as closed rings; None where nothing is known of it and any place will do."""
+    def rings(self, shard: str) -> Rings | None:
+        """Region of a shard as closed rings in degrees; None if the shard has no bounds."""
         if extent := self.extents.get(shard):
             return [_box(extent)]
-        if self.outlines and (rings := _shipped(self.outlines).get(shard)):
+        if self.outlines and (rings := _load_outlines(self.outlines).get(shard)):
             return rings
         return [_box(self.extent)] if self.extent else None
 
 
-def shipped() -> list[str]:
-    """Names of the outlines that ship."""
+def available_outlines() -> list[str]:
+    """Names of the sets of outlines included in the package."""
     return sorted(path.name.removesuffix(".json") for path in files(__name__).iterdir() if path.name.endswith(".json"))
 
 
 @lru_cache
-def _shipped(name: str) -> dict[str, Rings]:
+def _load_outlines(name: str) -> dict[str, Rings]:
     return cast(dict[str, Rings], json.loads((files(__name__) / f"{name}.json").read_text(encoding="utf-8")))
 
 

@@ -1,4 +1,4 @@
-"""How far a photograph lies from where its shard's photographs may lie."""
+"""Distance of a photograph's footprint from the region of its shard. The regions are in `ls4_assets.domain.regions`."""
 
 import math
 
@@ -8,26 +8,29 @@ from numpy.typing import NDArray
 
 from ls4_assets.domain.regions import RegionBounds
 
-_EARTH = 6_378_137.0
+_EARTH_RADIUS_METERS = 6_378_137.0
 
 
-def kilometres_off(ground: RegionBounds, shard: str, footprint: bytes) -> float | None:
-    """From a footprint (WKB in EPSG:3857) to the shard's ground, 0 inside; None where nothing is known of the shard."""
-    rings = ground.rings_of(shard)
+def distance_km(bounds: RegionBounds, shard: str, footprint: bytes) -> float | None:
+    """Kilometers from a footprint (WKB in EPSG:3857) to the shard's region: 0 inside, None if the shard has no bounds."""
+    rings = bounds.rings(shard)
     if rings is None:
         return None
-    place = shapely.from_wkb(footprint)
-    here = shapely.MultiPolygon([shapely.Polygon(ring) for ring in rings])
-    # EPSG:3857 draws a kilometre longer the further it is from the equator.
-    return float(place.distance(shapely.transform(here, _on_map))) / 1000 * math.cos(math.radians(middle(footprint)[1]))
+    region = shapely.transform(shapely.MultiPolygon([shapely.Polygon(ring) for ring in rings]), _to_web_mercator)
+    # EPSG:3857 stretches distances by 1 / cos(latitude).
+    latitude = footprint_center(footprint)[1]
+    return float(shapely.from_wkb(footprint).distance(region)) / 1000 * math.cos(math.radians(latitude))
 
 
-def middle(footprint: bytes) -> tuple[float, float]:
-    """Longitude and latitude of the middle of a footprint."""
-    centre = shapely.from_wkb(footprint).centroid
-    return math.degrees(centre.x / _EARTH), math.degrees(math.atan(math.sinh(centre.y / _EARTH)))
+def footprint_center(footprint: bytes) -> tuple[float, float]:
+    """Longitude and latitude, in degrees, of the centroid of a footprint (WKB in EPSG:3857)."""
+    center = shapely.from_wkb(footprint).centroid
+    return (
+        math.degrees(center.x / _EARTH_RADIUS_METERS),
+        math.degrees(math.atan(math.sinh(center.y / _EARTH_RADIUS_METERS))),
+    )
 
 
-def _on_map(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+def _to_web_mercator(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     radians = np.radians(degrees)
-    return _EARTH * np.column_stack([radians[:, 0], np.arcsinh(np.tan(radians[:, 1]))])
+    return _EARTH_RADIUS_METERS * np.column_stack([radians[:, 0], np.arcsinh(np.tan(radians[:, 1]))])

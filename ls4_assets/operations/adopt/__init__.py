@@ -1,6 +1,6 @@
-"""Taking over finished COGs: those of lambda-s4, or of ls4 itself after its database was lost. No pixel is made anew here.
+"""Adopt finished COGs: those of lambda-s4, or those of ls4 after its database was lost. Nothing here processes pixels.
 
-survey: what lies in the bucket; cog_header: whether a COG is one that the archive may serve; records: the rows in Postgres;
-history: what Dagster is told; legacy_table: the tile index that is there already; collection: all of that for one collection;
-archive: many collections, in parallel.
+inventory: what is in the bucket; cog_header: whether the archive may serve a COG; records: the rows in Postgres; history: the
+events in Dagster; legacy_table: the existing tile index; collection: all of these for one collection; archive: many collections
+in parallel; messages: what the operator reads; run: `ls4 adopt`; stacking and restore: `ls4 db restore`.
 """

@@ -1,4 +1,7 @@
-"""Many collections adopted at once: which they are, the pool of processes, and what is said meanwhile."""
+"""Adopt many collections at once: select them, run the process pool, and keep the sensors from scanning.
+
+Adopting one collection is in `collection`; what the operator reads is in `messages`.
+"""
 
 import multiprocessing
 import time
@@ -9,22 +12,23 @@ from contextlib import contextmanager
 from dagster._core.instance.ref import InstanceRef
 from pebble import ProcessExpired, ProcessPool
 
-from ls4_assets.domain.names import Collection, parse_collection_path
+from ls4_assets.domain.key_parser import parse_collection_path
+from ls4_assets.domain.names import Collection
 from ls4_assets.errors import ConfigurationError, Ls4Error
 from ls4_assets.ingest.scan import scan_lock
-from ls4_assets.operations.adopt.collection import Order, Report, adopt_collection
+from ls4_assets.operations.adopt.collection import AdoptReport, AdoptTask, adopt_collection
 from ls4_assets.operations.adopt.inventory import find_collections
-from ls4_assets.processing.pool import end_with_parent
+from ls4_assets.processing.pool import exit_with_parent
 from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
 
-_SCAN_LOCK_TIMEOUT = 120.0
+_SCAN_LOCK_TIMEOUT_SECONDS = 120.0
 
 
-def chosen_collections(settings: Settings, paths: Sequence[str]) -> tuple[list[Collection], list[str]]:
-    """Those that an operator names by path, else all that have a folder; with a sentence for each folder that is none.
+def select_collections(settings: Settings, paths: Sequence[str]) -> tuple[list[Collection], list[str]]:
+    """Return the collections at `paths`, or every collection that has a folder, and a sentence for each invalid folder.
 
-    Raises NameRejected for a path that is none.
+    Raises InvalidNameError for a path that is not a collection's.
     """
     if paths:
         return sorted({parse_collection_path(path, settings.shards)[0] for path in paths}), []
@@ -33,21 +37,21 @@ def chosen_collections(settings: Settings, paths: Sequence[str]) -> tuple[list[C
 
 def adopt(
     settings: Settings, collections: Sequence[Collection], instance: InstanceRef | None, *, ignore_times: bool = False
-) -> Iterator[Report | tuple[Collection, str]]:
-    """One report for each collection as it is done, or the sentence that says why it could not be.
+) -> Iterator[AdoptReport | tuple[Collection, str]]:
+    """Yield a report for each collection as it finishes, or the collection with the sentence that explains its failure.
 
-    `instance`: Dagster's; None to plan only.
+    `instance`: the Dagster instance; None to plan only.
     """
-    orders = [Order(settings, of, ignore_times, instance) for of in collections]
-    # The processes start from one that has no threads, and imports everything once.
+    tasks = [AdoptTask(settings, collection, ignore_times, instance) for collection in collections]
+    # Workers fork from a server process that has no threads and imports everything once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ls4_assets.operations.adopt.collection"])
-    pool = ProcessPool(max_workers=min(settings.workers, len(orders)) or 1, context=context, initializer=end_with_parent)
+    pool = ProcessPool(max_workers=min(settings.workers, len(tasks)) or 1, context=context, initializer=exit_with_parent)
     try:
-        futures: dict[Future[Report], Order] = {pool.schedule(adopt_collection, args=[order]): order for order in orders}
+        futures: dict[Future[AdoptReport], AdoptTask] = {pool.schedule(adopt_collection, args=[task]): task for task in tasks}
         for future in as_completed(futures):
             error = future.exception()
-            yield future.result() if error is None else (futures[future].of, _explain(futures[future].of, error))
+            yield future.result() if error is None else (futures[future].collection, _explain_failure(error))
         pool.close()
     finally:
         pool.stop()
@@ -56,23 +60,26 @@ def adopt(
 
 @contextmanager
 def scans_paused(settings: Settings) -> Iterator[None]:
-    """Keep the sensor from queueing the very tifs whose COGs are being adopted. Raises ConfigurationError."""
+    """Hold the scan lock, so that no sensor queues the tifs whose COGs are being adopted.
+
+    Raises ConfigurationError when another process keeps the lock for two minutes.
+    """
     engine = open_database(settings.database_url.get_secret_value())
-    deadline = time.monotonic() + _SCAN_LOCK_TIMEOUT
+    deadline = time.monotonic() + _SCAN_LOCK_TIMEOUT_SECONDS
     while True:
-        with scan_lock(engine) as alone:
-            if alone:
+        with scan_lock(engine) as is_locked:
+            if is_locked:
                 yield
                 return
         if time.monotonic() > deadline:
-            raise ConfigurationError("The bucket is being looked at, or adopted, by another process; try again later.")
+            raise ConfigurationError("Another process is scanning the bucket or adopting collections; try again later.")
         time.sleep(0.5)
 
 
-def _explain(of: Collection, error: BaseException) -> str:
+def _explain_failure(error: BaseException) -> str:
     if isinstance(error, Ls4Error):
         return str(error)
     if isinstance(error, ProcessExpired):
-        return f"The process that adopted {of.name} was killed (exit code {error.exitcode}); adopt again: it goes on from there."
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"{of.name} met an unexpected {what}; adopt again, and report it if it stays."
+        return f"The process was killed (exit code {error.exitcode}); adopt again to resume where it stopped."
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"An unexpected error occurred ({reason}); adopt again, and report the error if it persists."

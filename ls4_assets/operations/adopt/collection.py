@@ -1,7 +1,7 @@
-"""One collection adopted, from listing to Dagster: what a pool process does.
+"""Adopt one collection, from the listing to Dagster: the work of one pool process.
 
-The order makes a crash harmless: partitions and events first, the rows last. What has its row is skipped the next time; an event
-without one is told once more.
+The order of the writes makes a crash harmless: partitions and events first, rows last. The next adoption skips frames that have
+a row, and stores the event of a frame without one again.
 """
 
 import time
@@ -19,169 +19,179 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import AWSSession
 from sqlalchemy import Engine
 
-from ls4_assets.db.chunks import chunks
 from ls4_assets.db.tile_index import collection_lock
+from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection
 from ls4_assets.errors import FrameError
 from ls4_assets.operations.adopt import history, records
 from ls4_assets.operations.adopt.cog_header import read_header
-from ls4_assets.operations.adopt.inventory import Candidate, Survey, survey
-from ls4_assets.operations.adopt.legacy_table import LegacyRow, legacy_rows, take_over
+from ls4_assets.operations.adopt.inventory import Candidate, CollectionInventory, take_inventory
+from ls4_assets.operations.adopt.legacy_table import LegacyRow, read_legacy_rows, replace_legacy_table
 from ls4_assets.operations.adopt.records import Adoption
 from ls4_assets.settings import Settings
-from resources.open import open_database, open_storage, s3_server_options
+from resources.open import gdal_s3_options, open_database, open_storage
 from resources.storage import Storage
 
-_FRAMES_AT_ONCE = 500
-# Headers on S3 are waited for; those in a folder come at once, and more threads than a few only contend.
+_FRAME_CHUNK = 500
+# Reading a header on S3 is mostly waiting. In a folder it is immediate, and more than a few threads only contend.
 _READERS_S3, _READERS_FOLDER = 24, 2
 
 
 @dataclass(frozen=True)
-class Order:
-    """`instance`: Dagster's, None to plan only. `ignore_times`: a COG older than its georef tif is of it all the same."""
+class AdoptTask:
+    """One collection to adopt.
+
+    `ignore_times`: accept a COG as made from its georef tif even if it is older. `instance`: Dagster's; None to plan only.
+    """
 
     settings: Settings
-    of: Collection
+    collection: Collection
     ignore_times: bool
     instance: InstanceRef | None
 
 
 @dataclass
-class Report:
-    """What became of one collection, or would.
+class AdoptReport:
+    """The result for one collection, or the plan.
 
-    Of `adopted`: `without_source` have no georef tif, `outdated` a newer one, and are made anew; `outlined` had a box for a
-    footprint, `unmasked` have one still, as nothing in them tells photograph from collar. `gone`: adopted before without a
-    georef tif, and their COG is not there any more. `problems`: COGs that cannot be adopted, with the sentence. `legacy_rows`:
-    of the table that was taken over, `lost` those whose COG is not there. `seconds`: by stage.
+    Counts of COGs: `adopted`; `existing`, which the database has already; and of the adopted ones `without_source`, which have
+    no georef tif, `outdated`, which are older than theirs and will be made again, and `unmasked`, whose footprint is the image's
+    rectangle because they have neither a mask nor a no-data value. `new_outlines`: legacy rows whose bounding box becomes an
+    outline. `missing_cogs`: frames adopted earlier without a georef tif whose COG is gone.
+
+    `legacy_rows`: rows of the legacy table; None when there is none. `legacy_rows_dropped`: those whose COG is missing.
+    `problems`: a sentence by key for each COG that cannot be adopted. `stage_seconds`: durations by stage.
     """
 
-    of: Collection
+    collection: Collection
     adopted: int = 0
-    known: int = 0
+    existing: int = 0
     without_source: int = 0
     outdated: int = 0
-    outlined: int = 0
+    new_outlines: int = 0
     unmasked: int = 0
-    gone: int = 0
+    missing_cogs: int = 0
     legacy_rows: int | None = None
-    lost: int = 0
+    legacy_rows_dropped: int = 0
     problems: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
-def adopt_collection(order: Order) -> Report:
-    """Plan or adopt. Raises an Ls4Error when the collection as a whole cannot be; nothing of it was changed then."""
-    return _Adopter(order, open_storage(order.settings), open_database(order.settings.database_url.get_secret_value())).work()
+def adopt_collection(task: AdoptTask) -> AdoptReport:
+    """Plan or adopt. Raises an Ls4Error, without any change, when the collection as a whole cannot be adopted."""
+    return _Adopter(task, open_storage(task.settings), open_database(task.settings.database_url.get_secret_value())).run()
 
 
 @dataclass
 class _Adopter:
-    order: Order
+    task: AdoptTask
     storage: Storage
     engine: Engine
 
     @property
-    def of(self) -> Collection:
-        return self.order.of
+    def collection(self) -> Collection:
+        return self.task.collection
 
-    def work(self) -> Report:
-        report, clock = Report(self.of), _Clock()
-        found = survey(self.storage, self.of)
+    def run(self) -> AdoptReport:
+        report, timer = AdoptReport(self.collection), _StageTimer()
+        inventory = take_inventory(self.storage, self.collection)
         with self.engine.connect() as connection:
-            known = records.known(connection, self.of)
-            legacy = legacy_rows(connection, self.of)
-        new = [candidate for candidate in found.candidates if not known.has(candidate)]
-        report.problems |= found.problems
-        report.known = len(found.candidates) - len(new)
-        clock.note(report, "listing")
-        adoptions = self._inspect(new, report)
-        clock.note(report, "headers")
+            existing = records.load_existing_frames(connection, self.collection)
+            legacy_rows = read_legacy_rows(connection, self.collection)
+        new = [candidate for candidate in inventory.candidates if not existing.has(candidate)]
+        report.problems |= inventory.problems
+        report.existing = len(inventory.candidates) - len(new)
+        timer.record(report, "listing")
+        adoptions = self._read_headers(new, report)
+        timer.record(report, "headers")
         report.adopted = len(adoptions)
-        report.without_source = sum(one.candidate.source is None for one in adoptions)
-        report.outdated = sum(one.candidate.source is not None and not one.trusted for one in adoptions)
-        report.unmasked = sum(not one.header.masked for one in adoptions)
-        gone = known.alone - found.keys
-        report.gone = len(gone)
-        # A table whose collection ls4 has nothing of stays as it is.
-        if legacy is not None and (adoptions or report.known or found.sources):
-            self._take_over(legacy, found, adoptions, report)
-        if self.order.instance and (gone or adoptions):
-            with DagsterInstance.from_ref(self.order.instance) as instance:
-                self._withdraw(instance, gone)
-                self._write(instance, adoptions, report, clock)
+        report.without_source = sum(adoption.candidate.source is None for adoption in adoptions)
+        report.outdated = sum(adoption.candidate.source is not None and not adoption.is_current for adoption in adoptions)
+        report.unmasked = sum(not adoption.header.has_mask for adoption in adoptions)
+        missing_cogs = existing.sourceless_cogs - inventory.keys
+        report.missing_cogs = len(missing_cogs)
+        # The table of a collection in which ls4 has nothing stays as it is.
+        if legacy_rows is not None and (adoptions or report.existing or inventory.source_count):
+            self._replace_legacy_table(legacy_rows, inventory, adoptions, report)
+        if self.task.instance and (missing_cogs or adoptions):
+            with DagsterInstance.from_ref(self.task.instance) as instance:
+                self._withdraw(instance, missing_cogs)
+                self._write(instance, adoptions, report, timer)
         return report
 
-    def _inspect(self, candidates: Sequence[Candidate], report: Report) -> list[Adoption]:
-        options = _gdal_options(self.order.settings, self.storage)
+    def _read_headers(self, candidates: Sequence[Candidate], report: AdoptReport) -> list[Adoption]:
+        options = _gdal_options(self.task.settings, self.storage)
         adoptions = []
         readers = _READERS_FOLDER if self.storage.is_folder else _READERS_S3
         with ThreadPoolExecutor(readers) as threads, warnings.catch_warnings():
-            # Filters are the whole process's; a GDAL environment is each thread's own.
+            # Warning filters are per process; a GDAL environment is per thread.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            looks = threads.map(lambda candidate: self._look_at(candidate, options), candidates)
-            for candidate, found in zip(candidates, looks, strict=True):
-                if isinstance(found, Adoption):
-                    adoptions.append(found)
+            results = threads.map(lambda candidate: self._read_header(candidate, options), candidates)
+            for candidate, result in zip(candidates, results, strict=True):
+                if isinstance(result, Adoption):
+                    adoptions.append(result)
                 else:
-                    report.problems[candidate.cog.key] = found
+                    report.problems[candidate.cog.key] = result
         return adoptions
 
-    def _look_at(self, candidate: Candidate, options: dict[str, Any]) -> Adoption | str:
+    def _read_header(self, candidate: Candidate, options: dict[str, Any]) -> Adoption | str:
+        """Return the adoption, or the sentence that explains why the COG cannot be adopted."""
         cog = candidate.cog
         try:
             with rasterio.Env(**options):
                 header = read_header(self.storage.gdal_path(cog.key), cog.size, candidate.frame.film_type)
-        except FrameError as fault:
+        except FrameError as error:
             if candidate.source:
-                return f"{cog.key} {fault}; nothing to do: it is made anew from its georef tif."
+                return f"{cog.key} {error}; nothing to do: ls4 makes it again from its georef tif."
             georef = f"{candidate.frame.folder}/georef/{PurePosixPath(cog.key).name}"
-            return f"{cog.key} {fault}; drop its georeferenced tif as {georef}, and it is made anew."
-        # What the sensor would say of an empty tif it shall say.
-        full = candidate.source is None or not candidate.source.empty
-        return Adoption(candidate, header, trusted=full and (self.order.ignore_times or not candidate.newer_source))
+            return f"{cog.key} {error}; drop its georeferenced tif as {georef}, and ls4 makes it again."
+        # An empty tif is left to the sensor, which rejects it.
+        has_content = candidate.source is None or not candidate.source.empty
+        return Adoption(candidate, header, is_current=has_content and (self.task.ignore_times or not candidate.newer_source))
 
-    def _take_over(self, legacy: list[LegacyRow], found: Survey, adoptions: Sequence[Adoption], report: Report) -> None:
-        kept = [row for row in legacy if row.key in found.keys]
-        boxed = {row.key for row in kept if row.boxed}
-        report.outlined = len(boxed & {one.candidate.cog.key for one in adoptions if one.header.masked})
-        report.legacy_rows, report.lost = len(legacy), len(legacy) - len(kept)
-        if self.order.instance:
-            with collection_lock(self.engine, self.of), self.engine.begin() as connection:
-                take_over(connection, self.of, self.storage, kept)
+    def _replace_legacy_table(
+        self, rows: list[LegacyRow], inventory: CollectionInventory, adoptions: Sequence[Adoption], report: AdoptReport
+    ) -> None:
+        kept = [row for row in rows if row.key in inventory.keys]
+        boxes = {row.key for row in kept if row.is_box}
+        report.new_outlines = len(boxes & {adoption.candidate.cog.key for adoption in adoptions if adoption.header.has_mask})
+        report.legacy_rows, report.legacy_rows_dropped = len(rows), len(rows) - len(kept)
+        if self.task.instance:
+            with collection_lock(self.engine, self.collection), self.engine.begin() as connection:
+                replace_legacy_table(connection, self.collection, self.storage, kept)
 
     def _withdraw(self, instance: DagsterInstance, cogs: Set[str]) -> None:
         with self.engine.begin() as connection:
-            partitions = records.withdraw(connection, cogs)
-        history.remove_partitions(instance, self.of.shard, partitions)
+            partitions = records.withdraw_frames(connection, cogs)
+        history.remove_partitions(instance, self.collection.shard, partitions)
 
-    def _write(self, instance: DagsterInstance, adoptions: Sequence[Adoption], report: Report, clock: "_Clock") -> None:
-        with records.partitions_lock(self.engine, self.of.shard):
-            history.add_partitions(instance, self.of.shard, [one.candidate.frame.partition for one in adoptions])
-        clock.note(report, "partitions")
-        for some in chunks(adoptions, _FRAMES_AT_ONCE):
-            history.record(instance, some, self.order.settings.public_url)
-            clock.note(report, "events")
+    def _write(self, instance: DagsterInstance, adoptions: Sequence[Adoption], report: AdoptReport, timer: "_StageTimer") -> None:
+        with records.partitions_lock(self.engine, self.collection.shard):
+            partitions = [adoption.candidate.frame.partition for adoption in adoptions]
+            history.add_partitions(instance, self.collection.shard, partitions)
+        timer.record(report, "partitions")
+        for chunk in chunks(adoptions, _FRAME_CHUNK):
+            history.record_materializations(instance, chunk, self.task.settings.public_url)
+            timer.record(report, "events")
             with self.engine.begin() as connection:
-                records.write(connection, self.of, some)
-            clock.note(report, "rows")
+                records.write_frames(connection, self.collection, chunk)
+            timer.record(report, "rows")
 
 
-class _Clock:
-    """Where the time goes."""
+class _StageTimer:
+    """Adds up the seconds of each stage."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def note(self, report: Report, what: str) -> None:
+    def record(self, report: AdoptReport, stage: str) -> None:
         now = time.monotonic()
-        report.seconds[what] = report.seconds.get(what, 0.0) + now - self._last
+        report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
 
 def _gdal_options(settings: Settings, storage: Storage) -> dict[str, Any]:
-    """How GDAL reads a header: nothing beside the file, and the first 32 kB at once, which hold all directories."""
+    """Return the GDAL options for reading headers: no sibling files, and the first 32 kB at once, which hold all directories."""
     options: dict[str, Any] = {
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
@@ -190,4 +200,4 @@ def _gdal_options(settings: Settings, storage: Storage) -> dict[str, Any]:
     if storage.is_folder:
         return options
     options["session"] = AWSSession(region_name=settings.s3_region)
-    return options | s3_server_options(settings)
+    return options | gdal_s3_options(settings)

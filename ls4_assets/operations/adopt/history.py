@@ -1,37 +1,37 @@
-"""What Dagster is told of adopted frames: their partitions, and one materialisation of `cog` each."""
+"""Record adopted frames in Dagster: their partitions, and one materialization of `cog` each. Their rows are in `records`."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 
 from ls4_assets.assets import event_store, keys
-from ls4_assets.db.chunks import chunks
 from ls4_assets.db.frames import ADOPTED
-from ls4_assets.domain.links import links
+from ls4_assets.domain.chunks import chunks
+from ls4_assets.domain.links import build_links
 from ls4_assets.operations.adopt.records import Adoption
 
-_PARTITIONS_AT_ONCE = 2000
+_PARTITION_CHUNK = 2000
 
 
 def add_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequence[str]) -> None:
-    """Make the partitions of a collection's frames known, sorted as given."""
-    for some in chunks(partitions, _PARTITIONS_AT_ONCE):
-        instance.add_dynamic_partitions(str(keys.frame_partitions(shard).name), some)
+    """Add the partitions of frames in the given order."""
+    for chunk in chunks(partitions, _PARTITION_CHUNK):
+        instance.add_dynamic_partitions(str(keys.frame_partitions(shard).name), chunk)
 
 
 def remove_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequence[str]) -> None:
-    """Take frames that are gone out of the Dagster UI: the sensor does this only for those that had a georef tif."""
+    """Remove the partitions of frames that are gone. The sensor removes only those of frames that had a georef tif."""
     for partition in partitions:
         instance.delete_dynamic_partition(str(keys.frame_partitions(shard).name), partition)
 
 
-def record(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], public_url: str) -> None:
-    """Store one materialisation for each."""
-    made = [materialization(one, public_url) for one in adoptions]
-    event_store.store_asset_events(instance, event_store.RUNLESS, made)
+def record_materializations(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], public_url: str) -> None:
+    """Store one materialization for each adoption."""
+    events = [_build_materialization(adoption, public_url) for adoption in adoptions]
+    event_store.store_asset_events(instance, event_store.RUNLESS_ORIGIN, events)
 
 
-def materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterialization:
+def _build_materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterialization:
     frame, header, product = adoption.candidate.frame, adoption.header, adoption.product
     return dg.AssetMaterialization(
         asset_key=keys.product(frame.collection.shard, "cog"),
@@ -39,9 +39,9 @@ def materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterializat
         metadata={
             "key": dg.MetadataValue.text(frame.cog_key),
             "size": dg.MetadataValue.int(product.size),
-            "work": dg.MetadataValue.text("adopted: made before, found valid"),
+            "work": dg.MetadataValue.text("adopted: an existing COG that passed validation"),
             "dimensions": dg.MetadataValue.text(f"{header.width} x {header.height}"),
-            "link": dg.MetadataValue.url(links(frame, public_url, None).dl_georef),
+            "link": dg.MetadataValue.url(build_links(frame, public_url, None).dl_georef),
         },
         tags={"dagster/data_version": f"{ADOPTED}-{product.version}"},
     )

@@ -1,6 +1,6 @@
-"""The stacking order of a lost tile index, read back from its published shapefile: which frame lies on which is a public fact.
+"""Restore the stacking order of a lost tile index from its published shapefile. Which frame covers which is public, so it stays.
 
-The rows put here make the map right from the first moment; the next rebuild completes them, and keeps their order.
+The rows written here make the map correct at once. The next rebuild completes them and keeps their order.
 """
 
 from pathlib import Path
@@ -11,58 +11,62 @@ from pyogrio.errors import DataSourceError
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
-from ls4_assets.db.chunks import chunks
 from ls4_assets.db.schema import WEB_MERCATOR, frame, tile_index
-from ls4_assets.db.tile_index import is_ours, location_of
+from ls4_assets.db.tile_index import cog_location, is_owned_by_ls4
+from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import FILM_TYPES, Collection
 from ls4_assets.errors import NotFoundError
 from resources.storage import Storage
 
-_TEXTS = ("date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index")
+_TEXT_COLUMNS = ("date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index")
+_ROW_CHUNK = 500
 
 
-def restore_table(connection: Connection, of: Collection, storage: Storage, folder: Path) -> int | None:
-    """Make the table with the frames that the shapefile shows and that are known again. Returns how many; None: there is none
-    to read, and the order will be that of the names. Nothing is done where there is a table."""
-    if is_ours(connection, of) is not None:
+def restore_stacking_order(connection: Connection, collection: Collection, storage: Storage, folder: Path) -> int | None:
+    """Create the index table with the frames that the shapefile has and the database knows. Return how many rows were written.
+
+    None: there is no shapefile, and the frames will be stacked by name. An existing table stays as it is.
+    """
+    if is_owned_by_ls4(connection, collection) is not None:
         return 0
-    published = _read(storage, of, folder)
+    published = _read_shapefile(storage, collection, folder)
     if published is None:
         return None
-    table = tile_index(of)
+    table = tile_index(collection)
     table.create(connection)
-    served = select(frame.c.served_key, frame.c.footprint).where(frame.c.collection == of.name, frame.c.footprint.is_not(None))
-    known = {row.served_key: row.footprint for row in connection.execute(served)}
-    rows = [_row(storage, key, row, known[key]) for key, row in published if key in known]
-    for some in chunks(rows, 500):
-        connection.execute(insert(table).values(some))
+    in_collection = (frame.c.collection == collection.name, frame.c.footprint.is_not(None))
+    frames = connection.execute(select(frame.c.served_key, frame.c.footprint).where(*in_collection))
+    footprints = {row.served_key: row.footprint for row in frames}
+    rows = [_index_row(storage, key, attributes, footprints[key]) for key, attributes in published if key in footprints]
+    for chunk in chunks(rows, _ROW_CHUNK):
+        connection.execute(insert(table).values(chunk))
     return len(rows)
 
 
-def _read(storage: Storage, of: Collection, folder: Path) -> list[tuple[str, dict[str, Any]]] | None:
-    """Key of the COG and attributes of each row, the lowest first."""
-    path = folder / f"{of.name}.zip"
+def _read_shapefile(storage: Storage, collection: Collection, folder: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """Return key of the COG and attributes of each row, from the bottom of the stack to the top."""
+    path = folder / f"{collection.name}.zip"
     for film_type in FILM_TYPES:
         try:
-            storage.download(of.tile_index_key(film_type, "_idx.zip"), path)
-            found = pyogrio.read_dataframe(f"/vsizip/{path}", read_geometry=False)
+            storage.download(collection.tile_index_key(film_type, "_idx.zip"), path)
+            table = pyogrio.read_dataframe(f"/vsizip/{path}", read_geometry=False)
         except (NotFoundError, DataSourceError):
             continue
         finally:
             path.unlink(missing_ok=True)
-        if not {"oid", "location"} <= set(found.columns):
+        if not {"oid", "location"} <= set(table.columns):
             continue
-        texts = [name for name in _TEXTS if name in found.columns]
-        rows = found.sort_values("oid").drop_duplicates("location").to_dict("records")
+        texts = [name for name in _TEXT_COLUMNS if name in table.columns]
+        rows = table.sort_values("oid").drop_duplicates("location").to_dict("records")
         return [(str(row["location"]).split("/", 3)[3], {name: row[name] or None for name in texts}) for row in rows]
     return None
 
 
-def _row(storage: Storage, key: str, attributes: dict[str, Any], footprint: object) -> dict[str, Any]:
+def _index_row(storage: Storage, key: str, attributes: dict[str, Any], footprint: object) -> dict[str, Any]:
     return {
-        **dict.fromkeys(_TEXTS),
+        **dict.fromkeys(_TEXT_COLUMNS),
         **attributes,
-        "location": location_of(storage.bucket, key),
+        "location": cog_location(storage.bucket, key),
         "src_srs": f"EPSG:{WEB_MERCATOR}",
         "served_location": storage.gdal_path(key),
         "band": key.partition("/")[0],

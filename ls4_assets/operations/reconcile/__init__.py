@@ -1,6 +1,6 @@
-"""Whether all parts of the archive are in step, and what brings them there: bucket, Postgres and Dagster compared both ways.
+"""Compare bucket, Postgres and Dagster in both directions, and fix what differs.
 
-facts: what the others speak of; plan: what is out of step, decided by pure functions; bucket and known: what lies there and what
-is held to lie there, of one collection; act: carrying a plan out; run: all collections, with the guards; words: what the operator
-reads. One collection is in memory at a time.
+model: the types that the others share; observed_state and recorded_state: what the bucket holds and what the databases record of
+one collection; plan: the differences, found by pure functions; apply: carry out a plan; run: all collections, with the guards;
+messages: what the operator reads. Only one collection is in memory at a time.
 """

@@ -1,4 +1,4 @@
-"""Carrying out the plan of one collection. Nothing is made here: what is missing is queued or called due."""
+"""Carry out the plan of one collection. Products are not made here: frames are queued, and rebuilds marked as pending."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -8,94 +8,100 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from ls4_assets.assets import keys
 from ls4_assets.db import overview_mosaics, schema, tile_index
-from ls4_assets.db.chunks import chunks
 from ls4_assets.db.schema import SourceState, frame, source
 from ls4_assets.db.tile_index import collection_lock
+from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.scan import check_keys
 from ls4_assets.operations.adopt import history, records
-from ls4_assets.operations.reconcile.model import Action, Kind
+from ls4_assets.operations.reconcile.model import Action, ActionKind
 from resources.archive import Archive
 
-_ROWS = 500
+_ROW_CHUNK, _PARTITION_CHUNK = 500, 2000
 
 
-def act(archive: Archive, instance: DagsterInstance, of: Collection, actions: Sequence[Action], old: datetime) -> list[str]:
-    """Do it. Database first, in one transaction, so that what is removed then is served by nobody. Returns what a look says.
+def apply_plan(
+    archive: Archive, instance: DagsterInstance, collection: Collection, actions: Sequence[Action], cutoff: datetime
+) -> list[str]:
+    """Carry out the actions. Return the errors of the scan that RESCAN actions start.
 
-    What came after `old` is not removed: it was put since the plan was made.
+    The database comes first, in one transaction, so that no removed object is still served. Objects modified after `cutoff` stay:
+    they were written since the plan was made.
     """
-    by_kind: dict[Kind, list[Action]] = {kind: [] for kind in Kind}
+    by_kind: dict[ActionKind, list[Action]] = {kind: [] for kind in ActionKind}
     for action in actions:
         by_kind[action.kind].append(action)
-    with collection_lock(archive.database, of):
+    with collection_lock(archive.database, collection):
         with archive.database.begin() as connection:
-            gone = _write(connection, of, by_kind)
-        for removed in by_kind[Kind.REMOVE]:
-            found = archive.storage.head(removed.target)
-            if found and found.modified <= old:
-                archive.storage.delete(removed.target)
-    _keep_partitions(instance, of, by_kind, gone)
-    looked_at = [action.target for action in by_kind[Kind.LOOK]]
-    return check_keys(archive, looked_at).errors if looked_at else []
+            withdrawn = _write(connection, collection, by_kind)
+        for action in by_kind[ActionKind.REMOVE]:
+            stored = archive.storage.head(action.target)
+            if stored and stored.modified <= cutoff:
+                archive.storage.delete(action.target)
+    _update_partitions(instance, collection, by_kind, withdrawn)
+    rescanned = _targets(by_kind[ActionKind.RESCAN])
+    return check_keys(archive, rescanned).errors if rescanned else []
 
 
-def _write(connection: Connection, of: Collection, by_kind: Mapping[Kind, Sequence[Action]]) -> list[str]:
-    """Returns partitions of frames that leave for good."""
-    for some in chunks(_targets(by_kind[Kind.REQUEUE]), _ROWS):
-        idle = (source.c.frame.in_(some), source.c.state.in_([SourceState.DONE, SourceState.FAILED]))
-        again = {"state": SourceState.QUEUED, "attempts": 0, "retry_after": None, "changed_at": func.now()}
-        connection.execute(update(source).where(*idle).values(again))
-    for relinked in by_kind[Kind.RELINK]:
-        linked = {"scan_file": relinked.value, "revision": frame.c.revision + 1, "updated_at": func.now()}
-        connection.execute(update(frame).where(frame.c.id == relinked.target).values(linked))
-    for some in chunks(_targets(by_kind[Kind.REPUBLISH]), _ROWS):
-        connection.execute(update(frame).where(frame.c.id.in_(some)).values(public_version=None))
-    if by_kind[Kind.INDEX]:
-        _renew_index(connection, of)
-    if by_kind[Kind.MOSAIC]:
-        overview_mosaics.take_off(connection, of)
-        overview_mosaics.note(connection, of, key=None, format_version=None, zoom=None, revision=0, attempts=0)
-    if by_kind[Kind.DROP]:
-        tile_index.drop(connection, of)
-    due = {"files_revision": 0} if by_kind[Kind.FILES] else {}
-    due |= {"map_revision": 0} if by_kind[Kind.MAP] or by_kind[Kind.REPUBLISH] else {}
-    if due:
-        _call_due(connection, of, due)
-    ids = _targets(by_kind[Kind.WITHDRAW])
+def _write(connection: Connection, collection: Collection, by_kind: Mapping[ActionKind, Sequence[Action]]) -> list[str]:
+    """Return the partitions of the frames that are withdrawn."""
+    for ids in chunks(_targets(by_kind[ActionKind.REQUEUE]), _ROW_CHUNK):
+        idle = (source.c.frame.in_(ids), source.c.state.in_([SourceState.DONE, SourceState.FAILED]))
+        queued = {"state": SourceState.QUEUED, "attempts": 0, "retry_after": None, "changed_at": func.now()}
+        connection.execute(update(source).where(*idle).values(queued))
+    for action in by_kind[ActionKind.RELINK]:
+        linked = {"scan_file": action.value, "revision": frame.c.revision + 1, "updated_at": func.now()}
+        connection.execute(update(frame).where(frame.c.id == action.target).values(linked))
+    for ids in chunks(_targets(by_kind[ActionKind.REPUBLISH]), _ROW_CHUNK):
+        connection.execute(update(frame).where(frame.c.id.in_(ids)).values(public_version=None))
+    if by_kind[ActionKind.INDEX]:
+        _invalidate_index(connection, collection)
+    if by_kind[ActionKind.MOSAIC]:
+        overview_mosaics.unpublish(connection, collection)
+        overview_mosaics.update_state(connection, collection, key=None, format_version=None, zoom=None, revision=0, attempts=0)
+    if by_kind[ActionKind.DROP]:
+        tile_index.drop_table(connection, collection)
+    pending = {"files_revision": 0} if by_kind[ActionKind.FILES] else {}
+    pending |= {"map_revision": 0} if by_kind[ActionKind.MAP] or by_kind[ActionKind.REPUBLISH] else {}
+    if pending:
+        _mark_pending(connection, collection, pending)
+    ids = _targets(by_kind[ActionKind.WITHDRAW])
     served = list(connection.scalars(select(frame.c.served_key).where(frame.c.id.in_(ids)))) if ids else []
-    return records.withdraw(connection, served) if served else []
+    return records.withdraw_frames(connection, served) if served else []
 
 
-def _renew_index(connection: Connection, of: Collection) -> None:
-    """Have the next rebuild write every row; rows of no frame go at once."""
-    if tile_index.exists(connection, of):
-        table = schema.tile_index(of)
-        made = select(tile_index.cog_key_of(frame.c.id)).where(frame.c.collection == of.name)
-        of_none = tile_index.key_in(table.c.location).not_in(made)
-        connection.execute(delete(table).where(of_none, table.c.profile_hash != tile_index.LEGACY))
-    mine = update(frame).where(frame.c.collection == of.name)
-    connection.execute(mine.values(revision=frame.c.revision + 1, updated_at=func.now()))
-    _call_due(connection, of, {})
+def _invalidate_index(connection: Connection, collection: Collection) -> None:
+    """Have the next rebuild write every row, and delete rows without a frame now."""
+    if tile_index.has_table(connection, collection):
+        table = schema.tile_index(collection)
+        own_keys = select(tile_index.cog_key_expression(frame.c.id)).where(frame.c.collection == collection.name)
+        is_orphan = tile_index.location_key_expression(table.c.location).not_in(own_keys)
+        connection.execute(delete(table).where(is_orphan, table.c.profile_hash != tile_index.LEGACY))
+    frames = update(frame).where(frame.c.collection == collection.name)
+    connection.execute(frames.values(revision=frame.c.revision + 1, updated_at=func.now()))
+    _mark_pending(connection, collection, {})
 
 
-def _call_due(connection: Connection, of: Collection, values: Mapping[str, int]) -> None:
-    mine = update(schema.collection).where(schema.collection.c.name == of.name)
-    connection.execute(mine.values({"attempts": 0, **values}))
+def _mark_pending(connection: Connection, collection: Collection, values: Mapping[str, int]) -> None:
+    row = update(schema.collection).where(schema.collection.c.name == collection.name)
+    connection.execute(row.values({"attempts": 0, **values}))
 
 
-def _keep_partitions(
-    instance: DagsterInstance, of: Collection, by_kind: Mapping[Kind, Sequence[Action]], gone: Iterable[str]
+def _update_partitions(
+    instance: DagsterInstance, collection: Collection, by_kind: Mapping[ActionKind, Sequence[Action]], withdrawn: Iterable[str]
 ) -> None:
-    sets = {True: str(keys.collection_partitions(of.shard).name), False: str(keys.frame_partitions(of.shard).name)}
-    for name_of_collection, name in sets.items():
-        added = [key for key in _targets(by_kind[Kind.ADD_PARTITION]) if (key == of.partition) is name_of_collection]
-        for some in chunks(added, 2000):
-            instance.add_dynamic_partitions(name, some)
-        for key in _targets(by_kind[Kind.REMOVE_PARTITION]):
-            if (key == of.partition) is name_of_collection:
+    sets = {
+        True: str(keys.collection_partitions(collection.shard).name),
+        False: str(keys.frame_partitions(collection.shard).name),
+    }
+    for is_collection, name in sets.items():
+        added = [key for key in _targets(by_kind[ActionKind.ADD_PARTITION]) if (key == collection.partition) is is_collection]
+        for chunk in chunks(added, _PARTITION_CHUNK):
+            instance.add_dynamic_partitions(name, chunk)
+        for key in _targets(by_kind[ActionKind.REMOVE_PARTITION]):
+            if (key == collection.partition) is is_collection:
                 instance.delete_dynamic_partition(name, key)
-    history.remove_partitions(instance, of.shard, list(gone))
+    history.remove_partitions(instance, collection.shard, list(withdrawn))
 
 
 def _targets(actions: Iterable[Action]) -> list[str]:

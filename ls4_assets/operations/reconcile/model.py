@@ -1,4 +1,4 @@
-"""What a comparison is made of: what is listed and what is known of one collection, and the actions that follow."""
+"""The types of a comparison: the observed and the recorded state of one collection, and the actions that follow from them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from ls4_assets.db.schema import SourceState
 DOCUMENTS = (".map", ".tilejson", ".wmts")
 
 
-class Kind(StrEnum):
-    """What is to be done. The last two are for people: nothing is done about them."""
+class ActionKind(StrEnum):
+    """What has to be done. `MANUAL` kinds are left to people."""
 
-    LOOK = "look"
+    RESCAN = "rescan"
     REQUEUE = "requeue"
     WITHDRAW = "withdraw"
     RELINK = "relink"
@@ -31,106 +31,116 @@ class Kind(StrEnum):
     FOREIGN = "foreign"
 
 
-FOR_PEOPLE = frozenset({Kind.UNKNOWN, Kind.FOREIGN})
-# What takes something away that cannot simply be put back.
-TAKING = frozenset({Kind.WITHDRAW, Kind.REMOVE, Kind.DROP, Kind.REMOVE_PARTITION})
+MANUAL = frozenset({ActionKind.UNKNOWN, ActionKind.FOREIGN})
+# These remove something that cannot simply be put back.
+DESTRUCTIVE = frozenset({ActionKind.WITHDRAW, ActionKind.REMOVE, ActionKind.DROP, ActionKind.REMOVE_PARTITION})
 
 
 @dataclass(frozen=True)
 class Action:
-    """`target`: a key, the id of a frame, a table or a partition. `why`: half a sentence. `frame`: what would go of which frame.
-    `value`: of a RELINK, the scan's name."""
+    """One difference and its fix.
 
-    kind: Kind
+    `target`: a key, a table, a partition or the id of a frame. `reason`: a predicate about the target. `frame`: id of the frame
+    that loses something, for the deletion guard. `value`: file name of the raw scan, for RELINK.
+    """
+
+    kind: ActionKind
     target: str
-    why: str
+    reason: str
     frame: str = ""
     value: str | None = None
 
 
 @dataclass
-class Listed:
-    """What a complete listing shows of one collection.
+class ObservedState:
+    """What complete listings show of one collection.
 
-    tifs: keys under georef/; scans: real file name by band and stem; cogs: print of each COG by key, public ones and those
-    under derived/; made: id of the frame by key of what else is made of frames; index_files: size by key; mosaics: time by key;
-    documents: what is wrong with each that is there, by suffix; young: keys that came too lately to be called orphans.
+    `tifs`: keys under georef/. `scans`: file name of each raw scan, by film type and stem. `cogs`: fingerprint of each COG by
+    key, public ones and those under derived/. `frame_files`: frame id by key of deflate tifs, overviews and thumbnails.
+    `index_files`: size in bytes by key. `mosaics`: time by key. `documents`: problems of each map document by suffix.
+    `recent`: keys that are too new to count as orphans.
     """
 
     tifs: set[str] = field(default_factory=set)
     scans: dict[tuple[str, str], str] = field(default_factory=dict)
     cogs: dict[str, str] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
+    frame_files: dict[str, str] = field(default_factory=dict)
     index_files: dict[str, int] = field(default_factory=dict)
     mosaics: dict[str, datetime] = field(default_factory=dict)
     documents: dict[str, list[str]] = field(default_factory=dict)
-    young: set[str] = field(default_factory=set)
+    recent: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class KnownFrame:
-    """A row of the frame table. `print`: of the COG as it was put; `follows`: the public COG is still to be copied;
-    `adopted`: made by another hand; `alone`: without a georef tif that it could be made anew from."""
+class RecordedFrame:
+    """A row of the frame table.
+
+    `fingerprint`: of the COG when it was written. `is_copy_pending`: the public COG is still to be copied. `is_adopted`: ls4 did
+    not make the COG. `lacks_source`: there is no georef tif to make it from.
+    """
 
     served_key: str | None
-    print: str
+    fingerprint: str
     partition: str
     scan_file: str | None = None
     deleted: bool = False
-    follows: bool = False
-    adopted: bool = False
-    alone: bool = False
+    is_copy_pending: bool = False
+    is_adopted: bool = False
+    lacks_source: bool = False
 
 
 @dataclass(frozen=True)
-class KnownSource:
-    """A row of the source table. `partition`: None when none is left in Dagster; `away`: missing already, or held."""
+class RecordedSource:
+    """A row of the source table. `partition`: None when Dagster has none left. `is_missing`: its deletion is noted or held."""
 
     state: SourceState
     frame: str | None
     partition: str | None
-    away: bool = False
+    is_missing: bool = False
 
 
 @dataclass(frozen=True)
-class KnownCollection:
-    """The collection's own row. `settled`: no rebuild is due by which table, files and map will change anyway."""
+class RecordedCollection:
+    """The collection's row. `is_up_to_date`: no rebuild is pending that will rewrite table, files and map anyway."""
 
-    frames: int
-    bands: tuple[str, ...]
-    published: bool
-    settled: bool
-    withdrawn: bool = False
+    frame_count: int
+    film_types: tuple[str, ...]
+    is_published: bool
+    is_up_to_date: bool
+    is_withdrawn: bool = False
 
 
 @dataclass(frozen=True)
-class KnownTable:
-    """The tile index. Rows that are missing, too many or pointing elsewhere, of `rows`."""
+class RecordedTable:
+    """The tile index compared with the frames: rows in all, and those missing, extra or with another COG's location."""
 
-    ours: bool
+    is_owned: bool
     rows: int = 0
     missing: int = 0
     extra: int = 0
-    odd: int = 0
+    mislocated: int = 0
 
 
 @dataclass
-class Known:
-    """What Postgres and Dagster hold of one collection. `served`: keys of the COGs that the map reads by our table;
-    `mosaic`: key of the overview mosaic that the map reads; `mosaics`: others that are noted; `partitions`: of frames."""
+class RecordedState:
+    """What Postgres and Dagster record of one collection.
 
-    row: KnownCollection | None = None
-    frames: dict[str, KnownFrame] = field(default_factory=dict)
-    sources: dict[str, KnownSource] = field(default_factory=dict)
-    table: KnownTable | None = None
+    `served`: keys of the COGs that the map reads. `served_mosaic`: key of the overview mosaic that the map reads. `mosaics`: keys
+    of the mosaics on record. `partitions`: of frames, in Dagster.
+    """
+
+    collection: RecordedCollection | None = None
+    frames: dict[str, RecordedFrame] = field(default_factory=dict)
+    sources: dict[str, RecordedSource] = field(default_factory=dict)
+    table: RecordedTable | None = None
     served: set[str] = field(default_factory=set)
-    mosaic: str | None = None
+    served_mosaic: str | None = None
     mosaics: set[str] = field(default_factory=set)
     partitions: set[str] = field(default_factory=set)
-    collection_partition: bool = False
+    has_collection_partition: bool = False
 
 
-def count(actions: Iterable[Action]) -> dict[Kind, int]:
-    """How many of each kind, in the order of `Kind`."""
-    counted = Counter(action.kind for action in actions)
-    return {kind: counted[kind] for kind in Kind if counted[kind]}
+def count_by_kind(actions: Iterable[Action]) -> dict[ActionKind, int]:
+    """Return the number of actions of each kind, in the order of `ActionKind`."""
+    counts = Counter(action.kind for action in actions)
+    return {kind: counts[kind] for kind in ActionKind if counts[kind]}

@@ -1,101 +1,116 @@
-"""What lies in the bucket of one collection, from complete listings alone: one that breaks off raises, and nothing follows."""
+"""Read what the bucket holds of one collection. What the databases record is in `recorded_state`.
+
+Listings are complete: one that breaks off raises an error, so that no plan follows from it.
+"""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType, Frame, is_tif
-from ls4_assets.operations.reconcile.model import DOCUMENTS, Listed
-from mapserver.sync import DOCUMENTS as FINDINGS
+from ls4_assets.domain.key_parser import is_tif
+from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType, Frame
+from ls4_assets.operations.reconcile.model import DOCUMENTS, ObservedState
+from mapserver.sync import VALIDATORS
 from resources.storage import Storage, StoredObject
 
 _SIDECAR = ".ovr"
 
 
-def list_collection(storage: Storage, of: Collection, documents: Mapping[str, StoredObject], old: datetime) -> Listed:
-    """List it. `documents`: all that lies under mapfiles/, by key; what came after `old` is not called an orphan yet.
+def list_collection(
+    storage: Storage, collection: Collection, documents: Mapping[str, StoredObject], cutoff: datetime
+) -> ObservedState:
+    """Return the collection's state.
 
-    Only what is needed is kept of each object: a collection of 50,000 frames has 300,000.
+    `documents`: all objects under mapfiles/ by key. Objects modified after `cutoff` do not count as orphans yet. Only the needed
+    fields of an object are kept: a collection of 50,000 frames has 300,000 objects.
     """
-    listed = Listed()
+    observed = ObservedState()
     for film_type in FILM_TYPES:
-        folder = f"{of.folder(film_type)}/"
-        for found in storage.list(folder):
-            _take(listed, storage, of, film_type, found, found.key[len(folder) :], old)
-    for found in storage.list(_derived(of)):
-        _take_derived(listed, storage, of, found, old)
+        folder = f"{collection.folder(film_type)}/"
+        for stored in storage.list(folder):
+            _add_object(observed, storage, collection, film_type, stored, stored.key[len(folder) :], cutoff)
+    for stored in storage.list(_derived_folder(collection)):
+        _add_derived(observed, storage, collection, stored, cutoff)
     for suffix in DOCUMENTS:
-        if document := documents.get(of.map_document_key(suffix)):
-            listed.documents[suffix] = document_findings(storage, document)
-            _note_age(listed, document, old)
-    return listed
+        if document := documents.get(collection.map_document_key(suffix)):
+            observed.documents[suffix] = check_document(storage, document)
+            _record_age(observed, document, cutoff)
+    return observed
 
 
 def list_documents(storage: Storage) -> dict[str, StoredObject]:
-    """Everything under mapfiles/, by key: three small objects a collection."""
-    return {found.key: found for found in storage.list("mapfiles/")}
+    """Return all objects under mapfiles/ by key: three small ones for each collection."""
+    return {stored.key: stored for stored in storage.list("mapfiles/")}
 
 
-def derived_collections(storage: Storage) -> Iterator[Collection]:
-    """Collections that have a folder under derived/."""
-    for found in storage.level("derived/"):
-        if isinstance(found, str) and (of := Collection.from_name(PurePosixPath(found).name)):
-            yield of
+def list_derived_collections(storage: Storage) -> Iterator[Collection]:
+    """Yield the collections that have a folder under derived/."""
+    for item in storage.list_level("derived/"):
+        if isinstance(item, str) and (collection := Collection.from_name(PurePosixPath(item).name)):
+            yield collection
 
 
-def cog_print(storage: Storage, size: int, version: str) -> str:
-    """By what a COG is known again. Files that were copied to another disk have other versions, and are what they were."""
+def fingerprint_cog(storage: Storage, size: int, version: str) -> str:
+    """Return what identifies a COG's content. In a folder it is only the size: files copied to another disk get new versions."""
     return str(size) if storage.is_folder else f"{size} {version}"
 
 
-def _take(
-    listed: Listed, storage: Storage, of: Collection, film_type: FilmType, found: StoredObject, path: str, old: datetime
+def check_document(storage: Storage, document: StoredObject) -> list[str]:
+    """Return the problems of a mapfile or tile document. One that ls4 did not make always has some."""
+    try:
+        return VALIDATORS[PurePosixPath(document.key).suffix](storage.read(document.key).decode())
+    except UnicodeDecodeError:
+        return ["It is not UTF-8 text."]
+
+
+def _add_object(
+    observed: ObservedState,
+    storage: Storage,
+    collection: Collection,
+    film_type: FilmType,
+    stored: StoredObject,
+    path: str,
+    cutoff: datetime,
 ) -> None:
     folder, _, name = path.rpartition("/")
     stem, suffix = name.rpartition(".")[0], name.rpartition(".")[2].lower()
     if folder == "georef" and is_tif(name):
-        listed.tifs.add(found.key)
+        observed.tifs.add(stored.key)
     elif folder == "scanned" and is_tif(name):
-        # Of x.tif and x.TIF the first that the frame's own work would find.
-        if (film_type, stem) not in listed.scans or suffix == name.rpartition(".")[2]:
-            listed.scans[film_type, stem] = name
+        # Of x.tif and x.TIF the first wins, as when a frame is processed.
+        if (film_type, stem) not in observed.scans or suffix == name.rpartition(".")[2]:
+            observed.scans[film_type, stem] = name
     elif folder == "georef/deflate" and is_tif(name.removesuffix(_SIDECAR)):
-        listed.made[found.key] = Frame(of, film_type, name.removesuffix(_SIDECAR).rpartition(".")[0]).id
-        _note_age(listed, found, old)
+        observed.frame_files[stored.key] = Frame(collection, film_type, name.removesuffix(_SIDECAR).rpartition(".")[0]).id
+        _record_age(observed, stored, cutoff)
     elif folder == "cog" and is_tif(name):
-        listed.cogs[found.key] = cog_print(storage, found.size, found.version)
-        _note_age(listed, found, old)
-    elif folder == "cog/tile_index" and name.startswith(of.name):
-        listed.index_files[found.key] = found.size
-        _note_age(listed, found, old)
+        observed.cogs[stored.key] = fingerprint_cog(storage, stored.size, stored.version)
+        _record_age(observed, stored, cutoff)
+    elif folder == "cog/tile_index" and name.startswith(collection.name):
+        observed.index_files[stored.key] = stored.size
+        _record_age(observed, stored, cutoff)
 
 
-def _take_derived(listed: Listed, storage: Storage, of: Collection, found: StoredObject, old: datetime) -> None:
-    """Of what is derived only what a frame or the map needs; catalogues are others' to keep."""
-    parts = found.key.removeprefix(_derived(of)).split("/")
+def _add_derived(
+    observed: ObservedState, storage: Storage, collection: Collection, stored: StoredObject, cutoff: datetime
+) -> None:
+    """Add only objects that a frame or the map needs. The exports belong to `ls4_assets.publishing`."""
+    parts = stored.key.removeprefix(_derived_folder(collection)).split("/")
     if parts[0] == "served" and len(parts) == 4 and parts[1] in FILM_TYPES and is_tif(parts[3]):
-        listed.cogs[found.key] = cog_print(storage, found.size, found.version)
+        observed.cogs[stored.key] = fingerprint_cog(storage, stored.size, stored.version)
     elif parts[0] == "thumbnails" and len(parts) == 3 and parts[1] in FILM_TYPES:
-        listed.made[found.key] = f"{parts[1]}/{of.shard}/{of.partition}/{PurePosixPath(parts[2]).stem}"
+        observed.frame_files[stored.key] = f"{parts[1]}/{collection.shard}/{collection.partition}/{PurePosixPath(parts[2]).stem}"
     elif len(parts) == 1 and parts[0].startswith("overview_mosaic-"):
-        listed.mosaics[found.key] = found.modified
+        observed.mosaics[stored.key] = stored.modified
     else:
         return
-    _note_age(listed, found, old)
+    _record_age(observed, stored, cutoff)
 
 
-def _note_age(listed: Listed, found: StoredObject, old: datetime) -> None:
-    if found.modified > old:
-        listed.young.add(found.key)
+def _record_age(observed: ObservedState, stored: StoredObject, cutoff: datetime) -> None:
+    if stored.modified > cutoff:
+        observed.recent.add(stored.key)
 
 
-def document_findings(storage: Storage, document: StoredObject) -> list[str]:
-    """What is wrong with a mapfile or a document beside it; another hand's always has something."""
-    try:
-        return FINDINGS[PurePosixPath(document.key).suffix](storage.read(document.key).decode())
-    except UnicodeDecodeError:
-        return ["It is no UTF-8 text."]
-
-
-def _derived(of: Collection) -> str:
-    return f"derived/{of.name}/"
+def _derived_folder(collection: Collection) -> str:
+    return f"derived/{collection.name}/"

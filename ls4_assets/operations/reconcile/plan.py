@@ -1,188 +1,198 @@
-"""What is out of step in one collection, and what would mend it: pure functions over what is listed and what is known.
+"""Find the differences in one collection and their fixes: pure functions of the observed and the recorded state.
 
-Nothing is removed but what ls4 itself made and knows to be of nothing any more. A COG of which it never heard is no orphan: it
-may be all that there is of a photograph, and is only told of. An intermediate that is missing has expired, and is not missed.
+Only objects that ls4 made and whose source is confirmed deleted are removed. A COG that the database does not have is not an
+orphan: it may be the only copy of a photograph, so it is only reported. A missing intermediate has expired and needs no fix.
 """
 
 from collections.abc import Iterator
 
-from ls4_assets.db.schema import LIVE, SourceState
+from ls4_assets.db.schema import LIVE_STATES, SourceState
 from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
-from ls4_assets.operations.reconcile.model import DOCUMENTS, TAKING, Action, Kind, Known, Listed
+from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, Action, ActionKind, ObservedState, RecordedState
 
-# Of an index's shapefile, its .shx tells by its size how many frames it has.
-_SHX_HEADER, _SHX_RECORD = 100, 8
+# The size of a shapefile's .shx gives its number of records.
+_SHX_HEADER_BYTES, _SHX_RECORD_BYTES = 100, 8
 
 
-def plan(of: Collection, listed: Listed, known: Known) -> list[Action]:
-    """All that is out of step, in the order in which it is mended."""
+def plan(collection: Collection, observed: ObservedState, recorded: RecordedState) -> list[Action]:
+    """Return an action for every difference, in the order in which they are applied."""
     return [
-        *_sources(listed, known),
-        *_frames(listed, known),
-        *_scans(listed, known),
-        *_table(of, listed, known),
-        *_files(of, listed, known),
-        *_mosaic(listed, known),
-        *_documents(of, listed, known),
-        *_orphans(of, listed, known),
-        *_partitions(of, known),
+        *_plan_sources(observed, recorded),
+        *_plan_frames(observed, recorded),
+        *_plan_scans(observed, recorded),
+        *_plan_table(collection, observed, recorded),
+        *_plan_files(collection, observed, recorded),
+        *_plan_mosaics(observed, recorded),
+        *_plan_documents(collection, observed, recorded),
+        *_plan_orphans(collection, observed, recorded),
+        *_plan_partitions(collection, recorded),
     ]
 
 
-def lost_frames(actions: list[Action]) -> set[str]:
-    """Of which frames something would go, for the guard before deletions."""
-    return {action.frame for action in actions if action.kind in TAKING and action.frame}
+def find_lost_frames(actions: list[Action]) -> set[str]:
+    """Return the ids of the frames that lose something, for the deletion guard."""
+    return {action.frame for action in actions if action.kind in DESTRUCTIVE and action.frame}
 
 
-def _sources(listed: Listed, known: Known) -> Iterator[Action]:
-    for key in sorted(listed.tifs):
-        row = known.sources.get(key)
+def _plan_sources(observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    for key in sorted(observed.tifs):
+        row = recorded.sources.get(key)
         if row is None or row.state == SourceState.DELETED:
-            yield Action(Kind.LOOK, key, "lies in georef/ and is not known")
-    for key, row in sorted(known.sources.items()):
-        if row.state != SourceState.DELETED and not row.away and key not in listed.tifs:
-            yield Action(Kind.LOOK, key, "is known and does not lie in georef/")
+            yield Action(ActionKind.RESCAN, key, "is in georef/ but not in the database")
+    for key, row in sorted(recorded.sources.items()):
+        if row.state != SourceState.DELETED and not row.is_missing and key not in observed.tifs:
+            yield Action(ActionKind.RESCAN, key, "is in the database but not in georef/")
 
 
-def _frames(listed: Listed, known: Known) -> Iterator[Action]:
-    idle = {row.frame: key for key, row in known.sources.items() if row.state in (SourceState.DONE, SourceState.FAILED)}
-    can_be_made = {frame for frame, key in idle.items() if frame and key in listed.tifs}
-    for id_, row in sorted(known.frames.items()):
+def _plan_frames(observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    idle = {row.frame: key for key, row in recorded.sources.items() if row.state in (SourceState.DONE, SourceState.FAILED)}
+    can_be_made = {frame for frame, key in idle.items() if frame and key in observed.tifs}
+    for id_, row in sorted(recorded.frames.items()):
         if row.deleted or row.served_key is None:
             continue
-        found = listed.cogs.get(row.served_key)
-        if found is None and id_ in can_be_made:
-            yield Action(Kind.REQUEUE, id_, "its COG is missing")
-        elif found is None and row.alone:
-            yield Action(Kind.WITHDRAW, id_, "its COG, all that there was of it, is missing", id_)
-        elif found is not None and found != row.print and row.adopted:
-            yield Action(Kind.UNKNOWN, row.served_key, "was replaced by another COG since it was adopted")
-        elif found is not None and found != row.print and id_ in can_be_made:
-            yield Action(Kind.REQUEUE, id_, "its COG is not the one that was put there")
-        elif found is not None and not row.follows and (why := _public_fault(listed, Frame.from_id(id_).cog_key, found)):
-            yield Action(Kind.REPUBLISH, id_, why)
-    for id_ in sorted(can_be_made - known.frames.keys()):
-        if known.sources[idle[id_]].state == SourceState.DONE:
-            yield Action(Kind.REQUEUE, id_, "nothing is known of what was made of it")
+        fingerprint = observed.cogs.get(row.served_key)
+        if fingerprint is None and id_ in can_be_made:
+            yield Action(ActionKind.REQUEUE, id_, "has no COG in the bucket")
+        elif fingerprint is None and row.lacks_source:
+            yield Action(ActionKind.WITHDRAW, id_, "has lost its COG, which was its only file", id_)
+        elif fingerprint is not None and fingerprint != row.fingerprint and row.is_adopted:
+            yield Action(ActionKind.UNKNOWN, row.served_key, "was replaced by another COG after it was adopted")
+        elif fingerprint is not None and fingerprint != row.fingerprint and id_ in can_be_made:
+            yield Action(ActionKind.REQUEUE, id_, "has a COG that ls4 did not write")
+        elif (
+            fingerprint is not None
+            and not row.is_copy_pending
+            and (fault := _find_public_fault(observed, Frame.from_id(id_).cog_key, fingerprint))
+        ):
+            yield Action(ActionKind.REPUBLISH, id_, fault)
+    for id_ in sorted(can_be_made - recorded.frames.keys()):
+        if recorded.sources[idle[id_]].state == SourceState.DONE:
+            yield Action(ActionKind.REQUEUE, id_, "is done, but the database has no row for its products")
 
 
-def _public_fault(listed: Listed, public: str, served: str) -> str | None:
-    """A copy has the bytes of the COG that the map reads, but not always its version."""
-    if public not in listed.cogs:
-        return f"{public} is missing"
-    same = listed.cogs[public].split()[0] == served.split()[0]
-    return None if same else f"{public} is not the COG that the map reads"
+def _find_public_fault(observed: ObservedState, public_key: str, fingerprint: str) -> str | None:
+    """Compare sizes only: a copy has the bytes of the COG that the map reads, but not always its version."""
+    if public_key not in observed.cogs:
+        return f"has no public copy at {public_key}"
+    is_same = observed.cogs[public_key].split()[0] == fingerprint.split()[0]
+    return None if is_same else f"has a public copy at {public_key} that is not the COG on the map"
 
 
-def _scans(listed: Listed, known: Known) -> Iterator[Action]:
-    for id_, row in sorted(known.frames.items()):
+def _plan_scans(observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    for id_, row in sorted(recorded.frames.items()):
         stem = Frame.from_id(id_).scan_stem
-        there = listed.scans.get((id_.partition("/")[0], stem)) if stem else None
-        if not row.deleted and there != row.scan_file:
-            why = f"its raw scan {there} is not linked" if there else f"its raw scan {row.scan_file} is not there any more"
-            yield Action(Kind.RELINK, id_, why, value=there)
+        scan = observed.scans.get((id_.partition("/")[0], stem)) if stem else None
+        if not row.deleted and scan != row.scan_file:
+            reason = f"is not linked to its raw scan {scan}" if scan else f"is linked to a missing raw scan, {row.scan_file}"
+            yield Action(ActionKind.RELINK, id_, reason, value=scan)
 
 
-def _table(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
-    row, table = known.row, known.table
-    live = any(not frame.deleted for frame in known.frames.values())
-    if table and not table.ours:
-        if row or listed.cogs:
-            yield Action(Kind.FOREIGN, of.table, "is a table of another hand's making")
-    elif table and not (known.frames or listed.tifs or listed.cogs) and (row is None or row.settled):
-        yield Action(Kind.DROP, of.table, "is the table of a collection that has no frame")
-    elif row and row.settled and row.frames and not table and live:
-        yield Action(Kind.INDEX, of.table, "is missing")
-    elif row and table and (table.missing or table.extra or table.odd or (row.settled and table.rows != row.frames)):
-        counts = f"{table.missing} missing, {table.extra} too many, {table.odd} pointing elsewhere, {table.rows} in all"
-        yield Action(Kind.INDEX, of.table, f"does not show the frames as they are ({counts})")
+def _plan_table(collection: Collection, observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    row, table = recorded.collection, recorded.table
+    has_live_frames = any(not frame.deleted for frame in recorded.frames.values())
+    if table and not table.is_owned:
+        if row or observed.cogs:
+            yield Action(ActionKind.FOREIGN, collection.table, "is not owned by ls4")
+    elif table and not (recorded.frames or observed.tifs or observed.cogs) and (row is None or row.is_up_to_date):
+        yield Action(ActionKind.DROP, collection.table, "belongs to a collection without frames")
+    elif row and row.is_up_to_date and row.frame_count and not table and has_live_frames:
+        yield Action(ActionKind.INDEX, collection.table, "is missing")
+    elif (
+        row
+        and table
+        and (table.missing or table.extra or table.mislocated or (row.is_up_to_date and table.rows != row.frame_count))
+    ):
+        counts = f"{table.missing} missing, {table.extra} extra, {table.mislocated} with another location, {table.rows} in all"
+        yield Action(ActionKind.INDEX, collection.table, f"has other rows than the frames ({counts})")
 
 
-def _files(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
-    row = known.row
-    if row is None or not row.settled:
+def _plan_files(collection: Collection, observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    row = recorded.collection
+    if row is None or not row.is_up_to_date:
         return
     for film_type in FILM_TYPES:
-        keys = [of.tile_index_key(film_type, suffix) for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip")]
-        if film_type in row.bands and row.frames:
-            if gone := [key for key in keys if not listed.index_files.get(key)]:
-                yield Action(Kind.FILES, gone[0], "is missing or empty")
-            elif listed.index_files[keys[1]] != _SHX_HEADER + _SHX_RECORD * row.frames:
-                yield Action(Kind.FILES, keys[1], f"has not the {row.frames} frames of the table")
+        keys = [collection.tile_index_key(film_type, suffix) for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip")]
+        if film_type in row.film_types and row.frame_count:
+            if absent := [key for key in keys if not observed.index_files.get(key)]:
+                yield Action(ActionKind.FILES, absent[0], "is missing or empty")
+            elif observed.index_files[keys[1]] != _SHX_HEADER_BYTES + _SHX_RECORD_BYTES * row.frame_count:
+                yield Action(ActionKind.FILES, keys[1], f"does not have the {row.frame_count} frames of the table")
         else:
             for key in keys:
-                if key in listed.index_files and key not in listed.young:
-                    yield Action(Kind.REMOVE, key, "is the index of a band without frames")
+                if key in observed.index_files and key not in observed.recent:
+                    yield Action(ActionKind.REMOVE, key, "is the index of a film type without frames")
 
 
-def _mosaic(listed: Listed, known: Known) -> Iterator[Action]:
-    if known.mosaic and known.mosaic not in listed.mosaics:
-        yield Action(Kind.MOSAIC, known.mosaic, "is missing, and the map reads it")
-    if known.row:
-        unread = listed.mosaics.keys() - known.mosaics - {known.mosaic or ""}
-        # The one before is kept on purpose: some worker may be reading it still.
-        kept = max(unread, key=lambda key: listed.mosaics[key], default="")
-        for key in sorted(unread - listed.young - {kept}):
-            yield Action(Kind.REMOVE, key, "is an overview mosaic that no map reads")
+def _plan_mosaics(observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    if recorded.served_mosaic and recorded.served_mosaic not in observed.mosaics:
+        yield Action(ActionKind.MOSAIC, recorded.served_mosaic, "is missing, but the map reads it")
+    if recorded.collection:
+        unread = observed.mosaics.keys() - recorded.mosaics - {recorded.served_mosaic or ""}
+        # Keep the previous mosaic: a map worker may still be reading it.
+        kept = max(unread, key=lambda key: observed.mosaics[key], default="")
+        for key in sorted(unread - observed.recent - {kept}):
+            yield Action(ActionKind.REMOVE, key, "is an overview mosaic that no map reads")
 
 
-def _documents(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
-    row = known.row
-    if row and row.published and row.frames:
+def _plan_documents(collection: Collection, observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    row = recorded.collection
+    if row and row.is_published and row.frame_count:
         for suffix in DOCUMENTS:
-            key, wrong = of.map_document_key(suffix), listed.documents.get(suffix)
-            if wrong is None and row.settled:
-                yield Action(Kind.MAP, key, "is missing")
-            elif wrong:
-                yield Action(Kind.MAP, key, f"is not whole: {' '.join(wrong)}")
-    elif (row is None or row.withdrawn) and not (known.frames or listed.tifs or listed.cogs or is_foreign(known)):
-        for suffix, wrong in listed.documents.items():
-            # What ls4 would not publish it has not made.
-            if (key := of.map_document_key(suffix)) not in listed.young and not wrong:
-                yield Action(Kind.REMOVE, key, "is the map of a collection that has no frame")
+            key, problems = collection.map_document_key(suffix), observed.documents.get(suffix)
+            if problems is None and row.is_up_to_date:
+                yield Action(ActionKind.MAP, key, "is missing")
+            elif problems:
+                yield Action(ActionKind.MAP, key, f"is damaged: {' '.join(problems)}")
+    elif (row is None or row.is_withdrawn) and not (
+        recorded.frames or observed.tifs or observed.cogs or has_foreign_table(recorded)
+    ):
+        for suffix, problems in observed.documents.items():
+            # A document that ls4 would not publish was not made by ls4.
+            if (key := collection.map_document_key(suffix)) not in observed.recent and not problems:
+                yield Action(ActionKind.REMOVE, key, "is the map of a collection without frames")
 
 
-def _orphans(of: Collection, listed: Listed, known: Known) -> Iterator[Action]:
-    kept = known.frames.keys() | {row.frame for row in known.sources.values() if row.state in LIVE}
-    meant = {row.frame for row in known.sources.values() if row.state == SourceState.DELETED} - kept
-    read = known.served | {row.served_key for row in known.frames.values()}
-    for key in sorted(listed.cogs.keys() - listed.young):
-        id_ = _id_of(of, key)
-        if key in read or (key == Frame.from_id(id_).cog_key and id_ in kept):
+def _plan_orphans(collection: Collection, observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+    kept = recorded.frames.keys() | {row.frame for row in recorded.sources.values() if row.state in LIVE_STATES}
+    deleted = {row.frame for row in recorded.sources.values() if row.state == SourceState.DELETED} - kept
+    served = recorded.served | {row.served_key for row in recorded.frames.values()}
+    for key in sorted(observed.cogs.keys() - observed.recent):
+        id_ = _frame_id(collection, key)
+        if key in served or (key == Frame.from_id(id_).cog_key and id_ in kept):
             continue
-        if (id_ in meant and not is_foreign(known)) or (key.startswith("derived/") and known.row):
-            yield Action(Kind.REMOVE, key, "is a COG that no map reads, of a frame that is gone or was replaced", id_)
+        if (id_ in deleted and not has_foreign_table(recorded)) or (key.startswith("derived/") and recorded.collection):
+            yield Action(ActionKind.REMOVE, key, "is a COG that no map reads, of a frame that was deleted or replaced", id_)
         else:
-            yield Action(Kind.UNKNOWN, key, "is a COG of which nothing is known")
-    if known.row:
-        for key, id_ in sorted(listed.made.items()):
-            if id_ not in kept and key not in listed.young:
-                yield Action(Kind.REMOVE, key, "was made of a frame that is gone", id_)
+            yield Action(ActionKind.UNKNOWN, key, "is a COG that is not in the database")
+    if recorded.collection:
+        for key, id_ in sorted(observed.frame_files.items()):
+            if id_ not in kept and key not in observed.recent:
+                yield Action(ActionKind.REMOVE, key, "belongs to a frame that is gone", id_)
 
 
-def _partitions(of: Collection, known: Known) -> Iterator[Action]:
-    asked = (SourceState.DONE, SourceState.FAILED, SourceState.REQUESTED)
-    wanted = {row.partition for row in known.frames.values() if not row.deleted}
-    wanted |= {row.partition for row in known.sources.values() if row.state in asked and row.partition}
-    # Those of what waits may be there already; those of what is gone are the sensor's to remove.
-    allowed = wanted | {row.partition for row in known.frames.values()} | {row.partition for row in known.sources.values()}
-    for partition in sorted(wanted - known.partitions):
-        yield Action(Kind.ADD_PARTITION, partition, "is no partition in the Dagster UI")
-    for partition in sorted(known.partitions - allowed):
-        yield Action(Kind.REMOVE_PARTITION, partition, "is a partition of nothing", f"{partition} in the Dagster UI")
-    if known.row and known.row.published and not known.collection_partition:
-        yield Action(Kind.ADD_PARTITION, of.partition, "is no partition in the Dagster UI")
-    if known.row is None and known.collection_partition:
-        yield Action(Kind.REMOVE_PARTITION, of.partition, "is a partition of nothing")
+def _plan_partitions(collection: Collection, recorded: RecordedState) -> Iterator[Action]:
+    requested = (SourceState.DONE, SourceState.FAILED, SourceState.REQUESTED)
+    wanted = {row.partition for row in recorded.frames.values() if not row.deleted}
+    wanted |= {row.partition for row in recorded.sources.values() if row.state in requested and row.partition}
+    # Partitions of waiting sources may exist already; those of deleted ones are removed by the sensor.
+    allowed = wanted | {row.partition for row in recorded.frames.values()} | {row.partition for row in recorded.sources.values()}
+    for partition in sorted(wanted - recorded.partitions):
+        yield Action(ActionKind.ADD_PARTITION, partition, "is missing in the Dagster UI")
+    for partition in sorted(recorded.partitions - allowed):
+        yield Action(ActionKind.REMOVE_PARTITION, partition, "is a partition without a frame", f"{partition} in the Dagster UI")
+    if recorded.collection and recorded.collection.is_published and not recorded.has_collection_partition:
+        yield Action(ActionKind.ADD_PARTITION, collection.partition, "is missing in the Dagster UI")
+    if recorded.collection is None and recorded.has_collection_partition:
+        yield Action(ActionKind.REMOVE_PARTITION, collection.partition, "is a partition without a collection")
 
 
-def is_foreign(known: Known) -> bool:
-    """Does the map read a table of another hand's making?"""
-    return known.table is not None and not known.table.ours
+def has_foreign_table(recorded: RecordedState) -> bool:
+    """Return whether the map reads a table that ls4 does not own."""
+    return recorded.table is not None and not recorded.table.is_owned
 
 
-def _id_of(of: Collection, key: str) -> str:
-    """Of the frame that a COG is of: bw/.../cog/<stem>.tif, or derived/<Name>/served/<band>/<stem>/<version>.tif."""
+def _frame_id(collection: Collection, key: str) -> str:
+    """Return the frame id of a COG's key: bw/.../cog/<stem>.tif or derived/<Name>/served/<film type>/<stem>/<version>.tif."""
     parts = key.split("/")
     film_type, stem = (parts[3], parts[4]) if parts[0] == "derived" else (parts[0], parts[-1].rpartition(".")[0])
-    return f"{film_type}/{of.shard}/{of.partition}/{stem}"
+    return f"{film_type}/{collection.shard}/{collection.partition}/{stem}"

@@ -1,6 +1,6 @@
-"""`ls4 reconcile` as a whole: which collections, one after the other, and the guards before anything is done.
+"""`ls4 reconcile` from start to end: the collections one after the other, and the guards before anything is changed.
 
-Nothing is concluded from a listing that broke off, from an empty database or folder, or while runs change the collection.
+Nothing is changed after an incomplete listing, with an empty database or folder, or while runs are changing the collection.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -17,203 +17,216 @@ from sqlalchemy.exc import SQLAlchemyError
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import collections_in_progress
 from ls4_assets.db.schema import PUBLIC
-from ls4_assets.domain.names import TYPES, Collection
+from ls4_assets.domain.names import FRAME_TYPES, Collection
 from ls4_assets.errors import ConfigurationError, UnknownCollectionError
-from ls4_assets.ingest.deletions import Guard
+from ls4_assets.ingest.deletions import DeletionGuard
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.operations.reconcile import observed_state, recorded_state
-from ls4_assets.operations.reconcile.apply import act
-from ls4_assets.operations.reconcile.model import DOCUMENTS, FOR_PEOPLE, TAKING, Action, Kind
-from ls4_assets.operations.reconcile.plan import lost_frames, plan
+from ls4_assets.operations.reconcile.apply import apply_plan
+from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, MANUAL, Action, ActionKind
+from ls4_assets.operations.reconcile.plan import find_lost_frames, plan
 from resources.archive import Archive
 from resources.storage import StoredObject
 
-# What is put before its row is written is no orphan yet.
-GRACE = timedelta(hours=1)
-# So many collections may lose their map or table in one go, and more only when they are few of all.
-_COLLECTIONS_WITHOUT_QUESTION = 5
+# An object is written before its row, so a recent one is not an orphan.
+GRACE_PERIOD = timedelta(hours=1)
+# The guard lets this many collections lose their map or table; more only when they are a small share of all.
+_GUARD_COLLECTIONS = 5
 
 
 @dataclass
-class Report:
-    """What became of one collection, or would. `name` is empty for what belongs to none.
+class ReconcileReport:
+    """The result for one collection, or the plan. `name` is empty for tables and maps without a collection.
 
-    held: actions that take so much away that somebody has to say so; rejected: why nothing was compared; said: by the look.
+    `held`: actions that delete so much that an operator has to confirm them. `error`: why the collection was not compared, or not
+    fixed completely. `scan_errors`: sentences of the scan that RESCAN actions started.
     """
 
     name: str
     actions: list[Action] = field(default_factory=list)
     held: list[Action] = field(default_factory=list)
-    rejected: str | None = None
+    error: str | None = None
     applied: bool = False
-    said: list[str] = field(default_factory=list)
+    scan_errors: list[str] = field(default_factory=list)
 
     @property
-    def in_step(self) -> bool:
-        return not (self.actions or self.held or self.rejected)
+    def is_consistent(self) -> bool:
+        return not (self.actions or self.held or self.error)
 
 
 @dataclass
 class Reconciler:
-    """`apply`: do it, and not only tell; `delete_many`: the operator's word on what the guard would hold."""
+    """Compares collections. `apply`: fix them too. `delete_many`: the operator confirms what the guard would hold."""
 
     archive: Archive
     instance: DagsterInstance
     apply: bool = False
     delete_many: bool = False
-    grace: timedelta = GRACE
-    # Name and partitions of the shard in hand: collections come sorted.
+    grace_period: timedelta = GRACE_PERIOD
+    # Name and partitions of the current shard: collections are sorted by shard.
     _shard: tuple[str, Set[str], Set[str]] = field(default=("", frozenset(), frozenset()), init=False, repr=False)
 
-    def run(self, names: Sequence[str] = ()) -> Iterator[Report]:
-        """A report for each collection. Raises ConfigurationError or UnknownName before anything is done."""
-        self._reject_to_guess()
+    def run(self, names: Sequence[str] = ()) -> Iterator[ReconcileReport]:
+        """Yield a report for each collection. Raises ConfigurationError or UnknownCollectionError before anything is changed."""
+        self._require_both_sides()
         if names:
-            for of in [self._named(name) for name in names]:
-                yield self._reconcile(of)
+            for collection in [self._find_collection(name) for name in names]:
+                yield self._reconcile(collection)
             return
-        collections = self._all()
-        losing = self._losing(collections) if self.apply and not self.delete_many else set()
-        for of in collections:
-            yield self._reconcile(of, held_whole=of.name in losing)
-        yield self._of_none(collections)
+        collections = self._list_collections()
+        losing = self._find_losing(collections) if self.apply and not self.delete_many else set()
+        for collection in collections:
+            yield self._reconcile(collection, is_held=collection.name in losing)
+        yield self._reconcile_leftovers(collections)
 
-    def _reject_to_guess(self) -> None:
-        """An unmounted disk and a lost database look like an archive from which all was deleted."""
-        first = next(iter(self._in_bucket), None)
+    def _require_both_sides(self) -> None:
+        """Raise when only one side has data: an unmounted disk or a lost database would otherwise mean that all was deleted."""
+        first = next(iter(self._bucket_collections), None)
         with self.archive.database.connect() as connection:
-            knows, remembers = recorded_state.knows_anything(connection), recorded_state.remembers_anything(connection)
-        if first is None and knows:
-            raise ConfigurationError("The bucket holds no collection, the database does: mount the disk, or correct LS4_STORAGE.")
-        if first is not None and not remembers:
+            has_live_rows, has_rows = recorded_state.has_live_rows(connection), recorded_state.has_rows(connection)
+        if first is None and has_live_rows:
             raise ConfigurationError(
-                "The database knows no frame and the bucket holds collections: `ls4 rebuild` restores it from the bucket, "
-                "`ls4 adopt` takes over another's archive."
+                "The bucket is empty, but the database has collections: mount the disk, or correct LS4_STORAGE."
+            )
+        if first is not None and not has_rows:
+            raise ConfigurationError(
+                "The database has no frame, but the bucket has collections: restore a lost database with `ls4 db restore`, "
+                "or take over an archive that ls4 did not make with `ls4 adopt`."
             )
 
     @cached_property
-    def _in_bucket(self) -> list[Collection]:
-        with _whole_listing():
-            found = find_collections(self.archive.storage, self.archive.settings.shards)[0]
-            return sorted({*found, *observed_state.derived_collections(self.archive.storage)})
+    def _bucket_collections(self) -> list[Collection]:
+        with _complete_listing():
+            collections = find_collections(self.archive.storage, self.archive.settings.shards)[0]
+            return sorted({*collections, *observed_state.list_derived_collections(self.archive.storage)})
 
     @cached_property
     def _documents(self) -> dict[str, StoredObject]:
-        with _whole_listing():
+        with _complete_listing():
             return observed_state.list_documents(self.archive.storage)
 
-    def _all(self) -> list[Collection]:
+    def _list_collections(self) -> list[Collection]:
         with self.archive.database.connect() as connection:
-            return sorted({*self._in_bucket, *recorded_state.all_collections(connection)})
+            return sorted({*self._bucket_collections, *recorded_state.list_collections(connection)})
 
-    def _named(self, name: str) -> Collection:
+    def _find_collection(self, name: str) -> Collection:
         table = name.strip().lower()
-        for of in self._all():
-            if of.table == table:
-                return of
-        raise UnknownCollectionError(f"There is no collection {name}; `ls4 status` names those that there are.")
+        for collection in self._list_collections():
+            if collection.table == table:
+                return collection
+        raise UnknownCollectionError(f"There is no collection {name}; `ls4 status` lists all collections.")
 
-    def _losing(self, collections: Sequence[Collection]) -> set[str]:
-        """Names of the collections that would lose table or map, when they are too many to go without a question."""
-        losing = {of.name for of in collections if any(_ends(action) for action in self._compare(of).actions)}
-        guard = Guard(self.archive.settings.deletion_guard_share, _COLLECTIONS_WITHOUT_QUESTION)
+    def _find_losing(self, collections: Sequence[Collection]) -> set[str]:
+        """Return the names of the collections that would lose table or map, if the guard holds that many."""
+        losing = {
+            collection.name
+            for collection in collections
+            if any(_ends_publication(action) for action in self._compare(collection).actions)
+        }
+        guard = DeletionGuard(self.archive.settings.deletion_guard_share, _GUARD_COLLECTIONS)
         return losing if guard.holds(len(losing), len(collections)) else set()
 
-    def _reconcile(self, of: Collection, *, held_whole: bool = False) -> Report:
-        report = self._compare(of, held_whole=held_whole)
-        if not self.apply or report.rejected or not _to_do(report):
+    def _reconcile(self, collection: Collection, *, is_held: bool = False) -> ReconcileReport:
+        report = self._compare(collection, is_held=is_held)
+        actions = [action for action in report.actions if action.kind not in MANUAL]
+        if not self.apply or report.error or not actions:
             return report
         try:
-            report.said = act(self.archive, self.instance, of, _to_do(report), datetime.now(UTC) - self.grace)
+            report.scan_errors = apply_plan(self.archive, self.instance, collection, actions, self._cutoff())
         except SQLAlchemyError:
             raise
-        except Exception as error:  # noqa: BLE001  # storage's own errors: what was written stands, the rest is found again
-            return replace(report, rejected=f"was not mended to the end ({error}); reconcile it again.")
+        except Exception as error:  # noqa: BLE001  # each storage has its own errors; what was written stays, the next run finds the rest
+            return replace(report, error=f"was fixed only in part ({error}); reconcile it again.")
         return replace(report, applied=True)
 
-    def _compare(self, of: Collection, *, held_whole: bool = False) -> Report:
-        if collections_in_progress(self.instance).blocks(of):
-            return Report(of.name, rejected="runs are changing it; reconcile it when they are done.")
-        old = datetime.now(UTC) - self.grace
-        partitions, collections = self._partitions(of.shard)
-        # The rows first: what is published meanwhile lies in the bucket then, and is too young to be an orphan.
+    def _compare(self, collection: Collection, *, is_held: bool = False) -> ReconcileReport:
+        if collections_in_progress(self.instance).blocks(collection):
+            return ReconcileReport(collection.name, error="runs are changing it; reconcile it when they are done.")
+        cutoff = self._cutoff()
+        frame_partitions, collection_partitions = self._load_partitions(collection.shard)
+        # Read the rows before the listing: what is published in between is then in the bucket, and too recent to be an orphan.
         with self.archive.database.connect() as connection:
-            if recorded_state.in_runs(connection, of):
-                return Report(of.name, rejected="runs are making frames of it; reconcile it when they are done.")
-            held_by = recorded_state.known_of(connection, self.archive.storage, of, partitions, collections)
+            if recorded_state.has_running_frames(connection, collection):
+                return ReconcileReport(collection.name, error="runs are processing its frames; reconcile it when they are done.")
+            recorded = recorded_state.load_recorded_state(
+                connection, self.archive.storage, collection, frame_partitions, collection_partitions
+            )
         try:
-            listed = observed_state.list_collection(self.archive.storage, of, self._documents, old)
-        except Exception as error:  # noqa: BLE001  # whatever broke the listing off: the rest of it is unknown
-            return Report(of.name, rejected=f"cannot be listed whole ({error}); nothing of it was changed, reconcile it again.")
-        actions = plan(of, listed, held_by)
-        lost, settings = lost_frames(actions), self.archive.settings
-        guard = Guard(settings.deletion_guard_share, settings.deletion_guard_frames)
-        held = held_whole or guard.holds(len(lost), len(held_by.frames.keys() | lost))
-        if held and not self.delete_many:
-            taking = [action for action in actions if action.kind in TAKING]
-            return Report(of.name, [action for action in actions if action.kind not in TAKING], taking)
-        return Report(of.name, actions)
+            observed = observed_state.list_collection(self.archive.storage, collection, self._documents, cutoff)
+        except Exception as error:  # noqa: BLE001  # each storage has its own errors, and after any of them the listing is incomplete
+            reason = f"cannot be listed completely ({error})"
+            return ReconcileReport(collection.name, error=f"{reason}; nothing was changed, reconcile it again.")
+        actions = plan(collection, observed, recorded)
+        lost, settings = find_lost_frames(actions), self.archive.settings
+        guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
+        should_hold = is_held or guard.holds(len(lost), len(recorded.frames.keys() | lost))
+        if should_hold and not self.delete_many:
+            held = [action for action in actions if action.kind in DESTRUCTIVE]
+            return ReconcileReport(collection.name, [action for action in actions if action.kind not in DESTRUCTIVE], held)
+        return ReconcileReport(collection.name, actions)
 
-    def _partitions(self, shard: str) -> tuple[Set[str], Set[str]]:
+    def _cutoff(self) -> datetime:
+        return datetime.now(UTC) - self.grace_period
+
+    def _load_partitions(self, shard: str) -> tuple[Set[str], Set[str]]:
         if self._shard[0] != shard:
-            sets = (keys.frame_partitions(shard), keys.collection_partitions(shard))
-            frames, collections = (frozenset(self.instance.get_dynamic_partitions(str(one.name))) for one in sets)
+            definitions = (keys.frame_partitions(shard), keys.collection_partitions(shard))
+            frames, collections = (
+                frozenset(self.instance.get_dynamic_partitions(str(definition.name))) for definition in definitions
+            )
             self._shard = (shard, frames, collections)
         return self._shard[1:]
 
-    def _of_none(self, collections: Sequence[Collection]) -> Report:
-        """Tables and maps whose name no collection has: left by one that is gone from bucket and database alike.
+    def _reconcile_leftovers(self, collections: Sequence[Collection]) -> ReconcileReport:
+        """Remove tables and maps whose name no collection has, in neither bucket nor database.
 
-        A collection may have come while the others were compared. Its rebuild found a row before it made a table: so the rows
-        are read after the tables, and again when something is to go.
+        A collection may appear while the others are compared. Its rebuild reads its row before it creates a table, so the rows
+        are read after the tables, and once more before anything is removed.
         """
-        old = datetime.now(UTC) - self.grace
+        cutoff = self._cutoff()
         with self.archive.database.connect() as connection:
-            indexes, present = recorded_state.index_tables(connection), recorded_state.all_tables(connection)
-            tables = {of.table for of in [*collections, *recorded_state.all_collections(connection)]}
-        lost = sorted(indexes - tables)
-        actions = [Action(Kind.DROP, table, "is the table of no collection") for table in lost]
-        for key, found in sorted(self._documents.items()):
+            index_tables = recorded_state.list_index_tables(connection)
+            relations = recorded_state.list_public_relations(connection)
+            tables = {collection.table for collection in [*collections, *recorded_state.list_collections(connection)]}
+        leftover = sorted(index_tables - tables)
+        actions = [Action(ActionKind.DROP, table, "is the table of no collection") for table in leftover]
+        for key, document in sorted(self._documents.items()):
             path = PurePosixPath(key)
-            orphan = path.suffix in DOCUMENTS and path.stem.endswith(TYPES) and path.stem not in tables
-            # A map over a table of another hand is another's, and so is one that ls4 would not publish.
-            ours = orphan and (path.stem in lost or path.stem not in present) and found.modified < old
-            if ours and not observed_state.document_findings(self.archive.storage, found):
-                actions.append(Action(Kind.REMOVE, key, "is the map of no collection"))
-        guard = Guard(self.archive.settings.deletion_guard_share, _COLLECTIONS_WITHOUT_QUESTION)
+            is_orphan = path.suffix in DOCUMENTS and path.stem.endswith(FRAME_TYPES) and path.stem not in tables
+            # A map over a table that ls4 does not own was not made by ls4; nor was one that ls4 would not publish.
+            is_owned = is_orphan and (path.stem in leftover or path.stem not in relations) and document.modified < cutoff
+            if is_owned and not observed_state.check_document(self.archive.storage, document):
+                actions.append(Action(ActionKind.REMOVE, key, "is the map of no collection"))
+        guard = DeletionGuard(self.archive.settings.deletion_guard_share, _GUARD_COLLECTIONS)
         if not self.delete_many and guard.holds(len({_table(action) for action in actions}), len(collections)):
-            return Report("", [], actions)
+            return ReconcileReport("", [], actions)
         if self.apply and actions:
             with self.archive.database.begin() as connection:
-                come = {of.table for of in recorded_state.all_collections(connection)}
-                actions = [action for action in actions if _table(action) not in come]
-                for key in [one.target for one in actions if one.kind == Kind.REMOVE]:
+                new_tables = {collection.table for collection in recorded_state.list_collections(connection)}
+                actions = [action for action in actions if _table(action) not in new_tables]
+                for key in [action.target for action in actions if action.kind == ActionKind.REMOVE]:
                     self.archive.storage.delete(key)
                 quote = connection.dialect.identifier_preparer.quote
-                for table in [one.target for one in actions if one.kind == Kind.DROP]:
+                for table in [action.target for action in actions if action.kind == ActionKind.DROP]:
                     connection.execute(text(f"DROP TABLE IF EXISTS {PUBLIC}.{quote(table)}"))
-        return Report("", actions, applied=self.apply and bool(actions))
+        return ReconcileReport("", actions, applied=self.apply and bool(actions))
 
 
 @contextmanager
-def _whole_listing() -> Iterator[None]:
+def _complete_listing() -> Iterator[None]:
     try:
         yield
     except ConfigurationError:
         raise
     except Exception as error:  # each storage has errors of its own
-        what = f"The bucket cannot be listed whole ({error})"
-        raise ConfigurationError(f"{what}; nothing was done, try again later.") from error
-
-
-def _to_do(report: Report) -> list[Action]:
-    return [action for action in report.actions if action.kind not in FOR_PEOPLE]
+        reason = f"The bucket cannot be listed completely ({error})"
+        raise ConfigurationError(f"{reason}; nothing was changed, try again later.") from error
 
 
 def _table(action: Action) -> str:
-    """Of a table or a document under mapfiles/."""
+    """Return the table name of an action on a table or on a document under mapfiles/."""
     return action.target.rpartition("/")[2].partition(".")[0]
 
 
-def _ends(action: Action) -> bool:
-    return action.kind == Kind.DROP or (action.kind == Kind.REMOVE and action.target.startswith("mapfiles/"))
+def _ends_publication(action: Action) -> bool:
+    return action.kind == ActionKind.DROP or (action.kind == ActionKind.REMOVE and action.target.startswith("mapfiles/"))

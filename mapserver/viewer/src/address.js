@@ -1,11 +1,11 @@
-// The part of the address after #: what is shown, so that an address can be sent to somebody and Back works. Pure.
+// The page's state as the part of the address after #, so that links and the Back button work. Pure; `main.js` holds the state.
 //
 //   #                                            all collections
-//   #/7.2/31.1/-98.0?county=Travis&q=1958        the same, a place on the map and a search
-//   #travis_usda_1958_frames                     one collection; a map's bare address leads here
+//   #/7.2/31.1/-98.0?county=Travis&q=1958        the same, with a view of the map and a search
+//   #travis_usda_1958_frames                     one collection; a map's bare address redirects here
 //   #travis_usda_1958_frames/14/30.2/-97.7?frame=bw/02-08-58_6-107&compare=travis_usda_1937_frames
 
-export const NOTHING = Object.freeze({
+export const DEFAULTS = Object.freeze({
   table: null,
   view: null, // {zoom, lat, lon}
   q: "",
@@ -13,11 +13,11 @@ export const NOTHING = Object.freeze({
   agency: "",
   year: "",
   type: "",
-  at: "", // x,y in EPSG:3857 metres: only collections at this place
-  frame: null, // <band>/<stem>
-  of: "", // "right": the frame is one of the compared collection
+  at: "", // x,y in EPSG:3857 meters: only collections at this place
+  frame: null, // <film type>/<stem>
+  frameSide: "", // "right": the frame belongs to the compared collection; the parameter `of` in the address
   compare: null, // table of the collection on the right
-  side: false, // beside each other, not under a divider
+  side: false, // side by side instead of a divider
   split: 0.5,
   opacity: 1,
   footprints: true,
@@ -30,44 +30,44 @@ const number = (text, low, high) => {
   return Number.isFinite(value) && value >= low && value <= high ? value : null;
 };
 
-/** Reads what stands after #; what makes no sense is left out. */
+/** The state of an address. Invalid parts are ignored. */
 export function parse(hash) {
   const [path, query = ""] = hash.replace(/^#/, "").split("?", 2);
-  const [table, ...place] = path.split("/");
-  const given = new URLSearchParams(query);
-  const [zoom, lat, lon] = [number(place[0], 0, 24), number(place[1], -89, 89), number(place[2], -180, 180)];
-  const state = { ...NOTHING, table: /^[a-z0-9_]+$/.test(table) ? table : null };
+  const [table, ...view] = path.split("/");
+  const parameters = new URLSearchParams(query);
+  const [zoom, lat, lon] = [number(view[0], 0, 24), number(view[1], -89, 89), number(view[2], -180, 180)];
+  const state = { ...DEFAULTS, table: /^[a-z0-9_]+$/.test(table) ? table : null };
   if (zoom !== null && lat !== null && lon !== null) state.view = { zoom, lat, lon };
   if (!state.table) {
-    for (const name of FILTERS) state[name] = given.get(name) ?? "";
+    for (const name of FILTERS) state[name] = parameters.get(name) ?? "";
     return state;
   }
-  state.frame = given.get("frame");
-  state.of = given.get("of") === "right" ? "right" : "";
-  state.compare = given.get("compare");
-  state.side = given.get("side") === "1";
-  state.split = number(given.get("split"), 0, 1) ?? NOTHING.split;
-  state.opacity = number(given.get("opacity"), 0, 1) ?? NOTHING.opacity;
-  state.footprints = given.get("footprints") !== "0";
+  state.frame = parameters.get("frame");
+  state.frameSide = parameters.get("of") === "right" ? "right" : "";
+  state.compare = parameters.get("compare");
+  state.side = parameters.get("side") === "1";
+  state.split = number(parameters.get("split"), 0, 1) ?? DEFAULTS.split;
+  state.opacity = number(parameters.get("opacity"), 0, 1) ?? DEFAULTS.opacity;
+  state.footprints = parameters.get("footprints") !== "0";
   return state;
 }
 
-/** The reverse of `parse`; what is as usual is not written. */
+/** The address of a state, the reverse of `parse`. Default values are omitted. */
 export function format(state) {
   const query = [];
   const add = (name, value) => query.push(`${name}=${encodeURIComponent(value).replaceAll("%2F", "/").replaceAll("%2C", ",")}`);
   if (state.table) {
     if (state.frame) add("frame", state.frame);
-    if (state.frame && state.of) add("of", state.of);
+    if (state.frame && state.frameSide) add("of", state.frameSide);
     if (state.compare) add("compare", state.compare);
     if (state.compare && state.side) add("side", 1);
-    if (state.compare && !state.side && state.split !== NOTHING.split) add("split", state.split.toFixed(3));
+    if (state.compare && !state.side && state.split !== DEFAULTS.split) add("split", state.split.toFixed(3));
     if (state.opacity !== 1) add("opacity", state.opacity.toFixed(2));
     if (!state.footprints) add("footprints", 0);
   } else {
     for (const name of FILTERS) if (state[name]) add(name, state[name]);
   }
   const { zoom, lat, lon } = state.view ?? {};
-  const place = state.view ? `/${zoom.toFixed(2)}/${lat.toFixed(5)}/${lon.toFixed(5)}` : "";
-  return `#${state.table ?? ""}${place}${query.length ? `?${query.join("&")}` : ""}`;
+  const view = state.view ? `/${zoom.toFixed(2)}/${lat.toFixed(5)}/${lon.toFixed(5)}` : "";
+  return `#${state.table ?? ""}${view}${query.length ? `?${query.join("&")}` : ""}`;
 }

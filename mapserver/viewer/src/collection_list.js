@@ -1,23 +1,23 @@
-// The list of collections, as /collections.json gives it, and how it is searched. Pure but for `load`.
+// The list of collections from /collections.json, and its search. Pure except for `load`; the panels are in `browse.js` and `collection.js`.
 
 const TYPES = { frames: "frames", index: "index sheets", mosaic: "mosaic" };
 
-/** Raises an Error whose message is for people. */
+/** The sorted list. Throws an Error whose message is shown to the user. */
 export async function load() {
-  let answer;
+  let response;
   try {
-    answer = await fetch("/collections.json", { cache: "no-cache" });
+    response = await fetch("/collections.json", { cache: "no-cache" });
   } catch {
-    throw new Error("The server does not answer: check the connection, then try again.");
+    throw new Error("The server is not responding: check your connection, then try again.");
   }
-  if (!answer.ok) throw new Error("The list of collections cannot be read at the moment: try again in a few seconds.");
-  const { collections } = await answer.json();
-  return collections.map(described).sort(inOrder);
+  if (!response.ok) throw new Error("The list of collections cannot be read: try again in a few seconds.");
+  const { collections } = await response.json();
+  return collections.map(describe).sort(compareEntries);
 }
 
-/** A collection with the words that the page shows and searches. */
-function described(entry) {
-  const place = entry.county ? words(entry.county) : entry.name.slice(0, -entry.type.length - 1).replaceAll("_", " ");
+/** An entry with the words that the page shows and searches. */
+function describe(entry) {
+  const place = entry.county ? splitWords(entry.county) : entry.name.slice(0, -entry.type.length - 1).replaceAll("_", " ");
   const parts = entry.county ? [place, entry.agency, entry.year] : [place, place.includes(entry.year) ? null : entry.year];
   const label = parts.filter(Boolean).join(" · ");
   const decade = entry.year ? `${entry.year - (entry.year % 10)}s` : "";
@@ -34,52 +34,52 @@ function described(entry) {
   };
 }
 
-/** VanZandt is written Van Zandt; McLennan and DeWitt are not parted. */
-export function words(name) {
+/** VanZandt becomes Van Zandt; McLennan and DeWitt stay as they are. */
+export function splitWords(name) {
   return name.replace(/(?<!\bMc|\bDe)(?<=[a-z])(?=[A-Z])/g, " ");
 }
 
-function inOrder(a, b) {
+function compareEntries(a, b) {
   return a.place.localeCompare(b.place) || (a.year ?? 9999) - (b.year ?? 9999) || a.name.localeCompare(b.name);
 }
 
-/** Each facet: how a collection's value is read, and what a person may choose. */
+/** Each facet: its label, its values in an entry, and how a value is shown. */
 export const FACETS = {
-  county: { label: "County", of: (entry) => [entry.county].filter(Boolean), show: words },
-  agency: { label: "Agency", of: (entry) => [entry.agency].filter(Boolean), show: (value) => value },
-  year: { label: "Year", of: (entry) => [entry.decade, entry.year && String(entry.year)].filter(Boolean), show: (value) => value },
-  type: { label: "Type", of: (entry) => [entry.type], show: (value) => TYPES[value] ?? value },
+  county: { label: "County", values: (entry) => [entry.county].filter(Boolean), format: splitWords },
+  agency: { label: "Agency", values: (entry) => [entry.agency].filter(Boolean), format: (value) => value },
+  year: { label: "Year", values: (entry) => [entry.decade, entry.year && String(entry.year)].filter(Boolean), format: (value) => value },
+  type: { label: "Type", values: (entry) => [entry.type], format: (value) => TYPES[value] ?? value },
 };
 
-/** Collections that match the words (each must begin a word of the collection), all chosen facets and the place. */
-export function search(collections, { q, at, ...chosen }, without = null) {
-  const wanted = q.toLowerCase().split(/[\s·_,]+/).filter(Boolean);
-  const facets = Object.entries(FACETS).filter(([name]) => chosen[name] && name !== without);
+/** Collections that match all words (as beginnings of words), all selected facets except `ignored`, and the place. */
+export function search(collections, { q, at, ...selected }, ignored = null) {
+  const words = q.toLowerCase().split(/[\s·_,]+/).filter(Boolean);
+  const facets = Object.entries(FACETS).filter(([name]) => selected[name] && name !== ignored);
   return collections.filter(
     (entry) =>
-      wanted.every((word) => entry.terms.some((term) => term.startsWith(word))) &&
-      facets.every(([name, { of }]) => of(entry).includes(chosen[name])) &&
+      words.every((word) => entry.terms.some((term) => term.startsWith(word))) &&
+      facets.every(([name, { values }]) => values(entry).includes(selected[name])) &&
       (!at || covers(entry, at)),
   );
 }
 
-/** The values of a facet among what the other facets leave, with the number of collections of each. */
+/** The values of a facet that the other facets leave, each with its number of collections. */
 export function choices(collections, state, name) {
-  const found = new Map();
+  const counts = new Map();
   for (const entry of search(collections, state, name)) {
-    for (const value of FACETS[name].of(entry)) found.set(value, (found.get(value) ?? 0) + 1);
+    for (const value of FACETS[name].values(entry)) counts.set(value, (counts.get(value) ?? 0) + 1);
   }
-  return [...found].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
+  return [...counts].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
 }
 
-/** Collections that share ground with this one: its other years first. */
-export function neighbours(collections, of) {
-  const overlapping = collections.filter((entry) => entry !== of && overlap(entry.extent, of.extent));
-  const rank = (entry) => (entry.type === of.type ? 0 : 1);
-  return overlapping.sort((a, b) => rank(a) - rank(b) || (a.year ?? 9999) - (b.year ?? 9999));
+/** Collections that overlap this one, those of its type first. */
+export function overlapping(collections, entry) {
+  const others = collections.filter((other) => other !== entry && intersect(other.extent, entry.extent));
+  const rank = (other) => (other.type === entry.type ? 0 : 1);
+  return others.sort((a, b) => rank(a) - rank(b) || (a.year ?? 9999) - (b.year ?? 9999));
 }
 
-function overlap(a, b) {
+function intersect(a, b) {
   return a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 }
 
@@ -89,7 +89,7 @@ function covers(entry, at) {
   return x >= minx && x <= maxx && y >= miny && y <= maxy;
 }
 
-/** The addresses that other programs take. */
+/** The addresses for other programs: name, use, address. */
 export function services(entry) {
   const origin = location.origin;
   return [
@@ -101,18 +101,18 @@ export function services(entry) {
   ];
 }
 
-/** What a band is called. */
-export const FILM = { bw: "black and white", nc: "colour" };
+/** Labels of the film types. */
+export const FILM_TYPES = { bw: "black and white", nc: "color" };
 
-/** The files of the whole collection: its index, and once there are some, its exports. */
+/** The downloads of the whole collection: name, description, address. Exports may not exist yet. */
 export function files(entry) {
-  const made = entry.exports;
-  const mosaics = Object.entries(made?.mosaics ?? {});
+  const exports = entry.exports;
+  const mosaics = Object.entries(exports?.mosaics ?? {});
   return [
     ["Tile index", "outlines and links, zipped shapefile", entry.index],
-    ["GeoJSON", "outlines and links, for web maps and scripts", made?.geojson],
-    ["GeoParquet", "the same, for analysis", made?.parquet],
-    ["STAC collection", "every photograph with its files and checksums", made?.stac],
-    ...mosaics.map(([band, address]) => [mosaics.length > 1 ? `Mosaic for GDAL, ${FILM[band]}` : "Mosaic for GDAL", "all photographs as one raster, opened where they lie", address]),
+    ["GeoJSON", "outlines and links, for web maps and scripts", exports?.geojson],
+    ["GeoParquet", "the same, for analysis", exports?.parquet],
+    ["STAC collection", "every photograph with its files and checksums", exports?.stac],
+    ...mosaics.map(([filmType, address]) => [mosaics.length > 1 ? `Mosaic for GDAL, ${FILM_TYPES[filmType]}` : "Mosaic for GDAL", "all photographs as one raster, without downloading them", address]),
   ].filter(([, , address]) => address);
 }

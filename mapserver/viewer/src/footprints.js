@@ -1,30 +1,30 @@
-// Asks the map server about frames: which lie at a place, which has this name. Answers are plain records, the top one first.
+// Queries to the map server about frames: those at a place, those in a view, one by its id. The results are plain records.
 
 import GeoJSON from "ol/format/GeoJSON.js";
 import { transformExtent } from "ol/proj.js";
 
-const MOST = 60; // frames that one place or view lists; a flight overlaps by less than ten
+const MAX_FRAMES = 60; // limit of one query; in a flight fewer than ten frames overlap at one place
 
 const format = new GeoJSON();
 
-/** Frames whose photograph shows this place (EPSG:3857). */
+/** The frames whose photograph covers this place (EPSG:3857), the top one first. */
 export async function framesAt(entry, coordinate) {
   const { frames } = await itemsWithin(entry, [...coordinate, ...coordinate], "EPSG:3857");
   return frames.filter((frame) => frame.geometry.intersectsCoordinate(coordinate)).reverse();
 }
 
-/** Frames in a view, in the order of their names, and how many there are in all. */
+/** The frames in a view, sorted by id, and their total number. */
 export async function framesWithin(entry, extent) {
-  const { frames, all } = await itemsWithin(entry, extent);
-  return { frames: frames.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true })), all };
+  const { frames, total } = await itemsWithin(entry, extent);
+  return { frames: frames.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true })), total };
 }
 
-/** One frame by its identity, <band>/<stem>; null when there is none. */
+/** The frame with this id, <film type>/<stem>; null when it does not exist. */
 export async function frameNamed(entry, id) {
-  const [band, stem] = id.split("/", 2);
-  if (!/^\w+$/.test(band) || !/^[\w-]+$/.test(stem ?? "")) return null;
-  const like = `<PropertyIsLike wildCard="*" singleChar="." escapeChar="!"><PropertyName>dl_georef</PropertyName><Literal>*/${band}/*/cog/${stem}.tif</Literal></PropertyIsLike>`;
-  const answer = await asked(`/wms/${entry.table}`, {
+  const [filmType, stem] = id.split("/", 2);
+  if (!/^\w+$/.test(filmType) || !/^[\w-]+$/.test(stem ?? "")) return null;
+  const like = `<PropertyIsLike wildCard="*" singleChar="." escapeChar="!"><PropertyName>dl_georef</PropertyName><Literal>*/${filmType}/*/cog/${stem}.tif</Literal></PropertyIsLike>`;
+  const collection = await fetchJson(`/wms/${entry.table}`, {
     SERVICE: "WFS",
     VERSION: "2.0.0",
     REQUEST: "GetFeature",
@@ -32,40 +32,40 @@ export async function frameNamed(entry, id) {
     OUTPUTFORMAT: "geojson",
     FILTER: `<Filter>${like}</Filter>`,
   });
-  const features = format.readFeatures(answer, { dataProjection: "EPSG:3857" });
-  return features.map(record).find((frame) => frame.id === id) ?? null;
+  const features = format.readFeatures(collection, { dataProjection: "EPSG:3857" });
+  return features.map(toFrame).find((frame) => frame.id === id) ?? null;
 }
 
 async function itemsWithin(entry, extent) {
   const bbox = transformExtent(extent, "EPSG:3857", "EPSG:4326").map((value) => value.toFixed(7));
   const address = `/ogcapi/${entry.table}/collections/${entry.name}_index/items`;
-  const answer = await asked(address, { f: "json", limit: MOST, bbox: bbox.join(",") });
-  const features = format.readFeatures(answer, { dataProjection: "EPSG:4326", featureProjection: "EPSG:3857" });
-  return { frames: features.map(record), all: answer.numberMatched };
+  const collection = await fetchJson(address, { f: "json", limit: MAX_FRAMES, bbox: bbox.join(",") });
+  const features = format.readFeatures(collection, { dataProjection: "EPSG:4326", featureProjection: "EPSG:3857" });
+  return { frames: features.map(toFrame), total: collection.numberMatched };
 }
 
-/** Raises an Error whose message is for people. */
-async function asked(address, parameters) {
+/** The JSON of a response. Throws an Error whose message is shown to the user. */
+async function fetchJson(address, parameters) {
   try {
-    const answer = await fetch(`${address}?${new URLSearchParams(parameters)}`);
-    if (answer.ok) return await answer.json();
+    const response = await fetch(`${address}?${new URLSearchParams(parameters)}`);
+    if (response.ok) return await response.json();
   } catch {
-    // Neither an answer nor JSON: MapServer tells of its troubles in XML.
+    // No response, or MapServer's error report in XML.
   }
-  throw new Error("The map server did not answer: try again in a few seconds.");
+  throw new Error("The map server is not responding: try again in a few seconds.");
 }
 
-/** What the page shows of a frame. The COG's link gives its identity: the archive's names are the contract. */
-function record(feature) {
+/** What the page shows of a frame. Its id comes from the COG's link, because the archive's file names are the contract. */
+function toFrame(feature) {
   const { date, roll, frame_num, acquired, band, dl_orig, dl_georef, dl_index } = feature.getProperties();
   const [, base, file] = /^(.*)\/(?:bw|nc)\/[^/]+\/[^/]+\/[^/]+\/cog\/([^/]+)\.tif$/.exec(dl_georef) ?? ["", "", frame_num];
   return {
     id: `${band}/${file}`,
     file,
-    band,
+    filmType: band,
     roll,
     number: frame_num,
-    date: spokenDate(acquired) ?? (/^(?:multiple|n\/a)$/i.test(date ?? "") ? "several dates" : date),
+    date: longDate(acquired) ?? (/^(?:multiple|n\/a)$/i.test(date ?? "") ? "several dates" : date),
     archive: base,
     scan: /^https?:/.test(dl_orig ?? "") ? dl_orig : null,
     cog: dl_georef,
@@ -74,11 +74,11 @@ function record(feature) {
   };
 }
 
-/** 1958-02-08 as 8 February 1958. */
-function spokenDate(acquired) {
+/** 1958-02-08 as February 8, 1958; null for an incomplete date. */
+function longDate(acquired) {
   const [year, month, day] = (acquired ?? "").split("-").map(Number);
   if (!year || !month || !day) return null;
-  return new Date(Date.UTC(year, month - 1, day)).toLocaleDateString("en-GB", {
+  return new Date(Date.UTC(year, month - 1, day)).toLocaleDateString("en-US", {
     day: "numeric",
     month: "long",
     year: "numeric",
@@ -86,20 +86,20 @@ function spokenDate(acquired) {
   });
 }
 
-/** Where a frame's preview may lie: where the archive's links lead, or under this page's own server. */
+/** The addresses that may have a frame's preview: in the archive that the links name, and on this server. */
 export function previews(entry, frame) {
   const path = `derived/${entry.name}/thumbnails/${frame.id}.webp`;
-  const here = `${location.origin}/archive/${path}`;
-  const there = `${frame.archive}/${path}`;
-  return there.startsWith("https:") || there.startsWith(location.origin) ? [...new Set([there, here])] : [here];
+  const local = `${location.origin}/archive/${path}`;
+  const linked = `${frame.archive}/${path}`;
+  return linked.startsWith("https:") || linked.startsWith(location.origin) ? [...new Set([linked, local])] : [local];
 }
 
-/** Is a file there, and how large is it? `null`: it cannot be known, because it lies on another server. */
+/** Whether a file exists, and its size in bytes; null for a file on another server, where this cannot be checked. */
 export async function fileInfo(address) {
   if (!address.startsWith(location.origin)) return null;
   try {
-    const answer = await fetch(address, { method: "HEAD" });
-    return { exists: answer.ok, gone: answer.status === 404, bytes: Number(answer.headers.get("Content-Length")) };
+    const response = await fetch(address, { method: "HEAD" });
+    return { exists: response.ok, isMissing: response.status === 404, bytes: Number(response.headers.get("Content-Length")) };
   } catch {
     return null;
   }

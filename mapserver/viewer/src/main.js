@@ -1,51 +1,51 @@
-// Puts the parts together. One state, kept in the address; every change of it draws the page again.
+// Connects the parts of the page. There is one state, kept in the address; a change of it redraws the page.
 
 import { buffer, containsExtent } from "ol/extent.js";
-import { NOTHING, format, parse } from "./address.js";
+import { DEFAULTS, format, parse } from "./address.js";
 import { archiveName, loadBase } from "./base.js";
-import { browser } from "./browse.js";
-import { load, search } from "./catalogue.js";
+import { browsePanel } from "./browse.js";
 import { collectionPanel } from "./collection.js";
-import { announce, byId, counted, notice } from "./dom.js";
+import { load, search } from "./collection_list.js";
+import { announce, byId, counted, showNotice } from "./dom.js";
 import { frameNamed, framesAt } from "./footprints.js";
 import { framePanel } from "./frame.js";
 import { Stage } from "./stage.js";
 
-const LOOKS = new Set(["opacity", "footprints"]);
-const LIGHT = new Set([...LOOKS, "view", "frame", "of"]); // what changes without the page being drawn again
-const WIDEST = 9; // zoom: a small archive is first shown with the counties around it
+const DISPLAY = new Set(["opacity", "footprints"]);
+const NO_REDRAW = new Set([...DISPLAY, "view", "frame", "frameSide"]); // parts of the state that change without a redraw of the page
+const MAX_START_ZOOM = 9; // a small archive is first shown with the counties around it
 
 let collections = [];
 let state = parse(location.hash);
-let settled = false; // the first view is set: from now on the map's movements go into the address
+let isViewSet = false; // from then on, movements of the map go into the address
 
-const stage = new Stage(byId("maps"), { picked, looked, moved, failed, hovered });
-const list = browser(byId("browse"), { chosen: choose, filtered, hovered });
-const panel = collectionPanel(byId("chosen"), { back, changed, chosen: choose, swap, fit: () => stage.left.fit(current().extent), frame: showFrame }, () => stage.view.calculateExtent(stage.left.map.getSize()));
-const photograph = framePanel(byId("frame-panel"), { closed: closeFrame, shown: stepped });
+const stage = new Stage(byId("maps"), { pick, move: moveMap, split: moveDivider, fail, hover });
+const list = browsePanel(byId("browse"), { choose, filter, hover });
+const panel = collectionPanel(byId("chosen"), { back, change: go, choose, swap, fit: () => stage.left.fit(current().extent), showFrame }, () => stage.view.calculateExtent(stage.left.map.getSize()));
+const photograph = framePanel(byId("frame-panel"), { close: closeFrame, step: stepToFrame });
 
-const named = (table) => collections.find((entry) => entry.table === table) ?? null;
-const current = () => named(state.table);
+const findCollection = (table) => collections.find((entry) => entry.table === table) ?? null;
+const current = () => findCollection(state.table);
 
-/** Takes a new state into the address and onto the page. `quiet` changes take no place in the history. */
-function go(patch, quiet = false) {
+/** Apply a change of the state to the address and to the page. A quiet change adds no entry to the history. */
+function go(patch, isQuiet = false) {
   const before = state;
   state = { ...state, ...patch };
-  history[quiet ? "replaceState" : "pushState"](null, "", format(state));
-  const differ = Object.keys(patch).filter((name) => state[name] !== before[name]);
-  if (differ.some((name) => !LIGHT.has(name))) draw();
-  else if (differ.some((name) => LOOKS.has(name))) stage.look(state);
+  history[isQuiet ? "replaceState" : "pushState"](null, "", format(state));
+  const changed = Object.keys(patch).filter((name) => state[name] !== before[name]);
+  if (changed.some((name) => !NO_REDRAW.has(name))) draw();
+  else if (changed.some((name) => DISPLAY.has(name))) stage.setDisplay(state);
 }
 
 function draw() {
-  const chosen = current();
-  const compared = chosen ? named(state.compare) : null;
-  document.title = chosen ? `${chosen.label} – Aerial photographs` : "Aerial photographs";
-  byId("browse").hidden = Boolean(chosen);
-  byId("chosen").hidden = !chosen;
-  const listed = chosen ? search(collections, state) : list.show(collections, state);
-  if (chosen) panel.show(chosen, collections, state);
-  stage.show(chosen, compared, state, listed, counter(listed));
+  const selected = current();
+  const compared = selected ? findCollection(state.compare) : null;
+  document.title = selected ? `${selected.label} – Aerial photographs` : "Aerial photographs";
+  byId("browse").hidden = Boolean(selected);
+  byId("chosen").hidden = !selected;
+  const listed = selected ? search(collections, state) : list.show(collections, state);
+  if (selected) panel.show(selected, collections, state);
+  stage.show(selected, compared, state, listed, countByCounty(listed));
   if (!state.frame) hidePhotograph();
 }
 
@@ -54,8 +54,8 @@ function hidePhotograph() {
   stage.mark(null);
 }
 
-/** How many of these collections show a county. */
-function counter(listed) {
+/** A function that returns the number of these collections in a county. */
+function countByCounty(listed) {
   const counts = new Map();
   for (const { county } of listed) counts.set(county, (counts.get(county) ?? 0) + 1);
   return (county) => counts.get(archiveName(county)) ?? 0;
@@ -63,8 +63,8 @@ function counter(listed) {
 
 function choose(entry, keepView = false) {
   const view = keepView ? state.view : null;
-  closeNotice();
-  go({ ...NOTHING, table: entry.table, view, opacity: state.opacity, footprints: state.footprints });
+  hideNotice();
+  go({ ...DEFAULTS, table: entry.table, view, opacity: state.opacity, footprints: state.footprints });
   if (!view) stage.left.fit(entry.extent);
   announce(`${entry.label}, ${counted(entry.frames, "frame")}.`);
   byId("side-body").scrollTop = 0;
@@ -73,55 +73,51 @@ function choose(entry, keepView = false) {
 
 function back() {
   const { table } = state;
-  go({ ...NOTHING });
+  go({ ...DEFAULTS });
   showAll();
   list.focus(table);
 }
 
-/** The map follows a facet, but not each letter that is typed. */
-function filtered(patch, typed = false) {
-  go(patch, typed);
-  if (!typed) showAll(search(collections, state));
-}
-
-function changed(patch, quiet = false) {
-  go(patch, quiet);
+/** The map follows the facets, but not each letter of a search. */
+function filter(patch, isTyping = false) {
+  go(patch, isTyping);
+  if (!isTyping) showAll(search(collections, state));
 }
 
 function swap(compared) {
-  go({ table: compared.table, compare: state.table, frame: null, of: "" });
+  go({ table: compared.table, compare: state.table, frame: null, frameSide: "" });
 }
 
-function hovered(entry) {
-  stage.left.light(entry);
+function hover(entry) {
+  stage.left.highlight(entry);
 }
 
-function looked(view) {
-  if (settled) go({ view }, true);
-  panel.looked();
+function moveMap(view) {
+  if (isViewSet) go({ view }, true);
+  panel.refreshFrames();
 }
 
-function moved(split) {
-  clearTimeout(moved.timer);
-  moved.timer = setTimeout(() => {
+function moveDivider(split) {
+  clearTimeout(moveDivider.timer);
+  moveDivider.timer = setTimeout(() => {
     state = { ...state, split };
     history.replaceState(null, "", format(state));
   }, 150);
 }
 
-function failed(entry) {
-  notice(`The imagery of ${entry.label} cannot be drawn at the moment: the map server does not answer.`, () => location.reload());
+function fail(entry) {
+  showNotice(`The map server is not responding, so ${entry.label} cannot be drawn: try again in a few seconds.`, () => location.reload());
 }
 
-const closeNotice = () => notice(null);
+const hideNotice = () => showNotice(null);
 
-/** A click, or Enter, on the map. */
-async function picked(entries, coordinate, slot, county) {
-  const entry = slot === "right" ? named(state.compare) : current();
+/** A click on the map, or Enter. */
+async function pick(entries, coordinate, slot, county) {
+  const entry = slot === "right" ? findCollection(state.compare) : current();
   if (!entry) {
     if (entries.length === 1) choose(entries[0]);
     else if (entries.length) go({ at: coordinate.map(Math.round).join(",") });
-    else if (county) filtered({ county: archiveName(county) });
+    else if (county) filter({ county: archiveName(county) });
     return;
   }
   try {
@@ -129,23 +125,23 @@ async function picked(entries, coordinate, slot, county) {
     if (frames.length) showFrame(frames[0], frames, entry);
     else {
       closeFrame();
-      announce("There is no photograph of this place in the collection.");
+      announce("The collection has no photograph of this place.");
     }
   } catch (error) {
-    notice(error.message);
+    showNotice(error.message);
   }
 }
 
 function showFrame(frame, frames, entry = current()) {
-  closeNotice();
-  go({ frame: frame.id, of: entry === current() ? "" : "right" });
+  hideNotice();
+  go({ frame: frame.id, frameSide: entry === current() ? "" : "right" });
   stage.mark(frame.geometry);
   photograph.open(entry, frames, frames.indexOf(frame));
   byId("frame-panel").focus({ preventScroll: true });
   stage.reveal(frame.geometry.getExtent(), byId("frame-panel"));
 }
 
-function stepped(frame) {
+function stepToFrame(frame) {
   stage.mark(frame.geometry);
   stage.reveal(frame.geometry.getExtent(), byId("frame-panel"));
   go({ frame: frame.id }, true);
@@ -154,7 +150,7 @@ function stepped(frame) {
 function closeFrame() {
   if (!photograph.isOpen()) return;
   hidePhotograph();
-  go({ frame: null, of: "" });
+  go({ frame: null, frameSide: "" });
   stage.focus();
 }
 
@@ -162,37 +158,37 @@ function showAll(listed = collections) {
   const extents = listed.map(({ extent }) => extent);
   if (!extents.length) return;
   const all = extents.reduce((a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])]);
-  stage.left.fit(all, { maxZoom: WIDEST });
+  stage.left.fit(all, { maxZoom: MAX_START_ZOOM });
 }
 
-/** Brings the page to what the address says: at the start, and on Back and Forward. */
+/** Set the state from the address: at the start, and on Back and Forward. */
 async function follow() {
-  settled = false;
+  isViewSet = false;
   state = parse(location.hash);
   const entry = current();
   if (state.table && !entry) {
-    notice(`There is no collection ${state.table} on the map: it was withdrawn, or the address is mistyped.`);
-    state = { ...NOTHING };
-  } else closeNotice();
+    showNotice(`Collection ${state.table} is not on the map: it was withdrawn, or the address has a typo. Choose one from the list.`);
+    state = { ...DEFAULTS };
+  } else hideNotice();
   draw();
-  if (state.view) stage.lookAt(state.view);
+  if (state.view) stage.setView(state.view);
   else if (entry) stage.left.fit(entry.extent, { duration: 0 });
   else showAll();
-  settled = true;
-  if (entry && state.frame) await restoreFrame((state.of === "right" && named(state.compare)) || entry, state);
+  isViewSet = true;
+  if (entry && state.frame) await restoreFrame((state.frameSide === "right" && findCollection(state.compare)) || entry, state);
 }
 
 async function restoreFrame(entry, { frame: id, view }) {
   try {
     const frame = await frameNamed(entry, id);
     if (state.frame !== id) return;
-    if (!frame) return notice("The photograph that the address names is not in this collection any more.");
+    if (!frame) return showNotice("The photograph in the address is no longer in this collection: choose another on the map.");
     stage.mark(frame.geometry);
     photograph.open(entry, [frame]);
-    const seen = stage.view.calculateExtent(stage.left.map.getSize());
-    if (!view || !containsExtent(buffer(seen, 1), frame.geometry.getExtent())) stage.left.fit(frame.geometry.getExtent(), { duration: 0 });
+    const visible = stage.view.calculateExtent(stage.left.map.getSize());
+    if (!view || !containsExtent(buffer(visible, 1), frame.geometry.getExtent())) stage.left.fit(frame.geometry.getExtent(), { duration: 0 });
   } catch (error) {
-    notice(error.message);
+    showNotice(error.message);
   }
 }
 
@@ -200,7 +196,7 @@ async function start() {
   try {
     collections = await load();
   } catch (error) {
-    notice(error.message, start);
+    showNotice(error.message, start);
     return;
   }
   const frames = collections.reduce((sum, entry) => sum + (entry.type === "frames" ? entry.frames : 0), 0);
@@ -221,12 +217,12 @@ byId("skip").addEventListener("click", (event) => {
   stage.focus();
 });
 byId("handle").addEventListener("click", () => {
-  const low = document.body.classList.toggle("low");
-  byId("handle").setAttribute("aria-expanded", String(!low));
-  byId("handle").firstChild.textContent = low ? "Show the list" : "Show more of the map";
+  const isLow = document.body.classList.toggle("low");
+  byId("handle").setAttribute("aria-expanded", String(!isLow));
+  byId("handle").firstChild.textContent = isLow ? "Show the list" : "Show more of the map";
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.recolour());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.recolor());
 
-loadBase().then(() => stage.recolour(), () => {});
-document.fonts.ready.then(() => stage.recolour());
+loadBase().then(() => stage.recolor(), () => {});
+document.fonts.ready.then(() => stage.recolor());
 await start();

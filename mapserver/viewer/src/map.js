@@ -1,4 +1,4 @@
-// One map over the plain base: outlines of collections to choose from, or the imagery and footprints of one or two of them.
+// One OpenLayers map over the base map: outlines of collections to select from, or imagery and footprints of one or two collections.
 
 import Feature from "ol/Feature.js";
 import OlMap from "ol/Map.js";
@@ -19,33 +19,33 @@ import XYZ from "ol/source/XYZ.js";
 import { Circle, Fill, Stroke, Style } from "ol/style.js";
 import { baseLayers } from "./base.js";
 
-const NATIVE = 21; // zoom of the finest tiles asked for; nearer ones are enlarged
-const IMAGERY_BELOW = 150; // metres a pixel: farther out the statewide map draws outlines only
-const FEW = 40; // outlines that can be told apart on a statewide view; of more, counties are shaded by their number
-const FAR = 200; // metres a pixel
-const TOO_SMALL = 10; // pixels: a collection that is drawn smaller than that gets a dot
+const MAX_TILE_ZOOM = 21; // zoom of the finest tiles requested; closer up they are enlarged
+const IMAGERY_BELOW = 150; // meters per pixel: when zoomed out further, the statewide map draws outlines only
+const MAX_OUTLINES = 40; // more outlines than this cannot be told apart statewide; counties are shaded by their number instead
+const OUTLINES_BELOW = 200; // meters per pixel: closer up, all outlines are drawn
+const MIN_OUTLINE_PX = 10; // a collection that is drawn smaller than this gets a dot
 
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--map-${name}`).trim();
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--map-${name}`).trim();
 
-/** Milliseconds that a movement of the map takes; none for people who asked for less motion. */
-export const glide = () => (calm.matches ? 0 : 350);
+/** Milliseconds of a map animation; 0 for users who prefer reduced motion. */
+export const animationDuration = () => (reducedMotion.matches ? 0 : 350);
 
 export class Viewer {
-  #held = () => 0;
-  #many = false;
-  #lit = null;
+  #countOf = () => 0;
+  #isCrowded = false;
+  #highlighted = null;
   #base;
-  #imagery = new Map(); // by slot, left or right: {entry, layer, footprints}
+  #imagery = new Map(); // by slot, "left" or "right": {entry, layer, footprints}
   #outlines = new VectorSource();
-  #statewide = new TileLayer({ source: new XYZ({ url: "/tiles/catalog/{z}/{x}/{y}.png", maxZoom: NATIVE }), maxResolution: IMAGERY_BELOW, zIndex: 9 });
+  #statewide = new TileLayer({ source: new XYZ({ url: "/tiles/catalog/{z}/{x}/{y}.png", maxZoom: MAX_TILE_ZOOM }), maxResolution: IMAGERY_BELOW, zIndex: 9 });
   #marked = new VectorSource();
 
   constructor(target, view, label) {
     this.target = target;
-    this.#base = baseLayers(colour, (county) => this.#held(county), () => this.#many);
-    this.outlineLayer = new VectorLayer({ source: this.#outlines, zIndex: 20, style: (feature, resolution) => this.#outline(feature, resolution) });
-    const marked = new VectorLayer({ source: this.#marked, zIndex: 30, style: highlight });
+    this.#base = baseLayers(color, (county) => this.#countOf(county), () => this.#isCrowded);
+    this.outlineLayer = new VectorLayer({ source: this.#outlines, zIndex: 20, style: (feature, resolution) => this.#outlineStyle(feature, resolution) });
+    const marked = new VectorLayer({ source: this.#marked, zIndex: 30, style: MARK_STYLE });
     this.map = new OlMap({
       target,
       view,
@@ -61,11 +61,11 @@ export class Viewer {
     target.setAttribute("aria-label", label);
   }
 
-  /** Collections to choose from; `statewide`: over the imagery of them all, where it is near enough to be seen. */
-  showOutlines(entries, held, statewide) {
-    this.#held = held;
-    this.#many = entries.length > FEW;
-    this.#statewide.setVisible(statewide);
+  /** Draw collections to select from. `countOf(county)`: for shading. `isStatewide`: draw the imagery of all of them, when zoomed in. */
+  showOutlines(entries, countOf, isStatewide) {
+    this.#countOf = countOf;
+    this.#isCrowded = entries.length > MAX_OUTLINES;
+    this.#statewide.setVisible(isStatewide);
     this.#outlines.clear(true);
     this.#outlines.addFeatures(
       entries.map((entry) => {
@@ -77,40 +77,41 @@ export class Viewer {
     this.#base.redraw();
   }
 
-  light(entry) {
-    this.#lit = entry;
+  /** Highlight the outline of a collection; null for none. */
+  highlight(entry) {
+    this.#highlighted = entry;
     this.outlineLayer.changed();
   }
 
-  /** Collections whose outline, or dot, is at a pixel. */
+  /** Collections whose outline or dot is at a pixel. */
   collectionsAt(pixel) {
-    const found = this.map.getFeaturesAtPixel(pixel, { hitTolerance: 5, layerFilter: (layer) => layer === this.outlineLayer });
-    return [...new Set(found.map((feature) => feature.get("entry")))];
+    const features = this.map.getFeaturesAtPixel(pixel, { hitTolerance: 5, layerFilter: (layer) => layer === this.outlineLayer });
+    return [...new Set(features.map((feature) => feature.get("entry")))];
   }
 
-  /** The county at a pixel, when it holds collections of the list. */
+  /** The county at a pixel, if it has listed collections; otherwise null. */
   countyAt(pixel) {
     const [county] = this.map.getFeaturesAtPixel(pixel, { layerFilter: (layer) => layer === this.#base.shaded });
-    return county && this.#held(county) ? county : null;
+    return county && this.#countOf(county) ? county : null;
   }
 
-  /** The imagery in a slot ("left", "right"); null empties it. `failed` is called when no tile of it can be had. */
-  showImagery(slot, entry, failed) {
-    const shown = this.#imagery.get(slot);
-    if (shown?.entry === entry) return;
-    if (shown) {
-      this.map.removeLayer(shown.layer);
-      this.map.removeLayer(shown.footprints);
+  /** Draw a collection in a slot ("left", "right"); null empties the slot. `onFail` is called when its tiles cannot be loaded. */
+  showImagery(slot, entry, onFail) {
+    const current = this.#imagery.get(slot);
+    if (current?.entry === entry) return;
+    if (current) {
+      this.map.removeLayer(current.layer);
+      this.map.removeLayer(current.footprints);
       this.#imagery.delete(slot);
     }
     if (!entry) return;
     const layer = new TileLayer({ extent: entry.extent, zIndex: slot === "left" ? 10 : 11, preload: 1 });
-    layer.setSource(tiles(entry, () => layer.setSource(viaWms(entry, failed))));
+    layer.setSource(tileSource(entry, () => layer.setSource(wmsSource(entry, onFail))));
     const footprints = new VectorTileLayer({
       extent: entry.extent,
       zIndex: slot === "left" ? 12 : 13,
       declutter: false,
-      source: new VectorTileSource({ format: new MVT(), url: outlineTiles(entry), maxZoom: 16 }),
+      source: new VectorTileSource({ format: new MVT(), url: footprintTiles(entry), maxZoom: 16 }),
       style: [
         new Style({ stroke: new Stroke({ color: "rgba(255,255,255,.55)", width: 3 }) }),
         new Style({ stroke: new Stroke({ color: slot === "left" ? "#c2410c" : "#0b63a5", width: 1.4 }) }),
@@ -122,75 +123,75 @@ export class Viewer {
   }
 
   layersOf(slot) {
-    const shown = this.#imagery.get(slot);
-    return shown ? [shown.layer, shown.footprints] : [];
+    const current = this.#imagery.get(slot);
+    return current ? [current.layer, current.footprints] : [];
   }
 
-  look({ opacity, footprints }) {
-    for (const shown of this.#imagery.values()) {
-      shown.layer.setOpacity(opacity);
-      shown.footprints.setVisible(footprints);
+  setDisplay({ opacity, footprints }) {
+    for (const imagery of this.#imagery.values()) {
+      imagery.layer.setOpacity(opacity);
+      imagery.footprints.setVisible(footprints);
     }
   }
 
-  /** The outline of the frame that is looked at. */
+  /** Mark the outline of the selected frame; null for none. */
   mark(geometry) {
     this.#marked.clear();
     if (geometry) this.#marked.addFeature(new Feature(geometry));
   }
 
-  recolour() {
+  recolor() {
     this.#base.redraw();
     this.outlineLayer.changed();
   }
 
-  fit(extent, more = {}) {
-    this.map.getView().fit(extent, { padding: [40, 40, 40, 40], duration: glide(), ...more });
+  fit(extent, options = {}) {
+    this.map.getView().fit(extent, { padding: [40, 40, 40, 40], duration: animationDuration(), ...options });
   }
 
-  #outline(feature, resolution) {
+  #outlineStyle(feature, resolution) {
     const entry = feature.get("entry");
-    const lit = entry === this.#lit;
-    if (this.#many && entry.county && resolution > FAR && !lit) return null;
-    const stroke = new Stroke({ color: colour(lit ? "lit" : "outline"), width: lit ? 3 : 1.4 });
-    // Over the statewide imagery hardly anything is filled: just enough that a click finds it.
-    const clear = resolution < IMAGERY_BELOW && this.#statewide.getVisible();
-    const fill = new Fill({ color: clear ? "rgb(0 0 0 / 1%)" : colour(lit ? "lit-fill" : "outline-fill") });
+    const isHighlighted = entry === this.#highlighted;
+    if (this.#isCrowded && entry.county && resolution > OUTLINES_BELOW && !isHighlighted) return null;
+    const stroke = new Stroke({ color: color(isHighlighted ? "highlight" : "outline"), width: isHighlighted ? 3 : 1.4 });
+    // Over the statewide imagery the fill is almost transparent: it only makes the outline clickable.
+    const isOverImagery = resolution < IMAGERY_BELOW && this.#statewide.getVisible();
+    const fill = new Fill({ color: isOverImagery ? "rgb(0 0 0 / 1%)" : color(isHighlighted ? "highlight-fill" : "outline-fill") });
     const size = Math.max(getWidth(entry.extent), getHeight(entry.extent)) / resolution;
-    const shape = new Style({ stroke, fill, zIndex: lit ? 1 : 0 });
-    if (size > TOO_SMALL) return shape;
-    const dot = new Circle({ radius: lit ? 8 : 6, fill: new Fill({ color: colour(lit ? "lit" : "outline") }), stroke: new Stroke({ color: "#fff", width: 2 }) });
-    return new Style({ image: dot, geometry: new Point(getCenter(entry.extent)), zIndex: lit ? 1 : 0 });
+    const shape = new Style({ stroke, fill, zIndex: isHighlighted ? 1 : 0 });
+    if (size > MIN_OUTLINE_PX) return shape;
+    const dot = new Circle({ radius: isHighlighted ? 8 : 6, fill: new Fill({ color: color(isHighlighted ? "highlight" : "outline") }), stroke: new Stroke({ color: "#fff", width: 2 }) });
+    return new Style({ image: dot, geometry: new Point(getCenter(entry.extent)), zIndex: isHighlighted ? 1 : 0 });
   }
 }
 
-const highlight = [
+const MARK_STYLE = [
   new Style({ stroke: new Stroke({ color: "#fff", width: 6 }) }),
   new Style({ stroke: new Stroke({ color: "#ffb000", width: 3 }) }),
 ];
 
-/** XYZ tiles; `rejected` when the first ones all fail. */
-function tiles(entry, rejected) {
-  const fine = devicePixelRatio > 1.3;
-  const url = entry.tiles(fine ? "@2x" : "");
-  return watched(new XYZ({ url, tilePixelRatio: fine ? 2 : 1, maxZoom: NATIVE, transition: calm.matches ? 0 : 200 }), rejected);
+/** XYZ tiles. `onFail` is called when the first tiles all fail. */
+function tileSource(entry, onFail) {
+  const isHighDensity = devicePixelRatio > 1.3;
+  const url = entry.tiles(isHighDensity ? "@2x" : "");
+  return watchErrors(new XYZ({ url, tilePixelRatio: isHighDensity ? 2 : 1, maxZoom: MAX_TILE_ZOOM, transition: reducedMotion.matches ? 0 : 200 }), onFail);
 }
 
-function viaWms(entry, failed) {
+function wmsSource(entry, onFail) {
   const params = { LAYERS: entry.name, VERSION: "1.1.1", STYLES: "", FORMAT: "image/png", TRANSPARENT: "TRUE" };
-  return watched(new TileWMS({ url: `/wms/${entry.table}`, params, transition: calm.matches ? 0 : 200 }), failed);
+  return watchErrors(new TileWMS({ url: `/wms/${entry.table}`, params, transition: reducedMotion.matches ? 0 : 200 }), onFail);
 }
 
-function watched(source, failed) {
-  let [good, bad] = [0, 0];
-  source.on("tileloadend", () => good++);
+function watchErrors(source, onFail) {
+  let [loaded, failed] = [0, 0];
+  source.on("tileloadend", () => loaded++);
   source.on("tileloaderror", () => {
-    bad++;
-    if (!good && bad === 3) failed();
+    failed++;
+    if (!loaded && failed === 3) onFail();
   });
   return source;
 }
 
-function outlineTiles(entry) {
+function footprintTiles(entry) {
   return `/wms/${entry.table}?mode=tile&tilemode=gmap&tile={x}+{y}+{z}&layers=${entry.name}_index&map.imagetype=mvt`;
 }

@@ -1,81 +1,82 @@
-// The map's place on the page: one map, or two under a divider or beside each other, all looking at the same ground.
+// The map area of the page: one map, or two with a divider or side by side, with the same view. One map's layers are in `map.js`.
 
 import View from "ol/View.js";
 import { getCenter } from "ol/extent.js";
 import { unByKey } from "ol/Observable.js";
 import { fromLonLat, toLonLat } from "ol/proj.js";
 import { h } from "./dom.js";
-import { Viewer, glide } from "./map.js";
+import { Viewer, animationDuration } from "./map.js";
 
-const STEP = 0.02; // of the width, for one press of an arrow key on the divider
+const STEP = 0.02; // share of the width that an arrow key moves the divider
 
 export class Stage {
   #clips = [];
   #split = 0.5;
   #right = null;
 
-  /** `told` hears what people do: picked(entries, coordinate, slot, county), looked(view), moved(split), failed(entry). */
-  constructor(place, told) {
-    this.told = told;
-    this.place = place;
+  /** `on`: pick(entries, coordinate, slot, county), hover(entry or null), move(view), split(share), fail(entry). */
+  constructor(container, on) {
+    this.on = on;
+    this.container = container;
     this.view = new View({ center: fromLonLat([-99.3, 31.4]), zoom: 6, minZoom: 4, maxZoom: 21, enableRotation: false });
     this.leftPane = h("div", { class: "pane", id: "map" });
-    this.divider = divider((split) => this.#moved(split));
+    this.divider = createDivider((split) => this.#moveDivider(split));
     this.labels = { left: h("p", { class: "side-label left", hidden: true }), right: h("p", { class: "side-label right", hidden: true }) };
-    place.append(this.leftPane, this.divider.element, this.labels.left, this.labels.right);
-    this.left = new Viewer(this.leftPane, this.view, "Map. Arrow keys move it, plus and minus zoom, Enter chooses what is in the middle.");
+    container.append(this.leftPane, this.divider.element, this.labels.left, this.labels.right);
+    this.left = new Viewer(this.leftPane, this.view, "Map. Arrow keys move it, plus and minus zoom, Enter selects what is at the center.");
     this.#listen(this.left, "left");
-    this.left.map.on("moveend", () => told.looked(this.looksAt()));
+    this.left.map.on("moveend", () => on.move(this.getView()));
   }
 
-  looksAt() {
+  /** The center in degrees, and the zoom. */
+  getView() {
     const [lon, lat] = toLonLat(this.view.getCenter());
     return { zoom: this.view.getZoom(), lat, lon };
   }
 
-  lookAt({ zoom, lat, lon }) {
+  setView({ zoom, lat, lon }) {
     this.view.cancelAnimations();
     this.view.setCenter(fromLonLat([lon, lat]));
     this.view.setZoom(zoom);
   }
 
-  /** All that is drawn follows from the state: nothing is remembered between two calls but what saves loading. */
-  show(chosen, compared, state, listed, held) {
+  /** Draw the state. `selected` and `compared`: collections or null. `listed`: collections to select from. `countOf(county)`: theirs. */
+  show(selected, compared, state, listed, countOf) {
     const side = Boolean(compared && state.side);
     this.#split = state.split;
-    this.left.showOutlines(chosen ? [] : listed, chosen ? () => 0 : held, !chosen && !narrowed(state));
-    this.left.showImagery("left", chosen, () => this.told.failed(chosen));
-    this.left.showImagery("right", side ? null : compared, () => this.told.failed(compared));
-    this.#sideBySide(side, compared);
-    this.look(state);
+    this.left.showOutlines(selected ? [] : listed, selected ? () => 0 : countOf, !selected && !isFiltered(state));
+    this.left.showImagery("left", selected, () => this.on.fail(selected));
+    this.left.showImagery("right", side ? null : compared, () => this.on.fail(compared));
+    this.#setSideBySide(side, compared);
+    this.setDisplay(state);
     this.#clip(Boolean(compared) && !side);
-    this.#name("left", compared ? chosen : null);
-    this.#name("right", compared);
+    this.#setLabel("left", compared ? selected : null);
+    this.#setLabel("right", compared);
   }
 
-  look(state) {
-    for (const viewer of this.#viewers()) viewer.look(state);
+  setDisplay(state) {
+    for (const viewer of this.#viewers()) viewer.setDisplay(state);
   }
 
-  /** Brings ground out from under a panel that lies over the map, when its middle is hidden. */
+  /** Move the map when `panel` covers the center of `extent`. */
   reveal(extent, panel) {
-    const [all, over] = [this.leftPane.getBoundingClientRect(), panel.getBoundingClientRect()];
-    const below = over.width > all.width * 0.8; // a sheet, as on a phone
-    const free = [below ? all.width : Math.min(all.width, over.left - all.left), below ? Math.max(80, over.top - all.top) : all.height];
+    const [map, cover] = [this.leftPane.getBoundingClientRect(), panel.getBoundingClientRect()];
+    const isSheet = cover.width > map.width * 0.8; // at the bottom, as on a phone
+    const free = [isSheet ? map.width : Math.min(map.width, cover.left - map.left), isSheet ? Math.max(80, cover.top - map.top) : map.height];
     const middle = getCenter(extent);
     const [x, y] = this.left.map.getPixelFromCoordinate(middle) ?? free;
     if (x >= 0 && y >= 0 && x < free[0] && y < free[1]) return;
-    const metres = this.view.getResolution();
-    const center = [middle[0] + (all.width / 2 - free[0] / 2) * metres, middle[1] - (all.height / 2 - free[1] / 2) * metres];
-    this.view.animate({ center, duration: glide() });
+    const resolution = this.view.getResolution();
+    const center = [middle[0] + (map.width / 2 - free[0] / 2) * resolution, middle[1] - (map.height / 2 - free[1] / 2) * resolution];
+    this.view.animate({ center, duration: animationDuration() });
   }
 
   mark(geometry) {
     for (const viewer of this.#viewers()) viewer.mark(geometry);
   }
 
-  recolour() {
-    for (const viewer of this.#viewers()) viewer.recolour();
+  recolor() {
+    for (const viewer of this.#viewers()) viewer.recolor();
   }
 
   focus() {
@@ -86,20 +87,20 @@ export class Stage {
     return this.#right ? [this.left, this.#right] : [this.left];
   }
 
-  #sideBySide(wanted, compared) {
-    this.place.classList.toggle("side-by-side", wanted);
-    if (wanted && !this.#right) {
+  #setSideBySide(isSide, compared) {
+    this.container.classList.toggle("side-by-side", isSide);
+    if (isSide && !this.#right) {
       const pane = h("div", { class: "pane", id: "map-right" });
       this.leftPane.after(pane);
       this.#right = new Viewer(pane, this.view, "Second map. It moves with the first.");
       this.#listen(this.#right, "right");
     }
-    if (!wanted && this.#right) {
+    if (!isSide && this.#right) {
       this.#right.map.setTarget(null);
       this.#right.target.remove();
       this.#right = null;
     }
-    if (wanted) this.#right.showImagery("right", compared, () => this.told.failed(compared));
+    if (isSide) this.#right.showImagery("right", compared, () => this.on.fail(compared));
     for (const viewer of this.#viewers()) viewer.map.updateSize();
   }
 
@@ -109,7 +110,7 @@ export class Stage {
       if (dragging) return;
       const [entry] = viewer.collectionsAt(pixel);
       viewer.target.classList.toggle("pickable", Boolean(entry ?? viewer.countyAt(pixel)));
-      this.told.hovered(entry ?? null);
+      this.on.hover(entry ?? null);
     });
     viewer.target.addEventListener("keydown", (event) => {
       if (event.key !== "Enter") return;
@@ -118,63 +119,63 @@ export class Stage {
     });
   }
 
-  /** Under a divider the place decides which of the two collections is meant. */
+  /** With a divider, the position decides which of the two collections is picked. */
   #pick(viewer, pixel, coordinate, slot) {
-    const beyond = !this.divider.element.hidden && pixel[0] > this.#split * viewer.map.getSize()[0];
-    this.told.picked(viewer.collectionsAt(pixel), coordinate, beyond ? "right" : slot, viewer.countyAt(pixel));
+    const isRight = !this.divider.element.hidden && pixel[0] > this.#split * viewer.map.getSize()[0];
+    this.on.pick(viewer.collectionsAt(pixel), coordinate, isRight ? "right" : slot, viewer.countyAt(pixel));
   }
 
-  #moved(split) {
+  #moveDivider(split) {
     this.#split = split;
-    this.divider.place(split);
+    this.divider.setPosition(split);
     this.left.map.render();
-    this.told.moved(split);
+    this.on.split(split);
   }
 
-  /** Left of the divider the left collection is drawn, right of it the right one. */
-  #clip(wanted) {
+  /** Clip each collection to its side of the divider, or remove the clips. */
+  #clip(isDivided) {
     this.#clips.splice(0).forEach(unByKey);
-    this.divider.element.hidden = !wanted;
-    if (wanted) {
-      this.divider.place(this.#split);
+    this.divider.element.hidden = !isDivided;
+    if (isDivided) {
+      this.divider.setPosition(this.#split);
       for (const slot of ["left", "right"]) {
         for (const layer of this.left.layersOf(slot)) {
-          this.#clips.push(layer.on("prerender", ({ context }) => this.#cut(context, slot)), layer.on("postrender", ({ context }) => context.restore()));
+          this.#clips.push(layer.on("prerender", ({ context }) => this.#clipContext(context, slot)), layer.on("postrender", ({ context }) => context.restore()));
         }
       }
     }
     this.left.map.render();
   }
 
-  #cut(context, slot) {
+  #clipContext(context, slot) {
     const { width, height } = context.canvas;
-    const at = this.#split * width;
+    const edge = this.#split * width;
     context.save();
     context.beginPath();
-    context.rect(slot === "left" ? 0 : at, 0, slot === "left" ? at : width - at, height);
+    context.rect(slot === "left" ? 0 : edge, 0, slot === "left" ? edge : width - edge, height);
     context.clip();
   }
 
-  #name(slot, entry) {
+  #setLabel(slot, entry) {
     this.labels[slot].hidden = !entry;
     if (entry) this.labels[slot].replaceChildren(h("span", { class: "swatch" }), entry.label);
   }
 }
 
-/** The statewide imagery shows whatever is newest: not what a search for something else leaves. */
-const narrowed = ({ q, agency, year, type }) => Boolean(q || agency || year || type);
+/** Whether the list is filtered. The statewide imagery shows the newest collections, not those that match a search. */
+const isFiltered = ({ q, agency, year, type }) => Boolean(q || agency || year || type);
 
-/** The line between two years: dragged, or moved by the arrow keys. */
-function divider(moved) {
+/** The line between two collections, moved by dragging or by the arrow keys. `onMove(split)`: share of the width. */
+function createDivider(onMove) {
   const grip = h("span", { class: "grip", "aria-hidden": "true" });
   const element = h("div", { class: "divider", role: "slider", tabindex: 0, "aria-label": "Divider between the two collections", "aria-valuemin": 0, "aria-valuemax": 100, hidden: true }, grip);
-  const place = (split) => {
+  const setPosition = (split) => {
     element.style.left = `${split * 100}%`;
     element.setAttribute("aria-valuenow", Math.round(split * 100));
     element.setAttribute("aria-valuetext", `${Math.round(split * 100)} percent from the left`);
   };
-  const to = (split) => moved(Math.min(1, Math.max(0, split)));
-  const at = () => Number.parseFloat(element.style.left) / 100;
+  const moveTo = (split) => onMove(Math.min(1, Math.max(0, split)));
+  const position = () => Number.parseFloat(element.style.left) / 100;
   element.addEventListener("pointerdown", (event) => {
     element.setPointerCapture(event.pointerId);
     event.preventDefault();
@@ -183,13 +184,13 @@ function divider(moved) {
   element.addEventListener("pointermove", (event) => {
     if (!element.hasPointerCapture(event.pointerId)) return;
     const { left, width } = element.parentElement.getBoundingClientRect();
-    to((event.clientX - left) / width);
+    moveTo((event.clientX - left) / width);
   });
   element.addEventListener("keydown", ({ key, shiftKey }) => {
     const step = shiftKey ? 5 * STEP : STEP;
-    const wanted = { ArrowLeft: at() - step, ArrowRight: at() + step, Home: 0, End: 1 }[key];
-    if (wanted !== undefined) to(wanted);
+    const target = { ArrowLeft: position() - step, ArrowRight: position() + step, Home: 0, End: 1 }[key];
+    if (target !== undefined) moveTo(target);
   });
-  return { element, place };
+  return { element, setPosition };
 }
 

@@ -1,4 +1,4 @@
-"""The schema as it was when migrations began; frozen, as databases exist that were made with it.
+"""Create the schema that existed when migrations began. Frozen: databases exist that were created with it.
 
 Revision ID: 0001
 """

@@ -1,4 +1,4 @@
-"""The inbox of the bucket's events.
+"""Add the inbox of bucket events.
 
 Revision ID: 0002
 """

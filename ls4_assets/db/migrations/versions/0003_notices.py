@@ -1,4 +1,4 @@
-"""What could not be taken, what goes wrong, and what people were told of it.
+"""Add the history of rejections, failed runs and notifications.
 
 Revision ID: 0003
 """
@@ -80,7 +80,7 @@ def _refusals() -> None:
     op.create_index(
         "refusal_resolved", "refusal", ["resolved_at"], schema="ls4", postgresql_where=sa.text("resolved_at is not null")
     )
-    # From now on triggers write it; what is refused already is open.
+    # Triggers write the table from now on. Sources that are already refused get an open row.
     op.execute(
         """
         INSERT INTO ls4.refusal (key, kind, place, reason, version, first_seen, last_seen)

@@ -1,4 +1,4 @@
-"""What each collection exports, and the statewide files.
+"""Add the state of the exports and of the statewide files.
 
 Revision ID: 0004
 """

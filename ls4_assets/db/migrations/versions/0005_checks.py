@@ -1,4 +1,4 @@
-"""Which profile each frame was made with, and when a collection's raw scans were looked for.
+"""Add the profile of each frame and the time of a collection's last search for raw scans.
 
 Revision ID: 0005
 """

@@ -1,0 +1,199 @@
+"""Launch a Dagster backfill that rebuilds a collection, or all stale frames, and follow it to its end.
+
+The backfill is stored the way the Dagster UI stores one; the daemon runs it, and an operator can follow or cancel it in the UI.
+Dagster has no public call for this, so its private imports are confined to this module; test_rematerialize.py fails when a new
+version of Dagster changes them.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
+from sqlalchemy import Engine, select
+
+from ls4_assets.assets import keys
+from ls4_assets.db.lookup import find_collection
+from ls4_assets.db.schema import LIVE_STATES, source
+from ls4_assets.db.stale import find_stale_partitions
+from ls4_assets.definitions import build_definitions
+from ls4_assets.domain.names import STEPS, Collection
+from ls4_assets.errors import ConfigurationError, UnknownCollectionError
+from ls4_assets.settings import Settings
+from resources.archive import Archive
+from resources.open import open_database
+
+POLL_SECONDS = 3.0
+# Without a single run after this time, the daemon is probably down, or the queue is very long.
+NO_RUN_WARNING_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class LaunchedBackfill:
+    """A backfill of `assets` for `partitions`, which are frames of one shard or a single collection.
+
+    `name` is the collection, or the shard when the frames belong to several collections. `url` is its page in the Dagster UI.
+    """
+
+    id: str
+    shard: str
+    name: str
+    assets: tuple[dg.AssetKey, ...]
+    partitions: tuple[str, ...]
+    url: str
+
+    @property
+    def description(self) -> str:
+        """What it rebuilds, such as `cog of 12 frames`."""
+        steps = ", ".join(key.path[1] for key in self.assets)
+        return f"{steps} of {len(self.partitions)} frames" if self.assets[0].path[1] in STEPS else steps
+
+
+@dataclass(frozen=True)
+class BackfillProgress:
+    """State of a backfill. `done` counts partitions, `failed` names them; `final_status` is None until the backfill has ended."""
+
+    done: int
+    failed: tuple[str, ...]
+    has_started: bool
+    final_status: BulkActionStatus | None
+
+
+def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: str) -> LaunchedBackfill:
+    """Launch a rebuild of the collection `name` from `step` on.
+
+    Raises UnknownCollectionError for a collection that does not exist or has no frames.
+    """
+    engine = open_database(settings.database_url.get_secret_value())
+    with engine.connect() as connection:
+        collection = find_collection(connection, name)
+    partitions = _frame_partitions(engine, collection) if step in STEPS else [collection.partition]
+    if not partitions:
+        raise UnknownCollectionError(f"{collection.name} has no frames in georef/; drop its tifs first.")
+    # Index and map: the tags of the sensor's own rebuilds (one at a time for a collection, ahead of frames in the queue).
+    # Frames: the priority of a drop of the same size.
+    rebuild_tags = {keys.COLLECTION_TAG: collection.name, **keys.REBUILD_PRIORITY}
+    tags = keys.run_priority(len(partitions)) if step in STEPS else rebuild_tags
+    return _launch(instance, settings, collection.shard, collection.name, step, partitions, tags)
+
+
+def launch_stale_backfills(instance: dg.DagsterInstance, settings: Settings, name: str | None = None) -> list[LaunchedBackfill]:
+    """Launch one backfill for each shard with stale frames: of the collection `name`, or of all collections.
+
+    A frame is stale when no active profile has its hash. A frame that is up to date when its run starts is left unchanged.
+    Raises UnknownCollectionError for a collection that does not exist.
+    """
+    engine = open_database(settings.database_url.get_secret_value())
+    with engine.connect() as connection:
+        collection_name = find_collection(connection, name).name if name else None
+        stale = find_stale_partitions(connection, settings.profiles, collection_name)
+    tags = {keys.ONLY_TAG: keys.STALE, **keys.run_priority(sum(map(len, stale.values())))}
+    return [
+        _launch(instance, settings, shard, collection_name or shard, STEPS[0], partitions, tags)
+        for shard, partitions in stale.items()
+    ]
+
+
+def _launch(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    shard: str,
+    name: str,
+    step: str,
+    partitions: Sequence[str],
+    tags: Mapping[str, str],
+) -> LaunchedBackfill:
+    definition = keys.frame_partitions(shard) if step in STEPS else keys.collection_partitions(shard)
+    # They exist already, unless Dagster's database was lost.
+    instance.add_dynamic_partitions(str(definition.name), list(partitions))
+    backfill_id = make_new_backfill_id()
+    url = f"{settings.dagster_url}/runs/b/{backfill_id}"
+    launched = LaunchedBackfill(backfill_id, shard, name, tuple(keys.assets_from_step(shard, step)), tuple(partitions), url)
+    instance.add_backfill(_build_backfill(instance, settings, launched, step, tags))
+    return launched
+
+
+def read_progress(instance: dg.DagsterInstance, launched: LaunchedBackfill) -> BackfillProgress:
+    """The progress that the daemon stored last. A frame is done when the last of its assets is materialized.
+
+    Raises UnknownCollectionError for a backfill that was deleted.
+    """
+    backfill = instance.get_backfill(launched.id)
+    if backfill is None or backfill.asset_backfill_data is None:
+        raise UnknownCollectionError(f"The backfill {launched.id} was deleted; launch it again.")
+    data = backfill.asset_backfill_data
+    last_asset = launched.assets[-1]
+    done = sum(partition.asset_key == last_asset for partition in data.materialized_subset.iterate_asset_partitions())
+    failed = {str(partition.partition_key) for partition in data.failed_and_downstream_subset.iterate_asset_partitions()}
+    final_status = backfill.status if backfill.status in BULK_ACTION_TERMINAL_STATUSES else None
+    return BackfillProgress(done, tuple(sorted(failed)), not data.requested_subset.is_empty, final_status)
+
+
+def follow(instance: dg.DagsterInstance, settings: Settings, launched: LaunchedBackfill, echo: Callable[[str], None]) -> bool:
+    """Print the progress until the backfill has ended, then each failure with its reason. Returns whether all was rebuilt."""
+    started, last_line, has_warned = time.monotonic(), "", False
+    while (progress := read_progress(instance, launched)).final_status is None:
+        failures = f", {len(progress.failed)} failed so far" if progress.failed else ""
+        line = f"{progress.done} of {len(launched.partitions)} done{failures}"
+        if line != last_line:
+            echo(line)
+            last_line = line
+        if not (progress.has_started or has_warned) and time.monotonic() - started > NO_RUN_WARNING_SECONDS:
+            echo("No run has started yet; check in the Dagster UI, Deployment, that the daemon is running.")
+            has_warned = True
+        time.sleep(POLL_SECONDS)
+    for line in _result_lines(settings, launched, progress):
+        echo(line)
+    return progress.final_status in (BulkActionStatus.COMPLETED_SUCCESS, BulkActionStatus.COMPLETED)
+
+
+def _result_lines(settings: Settings, launched: LaunchedBackfill, progress: BackfillProgress) -> Iterator[str]:
+    yield f"{progress.done} of {len(launched.partitions)} rebuilt, {len(progress.failed)} failed."
+    if progress.final_status == BulkActionStatus.CANCELED:
+        yield "It was canceled in the Dagster UI; launch it again for the rest."
+    elif progress.final_status == BulkActionStatus.FAILED:
+        yield f"Dagster gave up; read the reason at {launched.url}, fix it and launch the command again."
+    reasons = _failure_reasons(open_database(settings.database_url.get_secret_value()), launched.shard) if progress.failed else {}
+    for partition in progress.failed:
+        yield f"failed: {partition}\n    {reasons.get(partition) or f'Read the reason in its run: {launched.url}'}"
+
+
+def _frame_partitions(engine: Engine, collection: Collection) -> list[str]:
+    """Partitions of all frames whose tif is in georef/, sorted as for a new drop."""
+    is_present = (source.c.collection == collection.name, source.c.state.in_(LIVE_STATES), source.c.missing_since.is_(None))
+    query = select(source.c.partition).where(*is_present).distinct().order_by(source.c.partition)
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
+
+
+def _failure_reasons(engine: Engine, shard: str) -> dict[str, str]:
+    has_reason = (source.c.shard == shard, source.c.state.in_(LIVE_STATES), source.c.reason.is_not(None))
+    with engine.connect() as connection:
+        rows = connection.execute(select(source.c.partition, source.c.reason).where(*has_reason))
+        return {row.partition: row.reason for row in rows}
+
+
+def _build_backfill(
+    instance: dg.DagsterInstance, settings: Settings, launched: LaunchedBackfill, step: str, tags: Mapping[str, str]
+) -> PartitionBackfill:
+    shard = launched.shard
+    if shard not in settings.shards:
+        raise ConfigurationError(f"{shard} is no longer in the list of shards; add it to the file in LS4_SHARDS_FILE.")
+    # Definitions of this shard only: loading all shards would take longer than everything else here.
+    shards = {shard: settings.shards[shard]}
+    graph = build_definitions(shards, Archive(), settings.sensor_seconds, settings.profiles).resolve_asset_graph()
+    return PartitionBackfill.from_asset_partitions(
+        backfill_id=launched.id,
+        asset_graph=graph,
+        partition_names=launched.partitions,
+        asset_selection=launched.assets,
+        backfill_timestamp=time.time(),
+        tags=dict(tags),
+        dynamic_partitions_store=instance,
+        all_partitions=False,
+        title=f"{launched.name}: stale frames" if keys.is_stale_only(tags) else f"{launched.name} from {step} on",
+        description="ls4 rematerialize",
+        run_config=None,
+    )

@@ -1,0 +1,81 @@
+"""Commands about dropped files: put them into the archive, retry failed frames, confirm deletions, find missed changes."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ls4_assets.cli.configuration import load_command_settings
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--collection", "collection_path", required=True, help="Target collection, like bw/Travis/USDA_1958/frames.")
+@click.option("--replace", is_flag=True, help="Overwrite files that are already there with other content.")
+def ingest(folder: Path, collection_path: str, replace: bool) -> None:
+    """Copy the tifs of FOLDER, with their sidecars, to a collection."""
+    from ls4_assets.ingest.folder import ingest_folder
+    from resources.open import open_storage
+
+    settings = load_command_settings()
+    report = ingest_folder(folder, collection_path, open_storage(settings), settings.shards, replace=replace)
+    for name in report.uploaded:
+        click.echo(f"uploaded: {name}")
+    for message in report.rejected:
+        click.echo(f"rejected: {message}")
+    if report.skipped:
+        click.echo(f"skipped, because they are not tifs or sidecars directly in the folder: {', '.join(report.skipped)}")
+    click.echo(f"{len(report.uploaded)} files uploaded, {len(report.unchanged)} already there, {len(report.rejected)} rejected.")
+    if report.uploaded:
+        click.echo("Run `ls4 status` to see when they are on the map.")
+    sys.exit(1 if report.rejected or not (report.uploaded or report.unchanged) else 0)
+
+
+@click.command()
+@click.option("--collection", "name", help="Only this collection, like Travis_USDA_1958_frames.")
+def retry(name: str | None) -> None:
+    """Queue failed frames again. First fix what made them fail."""
+    from ls4_assets.db.lookup import find_collection
+    from ls4_assets.db.schema import SourceState
+    from ls4_assets.ingest.sources import requeue
+    from resources.open import open_database
+
+    engine = open_database(load_command_settings().database_url.get_secret_value())
+    if name:
+        with engine.connect() as connection:
+            name = find_collection(connection, name).name
+    count = requeue(engine, [SourceState.FAILED], name)
+    queued = f"{count} frames are queued again; run `ls4 status` to follow them."
+    click.echo(queued if count else f"No failed frames in {name or 'the archive'}; see `ls4 status`.")
+
+
+@click.command("confirm-deletion")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def confirm_deletion(name: str, yes: bool) -> None:
+    """Confirm the held deletions of a collection.
+
+    Deletions are held when an unusually large share of a collection is deleted at once. NAME is like Travis_USDA_1958_frames.
+    """
+    from ls4_assets.ingest.confirm import confirm_deletion as confirm
+    from resources.archive import Archive
+
+    load_command_settings()
+    sys.exit(0 if confirm(Archive(), name, click.echo, lambda question: yes or click.confirm(question)) else 1)
+
+
+@click.command("scan-inventory")
+@click.argument("manifest")
+def scan_inventory(manifest: str) -> None:
+    """Find missed changes with an S3 Inventory report.
+
+    Keys that differ from the database are queued; the sensor checks them.
+
+    MANIFEST is like s3://reports/county-photographs/daily/2026-11-23T01-00Z/manifest.json. The report must be in CSV format with
+    size, last modified date and ETag.
+    """
+    from ls4_assets.ingest.inventory import enqueue_differences
+    from resources.archive import Archive
+
+    load_command_settings()
+    click.echo(enqueue_differences(Archive(), manifest))

@@ -1,0 +1,113 @@
+"""Parsing of object keys and folder paths that people type, with error messages that say how to correct the name.
+
+The dataclasses they are parsed into, and the rules for file names, are in `names`. Nothing here accesses storage.
+"""
+
+import difflib
+from pathlib import PurePosixPath
+from typing import cast
+
+from ls4_assets.domain.names import (
+    AGENCY_YEAR_PATTERN,
+    FILM_TYPES,
+    FRAME_TYPES,
+    MAX_NAME_LENGTH,
+    SURVEY_PATTERN,
+    Collection,
+    FilmType,
+    Frame,
+    ShardKind,
+    Shards,
+)
+from ls4_assets.errors import InvalidNameError
+
+_TIF_SUFFIXES = (".tif", ".tiff")
+# GDAL names the auxiliary file x.tif.aux.xml, ArcGIS also x.aux.xml.
+_SIDECAR_SUFFIXES = (".aux.xml", ".tifw", ".tiffw", ".tfw", ".wld", ".prj")
+
+
+def parse_georef_key(key: str, shards: Shards) -> Frame:
+    """Frame of a dropped tif's key, `<film type>/<shard>/<survey>/<type>/georef/<file>.tif`.
+
+    Raises InvalidNameError with one sentence that gives the expected name.
+    """
+    parts = key.split("/")
+    if parts[0] == "rgb":
+        raise InvalidNameError(f"{key}: three-band photographs belong under nc/, so move the file to nc/{'/'.join(parts[1:])}.")
+    if parts[0] not in FILM_TYPES:
+        raise InvalidNameError(
+            f"{key}: the first folder must be bw (black and white) or nc (natural color); move the file there."
+        )
+    if len(parts) != 6 or parts[4] != "georef":
+        raise InvalidNameError(
+            f"{key}: a georeferenced tif belongs in <bw or nc>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "
+            "for example bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif; move the file to such a folder."
+        )
+    film_type, shard, survey, type_, _, file = parts
+    if shard not in shards:
+        raise InvalidNameError(f"{key}: {_unknown_shard(shard, shards)}")
+    if type_ not in FRAME_TYPES:
+        raise InvalidNameError(f"{key}: the folder after {survey} must be frames, index or mosaic, not {type_!r}; rename it.")
+    collection = Collection(shard, survey, type_)
+    _check_collection(key, collection, shards[shard])
+    frame = Frame(collection, cast(FilmType, film_type), PurePosixPath(file).stem)
+    _check_file_name(key, frame)
+    return frame
+
+
+def parse_collection_path(path: str, shards: Shards) -> tuple[Collection, FilmType]:
+    """Collection and film type of a folder such as `bw/Travis/USDA_1958/frames`. Raises InvalidNameError."""
+    parts = path.strip("/").split("/")
+    if len(parts) != 4 or parts[0] not in FILM_TYPES or parts[3] not in FRAME_TYPES:
+        raise InvalidNameError(
+            f"{path}: this is not a collection; write <bw or nc>/County/AGENCY_YYYY/type, like bw/Travis/USDA_1958/frames."
+        )
+    if parts[1] not in shards:
+        raise InvalidNameError(f"{path}: {_unknown_shard(parts[1], shards)}")
+    collection = Collection(parts[1], parts[2], parts[3])
+    _check_collection(path, collection, shards[parts[1]])
+    return collection, parts[0]
+
+
+def is_tif(key: str) -> bool:
+    return key.lower().endswith(_TIF_SUFFIXES)
+
+
+def frame_stem(key: str) -> str | None:
+    """Path, without suffix, of the tif that `key` names or is a sidecar of; None for any other file.
+
+    Sidecars are the world file, the .prj and the .aux.xml.
+    """
+    lower = key.lower()
+    for suffix in (*_TIF_SUFFIXES, *_SIDECAR_SUFFIXES):
+        if lower.endswith(suffix):
+            stem = key[: -len(suffix)]
+            return stem[: -len(PurePosixPath(stem).suffix)] if suffix == ".aux.xml" and is_tif(stem) else stem
+    return None
+
+
+def _unknown_shard(shard: str, shards: Shards) -> str:
+    by_lower = {name.lower(): name for name in shards}
+    close = [by_lower[name] for name in difflib.get_close_matches(shard.lower(), by_lower, n=1, cutoff=0.7)]
+    hint = f"did you mean {close[0]}? Rename the folder" if close else "correct the folder"
+    return f"{shard!r} is not a county or agency of this archive; {hint}, or ask the operator to add it to the list of shards."
+
+
+def _check_collection(key: str, collection: Collection, kind: ShardKind) -> None:
+    survey = collection.survey
+    if not SURVEY_PATTERN.fullmatch(survey):
+        raise InvalidNameError(f"{key}: {survey!r} may contain only letters, digits and single underscores; rename the folder.")
+    if kind == "county" and not AGENCY_YEAR_PATTERN.fullmatch(survey):
+        raise InvalidNameError(f"{key}: a county's folders are named AGENCY_YYYY, like USDA_1958, not {survey!r}; rename it.")
+    if len(collection.name) > MAX_NAME_LENGTH:
+        raise InvalidNameError(
+            f"{key}: the collection's name {collection.name} is longer than {MAX_NAME_LENGTH} characters; "
+            "shorten the folder's name."
+        )
+
+
+def _check_file_name(key: str, frame: Frame) -> None:
+    try:
+        _ = frame.attributes
+    except InvalidNameError as error:
+        raise InvalidNameError(f"{key}: {error}") from None
