@@ -1,4 +1,4 @@
-"""Fixtures that more than one test module uses: the real imagery's folder and a real PostgreSQL cluster."""
+"""Fixtures for all tests: the folder of real imagery and a PostgreSQL cluster. Others are in integration/conftest.py."""
 
 import os
 import secrets
@@ -11,28 +11,28 @@ from pathlib import Path
 import pytest
 
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real imagery: data/ in LS4_SHARED, or in shared/ beside the checkout; skips where there is none."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("LS4_SHARED", beside)) / "data"
+    """Folder of real imagery: data/ in LS4_SHARED, by default shared/ next to the checkout. Skips the test if there is none."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("LS4_SHARED", default)) / "data"
     if not folder.is_dir():
-        pytest.skip("no real imagery here: LS4_SHARED names the folder above its data/")
+        pytest.skip("no real imagery: set LS4_SHARED to the folder that contains its data/")
     return folder
 
 
 @contextmanager
 def new_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL cluster that is removed at the end; ``cluster.admin_url`` leads in."""
-    # straight under the temporary directory: pytest's own folders are closed to PostgreSQL's OS user
+    """A PostgreSQL cluster that is deleted at the end. Connect with ``cluster.admin_url``."""
+    # Not in pytest's own temporary folders, because PostgreSQL's OS user may not read them.
     home = Path(tempfile.mkdtemp(prefix="ls4-postgres-"))
     home.chmod(0o711)
     cluster = Cluster(
         home / "data",
-        free_port(),
+        find_free_port(),
         secrets.token_urlsafe(16),
         "postgres" if os.geteuid() == 0 else None,
         {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
@@ -47,6 +47,6 @@ def new_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The session's own."""
+    """The PostgreSQL cluster of the test session."""
     with new_cluster() as cluster:
         yield cluster

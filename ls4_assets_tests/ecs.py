@@ -1,7 +1,7 @@
-"""An ECS whose tasks really run: moto answers the API, and each task is a process with nothing but its container's environment.
+"""A fake ECS whose tasks really run: moto implements the API, and each task is a process with only its container's environment.
 
-moto's own tasks advance at every look and always end well; here a task is RUNNING until its process ends, and then bears its
-exit code. StopTask ends the process as Fargate does, with SIGTERM first.
+moto's own tasks advance at every request and always succeed. Here a task is RUNNING until its process exits, and then has that
+exit code. StopTask stops the process as Fargate does, with SIGTERM first.
 """
 
 import os
@@ -28,8 +28,8 @@ PROGRAMS = Path(sys.executable).parent
 
 
 @dataclass
-class Started:
-    """A task with its process. `command` is what the launcher asked for."""
+class RunningTask:
+    """A task with its process. `command` is the command in the launcher's request."""
 
     task: Task
     process: subprocess.Popen[bytes]
@@ -40,110 +40,111 @@ class Started:
         return dict(self.task.overrides)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """The container and all its processes, as the kernel does it."""
+        """Send a signal to all processes of the container."""
         os.killpg(self.process.pid, number)
 
 
 @dataclass
-class Ecs:
-    """`rejections`: so many RunTask calls are throttled before the next succeeds."""
+class FakeEcs:
+    """The tasks that were started. `throttle_count`: the number of coming RunTask calls that are throttled."""
 
     backend: EC2ContainerServiceBackend
     folder: Path
-    started: list[Started] = field(default_factory=list)
-    rejections: int = 0
-    rejected: int = 0
-    ended: threading.Event = field(default_factory=threading.Event)
+    started: list[RunningTask] = field(default_factory=list)
+    throttle_count: int = 0
+    throttled: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def run_task(self, real: Callable[..., list[Task]]) -> Callable[..., list[Task]]:
-        def throttled(*given: Any, **named: Any) -> list[Task]:
-            if self.rejections:
-                self.rejections -= 1
-                self.rejected += 1
+        def throttling(*given: Any, **named: Any) -> list[Task]:
+            if self.throttle_count:
+                self.throttle_count -= 1
+                self.throttled += 1
                 raise JsonRESTError("ThrottlingException", "Rate exceeded.")
             return real(*given, **named)
 
-        return throttled
+        return throttling
 
     def watch(self) -> None:
-        while not self.ended.wait(0.05):
+        while not self.stopped.wait(0.05):
             for task in list(self.backend.tasks.get(CLUSTER, {}).values()):
-                if task.id not in {one.task.id for one in self.started}:
+                if task.id not in {running.task.id for running in self.started}:
                     self.started.append(self._start(task))
-            for one in self.started:
-                self._note(one)
+            for running in self.started:
+                self._update(running)
 
-    def _start(self, task: Task) -> Started:
+    def _start(self, task: Task) -> RunningTask:
         (override,) = task.overrides["containerOverrides"]
         definition = self.backend.describe_task_definition(task.task_definition_arn)
         (container,) = definition.container_definitions
-        told = {entry["name"]: entry["value"] for entry in [*container["environment"], *override.get("environment", [])]}
+        defaults: Any = container["environment"]
+        variables = {entry["name"]: entry["value"] for entry in [*defaults, *override.get("environment", [])]}
         home = self.folder / task.id
         home.mkdir()
-        environment = {"PATH": f"{PROGRAMS}:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), **told}
+        environment = {"PATH": f"{PROGRAMS}:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), **variables}
         with (self.folder / f"{task.id}.log").open("wb") as log:
             process = subprocess.Popen(
                 override["command"], cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         task.containers[0].last_status = "RUNNING"
-        return Started(task, process, override["command"])
+        return RunningTask(task, process, override["command"])
 
-    def _note(self, one: Started) -> None:
-        code = one.process.poll()
+    def _update(self, running: RunningTask) -> None:
+        code = running.process.poll()
         if code is None:
-            if one.task.desired_status == "STOPPED" and one.task.stop_code != "UserInitiated":  # type: ignore[attr-defined]
-                one.task.stop_code = "UserInitiated"  # type: ignore[attr-defined]
-                one.task.last_status = "DEACTIVATING"  # moto has it stopped at once
-                one.process.send_signal(signal.SIGTERM)
-        elif one.task.containers[0].last_status != "STOPPED":
-            one.task.containers[0].last_status = "STOPPED"
-            one.task.containers[0].exitCode = 128 - code if code < 0 else code
-            one.task.stopped_reason = one.task.stopped_reason or "Essential container in task exited"
-            one.task.last_status = one.task.desired_status = "STOPPED"
+            if running.task.desired_status == "STOPPED" and running.task.stop_code != "UserInitiated":  # type: ignore[attr-defined]
+                running.task.stop_code = "UserInitiated"  # type: ignore[attr-defined]
+                running.task.last_status = "DEACTIVATING"  # moto would set STOPPED at once
+                running.process.send_signal(signal.SIGTERM)
+        elif running.task.containers[0].last_status != "STOPPED":
+            running.task.containers[0].last_status = "STOPPED"
+            running.task.containers[0].exitCode = 128 - code if code < 0 else code
+            running.task.stopped_reason = running.task.stopped_reason or "Essential container in task exited"
+            running.task.last_status = running.task.desired_status = "STOPPED"
 
 
 @contextmanager
-def running_ecs(folder: Path, environment: Mapping[str, str]) -> Iterator[Ecs]:
-    """A cluster with one task definition, whose container has `environment`; the moto server runs in this process already."""
+def running_fake_ecs(folder: Path, environment: Mapping[str, str]) -> Iterator[FakeEcs]:
+    """A cluster with one task definition, whose container has `environment`; the moto server must run in this process."""
     backend = ecs_backends[ACCOUNT][REGION]
     state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1 << 60})
-    Task.stop_code = ""  # type: ignore[attr-defined]  # moto has none
+    Task.stop_code = ""  # type: ignore[attr-defined]  # moto does not define it
     client = boto3.client("ecs")
     client.create_cluster(
         clusterName=CLUSTER,
         capacityProviders=["FARGATE", "FARGATE_SPOT"],
         defaultCapacityProviderStrategy=[{"capacityProvider": "FARGATE_SPOT", "weight": 1}],
     )
-    told = [{"name": name, "value": value} for name, value in environment.items()]
-    container = {"name": CONTAINER, "image": "ls4", "memory": 2048, "environment": told}
+    variables = [{"name": name, "value": value} for name, value in environment.items()]
+    container = {"name": CONTAINER, "image": "ls4", "memory": 2048, "environment": variables}
     client.register_task_definition(
         family=FAMILY,
         networkMode="awsvpc",
         requiresCompatibilities=["FARGATE"],
         cpu="1024",
         memory="2048",
-        containerDefinitions=[container],  # type: ignore[list-item]
+        containerDefinitions=[container],
     )
-    ecs = Ecs(backend, folder)
+    ecs = FakeEcs(backend, folder)
     real = backend.run_task
-    backend.run_task = ecs.run_task(real)  # type: ignore[method-assign]
+    backend.run_task = ecs.run_task(real)  # type: ignore[method-assign]  # only for this test
     thread = threading.Thread(target=ecs.watch)
     thread.start()
     try:
         yield ecs
     finally:
-        ecs.ended.set()
+        ecs.stopped.set()
         thread.join()
         backend.run_task = real  # type: ignore[method-assign]
         state_manager.unset_transition("ecs::task")
-        for one in ecs.started:
-            if one.process.poll() is None:
-                one.kill()
-            one.process.wait()
+        for running in ecs.started:
+            if running.process.poll() is None:
+                running.kill()
+            running.process.wait()
 
 
-def places(logs_bucket: str) -> dict[str, str]:
-    """What deploy/dagster.yaml takes from the environment: the cluster, the account's default network, the bucket of logs."""
+def network_environment(logs_bucket: str) -> dict[str, str]:
+    """The variables that deploy/dagster.yaml reads: the cluster, the account's default network, the bucket of logs."""
     ec2 = boto3.client("ec2")
     subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
     return {

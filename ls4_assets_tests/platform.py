@@ -1,7 +1,7 @@
-"""A whole platform for integration tests: a folder as the bucket, real databases, a real Dagster instance on Postgres.
+"""A complete platform for integration tests: a folder as the bucket, real databases, and a Dagster instance on PostgreSQL.
 
-The sensors' own functions are evaluated and the runs they request are executed in this process, so that a test can look at
-each step; `test_demo.py` covers the same with the real daemon and web server, in the slow tier.
+Sensors are evaluated and the runs they request are executed in this process, so that a test can inspect each step.
+`test_demo.py` covers the same with the real daemon and web server, in the slow tier.
 """
 
 import json
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import URL, Engine, make_url, text
 
 from ls4_assets.assets import keys
 from ls4_assets.db.bootstrap import ROLES, bootstrap
 from ls4_assets.definitions import build_definitions
-from ls4_assets.domain.names import Frame, Shards, parse_georef_key
+from ls4_assets.domain.key_parser import parse_georef_key
+from ls4_assets.domain.names import Frame, Shards
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.settings import Settings, read_shards
 from resources.archive import Archive
@@ -31,7 +32,7 @@ SHARDS: Shards = {
 
 @dataclass
 class Platform:
-    """`archive` is what the assets get; `instance` is where their events go."""
+    """`archive` is the resource of the assets; `instance` stores their events. `cursors` has the cursor of each sensor."""
 
     archive: Archive
     instance: dg.DagsterInstance
@@ -51,16 +52,16 @@ class Platform:
         return self.archive.database
 
     def with_settings(self, **overrides: str) -> "Platform":
-        """The same platform after the operator changed some settings and restarted it."""
+        """The same platform after the operator changed settings and restarted it."""
         archive = Archive(overrides=self.archive.overrides | overrides)
         return Platform(archive, self.instance, definitions_of(archive), self.cursors)
 
     def drop(self, key: str, data: bytes | Path) -> None:
-        """Put a file where staff would."""
+        """Upload a file as staff would."""
         self.storage.put(key, data.read_bytes() if isinstance(data, Path) else data)
 
     def tick(self, sensor_name: str) -> dg.SensorResult | dg.SkipReason:
-        """One evaluation of a sensor, with its events recorded as the daemon would."""
+        """Evaluate a sensor once, and store its events as the daemon would."""
         sensor = self.definitions.get_sensor_def(sensor_name)
         context = dg.build_sensor_context(
             instance=self.instance,
@@ -76,29 +77,33 @@ class Platform:
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
         return result
 
-    def look(self) -> list[dg.ExecuteInProcessResult]:
-        """Look at the bucket until every file has settled or gone, and execute the runs that are requested."""
-        done = []
+    def ingest(self) -> list[dg.ExecuteInProcessResult]:
+        """Scan the bucket until all uploads and deletions have settled, and execute the requested runs."""
+        runs = []
         for _ in range(3):
-            done += self.execute(self.tick("ingest_poll"))
-        return done
+            runs += self.execute(self.tick("ingest_poll"))
+        return runs
 
     def rebuild(self) -> list[dg.ExecuteInProcessResult]:
+        """Execute the rebuilds that the sensor requests."""
         return self.execute(self.tick("publish_collections"))
 
     def settle(self) -> list[dg.ExecuteInProcessResult]:
-        """All that follows from what lies in the bucket now."""
-        return [*self.look(), *self.rebuild()]
+        """Process everything in the bucket, and publish it."""
+        return [*self.ingest(), *self.rebuild()]
 
     def skip_waits(self) -> None:
-        """As if the time had passed after which something that died is tried again."""
+        """Make everything due that waits for its next retry or check."""
         with self.database.begin() as connection:
             connection.execute(text("UPDATE ls4.source SET retry_after = NULL"))
             connection.execute(text("UPDATE ls4.collection SET requested_at = NULL, raw_scans_checked_at = NULL"))
 
     def execute(self, result: dg.SensorResult | dg.SkipReason) -> list[dg.ExecuteInProcessResult]:
         requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
-        return [self.run(r.asset_selection or [], r.run_config, r.partition_key, r.tags) for r in requests]
+        return [
+            self.run(request.asset_selection or [], request.run_config, request.partition_key, request.tags)
+            for request in requests
+        ]
 
     def run(
         self,
@@ -127,7 +132,7 @@ class Platform:
             return [dict(row._mapping) for row in connection.execute(text(statement), values)]
 
     def partitions(self, shard: str, step: str) -> dict[str, str]:
-        """What the Dagster UI shows for each partition of an asset: MATERIALIZED or FAILED."""
+        """Status of each partition of an asset as the Dagster UI shows it: MATERIALIZED or FAILED."""
         statuses = self.instance.get_status_by_partition(
             dg.AssetKey([shard, step]), self.instance.get_dynamic_partitions(f"frames/{shard}"), keys.frame_partitions(shard)
         )
@@ -135,7 +140,7 @@ class Platform:
 
 
 def definitions_of(archive: Archive) -> dg.Definitions:
-    return build_definitions(SHARDS, archive, 5, archive.settings.profiles, by_events=bool(archive.settings.events_queue_url))
+    return build_definitions(SHARDS, archive, 5, archive.settings.profiles, has_events=bool(archive.settings.events_queue_url))
 
 
 def frame_of(key: str) -> Frame:
@@ -144,12 +149,12 @@ def frame_of(key: str) -> Frame:
 
 @contextmanager
 def empty_archive(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Archive]:
-    """An archive on an empty index database, without Dagster; `storage` defaults to a folder below `folder`."""
+    """An archive with an empty database, without Dagster; `storage` defaults to a folder below `folder`."""
     bootstrap(cluster.admin_url, PASSWORDS)
     url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
     archive_folder = folder / "archive"
     archive_folder.mkdir(parents=True, exist_ok=True)
-    chosen = {
+    settings = {
         "storage": storage or str(archive_folder),
         "database_url": _role_url(url, "ls4"),
         "public_url": "http://maps.test/archive",
@@ -158,7 +163,7 @@ def empty_archive(cluster: Cluster, folder: Path, storage: str | None = None, **
         "reader_grace_seconds": "0",
         "worker_processes": "2",
     } | overrides
-    archive = Archive(overrides=chosen)
+    archive = Archive(overrides=settings)
     _empty(archive.database)
     try:
         yield archive
@@ -168,7 +173,7 @@ def empty_archive(cluster: Cluster, folder: Path, storage: str | None = None, **
 
 @contextmanager
 def running_platform(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Platform]:
-    """A platform on empty databases; `storage` defaults to a folder below `folder`."""
+    """A platform with empty databases; `storage` defaults to a folder below `folder`."""
     with ExitStack() as stack:
         archive = stack.enter_context(empty_archive(cluster, folder, storage, **overrides))
         url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
@@ -176,25 +181,24 @@ def running_platform(cluster: Cluster, folder: Path, storage: str | None = None,
         yield Platform(archive, instance, definitions_of(archive))
 
 
-def _role_url(admin: object, role: str) -> str:
-    url = make_url(str(admin)) if isinstance(admin, str) else admin
-    return url.set(username=role, password=PASSWORDS[role], database=role).render_as_string(hide_password=False)  # type: ignore[attr-defined]
+def _role_url(admin: str | URL, role: str) -> str:
+    return make_url(admin).set(username=role, password=PASSWORDS[role], database=role).render_as_string(hide_password=False)
 
 
 def _empty(database: Engine) -> None:
-    """Remove what a test made: the databases are shared by a session, as making them takes seconds."""
+    """Delete the data of a test. All tests of a session share the databases, because creating them takes seconds."""
     with database.begin() as connection:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        ours = ("source", "frame", "collection", "rejection", "failed_run", "notification", "statewide_build", "inbox")
-        tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in ours)])
+        names = ("source", "frame", "collection", "rejection", "failed_run", "notification", "statewide_build", "inbox")
+        tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in names)])
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 
 
 @contextmanager
 def _instance(home: Path, url: str) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance on Postgres, emptied before use."""
+    """A Dagster instance on PostgreSQL, emptied before use."""
     home.mkdir(parents=True, exist_ok=True)
     config = {"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
     (home / "dagster.yaml").write_text(json.dumps(config))

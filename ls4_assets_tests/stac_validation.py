@@ -1,7 +1,7 @@
-"""STAC documents are validated without a network: the core by the schemas that pystac brings, extensions by the rules below.
+"""Validation of STAC documents without a network: the core with pystac's schemas, extensions with the schemas below.
 
-The extensions' own schemas are not part of any package. What stands here are the rules of their specifications for the fields
-that we write, so that a field of a wrong name, type or form fails; any other schema that a document asks for is an error.
+No package contains the extensions' schemas. Those here cover the fields that ls4 writes, by their specifications: a field with a
+wrong name, type or format fails. A document that references any other schema is an error.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from ls4_assets.publishing import stac
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
-_PROPERTIES_OF: dict[str, dict[str, Any]] = {
+_ITEM_PROPERTIES: dict[str, dict[str, Any]] = {
     stac.PROJECTION: {
         "proj:code": {"type": "string", "pattern": "^[A-Z]+:[0-9]+$"},
         "proj:shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
@@ -26,21 +26,21 @@ _PROPERTIES_OF: dict[str, dict[str, Any]] = {
 }
 _FILE = {
     "file:size": {"type": "integer", "minimum": 0},
-    # A multihash in hexadecimal: that of SHA2-256 is two bytes and 32 more.
+    # Hexadecimal multihash of SHA2-256: two bytes of prefix, 32 bytes of hash.
     "file:checksum": {"type": "string", "pattern": "^1220[0-9a-f]{64}$"},
 }
 _WMS = {"required": ["wms:layers"], "properties": {"wms:layers": {"type": "array", "minItems": 1, "items": {"type": "string"}}}}
 
 
 def _closed(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """No field of the prefix but these."""
+    """Schema of an object that allows only these fields with the prefix."""
     return {"type": "object", "properties": fields, "patternProperties": {f"^(?!{prefix}:)": {}}, "additionalProperties": False}
 
 
 def _schemas() -> dict[str, dict[str, Any]]:
     items = {
         uri: {"type": "object", "properties": {"properties": _closed(fields, next(iter(fields)).partition(":")[0])}}
-        for uri, fields in _PROPERTIES_OF.items()
+        for uri, fields in _ITEM_PROPERTIES.items()
     }
     files = {"type": "object", "properties": {"assets": {"additionalProperties": _closed(_FILE, "file")}}}
     is_wms = {"properties": {"rel": {"const": "wms"}}, "required": ["rel"]}
@@ -60,5 +60,5 @@ class _Offline(JsonSchemaSTACValidator):
 
 
 def validate(document: dict[str, Any]) -> None:
-    """Raises STACValidationError. The document as it lies there: pystac would follow its links."""
+    """Validate the plain dictionary, because pystac's classes would follow its links. Raises STACValidationError."""
     validate_dict(document, validator=_Offline())

@@ -1,16 +1,16 @@
-"""The stacks as the CDK synthesises them: once a session, without an account and without a network."""
+"""The stacks as the CDK synthesizes them, once per session, without an AWS account and without a network."""
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.aws.config import Config, Mount, read_config
+from deploy.aws.config import Config, MountConfig, read_config
 from ls4_assets_tests.platform import CHECKOUT
 
 EXAMPLE = CHECKOUT / "deploy" / "example.toml"
@@ -18,7 +18,7 @@ EXAMPLE = CHECKOUT / "deploy" / "example.toml"
 
 @dataclass(frozen=True)
 class Template:
-    """One stack's template."""
+    """The template of one stack."""
 
     folder: Path
     name: str
@@ -32,33 +32,35 @@ class Template:
     def resources(self) -> Mapping[str, Any]:
         return self.content["Resources"]  # type: ignore[no-any-return]
 
-    def of_type(self, kind: str) -> dict[str, Any]:
-        """Properties by logical id."""
-        return {name: each.get("Properties", {}) for name, each in self.resources.items() if each["Type"] == kind}
+    def of_type(self, resource_type: str) -> dict[str, Any]:
+        """The properties of all resources of a type, by logical id."""
+        return {
+            name: resource.get("Properties", {}) for name, resource in self.resources.items() if resource["Type"] == resource_type
+        }
 
 
 @dataclass(frozen=True)
 class Stacks:
-    """Both of an installation."""
+    """Both templates of an installation."""
 
     base: Template
     platform: Template
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Template]:
         return iter((self.base, self.platform))
 
 
 def require_cdk() -> None:
-    """Skips where the stacks cannot be synthesised."""
+    """Skip the tests where the stacks cannot be synthesized."""
     if shutil.which("node") is None:
-        pytest.skip("there is no Node here: `deploy/install.sh tests` installs it (package nodejs)", allow_module_level=True)
-    pytest.importorskip("aws_cdk", reason="the CDK is not installed here: `uv sync --group deploy` brings it")
+        pytest.skip("Node is not installed: `deploy/install.sh tests` installs it (package nodejs)", allow_module_level=True)
+    pytest.importorskip("aws_cdk", reason="the CDK is not installed: `uv sync --group deploy` installs it")
     for kind in ("UNTESTED", "DEPRECATED", "END_OF_LIFE"):
         os.environ.setdefault(f"JSII_SILENCE_WARNING_{kind}_NODE_VERSION", "1")
 
 
-def synthesised(config: Config, folder: Path, nag: bool = False) -> Stacks:
-    """With `nag`, its findings stand in validation-report.json too."""
+def synthesize(config: Config, folder: Path, nag: bool = False) -> Stacks:
+    """Write the templates into `folder`; with `nag`, also the findings of cdk-nag into validation-report.json."""
     from deploy.aws.app import build_app
 
     app = build_app(config, str(folder))
@@ -83,12 +85,12 @@ def example() -> Config:
 @pytest.fixture(scope="session")
 def stacks(example: Config, tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     require_cdk()
-    return synthesised(example, tmp_path_factory.mktemp("stacks") / "cdk.out")
+    return synthesize(example, tmp_path_factory.mktemp("stacks") / "cdk.out")
 
 
 @pytest.fixture(scope="session")
 def mounted_stacks(example: Config, tmp_path_factory: pytest.TempPathFactory) -> Stacks:
-    """The variant in which servers of our own mount the bucket."""
+    """The variant with EC2 instances that mount the bucket."""
     require_cdk()
-    config = example.model_copy(update={"mount": Mount(ami="ami-0123456789abcdef0")})
-    return synthesised(config, tmp_path_factory.mktemp("mounted") / "cdk.out")
+    config = example.model_copy(update={"mount": MountConfig(ami="ami-0123456789abcdef0")})
+    return synthesize(config, tmp_path_factory.mktemp("mounted") / "cdk.out")

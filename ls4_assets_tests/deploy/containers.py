@@ -1,32 +1,32 @@
-"""Containers as the synthesised templates describe them, and what CloudFormation would make of their environment."""
+"""The containers in the synthesized templates, with their environment as CloudFormation would resolve it."""
 
 from typing import Any
 
 from ls4_assets_tests.deploy.conftest import Stacks
 
-# By the names of their containers: every process that reads the platform's settings and dagster.yaml.
+# The containers of all processes that read the platform's settings and dagster.yaml.
 DAGSTER = ("run", "code", "daemon", "webserver")
 
 
 def container(stacks: Stacks, name: str) -> dict[str, Any]:
-    """The definition of the one container of this name."""
-    (found,) = (
-        each
+    """The definition of the container with this name."""
+    (definition,) = (
+        definition
         for template in stacks
         for task in template.of_type("AWS::ECS::TaskDefinition").values()
-        for each in task["ContainerDefinitions"]
-        if each["Name"] == name
+        for definition in task["ContainerDefinitions"]
+        if definition["Name"] == name
     )
-    return found  # type: ignore[no-any-return]
+    return definition  # type: ignore[no-any-return]  # templates are untyped JSON
 
 
 def environment(stacks: Stacks, name: str) -> dict[str, str]:
-    """What the container of this name finds in its environment, but for its secrets. A reference stands as the name of what it
-    refers to: the queue's URL as the queue's logical id."""
-    return {each["Name"]: resolved(each["Value"]) for each in container(stacks, name)["Environment"]}
+    """The environment of a container without its secrets. A reference is replaced by the name of its target: the queue's URL by
+    the queue's logical id."""
+    return {variable["Name"]: resolve(variable["Value"]) for variable in container(stacks, name)["Environment"]}
 
 
-def resolved(value: Any) -> str:
+def resolve(value: Any) -> str:
     match value:
         case str():
             return value
@@ -34,6 +34,6 @@ def resolved(value: Any) -> str:
             return name
         case {"Fn::GetAtt": [str(name), str(attribute)]}:
             return f"{name}.{attribute}"
-        case {"Fn::Join": [str(between), list(parts)]}:
-            return between.join(map(resolved, parts))
-    raise AssertionError(f"unknown in a template: {value}")
+        case {"Fn::Join": [str(separator), list(parts)]}:
+            return separator.join(map(resolve, parts))
+    raise AssertionError(f"unsupported value in a template: {value}")

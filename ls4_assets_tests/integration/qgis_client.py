@@ -1,7 +1,7 @@
-"""What a person does in QGIS, without the window: run by the system's own Python, which has QGIS, and not by that of ls4.
+"""Headless QGIS: add layers, draw them, and identify features. Runs in the system's Python, which has QGIS, not in that of ls4.
 
-stdin: {"folder": where the pictures go, "layers": [{"name", "provider", "uri", "crs", "extent", "click"}]}; crs and extent are
-those of the map on the screen, click is a place in it or null. stdout: by layer name, what QGIS made of it.
+stdin: {"folder": folder for the images, "layers": [{"name", "provider", "uri", "crs", "extent", "click"}]}. `crs` and `extent`
+are those of the map canvas; `click` is a position in it or null. stdout: the results by layer name.
 """
 
 import json
@@ -28,47 +28,47 @@ from qgis.PyQt.QtGui import QColor
 SIDE = 512
 
 
-def looked_at(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Add the layer, look at it, and click; a layer that QGIS does not take says why."""
-    vector = asked["provider"] == "OAPIF"
-    layer = (QgsVectorLayer if vector else QgsRasterLayer)(asked["uri"], asked["name"], asked["provider"])
+def process_layer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Add the layer, draw it, and identify features at the click. The result of an invalid layer has QGIS's message."""
+    vector = request["provider"] == "OAPIF"
+    layer = (QgsVectorLayer if vector else QgsRasterLayer)(request["uri"], request["name"], request["provider"])
     if not layer.isValid():
-        return {"valid": False, "said": layer.error().message(QgsErrorMessage.Text)}
-    told: dict[str, Any] = {"valid": True}
+        return {"valid": False, "message": layer.error().message(QgsErrorMessage.Text)}
+    result: dict[str, Any] = {"valid": True}
     QgsProject.instance().addMapLayer(layer)
-    told["errors"] = render(layer, asked, folder / f"{asked['name']}.png")
+    result["errors"] = render(layer, request, folder / f"{request['name']}.png")
     if vector:
         names = layer.fields().names()
-        told["features"] = [dict(zip(names, map(str, feature.attributes()), strict=True)) for feature in layer.getFeatures()]
-    elif asked["click"]:
-        provider, size, extent = layer.dataProvider(), SIDE, QgsRectangle(*asked["extent"])
-        found = provider.identify(QgsPointXY(*asked["click"]), QgsRaster.IdentifyFormatHtml, extent, size, size)
-        told["click"] = found.results() and str(next(iter(found.results().values())))
-    return told
+        result["features"] = [dict(zip(names, map(str, feature.attributes()), strict=True)) for feature in layer.getFeatures()]
+    elif request["click"]:
+        provider, size, extent = layer.dataProvider(), SIDE, QgsRectangle(*request["extent"])
+        identified = provider.identify(QgsPointXY(*request["click"]), QgsRaster.IdentifyFormatHtml, extent, size, size)
+        result["click"] = identified.results() and str(next(iter(identified.results().values())))
+    return result
 
 
-def render(layer: Any, asked: dict[str, Any], picture: Path) -> list[str]:
-    """The map on the screen, as a PNG on a transparent ground; returns what QGIS complained of."""
+def render(layer: Any, request: dict[str, Any], image: Path) -> list[str]:
+    """Draw the map canvas as a PNG with a transparent background. Returns the errors of QGIS."""
     settings = QgsMapSettings()
     settings.setLayers([layer])
-    settings.setDestinationCrs(QgsCoordinateReferenceSystem(asked["crs"]))
-    settings.setExtent(QgsRectangle(*asked["extent"]))
+    settings.setDestinationCrs(QgsCoordinateReferenceSystem(request["crs"]))
+    settings.setExtent(QgsRectangle(*request["extent"]))
     settings.setOutputSize(QSize(SIDE, SIDE))
     settings.setBackgroundColor(QColor(0, 0, 0, 0))
     job = QgsMapRendererParallelJob(settings)
     job.start()
     job.waitForFinished()
-    job.renderedImage().save(str(picture))
+    job.renderedImage().save(str(image))
     return [error.message for error in job.errors()]
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     application = QgsApplication([], False)
     application.initQgis()
-    told = {each["name"]: looked_at(each, Path(asked["folder"])) for each in asked["layers"]}
+    results = {layer["name"]: process_layer(layer, Path(request["folder"])) for layer in request["layers"]}
     QgsProject.instance().clear()
-    print(json.dumps(told))  # noqa: T201  # the answer
+    print(json.dumps(results))  # noqa: T201  # the output
     application.exitQgis()
 
 

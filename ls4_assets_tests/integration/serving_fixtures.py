@@ -1,8 +1,6 @@
-"""The real parts that the serving tests stand on: an index database, a small archive of COGs, nginx and
-mapserv.
+"""Fixtures of the serving tests: an index database, a small archive of COGs, nginx and mapserv.
 
-Nothing is mocked: mapserv reads the index through the same service name and SELECT-only role as in
-production.
+Nothing is mocked: mapserv reads the index through the same service name and SELECT-only role as in production.
 """
 
 import shutil
@@ -32,7 +30,7 @@ from ls4_assets.db.bootstrap import bootstrap
 from ls4_assets.db.schema import tile_index
 from ls4_assets.domain.names import Collection
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.platform import PASSWORDS
 from mapserver.config import PostgresService, ServingConfig, write_config
 from mapserver.mapfile import MapfileContext, render
@@ -42,12 +40,12 @@ COLLECTION = Collection("Travis", "USDA_1958", "frames")
 NAME, TABLE = COLLECTION.name, COLLECTION.table
 LINKS = "https://archive.example.org"
 
-# In Travis county, EPSG:3857 metres. Frames are SIZE pixels of RESOLUTION metres with a COLLAR of pixels.
+# In Travis county, EPSG:3857 meters. Frames have SIZE x SIZE pixels of RESOLUTION meters and a COLLAR of pixels.
 LEFT, TOP = -10_880_000.0, 3_540_000.0
 SIZE, RESOLUTION, COLLAR = 1200, 2.0, 120
 SPAN = SIZE * RESOLUTION
 
-# Where each frame begins, and the values of its two halves: true black and true white are among them.
+# The left edge of each frame, and the values of its two halves: pure black and pure white are among them.
 FRAMES: Mapping[str, tuple[float, tuple[int, ...], tuple[int, ...]]] = {
     "02-08-60_6-107": (LEFT, (0,), (90,)),
     "02-08-60_6-108": (LEFT + 2 * SPAN, (255,), (160,)),
@@ -65,7 +63,7 @@ def left_half(stem: str) -> float:
 
 @dataclass(frozen=True)
 class IndexDatabase:
-    """`owner` is the pipeline's role, `service` is what mapserv is given."""
+    """owner: connects as the pipeline's role. service: what mapserv connects to."""
 
     owner: Engine
     service: PostgresService
@@ -73,18 +71,18 @@ class IndexDatabase:
 
 @pytest.fixture(scope="session", name="index_database")
 def index_database_fixture(cluster: Cluster) -> Iterator[IndexDatabase]:
-    """The index database with its three roles, as an administrator makes it."""
+    """The index database with its three roles, as an administrator creates it."""
     bootstrap(cluster.admin_url, PASSWORDS)
     url = URL.create("postgresql+psycopg2", "ls4", PASSWORDS["ls4"], host="127.0.0.1", port=cluster.port, database="ls4")
-    # Pre-ping: a test restarts the server. Path: the role's own schema, which would come first, has its name.
+    # Pre-ping: a test restarts the server. Search path: the role's own schema has its name and would come first.
     owner = create_engine(url, pool_pre_ping=True, connect_args={"options": "-csearch_path=public"})
     yield IndexDatabase(owner, PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]))
     owner.dispose()
 
 
 @dataclass(frozen=True)
-class Served:
-    """A running map server over a small archive."""
+class MapServer:
+    """A running map server and its archive."""
 
     archive: Path
     config: ServingConfig
@@ -94,41 +92,42 @@ class Served:
     def get(self, address: str, **headers: str) -> httpx.Response:
         return self.client.get(address, headers=headers)
 
-    def wms(self, request: str, *, version: str = "1.1.1", address: str = f"/wms/{TABLE}", **more: str) -> httpx.Response:
-        given = {"SERVICE": "WMS", "VERSION": version, "REQUEST": request}
-        return self.client.get(address, params=given | more)
+    def wms(self, request: str, *, version: str = "1.1.1", address: str = f"/wms/{TABLE}", **parameters: str) -> httpx.Response:
+        fixed = {"SERVICE": "WMS", "VERSION": version, "REQUEST": request}
+        return self.client.get(address, params=fixed | parameters)
 
-    def get_map(self, extent: Extent, resolution: float, layer: str = NAME, **more: str) -> NDArray[np.uint8]:
-        """RGBA, (rows, columns, 4), of an extent in EPSG:3857 at `resolution` metres a pixel."""
+    def get_map(self, extent: Extent, resolution: float, layer: str = NAME, **parameters: str) -> NDArray[np.uint8]:
+        """RGBA, (rows, columns, 4), of an extent in EPSG:3857 at `resolution` meters per pixel."""
         width, height = (extent[2] - extent[0]) / resolution, (extent[3] - extent[1]) / resolution
         size = {"WIDTH": f"{width:.0f}", "HEIGHT": f"{height:.0f}", "BBOX": ",".join(map(str, extent))}
-        look = {"SRS": "EPSG:3857", "FORMAT": "image/png", "TRANSPARENT": "TRUE", "STYLES": ""}
-        return rgba(self.wms("GetMap", LAYERS=layer, **(size | look | more)))
+        fixed = {"SRS": "EPSG:3857", "FORMAT": "image/png", "TRANSPARENT": "TRUE", "STYLES": ""}
+        return rgba(self.wms("GetMap", LAYERS=layer, **(size | fixed | parameters)))
 
-    def colour(self, x: float, y: float, resolution: float = RESOLUTION) -> tuple[int, ...]:
-        """RGBA of the imagery at a ground position, in a map of 32 x 32 pixels around it."""
+    def color_at(self, x: float, y: float, resolution: float = RESOLUTION) -> tuple[int, ...]:
+        """RGBA of the imagery at a position, from a map of 32 x 32 pixels around it."""
         half = 16 * resolution
         pixels = self.get_map((x - half, y - half, x + half, y + half), resolution)
         return tuple(int(value) for value in pixels[16, 16])
 
     def workers(self) -> list[int]:
-        """Process ids of the mapserv that run now."""
+        """Process ids of the running mapserv workers."""
         children = Path(f"/proc/{self.supervisor.pid}/task/{self.supervisor.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
 
-def rgba(answer: httpx.Response) -> NDArray[np.uint8]:
-    assert answer.headers["content-type"] == "image/png", answer.text
-    return np.asarray(Image.open(BytesIO(answer.content)).convert("RGBA"))
+def rgba(response: httpx.Response) -> NDArray[np.uint8]:
+    """The pixels of a PNG response, (rows, columns, 4)."""
+    assert response.headers["content-type"] == "image/png", response.text
+    return np.asarray(Image.open(BytesIO(response.content)).convert("RGBA"))
 
 
 def cog_path(archive: Path, stem: str) -> Path:
-    band = "nc" if len(FRAMES[stem][1]) == 3 else "bw"
-    return archive / band / COLLECTION.shard / COLLECTION.survey / COLLECTION.type / "cog" / f"{stem}.tif"
+    film_type = "nc" if len(FRAMES[stem][1]) == 3 else "bw"
+    return archive / film_type / COLLECTION.shard / COLLECTION.survey / COLLECTION.type / "cog" / f"{stem}.tif"
 
 
 def write_cog(path: Path, left: float, halves: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    """A COG in EPSG:3857 with an internal mask, put in its place in one step."""
+    """Write a COG in EPSG:3857 with an internal mask, atomically."""
     bands = len(halves[0])
     pixels = np.zeros((bands, SIZE, SIZE), np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -137,20 +136,20 @@ def write_cog(path: Path, left: float, halves: tuple[tuple[int, ...], tuple[int,
         pixels[:, :, columns] = np.array(values, np.uint8)[:, None, None]
     mask[inside, inside] = 255
     profile = {"driver": "GTiff", "width": SIZE, "height": SIZE, "count": bands, "dtype": "uint8"}
-    place = {"crs": "EPSG:3857", "transform": from_origin(left, TOP, RESOLUTION, RESOLUTION)}
+    georeference = {"crs": "EPSG:3857", "transform": from_origin(left, TOP, RESOLUTION, RESOLUTION)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
+    temporary = path.with_suffix(".new")
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
-        with memory.open(**profile, **place) as dataset:
+        with memory.open(**profile, **georeference) as dataset:
             dataset.write(pixels)
             dataset.write_mask(mask)
         with memory.open() as dataset:
-            copy(dataset, fresh, driver="COG", compress="JPEG" if bands == 3 else "DEFLATE")
-    fresh.replace(path)
+            copy(dataset, temporary, driver="COG", compress="JPEG" if bands == 3 else "DEFLATE")
+    temporary.replace(path)
 
 
 def index_row(archive: Path, stem: str) -> dict[str, object]:
-    """The row of one frame as the pipeline writes it; its footprint is the valid pixels."""
+    """The index row of a frame as the pipeline writes it; its footprint covers the valid pixels."""
     date, rest = stem.split("_")
     roll, frame_num = rest.split("-")
     path = cog_path(archive, stem)
@@ -175,37 +174,37 @@ def index_row(archive: Path, stem: str) -> dict[str, object]:
 
 
 @contextmanager
-def indexed(database: IndexDatabase, archive: Path, collection: Collection, stems: Iterable[str]) -> Iterator[None]:
-    """An index table made by the pipeline's role, with the grants that role gives by default."""
-    made = tile_index(collection)
+def index_table(database: IndexDatabase, archive: Path, collection: Collection, stems: Iterable[str]) -> Iterator[None]:
+    """An index table that the pipeline's role creates, with that role's default grants."""
+    table = tile_index(collection)
     rows = [index_row(archive, stem) for stem in stems]
     with database.owner.begin() as connection:
-        made.create(connection)
-        connection.execute(made.insert(), rows)
+        table.create(connection)
+        connection.execute(table.insert(), rows)
     try:
         yield
     finally:
         with database.owner.begin() as connection:
-            made.drop(connection)
+            table.drop(connection)
 
 
 def publish_mapfile(archive: Path, context: MapfileContext) -> None:
     path = archive / "mapfiles" / f"{context.table}.map"
-    fresh = path.with_suffix(".new")
-    fresh.write_text(render(context))
-    fresh.replace(path)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(render(context))
+    temporary.replace(path)
 
 
-def context_for(collection: Collection) -> MapfileContext:
+def mapfile_context(collection: Collection) -> MapfileContext:
     words = collection.name.split("_")
     title = " ".join(word.capitalize() for word in words)
     return MapfileContext(collection.name, "".join(words).upper(), title, collection.table, EXTENT)
 
 
-@pytest.fixture(scope="module", name="served")
-def served_fixture(index_database: IndexDatabase) -> Iterator[Served]:
-    """nginx and three mapserv over an archive with one collection of three frames, two bw and one nc."""
-    # straight under the temporary directory: pytest's own folders are closed to the user that serves
+@pytest.fixture(scope="module", name="map_server")
+def map_server_fixture(index_database: IndexDatabase) -> Iterator[MapServer]:
+    """nginx and three mapserv workers; the archive has one collection of three frames, two bw and one nc."""
+    # Directly below the temporary directory: pytest's folders are closed to the account that serves.
     home = Path(tempfile.mkdtemp(prefix="ls4-serving-"))
     home.chmod(0o755)
     archive = home / "archive"
@@ -213,31 +212,31 @@ def served_fixture(index_database: IndexDatabase) -> Iterator[Served]:
         write_cog(cog_path(archive, stem), left, (halves[0], halves[1]))
     config = write_config(
         home / "serving",
-        port=free_port(),
+        port=find_free_port(),
         mapfiles_dir=archive / "mapfiles",
         archive_dir=archive,
         database=index_database.service,
         workers=3,
     )
-    publish_mapfile(archive, context_for(COLLECTION))
+    publish_mapfile(archive, mapfile_context(COLLECTION))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        stack.enter_context(indexed(index_database, archive, COLLECTION, FRAMES))
+        stack.enter_context(index_table(index_database, archive, COLLECTION, FRAMES))
         log = stack.enter_context((home / "processes.log").open("wb"))
         supervisor = stack.enter_context(running(config.workers_argv, log))
         stack.enter_context(running(config.nginx_argv, log))
         client = stack.enter_context(httpx.Client(base_url=config.base_url, timeout=30))
         wait_until_healthy(client, config.health_url)
-        yield Served(archive, config, supervisor, client)
+        yield MapServer(archive, config, supervisor, client)
 
 
 @contextmanager
-def front_of(home: Path, cluster: Cluster) -> Iterator[httpx.Client]:
-    """A client of nginx and two mapserv over the archive that a platform below `home` fills."""
+def serve_archive(home: Path, cluster: Cluster) -> Iterator[httpx.Client]:
+    """Run nginx and two mapserv workers over the archive in `home`; yields a client."""
     archive = home / "archive"
     config = write_config(
         home / "serving",
-        port=free_port(),
+        port=find_free_port(),
         mapfiles_dir=archive / "mapfiles",
         archive_dir=archive,
         database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
@@ -266,11 +265,11 @@ def wait_until_healthy(client: httpx.Client, url: str, seconds: float = 20) -> N
     deadline = time.monotonic() + seconds
     while True:
         try:
-            answer = client.get(url)
-            if answer.status_code == 200:
+            response = client.get(url)
+            if response.status_code == 200:
                 return
-            said = answer.text
+            message = response.text
         except httpx.TransportError as error:
-            said = str(error)
-        assert time.monotonic() < deadline, said
+            message = str(error)
+        assert time.monotonic() < deadline, message
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""An empty archive of each kind, for the tests of what stands behind the port of the bucket."""
+"""An empty archive of each kind (folder, moto, SeaweedFS), for the tests of the storage port."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def storage_fixture(request: pytest.FixtureRequest, s3_server: Callable[[str], S
 
 
 def put_raw(storage: Storage, key: str, data: bytes = b"x") -> None:
-    """Put an object as somebody else would: past the port."""
+    """Write an object without the port, as another program would."""
     if isinstance(storage, S3Storage):
         storage.client.put_object(Bucket=storage.bucket, Key=key, Body=data)
     elif isinstance(storage, DirectoryStorage) and key.endswith("/"):
@@ -37,10 +37,10 @@ def put_raw(storage: Storage, key: str, data: bytes = b"x") -> None:
         (storage.root / key).write_bytes(data)
 
 
-def level(storage: Storage, folder: str, after: str = "") -> list[str]:
-    """Keys of objects and sub-folders of one level."""
-    return [found if isinstance(found, str) else found.key for found in storage.level(folder, after)]
+def level_keys(storage: Storage, folder: str, after: str = "") -> list[str]:
+    """Keys of the objects and subfolders of one level."""
+    return [item if isinstance(item, str) else item.key for item in storage.list_level(folder, after)]
 
 
 def keys(storage: Storage, prefix: str = "") -> list[str]:
-    return [found.key for found in storage.list(prefix)]
+    return [stored.key for stored in storage.list(prefix)]

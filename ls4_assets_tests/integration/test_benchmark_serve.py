@@ -1,4 +1,4 @@
-"""`python -m benchmarks.serve --quick` from end to end, without titiler: the figures that no busy machine changes."""
+"""`python -m benchmarks.serve --quick` without titiler: the figures that do not depend on the load of the machine."""
 
 import json
 import os
@@ -13,15 +13,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def test_a_whole_collection_costs_the_same_however_many_frames_it_has() -> None:
+def test_a_map_of_a_whole_collection_costs_the_same_for_any_number_of_frames() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TITILER_PYTHON"}
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", "--quick", "--json"]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    figures = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    figures = json.loads(process.stdout.splitlines()[-1])
     whole, native = figures["whole_collection"], figures["native_zoom"]
     assert whole.keys() == native.keys() == {"10", "100"}
-    # The mosaic's header, and its tiles under one picture: how many depends on the collection's shape alone.
+    # The mosaic's header and its tiles in one image: their number depends only on the collection's shape.
     assert all(0 < whole[count]["ours"]["storage_requests"] <= 10 for count in ("10", "100"))
     assert whole["100"]["legacy"]["storage_requests"] >= 100
     for count in ("10", "100"):

@@ -1,4 +1,4 @@
-"""A scan dropped in the bucket: frames, index and mapfile come of it, through the sensors and real databases."""
+"""From a dropped scan to frames, tile index and mapfile, through the sensors and real databases."""
 
 import io
 import zipfile
@@ -8,11 +8,11 @@ import dagster as dg
 import geopandas
 from affine import Affine
 
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.names import FILM_TYPES, STEPS
 from ls4_assets.operations.status import collect
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
-from mapserver.rendering import FOOTPRINT
+from mapserver.rendering import FOOTPRINT_TEMPLATE
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
@@ -48,14 +48,14 @@ def test_a_dropped_frame_reaches_products_index_and_mapfile(platform: Platform, 
     assert (status.dropped, status.done, status.indexed, status.failed) == (1, 1, 1, {})
 
 
-def test_the_template_for_clicks_lies_beside_the_mapfile(platform: Platform, tmp_path: Path) -> None:
-    """A map server that may only read the archive answered every click on a footprint with an error."""
+def test_feature_info_template_is_next_to_the_mapfile(platform: Platform, tmp_path: Path) -> None:
+    """A map server with read-only access to the archive returned an error for every click on a footprint."""
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
-    assert platform.storage.read("mapfiles/footprint.html") == FOOTPRINT.read_bytes()
+    assert platform.storage.read("mapfiles/footprint.html") == FOOTPRINT_TEMPLATE.read_bytes()
 
 
-def test_the_shapefile_is_the_table(platform: Platform, tmp_path: Path) -> None:
+def test_shapefile_matches_the_table(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     zipped = platform.storage.read(frame_of(KEY).collection.tile_index_key("bw", "_idx.zip"))
@@ -77,7 +77,7 @@ def test_the_shapefile_is_the_table(platform: Platform, tmp_path: Path) -> None:
     assert "served_lo" not in " ".join(frames.columns)
 
 
-def test_materialisations_tell_what_an_operator_wants_to_read(platform: Platform, tmp_path: Path) -> None:
+def test_materializations_have_metadata_for_operators(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     event = platform.instance.get_latest_materialization_event(dg.AssetKey(["Travis", "cog"]))
@@ -96,43 +96,47 @@ def test_materialisations_tell_what_an_operator_wants_to_read(platform: Platform
     assert dropped.asset_materialization.partition == frame_of(KEY).partition
 
 
-def test_a_batch_rebuilds_its_collection_once(platform: Platform, tmp_path: Path) -> None:
+def test_batch_rebuilds_its_collection_once(platform: Platform, tmp_path: Path) -> None:
     for number in range(4):
         platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", photo(tmp_path, seed=number, east=250 * number))
-    runs = platform.look()
+    runs = platform.ingest()
     assert len(runs) == 1
     assert len(platform.rebuild()) == 1
     assert len(index_rows(platform)) == 4
     assert platform.rebuild() == []
-    assert platform.look() == []
+    assert platform.ingest() == []
 
 
-def test_a_mission_in_both_bands_is_one_collection(platform: Platform, tmp_path: Path) -> None:
-    """The second band's run replaced table and map of the first: half the mission vanished from the map."""
+def test_mission_in_both_film_types_is_one_collection(platform: Platform, tmp_path: Path) -> None:
+    """The run of the second film type replaced the table and map of the first, and half the mission vanished from the map."""
     platform.drop(KEY, photo(tmp_path))
-    colour = KEY.replace("bw/", "nc/")
-    platform.drop(colour, photo(tmp_path, seed=9, bands=3))
+    color_key = KEY.replace("bw/", "nc/")
+    platform.drop(color_key, photo(tmp_path, seed=9, bands=3))
     platform.settle()
     assert sorted(str(row["band"]) for row in index_rows(platform).values()) == ["bw", "nc"]
     collection = frame_of(KEY).collection
-    zips = [platform.storage.read(collection.tile_index_key(band, ".shp")) for band in ("bw", "nc")]
-    assert zips[0] == zips[1]
+    shapefiles = [platform.storage.read(collection.tile_index_key(film_type, ".shp")) for film_type in FILM_TYPES]
+    assert shapefiles[0] == shapefiles[1]
 
 
-def test_all_three_types_go_through(platform: Platform, tmp_path: Path) -> None:
+def test_all_three_types_are_published(platform: Platform, tmp_path: Path) -> None:
     names = {"frames": "02-08-60_6-107", "index": "USDA_1958_1_400dpi_2", "mosaic": "mosaic01"}
     for type_, stem in names.items():
         platform.drop(f"bw/Travis/USDA_1958/{type_}/georef/{stem}.TIF", photo(tmp_path))
     platform.settle()
-    statuses = {one.name: one for one in collect(platform.settings).collections}
-    assert {name.rpartition("_")[2]: one.indexed for name, one in statuses.items()} == {"frames": 1, "index": 1, "mosaic": 1}
+    statuses = {status.name: status for status in collect(platform.settings).collections}
+    assert {name.rpartition("_")[2]: status.indexed for name, status in statuses.items()} == {
+        "frames": 1,
+        "index": 1,
+        "mosaic": 1,
+    }
     (sheet,) = platform.rows("SELECT date, roll, frame_num, dl_orig FROM travis_usda_1958_index")
     assert str(sheet["dl_orig"]).endswith("/index/scanned/USDA_1958_1_400dpi.tif")
     (mosaic,) = platform.rows("SELECT date, dl_orig FROM travis_usda_1958_mosaic")
     assert mosaic == {"date": "MULTIPLE", "dl_orig": "N/A"}
 
 
-def test_a_replaced_frame_is_made_anew_and_keeps_its_place_in_the_stack(platform: Platform, tmp_path: Path) -> None:
+def test_replaced_frame_is_rebuilt_and_keeps_its_stacking_order(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.drop(OTHER, photo(tmp_path, seed=8, east=200))
     platform.settle()
@@ -147,7 +151,7 @@ def test_a_replaced_frame_is_made_anew_and_keeps_its_place_in_the_stack(platform
     assert [row["oid"] for row in after.values()] == [row["oid"] for row in before.values()]
 
 
-def test_the_same_bytes_dropped_again_do_no_pixel_work(platform: Platform, tmp_path: Path) -> None:
+def test_identical_upload_is_not_processed_again(platform: Platform, tmp_path: Path) -> None:
     data = photo(tmp_path)
     platform.drop(KEY, data)
     platform.settle()
@@ -159,33 +163,33 @@ def test_the_same_bytes_dropped_again_do_no_pixel_work(platform: Platform, tmp_p
     assert platform.state(KEY) == ("done", None)
     event = platform.instance.get_latest_materialization_event(dg.AssetKey(["Travis", "cog"]))
     assert event and event.asset_materialization
-    assert event.asset_materialization.metadata["work"].value == "right already, nothing to do"
+    assert event.asset_materialization.metadata["work"].value == "already up to date"
 
 
-def test_a_deleted_frame_leaves_index_map_and_products(platform: Platform, tmp_path: Path) -> None:
+def test_deleted_frame_is_removed_from_index_map_and_products(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.drop(OTHER, photo(tmp_path, seed=8, east=5000))
     platform.settle()
-    wide = platform.storage.read("mapfiles/travis_usda_1958_frames.map")
+    mapfile = platform.storage.read("mapfiles/travis_usda_1958_frames.map")
     platform.storage.delete(OTHER)
     platform.settle()
-    assert platform.look() == []  # the Dagster UI's partition goes with the look that follows
+    assert platform.ingest() == []  # the next scan deletes the partition in Dagster
     assert list(index_rows(platform)) == [f"/vsis3/ls4/{frame_of(KEY).cog_key}"]
-    gone = frame_of(OTHER)
-    assert [platform.storage.head(gone.product_key(step)) for step in STEPS] == [None] * 3
-    assert platform.storage.head(gone.thumbnail_key) is None
-    assert platform.storage.read("mapfiles/travis_usda_1958_frames.map") != wide
+    deleted = frame_of(OTHER)
+    assert [platform.storage.head(deleted.product_key(step)) for step in STEPS] == [None] * 3
+    assert platform.storage.head(deleted.thumbnail_key) is None
+    assert platform.storage.read("mapfiles/travis_usda_1958_frames.map") != mapfile
     assert list(platform.partitions("Travis", "cog")) == [frame_of(KEY).partition]
 
 
-def test_a_collection_whose_last_frame_goes_is_withdrawn(platform: Platform, tmp_path: Path) -> None:
+def test_collection_without_frames_is_withdrawn(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     platform.storage.delete(KEY)
     assert [run.success for run in platform.settle()] == [True]
     assert platform.rebuild() == []
     assert platform.storage.head("mapfiles/travis_usda_1958_frames.map") is None
-    assert [found.key for found in platform.storage.list("bw/")] == []
+    assert [stored.key for stored in platform.storage.list("bw/")] == []
     assert platform.rows("SELECT to_regclass('public.travis_usda_1958_frames') AS it") == [{"it": None}]
     assert platform.instance.get_dynamic_partitions("collections/Travis") == []
     assert b"Travis" not in platform.storage.read("derived/collections.json")
@@ -194,7 +198,7 @@ def test_a_collection_whose_last_frame_goes_is_withdrawn(platform: Platform, tmp
     assert len(index_rows(platform)) == 1
 
 
-def test_each_asset_can_be_made_on_its_own(platform: Platform, tmp_path: Path) -> None:
+def test_each_asset_can_be_materialized_alone(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     frame = frame_of(KEY)
@@ -206,7 +210,7 @@ def test_each_asset_can_be_made_on_its_own(platform: Platform, tmp_path: Path) -
         assert {other for other in STEPS if before[other] != after[other]} == {step}
 
 
-def test_a_step_remakes_an_intermediate_that_expired(platform: Platform, tmp_path: Path) -> None:
+def test_step_rebuilds_an_expired_intermediate(platform: Platform, tmp_path: Path) -> None:
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     frame = frame_of(KEY)
@@ -215,7 +219,7 @@ def test_a_step_remakes_an_intermediate_that_expired(platform: Platform, tmp_pat
     assert platform.storage.head(frame.cog_key)
 
 
-def test_a_range_from_dagit_makes_every_frame_of_it(platform: Platform, tmp_path: Path) -> None:
+def test_partition_range_run_processes_every_frame(platform: Platform, tmp_path: Path) -> None:
     for number in range(3):
         platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", photo(tmp_path, seed=number))
     platform.settle()
@@ -227,8 +231,8 @@ def test_a_range_from_dagit_makes_every_frame_of_it(platform: Platform, tmp_path
     assert all(platform.storage.head(frame_of(key).cog_key) != stored for key, stored in before.items())
 
 
-def test_grants_and_readers_survive_a_rebuild(platform: Platform, tmp_path: Path) -> None:
-    """After each rebuild the map server had lost its right to read the table, and the layer was down."""
+def test_rebuild_keeps_the_table_and_its_grants(platform: Platform, tmp_path: Path) -> None:
+    """After each rebuild the map server could no longer read the table, and the layer was down."""
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     table = "'travis_usda_1958_frames'"
@@ -243,8 +247,8 @@ def test_grants_and_readers_survive_a_rebuild(platform: Platform, tmp_path: Path
     ]
 
 
-def test_links_follow_a_new_public_address(platform: Platform, tmp_path: Path) -> None:
-    """The laptop's port changed between two starts, and every download link of the index led nowhere."""
+def test_links_change_with_the_public_url(platform: Platform, tmp_path: Path) -> None:
+    """The port of the demo changed between two starts, and every download link of the index was broken."""
     platform.drop(KEY, photo(tmp_path))
     platform.settle()
     moved = platform.with_settings(public_url="https://new.test")
@@ -254,7 +258,7 @@ def test_links_follow_a_new_public_address(platform: Platform, tmp_path: Path) -
     assert row["dl_georef"] == f"https://new.test/{frame_of(KEY).cog_key}"
 
 
-def test_the_scan_is_linked_by_its_real_name(platform: Platform, tmp_path: Path) -> None:
+def test_raw_scan_is_linked_by_its_actual_name(platform: Platform, tmp_path: Path) -> None:
     platform.drop("bw/Travis/USDA_1958/frames/scanned/02-08-60_6-107.TIF", b"the raw scan")
     platform.drop(KEY, photo(tmp_path))
     platform.settle()

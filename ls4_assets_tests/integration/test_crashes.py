@@ -1,4 +1,4 @@
-"""What is left when something dies half-way, or a person does half of a thing: the next look must finish it."""
+"""Recovery: what a crashed run or a half-finished manual step leaves behind is completed by the next ticks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +9,10 @@ from sqlalchemy import text
 
 from ls4_assets.assets import collections, keys
 from ls4_assets.db.schema import SourceState
-from ls4_assets.ingest.batches import Limits, claim_batches, release_batch
+from ls4_assets.ingest.batches import BatchLimits, claim_batches, release_batch
 from ls4_assets.ingest.scan import scan_bucket, scan_lock
 from ls4_assets.ingest.sources import requeue
-from ls4_assets.operations.status import collect, lines
+from ls4_assets.operations.status import collect, format_status
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
@@ -24,17 +24,17 @@ OTHER = f"{FOLDER}/02-08-60_6-108.tif"
 MAP = "mapfiles/travis_usda_1958_frames.map"
 
 
-@pytest.mark.parametrize("step", ["_publish_files", "publish_lists", "_note"])
-def test_a_rebuild_that_dies_after_the_table_is_done_again(
+@pytest.mark.parametrize("step", ["_publish_files", "publish_collection_lists", "_update_row"])
+def test_rebuild_that_crashes_after_the_table_is_repeated(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The table was committed, the run died before the shapefile and the mapfile, and nobody ever made them."""
+    """The run crashed after committing the table, and the shapefile and the mapfile were never made."""
     platform.drop(KEY, good)
-    platform.look()
+    platform.ingest()
     with monkeypatch.context() as patch:
-        patch.setattr(collections, step, _die)
+        patch.setattr(collections, step, crash)
         assert [run.success for run in platform.rebuild()] == [False]
-    assert platform.rebuild() == []  # asked for ever more seldom, not at each look
+    assert platform.rebuild() == []  # retried with backoff, not at each tick
     platform.skip_waits()
     assert [run.success for run in platform.rebuild()] == [True]
     assert platform.storage.head(MAP)
@@ -42,50 +42,48 @@ def test_a_rebuild_that_dies_after_the_table_is_done_again(
     assert platform.rebuild() == []
 
 
-def test_a_rebuild_that_died_is_done_again_although_another_frame_waits(
+def test_crashed_rebuild_is_repeated_although_another_frame_waits(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A frame too large for the disk waited for days, and for as long the shapefile and the map were those of before."""
+    """While a frame too large for the disk waited for days, shapefile and map stayed outdated."""
     platform.drop(KEY, good)
-    platform.look()
+    platform.ingest()
     with monkeypatch.context() as patch:
-        patch.setattr(collections, "publish_lists", _die)
+        patch.setattr(collections, "publish_collection_lists", crash)
         platform.rebuild()
     platform.drop(OTHER, good)
     platform.tick("ingest_poll")
     with platform.database.begin() as connection:
-        wait = "UPDATE ls4.source SET state = 'queued', retry_after = now() + interval '1 hour' WHERE key = :key"
-        connection.execute(text(wait), {"key": OTHER})
+        statement = "UPDATE ls4.source SET state = 'queued', retry_after = now() + interval '1 hour' WHERE key = :key"
+        connection.execute(text(statement), {"key": OTHER})
     assert platform.rebuild() == [], "its batch may be about to end"
     platform.skip_waits()
     assert [run.success for run in platform.rebuild()] == [True]
     assert platform.storage.head(MAP)
 
 
-def test_products_of_a_deleted_frame_go_although_the_run_that_should_remove_them_died(
+def test_products_of_a_deleted_frame_are_removed_after_a_crashed_rebuild(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform.drop(KEY, good)
     platform.drop(OTHER, good)
     platform.settle()
     platform.storage.delete(OTHER)
-    platform.look()
+    platform.ingest()
     with monkeypatch.context() as patch:
-        patch.setattr(collections, "_remove_products", _die)
+        patch.setattr(collections, "_delete_products", crash)
         assert [run.success for run in platform.rebuild()] == [False]
     platform.skip_waits()
     assert [run.success for run in platform.rebuild()] == [True]
     assert platform.storage.head(frame_of(OTHER).cog_key) is None
 
 
-def _die(*_: object, **__: object) -> None:
+def crash(*_: object, **__: object) -> None:
     raise OSError("the disk is full")
 
 
-def test_a_replaced_frame_of_which_only_one_product_was_made_by_hand_is_finished(
-    platform: Platform, good: Path, tmp_path: Path
-) -> None:
-    """A person materialised deflate alone after a replacement: the frame counted as done and the map kept the old picture."""
+def test_replaced_frame_with_one_product_made_by_hand_is_completed(platform: Platform, good: Path, tmp_path: Path) -> None:
+    """After a replacement only deflate was materialized by hand: the frame counted as done, and the map kept the old image."""
     platform.drop(KEY, good)
     platform.settle()
     platform.drop(KEY, write_tif(tmp_path / "new.tif", photograph(240, 260, seed=3)))
@@ -97,12 +95,12 @@ def test_a_replaced_frame_of_which_only_one_product_was_made_by_hand_is_finished
     assert platform.rows("SELECT width, height FROM ls4.frame") == [{"width": 260, "height": 240}]
 
 
-def test_a_collection_of_failed_frames_only_is_forgotten_with_them(platform: Platform, good: Path) -> None:
-    """A mistyped collection with one bad file stood in the status for ever, and the right spelling was rejected."""
+def test_collection_with_only_failed_frames_is_removed_with_them(platform: Platform, good: Path) -> None:
+    """A mistyped collection with one bad file stayed in the status forever, and the correct spelling was rejected."""
     wrong = KEY.replace("USDA_1958", "usda_1958")
     platform.drop(wrong, b"not a tif")
     platform.settle()
-    assert [one.name for one in collect(platform.settings).collections] == ["Travis_usda_1958_frames"]
+    assert [status.name for status in collect(platform.settings).collections] == ["Travis_usda_1958_frames"]
     platform.storage.delete(wrong)
     platform.settle()
     platform.rebuild()
@@ -112,7 +110,7 @@ def test_a_collection_of_failed_frames_only_is_forgotten_with_them(platform: Pla
     assert platform.state(KEY) == ("done", None)
 
 
-def test_a_map_that_is_withdrawn_while_a_failed_frame_lies_there_is_not_announced(platform: Platform, good: Path) -> None:
+def test_collection_with_only_a_failed_frame_has_no_map_url(platform: Platform, good: Path) -> None:
     platform.drop(KEY, good)
     platform.drop(OTHER, b"not a tif")
     platform.settle()
@@ -127,14 +125,14 @@ def test_a_map_that_is_withdrawn_while_a_failed_frame_lies_there_is_not_announce
     assert platform.rows("SELECT to_regclass('public.travis_usda_1958_frames') AS it") == [{"it": None}]
 
 
-def test_a_frame_that_is_rejected_later_can_still_be_deleted(platform: Platform, good: Path, tmp_path: Path) -> None:
-    """The county was taken off the list; its frames could not be removed from the map any more."""
+def test_frame_rejected_later_can_still_be_deleted(platform: Platform, good: Path, tmp_path: Path) -> None:
+    """After the county was removed from the list of shards, its frames could not be removed from the map."""
     platform.drop(KEY, good)
     platform.settle()
     shards = tmp_path / "shards.toml"
     shards.write_text('agency = ["USDA"]\n')
-    without = platform.with_settings(shards_file=str(shards))
-    without.look()
+    without_county = platform.with_settings(shards_file=str(shards))
+    without_county.ingest()
     assert platform.state(KEY)[0] == "rejected"
     assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
     platform.storage.delete(KEY)
@@ -142,57 +140,55 @@ def test_a_frame_that_is_rejected_later_can_still_be_deleted(platform: Platform,
     assert platform.rows("SELECT to_regclass('public.travis_usda_1958_frames') AS it") == [{"it": None}]
 
 
-def test_the_partition_that_a_waiting_run_bears_stays_although_its_file_is_deleted(platform: Platform, good: Path) -> None:
-    """The first file of a batch was deleted while its run was queued, and the whole run failed for want of its partition."""
+def test_partition_of_a_waiting_run_stays_although_its_file_is_deleted(platform: Platform, good: Path) -> None:
+    """The first file of a batch was deleted while its run was queued, and the whole run failed without its partition."""
     platform.drop(KEY, good)
     platform.drop(OTHER, good)
     platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     assert isinstance(requested, dg.SensorResult) and requested.run_requests
     batch = requested.run_requests[0].tags["ls4/batch"]
-    waiting = platform.instance.create_run_for_job(
+    waiting_run = platform.instance.create_run_for_job(
         platform.definitions.resolve_implicit_global_asset_job_def(),
         tags={"ls4/batch": batch},
         status=dg.DagsterRunStatus.STARTED,
     )
     platform.storage.delete(KEY)
-    platform.look()
+    platform.ingest()
     assert frame_of(KEY).partition in platform.instance.get_dynamic_partitions("frames/Travis")
     (run,) = platform.execute(requested)
     assert platform.state(OTHER) == ("done", None)
     assert not run.success
-    platform.instance.report_run_canceled(waiting)
-    platform.look()
+    platform.instance.report_run_canceled(waiting_run)
+    platform.ingest()
     assert frame_of(KEY).partition not in platform.instance.get_dynamic_partitions("frames/Travis")
 
 
-def test_a_folder_that_cannot_be_read_does_not_keep_the_others_from_being_seen(
-    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A lost+found that only root may read stopped every look at the archive."""
+def test_unreadable_folder_does_not_stop_the_scan(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost+found that only root may read stopped every scan of the archive."""
     platform.drop(KEY, good)
-    (tmp := Path(platform.settings.storage) / "lost+found").mkdir()
-    level = DirectoryStorage.level
+    (unreadable := Path(platform.settings.storage) / "lost+found").mkdir()
+    level = DirectoryStorage.list_level
 
     def guarded(self: DirectoryStorage, folder: str, after: str = "") -> Iterator[StoredObject | str]:
-        if folder.startswith(tmp.name):
-            raise PermissionError(13, "Permission denied", str(tmp))
+        if folder.startswith(unreadable.name):
+            raise PermissionError(13, "Permission denied", str(unreadable))
         return level(self, folder, after)
 
-    monkeypatch.setattr(DirectoryStorage, "level", guarded)
-    look = scan_bucket(platform.archive)
-    assert any("lost+found" in error for error in look.errors)
+    monkeypatch.setattr(DirectoryStorage, "list_level", guarded)
+    report = scan_bucket(platform.archive)
+    assert any("lost+found" in error for error in report.errors)
     assert platform.state(KEY)[0] == "settling"
 
 
-def test_two_looks_at_once_exclude_each_other(platform: Platform) -> None:
+def test_two_scans_exclude_each_other(platform: Platform) -> None:
     with scan_lock(platform.database) as first, scan_lock(platform.database) as second:
         assert (first, second) == (True, False)
     with scan_lock(platform.database) as again:
         assert again
 
 
-def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_called_failed(platform: Platform, good: Path) -> None:
+def test_source_with_crashing_runs_is_retried_with_backoff_and_then_fails(platform: Platform, good: Path) -> None:
     platform.drop(KEY, good)
     platform.tick("ingest_poll")
     platform.tick("ingest_poll")
@@ -203,20 +199,20 @@ def test_a_source_whose_runs_keep_dying_waits_longer_each_time_and_is_then_calle
         release_batch(platform.database, str(row["batch"]), 3)
         (after,) = platform.rows("SELECT extract(epoch FROM retry_after - now())::int AS wait, state FROM ls4.source")
         waits.append(after["wait"])
-        assert claim_batches(platform.database, Limits(100, 10, 10, 10)) == []
+        assert claim_batches(platform.database, BatchLimits(100, 10, 10, 10)) == []
         platform.skip_waits()
-        claim_batches(platform.database, Limits(100, 10, 10, 10))
+        claim_batches(platform.database, BatchLimits(100, 10, 10, 10))
     assert 25 <= int(str(waits[0])) <= 30 < int(str(waits[1])) <= 120
     state, reason = platform.state(KEY)
     assert state == "failed"
-    assert reason and "died 3 times" in reason and "ls4 retry" in reason
+    assert reason and "crashed 3 times" in reason and "ls4 retry" in reason
     assert requeue(platform.database, [SourceState.FAILED], None) == 1
     platform.settle()
     assert platform.state(KEY) == ("done", None)
 
 
-def test_a_source_whose_run_could_not_be_started_waits_for_another_and_bears_no_blame(platform: Platform, good: Path) -> None:
-    """While a quota rejected every task, each attempt asked for twice the memory, and after five all frames had failed."""
+def test_run_that_could_not_start_does_not_count_as_an_attempt(platform: Platform, good: Path) -> None:
+    """While a quota rejected every task, each attempt requested twice the memory, and after five all frames had failed."""
     platform.drop(KEY, good)
     platform.tick("ingest_poll")
     platform.tick("ingest_poll")
@@ -227,16 +223,16 @@ def test_a_source_whose_run_could_not_be_started_waits_for_another_and_bears_no_
     platform.tick("ingest_poll")
     state, reason = platform.state(KEY)
     assert state == "queued"
-    assert reason and reason.startswith("No run could be started for it") and reason.endswith("by itself.")
-    (waiting,) = platform.rows("SELECT attempts, retry_after > now() + interval '1 minute' AS waits FROM ls4.source")
-    assert waiting == {"attempts": 0, "waits": True}
-    assert f"    waiting: {reason}" in lines(collect(platform.settings))
-    elsewhere = [KEY.replace("Travis", "Bastrop"), KEY.replace("1958", "1959")]
-    for key in elsewhere:
+    assert reason and reason.startswith("No run could be started for it") and reason.endswith("it is retried automatically.")
+    (row,) = platform.rows("SELECT attempts, retry_after > now() + interval '1 minute' AS waits FROM ls4.source")
+    assert row == {"attempts": 0, "waits": True}
+    assert f"    waiting: {reason}" in format_status(collect(platform.settings))
+    other_keys = [KEY.replace("Travis", "Bastrop"), KEY.replace("1958", "1959")]
+    for key in other_keys:
         platform.drop(key, good)
-    assert platform.look() == [], "what is rejected now is not asked for with every frame of a drop"
+    assert platform.ingest() == [], "no run is requested for the other frames during the wait"
     platform.skip_waits()
-    assert [platform.state(key)[0] for key in (KEY, *elsewhere)] == ["queued"] * 3
-    assert len(platform.execute(platform.tick("ingest_poll"))) == 1, "one tries whether it can be started now"
-    platform.look()
-    assert {platform.state(key) for key in (KEY, *elsewhere)} == {("done", None)}
+    assert [platform.state(key)[0] for key in (KEY, *other_keys)] == ["queued"] * 3
+    assert len(platform.execute(platform.tick("ingest_poll"))) == 1, "one batch tests whether a run starts"
+    platform.ingest()
+    assert {platform.state(key) for key in (KEY, *other_keys)} == {("done", None)}

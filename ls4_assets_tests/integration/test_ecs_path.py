@@ -1,6 +1,7 @@
-"""Production's whole path without an account: event, queue, daemon, RunTask, a task's process, S3, PostGIS, mapfile, GetMap.
+"""The whole production path without an AWS account: event, queue, daemon, RunTask, a task's process, S3, PostGIS, mapfile,
+GetMap.
 
-The daemon and the code server are Dagster's own, as processes; AWS is moto, with tasks that really run (ls4_assets_tests/ecs.py).
+The daemon and the code server are real Dagster processes; AWS is moto, with tasks that really run (ls4_assets_tests/ecs.py).
 """
 
 import json
@@ -27,28 +28,28 @@ from sqlalchemy import make_url
 from deploy.aws.config import read_config
 from ls4_assets.assets import keys
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 from ls4_assets_tests import ecs
 from ls4_assets_tests.deploy import containers
-from ls4_assets_tests.deploy.conftest import EXAMPLE, Stacks, require_cdk, synthesised
-from ls4_assets_tests.ecs import Ecs, Started, running_ecs
+from ls4_assets_tests.deploy.conftest import EXAMPLE, Stacks, require_cdk, synthesize
+from ls4_assets_tests.ecs import FakeEcs, RunningTask, running_fake_ecs
 from ls4_assets_tests.integration.serving_fixtures import rgba, running, wait_until_healthy
 from ls4_assets_tests.integration.test_ingest_events import new_queue
 from ls4_assets_tests.platform import CHECKOUT, PASSWORDS, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401
 from mapserver.config import PostgresService, write_config
-from mapserver.sync import Sync
-from resources.open import s3_server_options
+from mapserver.sync import MapfileSync
+from resources.open import gdal_s3_options
 from resources.s3_storage import S3Storage
 
 pytestmark = pytest.mark.slow
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 NAME, TABLE = "Travis_USDA_1958_frames", "travis_usda_1958_frames"
-PATIENCE = 120.0
-# Told here and not in production: few shards, short waits, one worker, a server in place of AWS.
-HERE_ONLY = {
+TIMEOUT_SECONDS = 120.0
+# Variables that only this test sets: few shards, short waits, one worker, a server in place of AWS.
+TEST_ONLY = {
     "LS4_SHARDS_FILE",
     "LS4_SENSOR_SECONDS",
     "LS4_READER_GRACE_SECONDS",
@@ -61,10 +62,10 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_
 
 @dataclass
 class Production:
-    """The platform as it runs on AWS; `platform` looks at its bucket, its tables and its runs."""
+    """The platform as it runs on AWS; `platform` gives access to its bucket, tables and runs."""
 
     platform: Platform
-    ecs: Ecs
+    ecs: FakeEcs
     compute_logs: S3Storage
     home: Path
     port: int
@@ -78,52 +79,52 @@ class Production:
         self.platform.drop(key, write_tif(self.home / f"{number}.tif", photograph(side, side, seed=number)))
         return key
 
-    def await_(self, what: Callable[[], object], about: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not what():
-            assert time.monotonic() < deadline, f"{about}\n{self.logs()}"
+    def wait_until(self, condition: Callable[[], object], message: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"{message}\n{self.logs()}"
             time.sleep(0.05)
 
-    def await_on_the_map(self, *dropped: str) -> None:
-        """Until these are done and the collection's map shows all frames."""
+    def wait_until_on_map(self, *dropped: str) -> None:
+        """Wait until these keys are done and the collection's map shows all frames."""
         query = "SELECT map_revision > 0 AND map_revision = index_revision AND frames = :n AS shown FROM ls4.collection"
 
-        def shown() -> bool:
+        def is_shown() -> bool:
             (count,) = self.platform.rows("SELECT count(*) AS n FROM ls4.source WHERE state = 'done'")
             return all(self.platform.state(key)[0] == "done" for key in dropped) and self.platform.rows(query, n=count["n"]) == [
                 {"shown": True}
             ]
 
-        self.await_(lambda: all(self._known(key) for key in dropped) and shown(), "not on the map")
+        self.wait_until(lambda: all(self._is_recorded(key) for key in dropped) and is_shown(), "not on the map")
 
-    def _known(self, key: str) -> bool:
+    def _is_recorded(self, key: str) -> bool:
         return bool(self.platform.rows("SELECT 1 AS x FROM ls4.source WHERE key = :key", key=key))
 
-    def runs_of(self, kind: str) -> list[DagsterRun]:
+    def runs_of_kind(self, kind: str) -> list[DagsterRun]:
         return list(self.instance.get_runs(RunsFilter(tags={keys.KIND_TAG: kind})))
 
-    def task_of(self, run_id: str) -> Started:
-        (task,) = [one for one in self.ecs.started if run_id in " ".join(one.command)][-1:]
+    def task_of(self, run_id: str) -> RunningTask:
+        (task,) = [task for task in self.ecs.started if run_id in " ".join(task.command)][-1:]
         return task
 
-    def catch(self, known: set[str]) -> DagsterRun:
-        """The next run of frames, stopped in the middle."""
-        caught: list[DagsterRun] = []
+    def stop_next_run(self, seen: set[str]) -> DagsterRun:
+        """Wait for the next run of frames and suspend its process with SIGSTOP."""
+        stopped: list[DagsterRun] = []
 
         def started() -> bool:
-            caught[:] = [
-                run for run in self.runs_of("frames") if run.run_id not in known and run.status == DagsterRunStatus.STARTED
+            stopped[:] = [
+                run for run in self.runs_of_kind("frames") if run.run_id not in seen and run.status == DagsterRunStatus.STARTED
             ]
-            return bool(caught)
+            return bool(stopped)
 
-        self.await_(started, "no run of frames starts")
-        self.task_of(caught[0].run_id).kill(signal.SIGSTOP)
-        return caught[0]
+        self.wait_until(started, "no run of frames starts")
+        self.task_of(stopped[0].run_id).kill(signal.SIGSTOP)
+        return stopped[0]
 
     def status(self, run: DagsterRun) -> DagsterRunStatus:
-        found = self.instance.get_run_by_id(run.run_id)
-        assert found
-        return found.status
+        current = self.instance.get_run_by_id(run.run_id)
+        assert current
+        return current.status
 
     def logs(self) -> str:
         paths = sorted([*self.home.glob("*.log"), *self.home.glob("tasks/*.log")], key=lambda path: path.stat().st_mtime)
@@ -140,49 +141,49 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
         for service in ("SQS", "ECS", "EC2"):
             patch.setenv(f"AWS_ENDPOINT_URL_{service}", server.endpoint_url)
         bucket, compute_logs = server.new_bucket(), server.new_bucket()
-        queue = queue_of_events(bucket)
-        places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "events_queue_url": queue}
+        queue = event_queue(bucket)
+        settings = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "events_queue_url": queue}
         platform = stack.enter_context(
-            running_platform(cluster, home, f"s3://{bucket.bucket}", **places, fargate="true", reader_grace_seconds="0")
+            running_platform(cluster, home, f"s3://{bucket.bucket}", **settings, fargate="true", reader_grace_seconds="0")
         )
         require_cdk()
-        stacks = synthesised(read_config(EXAMPLE), home / "cdk.out")
-        environment = environment_of(stacks, platform, home, server) | ecs.places(compute_logs.bucket)
+        stacks = synthesize(read_config(EXAMPLE), home / "cdk.out")
+        environment = environment_of(stacks, platform, home, server) | ecs.network_environment(compute_logs.bucket)
         for name in environment:
             if name.startswith(("DAGSTER_RUN_", "DAGSTER_LOGS_", "PG", "LS4_PASSWORD_")):
                 patch.setenv(name, environment[name])
         (home / "tasks").mkdir()
-        tasks = stack.enter_context(running_ecs(home / "tasks", environment))
-        port = free_port()
+        tasks = stack.enter_context(running_fake_ecs(home / "tasks", environment))
+        port = find_free_port()
         write_instance(home / "dagster_home", port)
         log = stack.enter_context((home / "services.log").open("wb"))
         for argv in services(home / "dagster_home", port):
             daemons = {name: value for name, value in containers.environment(stacks, "daemon").items() if name.startswith("AWS_")}
             ours = {"PATH": os.environ["PATH"], "HOME": str(home), **environment, **daemons}
             process = subprocess.Popen(argv, cwd=home, env=ours, stdout=log, stderr=log)
-            stack.callback(end, process)
-            await_port(port, home / "services.log")
+            stack.callback(stop, process)
+            wait_for_port(port, home / "services.log")
         yield Production(platform, tasks, compute_logs, home, port)
 
 
-def queue_of_events(bucket: S3Storage) -> str:
-    """The bucket itself tells of every object, our own products too: without the filter of the rule."""
+def event_queue(bucket: S3Storage) -> str:
+    """A queue that gets events for every object, including our own products, without the filter of the EventBridge rule."""
     queue, _ = new_queue(bucket.bucket)
     arn = f"arn:aws:sqs:{REGION}:{ecs.ACCOUNT}:{bucket.bucket}"
-    tells = [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]
+    configurations = [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]
     bucket.client.put_bucket_notification_configuration(
         Bucket=bucket.bucket,
-        NotificationConfiguration={"QueueConfigurations": tells},  # type: ignore[typeddict-item]
+        NotificationConfiguration={"QueueConfigurations": configurations},  # type: ignore[typeddict-item]
     )
     return queue
 
 
 def environment_of(stacks: Stacks, platform: Platform, home: Path, server: S3Server) -> dict[str, str]:
-    """What the template tells a run's container, with this place's servers, folders and passwords in it."""
+    """The environment of a run's container in the template, with the servers, folders and passwords of this test."""
     (home / "shards.toml").write_text('county = ["Travis"]\n')
     settings = {name.upper(): value for name, value in platform.archive.overrides.items()}
     database = make_url(platform.settings.database_url.get_secret_value())
-    here = {
+    overrides = {
         **{f"LS4_{name}": value for name, value in settings.items() if name != "SETTLE_SECONDS"},
         "LS4_SHARDS_FILE": str(home / "shards.toml"),
         "LS4_SENSOR_SECONDS": "1",
@@ -194,16 +195,17 @@ def environment_of(stacks: Stacks, platform: Platform, home: Path, server: S3Ser
         "DAGSTER_HOME": str(home / "dagster_home"),
         "AWS_ENDPOINT_URL": server.endpoint_url,
     }
-    told = containers.environment(stacks, "run")
+    variables = containers.environment(stacks, "run")
     secret = {each["Name"] for each in containers.container(stacks, "run")["Secrets"]}
-    assert not (untold := set(here) - set(told) - secret - HERE_ONLY), f"production tells no container of {untold}"
-    # No map server stands beside it that a run could ask whether a mapfile can be drawn.
-    del told["LS4_MAP_INTERNAL_URL"]
-    return told | here | CREDENTIALS
+    missing = set(overrides) - set(variables) - secret - TEST_ONLY
+    assert not missing, f"the template does not set {missing}"
+    # There is no map server that a run could ask to render its mapfile.
+    del variables["LS4_MAP_INTERNAL_URL"]
+    return variables | overrides | CREDENTIALS
 
 
 def write_instance(folder: Path, port: int) -> None:
-    """Dagster's configuration as in production, but for the waits."""
+    """Write Dagster's configuration of production, with shorter waits."""
     folder.mkdir()
     config = yaml.safe_load((CHECKOUT / "deploy" / "dagster.yaml").read_text())
     config["run_monitoring"] |= {"start_timeout_seconds": 60, "poll_interval_seconds": 2}
@@ -220,9 +222,9 @@ def services(folder: Path, port: int) -> list[list[str]]:
     ]
 
 
-def await_port(port: int, log: Path) -> None:
-    """Until the code server answers: a daemon that finds none looks for it again much later."""
-    deadline = time.monotonic() + PATIENCE
+def wait_for_port(port: int, log: Path) -> None:
+    """Wait until the code server accepts connections: a daemon that starts without it retries much later."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -231,7 +233,7 @@ def await_port(port: int, log: Path) -> None:
         time.sleep(0.1)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(20)
@@ -242,23 +244,23 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Client]:
-    """MapServer over the bucket, with what `mapserver.sync` brings."""
+    """MapServer over the bucket, with the files that `mapserver.sync` copies."""
     storage, settings = production.platform.storage, production.platform.settings
     assert isinstance(storage, S3Storage)
     serving = Path(tempfile.mkdtemp(prefix="srv-", dir=production.home))
     serving.chmod(0o755)
     config = write_config(
         serving / "run",
-        port=free_port(),
+        port=find_free_port(),
         mapfiles_dir=serving / "mapfiles",
         database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
         workers=1,
         gdal_options={
-            **s3_server_options(settings),
+            **gdal_s3_options(settings),
             **{name: CREDENTIALS[name] for name in CREDENTIALS if "DEFAULT" not in name},
         },
     )
-    Sync(storage, serving / "mapfiles", config.collections_file, serving / "state.json").look()
+    MapfileSync(storage, serving / "mapfiles", config.collections_file, serving / "state.json").sync_once()
     with ExitStack() as stack:
         log = stack.enter_context((production.home / "serving.log").open("ab"))
         stack.enter_context(running(config.workers_argv, log))
@@ -270,17 +272,17 @@ def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Clien
 
 def test_from_the_drop_to_the_map(production: Production, cluster: Cluster) -> None:
     key = production.drop(1)
-    production.await_on_the_map(key)
+    production.wait_until_on_map(key)
 
     frames, rebuild = production.ecs.started[:2]
     assert frames.command[:3] == ["dagster", "api", "execute_run"]
     assert (frames.overrides["cpu"], frames.overrides["memory"]) == ("1024", "2048")
-    assert "cpu" not in rebuild.overrides, "a rebuild takes what the task definition says"
+    assert "cpu" not in rebuild.overrides, "a rebuild has the size in the task definition"
     assert len(json.dumps(frames.overrides)) < 8192
-    assert frames.task.capacity_provider_name == "FARGATE_SPOT", "the cluster's own choice"
-    assert list(production.compute_logs.list("dagster/storage/")), "what a run said is kept"
-    # Each product told of itself too; nobody was woken by that.
-    assert len(production.runs_of("frames")) == 1
+    assert frames.task.capacity_provider_name == "FARGATE_SPOT", "the default of the cluster"
+    assert list(production.compute_logs.list("dagster/storage/")), "the output of runs is kept"
+    # Each product sends an event too; those start no run.
+    assert len(production.runs_of_kind("frames")) == 1
     assert production.platform.rows("SELECT key FROM ls4.inbox") == []
     assert production.platform.storage.head(frame_of(key).cog_key)
 
@@ -298,64 +300,64 @@ def test_from_the_drop_to_the_map(production: Production, cluster: Cluster) -> N
     assert pixels[..., 0].std() > 5
 
 
-def test_a_throttled_run_task_loses_no_run(production: Production) -> None:
-    """Without adaptive retries a throttled call marks its run as failed, and drops it."""
+def test_throttled_run_task_loses_no_run(production: Production) -> None:
+    """Without adaptive retries a throttled call marks its run as failed and drops it."""
     before = {run.run_id for run in production.instance.get_runs()}
-    production.ecs.rejections = 5
-    production.await_on_the_map(production.drop(2))
-    assert production.ecs.rejected == 5
+    production.ecs.throttle_count = 5
+    production.wait_until_on_map(production.drop(2))
+    assert production.ecs.throttled == 5
 
-    def ended() -> set[DagsterRunStatus]:
+    def final_statuses() -> set[DagsterRunStatus]:
         statuses = {run.status for run in production.instance.get_runs() if run.run_id not in before}
         return statuses if statuses <= set(FINISHED_STATUSES) else set()
 
-    production.await_(ended, "a run does not end")
-    assert ended() == {DagsterRunStatus.SUCCESS}
+    production.wait_until(final_statuses, "a run does not end")
+    assert final_statuses() == {DagsterRunStatus.SUCCESS}
 
 
-def test_a_task_that_is_killed_is_resumed(production: Production) -> None:
-    before = {run.run_id for run in production.runs_of("frames")}
+def test_run_of_a_killed_task_is_resumed(production: Production) -> None:
+    before = {run.run_id for run in production.runs_of_kind("frames")}
     key = production.drop(3, side=3000)
-    run = production.catch(before)
+    run = production.stop_next_run(before)
     production.task_of(run.run_id).kill()
-    production.await_on_the_map(key)
-    assert [one.command[2] for one in production.ecs.started if run.run_id in " ".join(one.command)] == [
+    production.wait_until_on_map(key)
+    assert [task.command[2] for task in production.ecs.started if run.run_id in " ".join(task.command)] == [
         "execute_run",
         "resume_run",
     ]
-    killed = [one for one in production.ecs.started if one.process.returncode == -signal.SIGKILL]
-    assert [one.task.containers[0].exitCode for one in killed] == [137]
+    killed = [task for task in production.ecs.started if task.process.returncode == -signal.SIGKILL]
+    assert [task.task.containers[0].exitCode for task in killed] == [137]
 
 
-def test_a_task_that_spot_takes_back_is_resumed(production: Production) -> None:
-    """Told to stop, the process exits with 0 as if all were done: its run was waited for until its longest time, half a day."""
-    before = {run.run_id for run in production.runs_of("frames")}
+def test_run_of_a_task_that_spot_interrupts_is_resumed(production: Production) -> None:
+    """The stopped process exits with 0, as after success: its run counted as running until its maximum runtime, half a day."""
+    before = {run.run_id for run in production.runs_of_kind("frames")}
     key = production.drop(5, side=3000)
-    run = production.catch(before)
+    run = production.stop_next_run(before)
     task = production.task_of(run.run_id)
     task.process.send_signal(signal.SIGTERM)
     task.kill(signal.SIGCONT)
-    production.await_on_the_map(key)
-    assert [one.command[2] for one in production.ecs.started if run.run_id in " ".join(one.command)] == [
+    production.wait_until_on_map(key)
+    assert [task.command[2] for task in production.ecs.started if run.run_id in " ".join(task.command)] == [
         "execute_run",
         "resume_run",
     ]
     assert task.task.containers[0].exitCode == 0
-    production.await_(lambda: production.status(run) == DagsterRunStatus.SUCCESS, "the run does not end")
+    production.wait_until(lambda: production.status(run) == DagsterRunStatus.SUCCESS, "the run does not end")
 
 
-def test_a_run_that_is_terminated_stops_its_task_and_its_frame_gets_another(production: Production) -> None:
-    before = {run.run_id for run in production.runs_of("frames")}
+def test_terminated_run_stops_its_task_and_its_frame_is_processed_by_another(production: Production) -> None:
+    before = {run.run_id for run in production.runs_of_kind("frames")}
     key = production.drop(4, side=3000)
-    run = production.catch(before)
+    run = production.stop_next_run(before)
     task = production.task_of(run.run_id)
     with DagsterInstance.from_config(str(production.home / "dagster_home")) as instance:
         assert instance.run_launcher.terminate(run.run_id)
-    production.await_(lambda: task.task.desired_status == "STOPPED", "the task is not stopped")
+    production.wait_until(lambda: task.task.desired_status == "STOPPED", "the task is not stopped")
     task.kill(signal.SIGCONT)
-    production.await_(lambda: task.process.poll() is not None, "the task's process goes on")
-    production.await_(lambda: production.status(run) == DagsterRunStatus.CANCELED, "the run is not canceled")
-    production.await_(lambda: production.platform.state(key)[0] == "queued", "the frame is not given back")
+    production.wait_until(lambda: task.process.poll() is not None, "the task's process keeps running")
+    production.wait_until(lambda: production.status(run) == DagsterRunStatus.CANCELED, "the run is not canceled")
+    production.wait_until(lambda: production.platform.state(key)[0] == "queued", "the frame is not queued again")
     production.platform.skip_waits()
-    production.await_on_the_map(key)
-    assert len(production.runs_of("frames")) == len(before) + 2
+    production.wait_until_on_map(key)
+    assert len(production.runs_of_kind("frames")) == len(before) + 2

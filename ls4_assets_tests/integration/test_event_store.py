@@ -1,4 +1,4 @@
-"""Events written many at once say what Dagster's own calls would say: this fails when a new version takes them differently."""
+"""Batched events are equal to those of Dagster's own API; this fails if a Dagster release changes the private API."""
 
 from pathlib import Path
 
@@ -18,68 +18,71 @@ FOLDER = "bw/Travis/USDA_1958/frames/georef"
 PRODUCTS = [keys.product("Travis", step) for step in ("deflate", "overviews", "cog")]
 
 
-def test_a_batch_is_planned_and_told_per_frame_and_product(platform: Platform, tmp_path: Path) -> None:
+def test_batch_has_events_for_every_frame_and_product(platform: Platform, tmp_path: Path) -> None:
     tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
     names = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in range(1, 5)]
     for name in names:
         platform.drop(name, tif)
-    (run,) = platform.look()
+    (run,) = platform.ingest()
     partitions = {frame_of(name).partition for name in names}
     for asset in PRODUCTS:
-        made = platform.instance.fetch_materializations(asset, limit=100).records
-        assert {record.asset_materialization.partition for record in made if record.asset_materialization} == partitions
-        assert {record.run_id for record in made} == {run.run_id}
-        assert {record.event_log_entry.step_key for record in made} == {keys.frames_op("Travis")}
+        materialized = platform.instance.fetch_materializations(asset, limit=100).records
+        assert {record.asset_materialization.partition for record in materialized if record.asset_materialization} == partitions
+        assert {record.run_id for record in materialized} == {run.run_id}
+        assert {record.event_log_entry.step_key for record in materialized} == {keys.frames_op_name("Travis")}
         planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
         records = platform.instance.get_event_records(EventRecordsFilter(planned, asset, after_cursor=0))
         assert {record.partition_key for record in records} - {None} >= partitions - {frame_of(names[0]).partition}
         assert platform.instance.get_materialized_partitions(asset) == partitions
-        (known,) = platform.instance.get_asset_records([asset])
-        assert known.asset_entry.last_run_id == run.run_id
+        (asset_record,) = platform.instance.get_asset_records([asset])
+        assert asset_record.asset_entry.last_run_id == run.run_id
     assert platform.instance.get_latest_data_version_record(PRODUCTS[2], partition_key=frame_of(names[3]).partition) is not None
 
 
-def test_each_frame_of_a_batch_has_one_evaluation_of_its_check(platform: Platform, tmp_path: Path) -> None:
+def test_each_frame_of_a_batch_has_one_check_evaluation(platform: Platform, tmp_path: Path) -> None:
     tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
     names = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in range(1, 4)]
     for name in names:
         platform.drop(name, tif)
     platform.drop(f"{FOLDER}/02-08-60_6-9.tif", b"%PDF-1.7")
-    (run,) = platform.look()
-    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.FRAME)
+    (run,) = platform.ingest()
+    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.COG_VALID)
     rows = platform.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
-    found = {row.partition: (row.status, row.run_id) for row in rows}
+    statuses = {row.partition: (row.status, row.run_id) for row in rows}
     passed = {frame_of(name).partition: (AssetCheckExecutionRecordStatus.SUCCEEDED, run.run_id) for name in names}
-    wrong = {frame_of(f"{FOLDER}/02-08-60_6-9.tif").partition: (AssetCheckExecutionRecordStatus.FAILED, run.run_id)}
-    assert (len(rows), found) == (4, passed | wrong)
+    failed = {frame_of(f"{FOLDER}/02-08-60_6-9.tif").partition: (AssetCheckExecutionRecordStatus.FAILED, run.run_id)}
+    assert (len(rows), statuses) == (4, passed | failed)
     events = [row.event for row in rows if row.event and row.event.dagster_event]
-    assert {event.dagster_event.event_specific_data.partition for event in events if event.dagster_event} == set(found)
-    assert {event.step_key for event in events} == {keys.frames_op("Travis")}
+    evaluations = [event.dagster_event.asset_check_evaluation_data for event in events if event.dagster_event]
+    assert {evaluation.partition for evaluation in evaluations} == set(statuses)
+    assert {event.step_key for event in events} == {keys.frames_op_name("Travis")}
 
 
-def test_an_evaluation_takes_the_place_of_the_planned_one(platform: Platform) -> None:
-    """A run from the Dagster UI plans its checks per partition: what they found has to replace that row, of which Dagster allows one."""
+def test_evaluation_replaces_the_planned_one(platform: Platform) -> None:
+    """A run from the Dagster UI plans checks per partition. Dagster allows only one row, so the evaluation must replace it."""
     partitions = [frame_of(f"{FOLDER}/02-08-60_6-{number}.tif").partition for number in (1, 2)]
-    origin = event_store.Origin(make_new_run_id(), "job", "step")
+    origin = event_store.EventOrigin(make_new_run_id(), "job", "step")
     planned = AssetCheckEvaluationPlanned(
-        asset_key=PRODUCTS[2], check_name=frame_checks.FRAME, partitions_subset=DefaultPartitionsSubset(set(partitions))
+        asset_key=PRODUCTS[2], check_name=frame_checks.COG_VALID, partitions_subset=DefaultPartitionsSubset(set(partitions))
     )
     event = DagsterEvent("ASSET_CHECK_EVALUATION_PLANNED", origin.job, event_specific_data=planned, step_key=origin.step)
     platform.instance.report_dagster_event(event, origin.run_id)
-    found = dg.AssetCheckEvaluation(asset_key=PRODUCTS[2], check_name=frame_checks.FRAME, passed=True, partition=partitions[0])
-    event_store.store_checks(platform.instance, origin, [found])
-    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.FRAME)
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=PRODUCTS[2], check_name=frame_checks.COG_VALID, passed=True, partition=partitions[0]
+    )
+    event_store.store_checks(platform.instance, origin, [evaluation])
+    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.COG_VALID)
     rows = platform.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
     assert sorted((row.partition, row.status.value) for row in rows) == [(partitions[0], "SUCCEEDED"), (partitions[1], "PLANNED")]
 
 
-def test_no_frame_stays_untold_behind_one_that_fails(platform: Platform, tmp_path: Path) -> None:
-    """The last frame of a batch failed, the run raised, and the good ones told with it were missing in the Dagster UI."""
+def test_events_of_good_frames_are_stored_when_another_frame_fails(platform: Platform, tmp_path: Path) -> None:
+    """The last frame of a batch failed, the run raised, and the good frames of the batch were missing in the Dagster UI."""
     tif = write_tif(tmp_path / "good.tif", photograph(60, 70))
     for number in range(3):
         platform.drop(f"{FOLDER}/02-08-60_6-{number}.tif", tif)
     platform.drop(f"{FOLDER}/02-08-60_6-9.tif", b"%PDF-1.7")
-    (run,) = platform.look()
+    (run,) = platform.ingest()
     assert not run.success
     assert len(platform.instance.get_materialized_partitions(PRODUCTS[2])) == 3
     assert {platform.state(f"{FOLDER}/02-08-60_6-{number}.tif")[0] for number in range(3)} == {"done"}

@@ -1,4 +1,4 @@
-"""What people take away of a collection, and of all: made after the map, of what changed, and readable by the usual programs."""
+"""Exports of a collection and of the archive: built after the map, updated for changed frames, readable by common programs."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from ls4_assets.assets import keys
 from ls4_assets.db.export_state import StatewideBuild
 from ls4_assets.domain import export_keys
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 from ls4_assets.publishing import exports, mosaic_index
 from ls4_assets_tests.integration.serving_fixtures import running
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
@@ -35,7 +35,7 @@ from mapserver.config import PostgresService, write_config
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEYS = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in (107, 108, 109)]
-OF = frame_of(KEYS[0]).collection
+COLLECTION = frame_of(KEYS[0]).collection
 URL = "http://maps.test/archive"
 LEGACY = ["tablename", "collection", "dl_orig", "dl_georef", "dl_index"]
 
@@ -59,102 +59,102 @@ def drop_two(platform: Platform, folder: Path) -> None:
 
 
 def document(platform: Platform, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(platform.storage.read(key))
-    return found
+    content: dict[str, Any] = json.loads(platform.storage.read(key))
+    return content
 
 
-def item_of(platform: Platform, key: str) -> dict[str, Any]:
+def stac_item(platform: Platform, key: str) -> dict[str, Any]:
     return document(platform, export_keys.stac_item_key(frame_of(key)))
 
 
-def local(platform: Platform, key: str) -> Path:
+def local_path(platform: Platform, key: str) -> Path:
     return Path(platform.storage.gdal_path(key))
 
 
-def compile_now(platform: Platform) -> None:
-    assert platform.run([keys.COMPILED]).success
+def compile_statewide(platform: Platform) -> None:
+    assert platform.run([keys.COMPILED_INDEXES]).success
 
 
-def due(platform: Platform) -> list[list[str]]:
-    """What the sensor asks for: the assets of each run."""
+def requested_assets(platform: Platform) -> list[list[str]]:
+    """Assets of each run that the sensor requests."""
     result = platform.tick("publish_collections")
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     return [[key.path[-1] for key in request.asset_selection or []] for request in requests]
 
 
-def test_footprints_are_the_tile_index_as_geojson_and_as_geoparquet(platform: Platform, tmp_path: Path) -> None:
+def test_footprints_match_the_tile_index(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
     index = geopandas.read_postgis("SELECT * FROM public.travis_usda_1958_frames ORDER BY oid", platform.database, "geom").to_crs(
         4326
     )
     for suffix, read_file in ((".geojson", geopandas.read_file), (".parquet", geopandas.read_parquet)):
-        frames = read_file(local(platform, export_keys.footprints_key(OF, suffix)))
+        frames = read_file(local_path(platform, export_keys.footprints_key(COLLECTION, suffix)))
         assert set(LEGACY) <= set(frames.columns)
         assert frames.crs.equals("OGC:CRS84") or frames.crs.to_epsg() == 4326
         for column in ("location", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band"):
             assert frames[column].tolist() == index[column].tolist()
         assert frames["collection"].tolist() == ["TRAVIS USDA 1958"] * 2
-        assert frames["tablename"].tolist() == [OF.table] * 2
+        assert frames["tablename"].tolist() == [COLLECTION.table] * 2
         assert frames.geometry.symmetric_difference(index.geometry).area.max() < 1e-8 < index.area.min()
 
 
-def test_a_stac_catalog_that_is_valid_and_tells_of_the_cog_what_is_true(platform: Platform, tmp_path: Path) -> None:
+def test_stac_catalog_is_valid_and_describes_the_cogs(platform: Platform, tmp_path: Path) -> None:
     scan = f"{FOLDER.replace('georef', 'scanned')}/02-08-60_6-107.TIF"
     platform.drop(scan, b"raw")
     drop_two(platform, tmp_path)
     root = document(platform, export_keys.ROOT_CATALOG_KEY)
     (child,) = [link["href"] for link in root["links"] if link["rel"] == "child"]
-    whole = document(platform, f"derived/{child.removeprefix('./')}")
-    for one in (root, whole):
-        validate(one)
-    assert (whole["id"], [link["rel"] for link in whole["links"]].count("item")) == (OF.name, 2)
-    (listed,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
-    assert listed["exports"]["stac"] == f"{URL}/{export_keys.stac_collection_key(OF)}"
-    (wms,) = [link for link in whole["links"] if link["rel"] == "wms"]
-    assert (wms["href"], wms["wms:layers"]) == (f"http://maps.test/wms/{OF.table}", [OF.name])
+    collection = document(platform, f"derived/{child.removeprefix('./')}")
+    for checked in (root, collection):
+        validate(checked)
+    assert (collection["id"], [link["rel"] for link in collection["links"]].count("item")) == (COLLECTION.name, 2)
+    (entry,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
+    assert entry["exports"]["stac"] == f"{URL}/{export_keys.stac_collection_key(COLLECTION)}"
+    (wms,) = [link for link in collection["links"] if link["rel"] == "wms"]
+    assert (wms["href"], wms["wms:layers"]) == (f"http://maps.test/wms/{COLLECTION.table}", [COLLECTION.name])
     for key in KEYS[:2]:
         frame = frame_of(key)
-        item = item_of(platform, key)
+        item = stac_item(platform, key)
         validate(item)
-        told, asset = item["properties"], item["assets"]["cog"]
-        with rasterio.open(local(platform, frame.cog_key)) as cog:
-            assert told["proj:shape"] == [cog.height, cog.width]
-            assert told["proj:transform"] == list(cog.transform)[:6]
-            assert told["proj:bbox"] == list(cog.bounds)
-        bytes_ = platform.storage.read(frame.cog_key)
+        properties, asset = item["properties"], item["assets"]["cog"]
+        with rasterio.open(local_path(platform, frame.cog_key)) as cog:
+            assert properties["proj:shape"] == [cog.height, cog.width]
+            assert properties["proj:transform"] == list(cog.transform)[:6]
+            assert properties["proj:bbox"] == list(cog.bounds)
+        content = platform.storage.read(frame.cog_key)
         assert asset["href"] == f"{URL}/{frame.cog_key}"
-        assert asset["file:size"] == len(bytes_)
-        assert asset["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
+        assert asset["file:size"] == len(content)
+        assert asset["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
         assert platform.storage.head(item["assets"]["thumbnail"]["href"].removeprefix(f"{URL}/"))
-        assert (told["start_datetime"], told["ls4:roll"]) == ("1960-02-08T00:00:00Z", "6")
-    assert item_of(platform, KEYS[0])["assets"]["scan"]["href"] == f"{URL}/{scan}"
-    assert "scan" not in item_of(platform, KEYS[1])["assets"]
+        assert (properties["start_datetime"], properties["ls4:roll"]) == ("1960-02-08T00:00:00Z", "6")
+    assert stac_item(platform, KEYS[0])["assets"]["scan"]["href"] == f"{URL}/{scan}"
+    assert "scan" not in stac_item(platform, KEYS[1])["assets"]
 
 
-def test_the_validation_takes_no_field_that_the_extensions_do_not_know(platform: Platform, tmp_path: Path) -> None:
+def test_validation_rejects_fields_that_the_extensions_do_not_define(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
     for change in ({"proj:epsg": 3857}, {"proj:shape": ["300", 320]}, {"processing:software": "ls4"}):
-        wrong = item_of(platform, KEYS[0])
+        wrong = stac_item(platform, KEYS[0])
         wrong["properties"] |= change
         with pytest.raises(STACValidationError):
             validate(wrong)
-    wrong = item_of(platform, KEYS[0])
+    wrong = stac_item(platform, KEYS[0])
     wrong["assets"]["cog"]["file:checksum"] = "ab"
     with pytest.raises(STACValidationError):
         validate(wrong)
 
 
-def test_the_items_as_parquet_are_the_items(platform: Platform, tmp_path: Path) -> None:
+def test_items_in_parquet_equal_the_json_items(platform: Platform, tmp_path: Path) -> None:
     import pyarrow.parquet
 
     drop_two(platform, tmp_path)
-    path = local(platform, export_keys.stac_parquet_key(OF))
+    path = local_path(platform, export_keys.stac_parquet_key(COLLECTION))
     items = list(stac_table_to_items(pyarrow.parquet.read_table(path)))
     for item in items:
         validate(item)
     assert [item["id"] for item in items] == ["bw_02-08-60_6-107", "bw_02-08-60_6-108"]
-    assert items[0]["assets"]["cog"] == item_of(platform, KEYS[0])["assets"]["cog"]
-    assert geopandas.read_parquet(path).crs.equals("EPSG:4326"), "GeoParquet orders axes x, y whatever the CRS says"
+    assert items[0]["assets"]["cog"] == stac_item(platform, KEYS[0])["assets"]["cog"]
+    assert geopandas.read_parquet(path).crs.equals("EPSG:4326"), "GeoParquet always orders axes x, y"
 
 
 def test_only_items_of_frames_that_changed_are_written(platform: Platform, tmp_path: Path) -> None:
@@ -165,38 +165,36 @@ def test_only_items_of_frames_that_changed_are_written(platform: Platform, tmp_p
     platform.settle()
     after = [platform.storage.head(export_keys.stac_item_key(frame_of(key))) for key in KEYS]
     assert after[0] == before[0] and after[1] != before[1] and after[2]
-    bytes_ = platform.storage.read(frame_of(KEYS[1]).cog_key)
-    cog = item_of(platform, KEYS[1])["assets"]["cog"]
-    assert cog["file:checksum"] == "1220" + hashlib.sha256(bytes_).hexdigest()
+    content = platform.storage.read(frame_of(KEYS[1]).cog_key)
+    cog = stac_item(platform, KEYS[1])["assets"]["cog"]
+    assert cog["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
     platform.storage.delete(KEYS[0])
     platform.settle()
     platform.settle()
     assert platform.storage.head(export_keys.stac_item_key(frame_of(KEYS[0]))) is None
-    links = json.loads(platform.storage.read(export_keys.stac_collection_key(OF)))["links"]
+    links = json.loads(platform.storage.read(export_keys.stac_collection_key(COLLECTION)))["links"]
     assert [link["href"] for link in links if link["rel"] == "item"] == [f"./items/bw/02-08-60_6-{n}.json" for n in (108, 109)]
-    assert due(platform) == []
+    assert requested_assets(platform) == []
 
 
-def test_a_withdrawn_collection_leaves_the_catalogue(platform: Platform, tmp_path: Path) -> None:
+def test_withdrawn_collection_is_removed_from_the_exports(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
-    compile_now(platform)
+    compile_statewide(platform)
     for key in KEYS[:2]:
         platform.storage.delete(key)
     for _ in range(3):
         platform.settle()
-    assert [stored.key for stored in platform.storage.list(f"derived/{OF.name}/")] == []
+    assert [stored.key for stored in platform.storage.list(f"derived/{COLLECTION.name}/")] == []
     root = json.loads(platform.storage.read(export_keys.ROOT_CATALOG_KEY))
     assert [link for link in root["links"] if link["rel"] == "child"] == []
     assert platform.rows("SELECT name FROM ls4.collection") == []
-    compile_now(platform)
+    compile_statewide(platform)
     assert json.loads(platform.storage.read(export_keys.COMPILED_GEOJSON_KEY))["features"] == []
     assert platform.storage.head(export_keys.COMPILED_PARQUET_KEY) is None
 
 
-def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
-    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is tried again alone: a rebuild of the index would make every cache forget its tiles."""
+def test_failed_export_does_not_affect_the_map(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the export is retried, because a rebuild of the index would invalidate all cached tiles."""
 
     def broken(*_: object) -> bool:
         raise OSError("no such driver")
@@ -209,22 +207,23 @@ def test_a_catalogue_that_cannot_be_made_does_not_touch_the_map(
     columns = "index_revision, map_revision, attempts"
     (row,) = platform.rows(f"SELECT {columns} FROM ls4.collection")
     assert row["map_revision"] == row["index_revision"] and row["attempts"] == 0
-    assert platform.storage.head(OF.map_key)
-    assert due(platform) == []
+    assert platform.storage.head(COLLECTION.map_key)
+    assert requested_assets(platform) == []
     platform.skip_waits()
     (again,) = platform.rebuild()
-    assert again.success and {event.asset_key.path[-1] for event in again.get_asset_materialization_events()} == {"exports"}
+    materialized = [event.asset_key for event in again.get_asset_materialization_events()]
+    assert again.success and {key.path[-1] for key in materialized if key} == {"exports"}
     assert platform.rows(f"SELECT {columns} FROM ls4.collection") == [row]
-    assert due(platform) == []
+    assert requested_assets(platform) == []
 
 
 @pytest.fixture
 def public(cluster: Cluster) -> Iterator[Platform]:
-    """A platform whose archive nginx serves, at the public address."""
-    # straight under the temporary directory: pytest's own folders are closed to the user that serves
+    """A platform whose archive nginx serves at the public URL."""
+    # Not in pytest's own temporary folders, because nginx's OS user may not read them.
     home = Path(tempfile.mkdtemp(prefix="ls4-test-exports-"))
     home.chmod(0o755)
-    port = free_port()
+    port = find_free_port()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
         address = {"public_url": f"http://127.0.0.1:{port}/archive", "map_url": f"http://127.0.0.1:{port}"}
@@ -240,91 +239,95 @@ def public(cluster: Cluster) -> Iterator[Platform]:
         yield platform
 
 
-def test_gdal_opens_the_mosaic_from_its_public_address_with_the_pixels_of_the_cogs(public: Platform, tmp_path: Path) -> None:
+def test_gdal_reads_the_pixels_of_the_cogs_through_the_public_mosaic_index(public: Platform, tmp_path: Path) -> None:
     drop_two(public, tmp_path)
-    address = f"{public.settings.public_url}/{export_keys.mosaic_index_key(OF, 'bw')}"
-    assert httpx.get(address).status_code == 200
-    with rasterio.open(f"/vsicurl/{address}") as mosaic:
+    url = f"{public.settings.public_url}/{export_keys.mosaic_index_key(COLLECTION, 'bw')}"
+    assert httpx.get(url).status_code == 200
+    with rasterio.open(f"/vsicurl/{url}") as mosaic:
         assert (mosaic.driver, mosaic.count, mosaic.crs.to_epsg()) == ("GTI", 1, 3857)
-        # Where frames overlap the later one lies on top, as on the map.
+        # Where frames overlap, the later one is on top, as on the map.
         for key, east in ((KEYS[0], slice(0, 240)), (KEYS[1], slice(0, 320))):
-            path = local(public, frame_of(key).cog_key)
+            path = local_path(public, frame_of(key).cog_key)
             with rasterio.open(path) as cog:
                 window = from_bounds(*cog.bounds, mosaic.transform).round_offsets().round_lengths()
                 valid = cog.read_masks(1)[:, east] > 0
-            ours = mosaic.read(1, window=window)[:, east]
+            pixels = mosaic.read(1, window=window)[:, east]
             assert 0.3 < valid.mean() < 1
-            assert np.array_equal(ours[valid], read(path)[0][:, east][valid])
+            assert np.array_equal(pixels[valid], read(path)[0][:, east][valid])
             assert (mosaic.read_masks(1, window=window)[:, east][valid] == 255).all()
         assert mosaic.read(1, out_shape=(40, 80)).any()
-    # The example of docs/catalogue.md.
-    seen = []
+    # The example of docs/reference/exports.md.
+    items = []
     for collection in Catalog.from_file(f"{public.settings.public_url}/{export_keys.ROOT_CATALOG_KEY}").get_children():
         for item in collection.get_items():
             with rasterio.open(item.assets["cog"].href) as cog:
-                seen.append((item.id, cog.shape))
-    assert seen == [("bw_02-08-60_6-107", (300, 320)), ("bw_02-08-60_6-108", (300, 320))]
+                items.append((item.id, cog.shape))
+    assert items == [("bw_02-08-60_6-107", (300, 320)), ("bw_02-08-60_6-108", (300, 320))]
 
 
-def test_nothing_exported_tells_where_the_machine_keeps_it(platform: Platform, tmp_path: Path) -> None:
+def test_exports_do_not_reveal_local_paths(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
-    compile_now(platform)
+    compile_statewide(platform)
     exported = [*platform.storage.list("derived/"), *platform.storage.list("geojson/")]
     assert len(exported) >= 10
     for stored in exported:
         assert str(tmp_path).encode() not in platform.storage.read(stored.key), stored.key
 
 
-def test_statewide_files_hold_every_collection_and_follow(platform: Platform, tmp_path: Path) -> None:
+def test_statewide_files_have_every_collection_and_are_rebuilt(platform: Platform, tmp_path: Path) -> None:
     other = "nc/Bastrop/TxDOT_1996/frames/georef/11-30-96_12-4.tif"
     drop_two(platform, tmp_path)
     platform.drop(other, photo(tmp_path, seed=5, bands=3))
     platform.settle()
     (request,) = platform.tick("statewide_exports").run_requests or []  # type: ignore[union-attr]
-    assert platform.run([keys.COMPILED], tags=request.tags).success
-    frames = geopandas.read_file(local(platform, export_keys.COMPILED_GEOJSON_KEY))
-    same = geopandas.read_parquet(local(platform, export_keys.COMPILED_PARQUET_KEY))
-    assert frames["tablename"].tolist() == same["tablename"].tolist() == ["bastrop_txdot_1996_frames", *[OF.table] * 2]
-    assert frames["dl_georef"].tolist() == same["dl_georef"].tolist()
-    assert same.geometry.geom_equals_exact(frames.geometry, 1e-6).all()
-    assert same.crs.equals("OGC:CRS84")
-    # Read by its boxes, as the metadata promise.
+    assert platform.run([keys.COMPILED_INDEXES], tags=request.tags).success
+    frames = geopandas.read_file(local_path(platform, export_keys.COMPILED_GEOJSON_KEY))
+    parquet_frames = geopandas.read_parquet(local_path(platform, export_keys.COMPILED_PARQUET_KEY))
+    assert (
+        frames["tablename"].tolist()
+        == parquet_frames["tablename"].tolist()
+        == ["bastrop_txdot_1996_frames", *[COLLECTION.table] * 2]
+    )
+    assert frames["dl_georef"].tolist() == parquet_frames["dl_georef"].tolist()
+    assert parquet_frames.geometry.geom_equals_exact(frames.geometry, 1e-6).all()
+    assert parquet_frames.crs.equals("OGC:CRS84")
+    # A reader can filter by the bounding boxes in the metadata.
     west = geopandas.read_parquet(
-        local(platform, export_keys.COMPILED_PARQUET_KEY), bbox=(-180, -80, frames.total_bounds[0] - 1, 80)
+        local_path(platform, export_keys.COMPILED_PARQUET_KEY), bbox=(-180, -80, frames.total_bounds[0] - 1, 80)
     )
     assert len(west) == 0
     assert isinstance(platform.tick("statewide_exports"), dg.SkipReason)
-    # A lost part is told of, holds up nothing, and is made again.
-    platform.storage.delete(export_keys.footprints_key(OF, ".parquet"))
-    compile_now(platform)
-    assert len(geopandas.read_parquet(local(platform, export_keys.COMPILED_PARQUET_KEY))) == 1
-    assert due(platform) == [["exports"]]
+    # A missing part is reported, does not block the others, and is rebuilt.
+    platform.storage.delete(export_keys.footprints_key(COLLECTION, ".parquet"))
+    compile_statewide(platform)
+    assert len(geopandas.read_parquet(local_path(platform, export_keys.COMPILED_PARQUET_KEY))) == 1
+    assert requested_assets(platform) == [["exports"]]
 
 
 @pytest.mark.parametrize(
-    ("standing", "waits"),
+    ("state", "wait_seconds"),
     [
         ({}, None),
         ({"compiled": 0}, 60),
         ({"compiled": 0, "seconds": 40}, 400),
         ({"compiled": 0, "busy": True}, 900),
-        ({"begun": 0, "attempts": 1}, 120),
-        ({"begun": 0, "attempts": 9, "busy": True}, 900),
+        ({"started": 0, "attempts": 1}, 120),
+        ({"started": 0, "attempts": 9, "busy": True}, 900),
     ],
 )
-def test_statewide_files_are_compiled_seldom_while_frames_are_made(standing: dict[str, int], waits: int | None) -> None:
+def test_statewide_files_are_built_less_often_while_frames_are_processed(state: dict[str, int], wait_seconds: int | None) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     statewide_build = StatewideBuild(
         changed=True,
-        busy=bool(standing.get("busy")),
-        seconds=standing.get("seconds", 0),
-        started_at=now if "begun" in standing else None,
-        compiled_at=now if "compiled" in standing else None,
-        attempts=standing.get("attempts", 0),
+        busy=bool(state.get("busy")),
+        seconds=state.get("seconds", 0),
+        started_at=now if "started" in state else None,
+        compiled_at=now if "compiled" in state else None,
+        attempts=state.get("attempts", 0),
     )
-    assert statewide_build.waits_until() == (now + timedelta(seconds=waits) if waits else None)
+    assert statewide_build.waits_until() == (now + timedelta(seconds=wait_seconds) if wait_seconds else None)
 
 
-def test_a_mosaic_index_is_only_of_frames_whose_place_is_known(tmp_path: Path) -> None:
+def test_mosaic_index_is_not_written_without_located_frames(tmp_path: Path) -> None:
     path = tmp_path / "none.gti.gpkg"
-    assert mosaic_index.write_mosaic_index(OF, "bw", [], URL, path) is False and not path.exists()
+    assert mosaic_index.write_mosaic_index(COLLECTION, "bw", [], URL, path) is False and not path.exists()

@@ -1,4 +1,4 @@
-"""Bad input is normal input: each kind is dropped and tried through the sensor, beside good siblings."""
+"""Bad files of every kind, dropped together with good ones and processed through the sensors."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from rasterio.control import GroundControlPoint
 
 from ls4_assets.domain.names import STEPS
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import collect, lines
+from ls4_assets.operations.status import collect, format_status
 from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -27,11 +27,11 @@ def platform(cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
         yield running
 
 
-def no_georeference(path: Path) -> Path:
+def write_without_georeference(path: Path) -> Path:
     return write_tif(path, photograph(50, 60), crs=None, transform=None)
 
 
-def only_gcps(path: Path) -> Path:
+def write_with_gcps_only(path: Path) -> Path:
     write_tif(path, photograph(50, 60), crs=None, transform=None)
     with rasterio.open(path, "r+") as tif:
         corners = [(0, 0, -97.0, 30.0), (0, 60, -96.9, 30.0), (50, 0, -97.0, 29.9), (50, 60, -96.9, 29.9)]
@@ -39,34 +39,34 @@ def only_gcps(path: Path) -> Path:
     return path
 
 
-def truncated(path: Path) -> Path:
+def write_truncated(path: Path) -> Path:
     write_tif(path, photograph(400, 400), tiled=True, blockxsize=128, blockysize=128)
     path.write_bytes(path.read_bytes()[:90_000])
     return path
 
 
-def written(data: bytes) -> Callable[[Path], Path]:
-    def make(path: Path) -> Path:
+def writer_of(data: bytes) -> Callable[[Path], Path]:
+    def write(path: Path) -> Path:
         path.write_bytes(data)
         return path
 
-    return make
+    return write
 
 
 PIXEL_FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "no georeference": (no_georeference, "georef"),
-    "ground control points only": (only_gcps, "control points"),
+    "no georeference": (write_without_georeference, "georef"),
+    "ground control points only": (write_with_gcps_only, "control points"),
     "three bands under bw": (lambda path: write_tif(path, photograph(50, 60, 3)), "nc/"),
     "sixteen bits": (lambda path: write_tif(path, photograph(50, 60).astype(np.uint16)), "8 bit|8-bit|Byte"),
     "no valid pixel": (lambda path: write_tif(path, photograph(50, 60), mask=np.zeros((50, 60), bool)), "valid"),
-    "truncated": (truncated, "again"),
-    "not a tif": (written(b"%PDF-1.7 this is no tif"), "tif"),
-    "empty": (written(b""), "empty|bytes"),
+    "truncated": (write_truncated, "again"),
+    "not a tif": (writer_of(b"%PDF-1.7 this is not a tif"), "tif"),
+    "empty": (writer_of(b""), "empty|bytes"),
     "huge": (lambda path: write_tif(path, photograph(8, 8), width=3000, height=2000, sparse_ok=True), "pixels"),
 }
 
 
-def huge(path: Path) -> Path:
+def write_huge(path: Path) -> Path:
     profile = {
         "driver": "GTiff",
         "count": 1,
@@ -81,14 +81,16 @@ def huge(path: Path) -> Path:
     return path
 
 
-PIXEL_FAULTS["huge"] = (huge, "4,000,000")
+PIXEL_FAULTS["huge"] = (write_huge, "4,000,000")
 
 
-def test_a_batch_of_good_and_bad_serves_the_good_and_says_why_of_each_bad(platform: Platform, good: Path, tmp_path: Path) -> None:
+def test_mixed_batch_serves_good_files_and_gives_a_reason_for_each_bad_one(
+    platform: Platform, good: Path, tmp_path: Path
+) -> None:
     bad = {}
-    for number, (kind, (make, _)) in enumerate(PIXEL_FAULTS.items()):
+    for number, (kind, (write, _)) in enumerate(PIXEL_FAULTS.items()):
         bad[kind] = f"{FOLDER}/02-08-60_6-{600 + number}.tif"
-        platform.drop(bad[kind], make(tmp_path / f"{number}.tif"))
+        platform.drop(bad[kind], write(tmp_path / f"{number}.tif"))
     for number in range(3):
         platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", good)
     runs = platform.settle()
@@ -99,13 +101,13 @@ def test_a_batch_of_good_and_bad_serves_the_good_and_says_why_of_each_bad(platfo
         assert reason and _matches(PIXEL_FAULTS[kind][1], reason), f"{kind}: {reason}"
         assert reason.endswith(".") and "\n" not in reason and reason.startswith(key.rpartition("/")[2]), reason
     for step in STEPS:
-        shown = platform.partitions("Travis", step)
-        assert {shown[frame_of(key).partition] for key in bad.values()} == {"FAILED"}
-        assert sum(status == "MATERIALIZED" for status in shown.values()) == 3
+        statuses = platform.partitions("Travis", step)
+        assert {statuses[frame_of(key).partition] for key in bad.values()} == {"FAILED"}
+        assert sum(status == "MATERIALIZED" for status in statuses.values()) == 3
     assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 3
     (status,) = collect(platform.settings).collections
     assert (status.dropped, status.done, status.indexed, len(status.failed)) == (12, 3, 3, 9)
-    assert platform.look() == []  # nothing is tried again blindly
+    assert platform.ingest() == []  # failed frames are not retried
 
 
 REJECTED_NAMES = {
@@ -120,7 +122,7 @@ REJECTED_NAMES = {
 }
 
 
-def test_rejections_by_name_have_no_partition_and_stand_in_the_list(platform: Platform, good: Path) -> None:
+def test_files_with_bad_names_are_listed_and_have_no_partition(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.settle()
     for key in REJECTED_NAMES:
@@ -137,14 +139,14 @@ def test_rejections_by_name_have_no_partition_and_stand_in_the_list(platform: Pl
     assert event and event.asset_materialization
     assert event.asset_materialization.metadata["rejected"].value == len(REJECTED_NAMES)
     assert "Did you mean Travis" in str(event.asset_materialization.metadata["files"].value)
-    assert any("did you mean Travis" in line for line in lines(collect(platform.settings)))
+    assert any("did you mean Travis" in line for line in format_status(collect(platform.settings)))
     for key in REJECTED_NAMES:
         platform.storage.delete(key)
     platform.settle()
     assert collect(platform.settings).rejected == {}
 
 
-def test_a_frame_that_fails_after_it_was_served_stays_in_its_last_good_version(platform: Platform, good: Path) -> None:
+def test_served_frame_keeps_its_last_good_version_when_a_new_one_fails(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.settle()
     cog = platform.storage.head(frame_of(GOOD).cog_key)
@@ -160,7 +162,7 @@ def test_a_frame_that_fails_after_it_was_served_stays_in_its_last_good_version(p
     assert platform.state(GOOD) == ("done", None)
 
 
-def test_a_late_world_file_reopens_a_rejection(platform: Platform, tmp_path: Path) -> None:
+def test_late_world_file_makes_a_failed_frame_succeed(platform: Platform, tmp_path: Path) -> None:
     platform.drop(BAD, write_tif(tmp_path / "x.tif", photograph(50, 60), crs=None, transform=None))
     platform.settle()
     assert platform.state(BAD)[0] == "failed"
@@ -171,7 +173,7 @@ def test_a_late_world_file_reopens_a_rejection(platform: Platform, tmp_path: Pat
     assert platform.partitions("Travis", "cog") == {frame_of(BAD).partition: "MATERIALIZED"}
 
 
-def test_a_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good: Path) -> None:
+def test_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.drop(BAD, good)
     platform.tick("ingest_poll")
@@ -186,7 +188,7 @@ def test_a_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good
     assert list(platform.partitions("Travis", "cog")) == [frame_of(GOOD).partition]
 
 
-def test_a_version_dropped_while_the_old_one_is_in_a_run_wins(platform: Platform, good: Path, tmp_path: Path) -> None:
+def test_version_dropped_during_the_run_of_the_old_one_wins(platform: Platform, good: Path, tmp_path: Path) -> None:
     platform.drop(GOOD, good)
     platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
@@ -197,8 +199,8 @@ def test_a_version_dropped_while_the_old_one_is_in_a_run_wins(platform: Platform
     assert platform.rows("SELECT width, height FROM ls4.frame") == [{"width": 230, "height": 210}]
 
 
-def test_a_bucket_that_cannot_be_listed_is_not_an_empty_bucket(platform: Platform, good: Path, tmp_path: Path) -> None:
-    """A disk that was not mounted looked like an empty archive, and every map was withdrawn."""
+def test_unlisted_bucket_does_not_count_as_empty(platform: Platform, good: Path, tmp_path: Path) -> None:
+    """An unmounted disk was taken for an empty archive, and every map was withdrawn."""
     platform.drop(GOOD, good)
     platform.settle()
     away = tmp_path / "away"
@@ -214,7 +216,7 @@ def test_a_bucket_that_cannot_be_listed_is_not_an_empty_bucket(platform: Platfor
     assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1
 
 
-def test_sources_of_a_run_that_died_are_given_to_another(platform: Platform, good: Path) -> None:
+def test_sources_of_a_crashed_run_are_requeued(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
@@ -226,15 +228,15 @@ def test_sources_of_a_run_that_died_are_given_to_another(platform: Platform, goo
         status=dg.DagsterRunStatus.FAILURE,
     )
     assert run.status == dg.DagsterRunStatus.FAILURE
-    assert platform.look() == []
+    assert platform.ingest() == []
     platform.skip_waits()
     runs = platform.settle()
     assert [run.success for run in runs] == [True, True]
     assert platform.state(GOOD) == ("done", None)
 
 
-def test_a_killed_worker_costs_its_own_frame_only(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel killed one worker for want of memory, and the whole batch of a hundred was lost with it."""
+def test_killed_worker_fails_only_its_own_frame(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel killed one worker for lack of memory, and the whole batch of a hundred frames was lost."""
     from ls4_assets.assets import frames
 
     for number in range(3):
@@ -242,28 +244,28 @@ def test_a_killed_worker_costs_its_own_frame_only(platform: Platform, good: Path
     platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "make_frame", die_at_101)
+        patch.setattr(frames, "process_frame", crash_at_101)
         (run,) = platform.execute(requested)
     assert not run.success
     states = [platform.state(f"{FOLDER}/02-08-60_6-10{number}.tif")[0] for number in range(3)]
     assert states == ["done", "requested", "done"]
     assert "was killed" in str(platform.state(f"{FOLDER}/02-08-60_6-101.tif")[1])
-    platform.look()
+    platform.ingest()
     platform.skip_waits()
     platform.settle()
     assert platform.state(f"{FOLDER}/02-08-60_6-101.tif") == ("done", None)
 
 
-def die_at_101(order: object) -> object:
+def crash_at_101(task: object) -> object:
     import os
     import signal
 
-    from ls4_assets.processing.tasks import Order
+    from ls4_assets.processing.tasks import FrameTask
 
-    assert isinstance(order, Order)
-    if order.frame.stem.endswith("101"):
+    assert isinstance(task, FrameTask)
+    if task.frame.stem.endswith("101"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return process_frame(order)
+    return process_frame(task)
 
 
 def _matches(pattern: str, text: str) -> bool:

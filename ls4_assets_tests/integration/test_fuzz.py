@@ -1,6 +1,6 @@
-"""Thousands of odd requests: none is a 5xx, none costs a worker, and no answer holds a file, a path of the machine or a secret.
+"""Fuzzing with thousands of requests: no 5xx, no lost worker, and no response with a file, a local path or a secret.
 
-The requests are made from a seed, so that what fails can be asked again; they go out as they are, without a client that tidies.
+A seed generates the requests, so failures can be repeated. They are sent over a socket, because a client would normalize them.
 """
 
 import random
@@ -15,14 +15,14 @@ from ls4_assets_tests.integration.serving_fixtures import (
     MIDDLE,
     NAME,
     TABLE,
-    Served,
+    MapServer,
     index_database_fixture,  # noqa: F401
     left_half,
-    served_fixture,  # noqa: F401
+    map_server_fixture,  # noqa: F401
 )
 from ls4_assets_tests.platform import PASSWORDS
 
-ODD = (
+VALUES = (
     "", " ", "-1", "0", "1", "2147483648", "-9223372036854775809", "1e309", "NaN", "inf", "0x10", "1,2,3", ",,,,", "a" * 3000,
     "../../../../../../etc/passwd", "..\\..\\etc\\passwd", "/etc/passwd", "file:///etc/passwd", "/vsicurl/http://127.0.0.1:1/x",
     "/vsizip//etc/passwd", "%00", "\x7f", "%c0%ae%c0%ae/", "é", "%", "%%%", "%s%n%x", "${HOME}", "$(id)", "`id`", "{z}",
@@ -54,7 +54,7 @@ REQUESTS = {
     "mode": ("tile", "map", "browse", "query", "nquery", "itemquery", "legend", "zoomin", "coordinate", "featurequery",
     "indexquery"),
 }  # fmt: skip
-SOUND = {
+VALID = {
     "LAYERS": NAME, "QUERY_LAYERS": f"{NAME}_index", "LAYER": f"{NAME}_index", "STYLES": "", "SRS": "EPSG:3857",
     "CRS": "EPSG:3857",
     "BBOX": f"{left_half('02-08-60_6-107') - 100},{MIDDLE - 100},{left_half('02-08-60_6-107') + 100},{MIDDLE + 100}",
@@ -74,88 +74,89 @@ PATHS = (
 
 
 def requests(seed: int, count: int) -> Iterator[str]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(count):
-        yield f"{_path(chance)}?{_query(chance)}" if chance.random() < 0.85 else _path(chance)
+        yield f"{_path(rng)}?{_query(rng)}" if rng.random() < 0.85 else _path(rng)
 
 
-def _path(chance: random.Random) -> str:
-    kind = chance.random()
+def _path(rng: random.Random) -> str:
+    kind = rng.random()
     if kind < 0.5:
-        return chance.choice(PATHS)
-    odd = [quote(chance.choice(ODD), safe=chance.choice(("", "/.%"))) for _ in range(4)]
-    number = [str(chance.choice((0, 1, 3, 12, 15, 24, 25, 99, 7488, 13490, 99999999))) for _ in range(3)]
-    return chance.choice(
+        return rng.choice(PATHS)
+    values = [quote(rng.choice(VALUES), safe=rng.choice(("", "/.%"))) for _ in range(4)]
+    numbers = [str(rng.choice((0, 1, 3, 12, 15, 24, 25, 99, 7488, 13490, 99999999))) for _ in range(3)]
+    return rng.choice(
         (
-            f"/tiles/{TABLE}/{'/'.join(number)}.png",
-            f"/tiles/{TABLE}/{number[0]}/{odd[0]}/{odd[1]}.png",
-            f"/tiles/{odd[0]}/{'/'.join(number)}@2x.png",
-            f"/wms/{odd[0]}",
-            f"/wmts/{odd[0]}/WMTSCapabilities.xml",
-            f"/ogcapi/{TABLE}/{odd[0]}/{odd[1]}/{odd[2]}",
-            f"/ogcapi/{TABLE}/collections/{odd[0]}/items/{odd[1]}",
-            f"/ogcapi/{TABLE}/collections/{NAME}_index/items/{odd[0]}",
-            f"/ogcapi/{odd[0]}",
-            f"/archive/{odd[0]}/{odd[1]}/{odd[2]}",
-            f"/archive/derived/{odd[0]}/../../{odd[1]}",
-            f"/{odd[0]}/{odd[1]}",
+            f"/tiles/{TABLE}/{'/'.join(numbers)}.png",
+            f"/tiles/{TABLE}/{numbers[0]}/{values[0]}/{values[1]}.png",
+            f"/tiles/{values[0]}/{'/'.join(numbers)}@2x.png",
+            f"/wms/{values[0]}",
+            f"/wmts/{values[0]}/WMTSCapabilities.xml",
+            f"/ogcapi/{TABLE}/{values[0]}/{values[1]}/{values[2]}",
+            f"/ogcapi/{TABLE}/collections/{values[0]}/items/{values[1]}",
+            f"/ogcapi/{TABLE}/collections/{NAME}_index/items/{values[0]}",
+            f"/ogcapi/{values[0]}",
+            f"/archive/{values[0]}/{values[1]}/{values[2]}",
+            f"/archive/derived/{values[0]}/../../{values[1]}",
+            f"/{values[0]}/{values[1]}",
         )
     )
 
 
-def _query(chance: random.Random) -> str:
-    given: list[tuple[str, str]] = []
-    if chance.random() < 0.7:
-        asked = {name: chance.choice(values) for name, values in REQUESTS.items()}
-        asked.pop("mode" if chance.random() < 0.7 else "REQUEST")
-        given = list((asked | SOUND).items())
-    for _ in range(chance.randrange(4)):
-        name, value = chance.choice(NAMES), chance.choice(ODD)
-        given = [pair for pair in given if pair[0] != name or chance.random() < 0.2] + [(name, value)]
-    if chance.random() < 0.3:
-        given.insert(0, ("map", chance.choice((f"/mapfiles/{TABLE}.map", f"{TABLE}.map", *ODD))))
-    if chance.random() < 0.3:
-        chance.shuffle(given)
-    safe = chance.choice(("", "/:,", "/:,%+"))
-    return "&".join(f"{name}={quote(value, safe=safe)}" for name, value in given)
+def _query(rng: random.Random) -> str:
+    parameters: list[tuple[str, str]] = []
+    if rng.random() < 0.7:
+        request = {name: rng.choice(values) for name, values in REQUESTS.items()}
+        request.pop("mode" if rng.random() < 0.7 else "REQUEST")
+        parameters = list((request | VALID).items())
+    for _ in range(rng.randrange(4)):
+        name, value = rng.choice(NAMES), rng.choice(VALUES)
+        parameters = [pair for pair in parameters if pair[0] != name or rng.random() < 0.2] + [(name, value)]
+    if rng.random() < 0.3:
+        parameters.insert(0, ("map", rng.choice((f"/mapfiles/{TABLE}.map", f"{TABLE}.map", *VALUES))))
+    if rng.random() < 0.3:
+        rng.shuffle(parameters)
+    safe = rng.choice(("", "/:,", "/:,%+"))
+    return "&".join(f"{name}={quote(value, safe=safe)}" for name, value in parameters)
 
 
-def ask(served: Served, address: str, header: str = "") -> tuple[int, bytes]:
-    port = int(served.config.base_url.rsplit(":", 1)[1])
+def send(map_server: MapServer, address: str, header: str = "") -> tuple[int, bytes]:
+    port = int(map_server.config.base_url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(f"GET {address} HTTP/1.0\r\nHost: localhost\r\n{header}\r\n".encode())
-        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    return int(answer.split(None, 2)[1]), answer
+        response = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    return int(response.split(None, 2)[1]), response
 
 
-def assault(served: Served, seed: int, count: int) -> None:
-    before = served.workers()
-    home = str(served.archive.parent)
-    told = (b"root:x:", b"CONNECTION", b"service=ls4", b"TILEITEM", b"connect_timeout", home.encode(), b"/usr/", b"pg_service",
-            b"SELECT ", b"/vsis3/", PASSWORDS["mapserver"].encode(), b"MapServer version", b"8.0.0")  # fmt: skip
+def fuzz(map_server: MapServer, seed: int, count: int) -> None:
+    before = map_server.workers()
+    home = str(map_server.archive.parent)
+    forbidden = (b"root:x:", b"CONNECTION", b"service=ls4", b"TILEITEM", b"connect_timeout", home.encode(), b"/usr/",
+                 b"pg_service", b"SELECT ", b"/vsis3/", PASSWORDS["mapserver"].encode(), b"MapServer version",
+                 b"8.0.0")  # fmt: skip
     statuses = set()
     for number, address in enumerate(requests(seed, count)):
-        odd_header = ("", "Cookie: map=/etc/passwd\r\n", "X-Forwarded-Host: evil.example.org\r\n", "Accept: text/html\r\n")[
+        header = ("", "Cookie: map=/etc/passwd\r\n", "X-Forwarded-Host: evil.example.org\r\n", "Accept: text/html\r\n")[
             number % 4
         ]
-        status, answer = ask(served, address, odd_header)
-        assert status < 500, (address, answer[-500:])
-        held = [word for word in told if word in answer and word not in unquote_to_bytes(address)]
-        assert not held, (held, address, answer[-1500:])
-        assert b"evil.example.org" not in answer, address
+        status, response = send(map_server, address, header)
+        assert status < 500, (address, response[-500:])
+        leaked = [word for word in forbidden if word in response and word not in unquote_to_bytes(address)]
+        assert not leaked, (leaked, address, response[-1500:])
+        assert b"evil.example.org" not in response, address
         statuses.add(status)
-    assert {200, 400, 404} <= statuses, "the requests are not all rejected at the door"
-    assert served.workers() == before, "a worker was lost"
-    assert served.colour(left_half("02-08-60_6-108"), MIDDLE) == (255, 255, 255, 255)
+    assert {200, 400, 404} <= statuses, "some requests must get past nginx"
+    assert map_server.workers() == before, "a worker was lost"
+    assert map_server.color_at(left_half("02-08-60_6-108"), MIDDLE) == (255, 255, 255, 255)
 
 
 @pytest.mark.timeout(180)
-def test_three_hundred_odd_requests(served: Served) -> None:
-    assault(served, seed=1958, count=300)
+def test_three_hundred_random_requests(map_server: MapServer) -> None:
+    fuzz(map_server, seed=1958, count=300)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(4))
-def test_thousands_of_odd_requests(served: Served, seed: int) -> None:
-    assault(served, seed, count=1500)
+def test_thousands_of_random_requests(map_server: MapServer, seed: int) -> None:
+    fuzz(map_server, seed, count=1500)

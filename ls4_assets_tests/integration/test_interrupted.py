@@ -1,4 +1,4 @@
-"""A frame that is interrupted at its worst moment: by its run's death, a deletion, a full disk, another run of the same frame."""
+"""Frames interrupted at the worst moment: by a crashed run, a deletion, a full disk, another run of the same frame."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.processing import admission
-from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import CHECKOUT, Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -31,137 +31,137 @@ KEY = f"{FOLDER}/02-08-60_6-107.tif"
 TABLE = "travis_usda_1958_frames"
 
 
-def requested(platform: Platform) -> dg.SensorResult:
+def request_run(platform: Platform) -> dg.SensorResult:
     platform.tick("ingest_poll")
     result = platform.tick("ingest_poll")
     assert isinstance(result, dg.SensorResult) and result.run_requests
     return result
 
 
-def test_a_frame_that_was_published_when_its_run_was_killed_is_told_to_dagster_all_the_same(
+def test_frame_published_before_its_run_was_killed_is_reported_to_dagster(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The frame was on the map, and red in the Dagster UI for ever: its run had died between the two."""
+    """The run crashed between publishing and reporting: the frame was on the map, but failed in the Dagster UI forever."""
     platform.drop(KEY, good)
-    result = requested(platform)
+    result = request_run(platform)
     with monkeypatch.context() as patch:
-        patch.setattr(events, "materializations", _die)
+        patch.setattr(events, "frame_materializations", crash)
         assert [run.success for run in platform.execute(result)] == [False]
     assert platform.state(KEY)[0] == "requested"
-    made = platform.storage.head(frame_of(KEY).cog_key)
+    cog = platform.storage.head(frame_of(KEY).cog_key)
     assert platform.partitions("Travis", "cog") == {frame_of(KEY).partition: "FAILED"}
-    platform.look()
+    platform.ingest()
     platform.skip_waits()
     platform.settle()
     assert platform.state(KEY) == ("done", None)
     assert platform.partitions("Travis", "cog") == {frame_of(KEY).partition: "MATERIALIZED"}
-    assert platform.storage.head(frame_of(KEY).cog_key) == made, "nothing is made twice"
+    assert platform.storage.head(frame_of(KEY).cog_key) == cog, "nothing is made twice"
 
 
-def _die(*_: object, **__: object) -> None:
+def crash(*_: object, **__: object) -> None:
     raise OSError("killed here")
 
 
-def test_a_frame_whose_tif_is_deleted_while_its_cog_is_put_leaves_nothing_behind(
+def test_frame_deleted_during_its_upload_leaves_nothing_behind(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deletion was seen between the last check and the row: the frame stayed on the map without a source."""
+    """The deletion came between the last check and writing the row: the frame stayed on the map without a source."""
     platform.drop(KEY, good)
-    result = requested(platform)
+    result = request_run(platform)
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "make_frame", delete_while_putting)
+        patch.setattr(frames, "process_frame", delete_during_upload)
         platform.execute(result)
     assert platform.state(KEY)[0] == "deleted"
     platform.settle()
     platform.settle()
     assert platform.rows("SELECT 1 FROM ls4.frame") == []
     assert platform.rows(f"SELECT to_regclass('public.{TABLE}') AS it") == [{"it": None}]
-    assert [found.key for found in platform.storage.list("bw/")] == []
+    assert [stored.key for stored in platform.storage.list("bw/")] == []
 
 
-def delete_while_putting(order: Order) -> Outcome:
+def delete_during_upload(task: FrameTask) -> FrameOutcome:
     upload = DirectoryStorage.upload
 
-    def slow(self: DirectoryStorage, path: Path, key: str, **how: bool) -> StoredObject:
+    def delete_and_upload(self: DirectoryStorage, path: Path, key: str, **options: bool) -> StoredObject:
         self.delete(KEY)
-        with open_database(order.settings.database_url.get_secret_value()).begin() as connection:
-            gone = "UPDATE ls4.source SET state = :state WHERE frame = :frame"
-            connection.execute(text(gone), {"state": SourceState.DELETED, "frame": order.frame.id})
-        return upload(self, path, key, **how)
+        with open_database(task.settings.database_url.get_secret_value()).begin() as connection:
+            statement = "UPDATE ls4.source SET state = :state WHERE frame = :frame"
+            connection.execute(text(statement), {"state": SourceState.DELETED, "frame": task.frame.id})
+        return upload(self, path, key, **options)
 
-    DirectoryStorage.upload = slow  # type: ignore[method-assign]
-    return process_frame(order)
+    DirectoryStorage.upload = delete_and_upload  # type: ignore[method-assign]
+    return process_frame(task)
 
 
-def test_a_frame_for_which_there_is_no_room_waits_with_the_numbers_and_is_not_called_failed(
+def test_frame_without_enough_disk_space_is_requeued_with_the_numbers(
     platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk in the night cost every frame its attempts, and staff were told that their scans were bad."""
+    """A full disk at night used up the attempts of every frame, and staff got messages that their files were bad."""
     platform.drop(KEY, good)
-    result = requested(platform)
+    result = request_run(platform)
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "make_frame", with_a_full_disk)
+        patch.setattr(frames, "process_frame", process_with_full_disk)
         (run,) = platform.execute(result)
     assert not run.success
     state, reason = platform.state(KEY)
     assert state == "queued"
-    assert reason and reason.startswith("02-08-60_6-107.tif needs ") and "and 0 MB are free" in reason and reason.endswith(".")
+    assert reason and reason.startswith("02-08-60_6-107.tif needs ") and "and 0 MB is free" in reason and reason.endswith(".")
     (row,) = platform.rows("SELECT attempts, retry_after > now() + interval '1 minute' AS waits FROM ls4.source")
     assert row == {"attempts": 0, "waits": True}
-    assert platform.look() == []
+    assert platform.ingest() == []
     platform.skip_waits()
     platform.settle()
     assert platform.state(KEY) == ("done", None)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "ends"),
-    [("done", "done", "then materialise it again."), ("failed", "queued", "it is tried again by itself.")],
+    ("before", "after", "advice"),
+    [("done", "done", "then materialize it again."), ("failed", "queued", "the frame is retried automatically.")],
 )
-def test_a_person_whose_frame_finds_no_room_is_told_whether_it_is_tried_again(
-    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, ends: str
+def test_message_about_a_full_disk_says_whether_the_frame_is_retried(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, advice: str
 ) -> None:
-    """It was to be tried again by itself, and never was."""
+    """The message promised an automatic retry that never came."""
     platform.drop(KEY, good)
     platform.settle()
     with platform.database.begin() as connection:
         connection.execute(text("UPDATE ls4.source SET state = :state"), {"state": before})
     selection = [dg.AssetKey(["Travis", step]) for step in STEPS]
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "make_frame", with_a_full_disk)
+        patch.setattr(frames, "process_frame", process_with_full_disk)
         run = platform.run(selection, partition_key=frame_of(KEY).partition)
     assert not run.success
-    told = platform.instance.fetch_observations(selection[-1], limit=1).records[0].event_log_entry.asset_observation
-    assert told and told.description and ends in told.description
+    observation = platform.instance.fetch_observations(selection[-1], limit=1).records[0].event_log_entry.asset_observation
+    assert observation and observation.description and advice in observation.description
     assert platform.state(KEY)[0] == after
 
 
-def with_a_full_disk(order: Order) -> Outcome:
-    admission.shutil.disk_usage = lambda folder: type("Usage", (), {"free": 0})  # type: ignore[assignment, attr-defined]
-    return process_frame(order)
+def process_with_full_disk(task: FrameTask) -> FrameOutcome:
+    admission.shutil.disk_usage = lambda folder: type("Usage", (), {"free": 0})  # type: ignore[attr-defined]  # only in this worker process
+    return process_frame(task)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize("megabytes", [3, 6])
-def test_a_disk_that_fills_in_the_middle_of_a_frame_is_not_taken_for_a_corrupt_file(
+def test_disk_that_fills_during_processing_is_not_reported_as_a_corrupt_file(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, megabytes: int
 ) -> None:
-    """A good scan was called truncated for good, because the step that wrote met a full disk."""
-    scan = write_tif(tmp_path / "scan.tif", photograph(1500, 1500, seed=3))
+    """A good file was rejected as truncated, because the writing step ran into a full disk."""
+    path = write_tif(tmp_path / "scan.tif", photograph(1500, 1500, seed=3))
     with small_disk(tmp_path / "small", megabytes) as work, running_platform(cluster, tmp_path, work_dir=str(work)) as platform:
-        platform.drop(KEY, scan)
-        result = requested(platform)
+        platform.drop(KEY, path)
+        result = request_run(platform)
         with monkeypatch.context() as patch:
-            patch.setattr(frames, "make_frame", without_asking_for_room)
+            patch.setattr(frames, "process_frame", process_without_admission)
             platform.execute(result)
         state, reason = platform.state(KEY)
         assert state == "queued"
         assert reason and "could not be finished because the disk of" in reason
 
 
-def without_asking_for_room(order: Order) -> Outcome:
-    admission.reserve_disk = lambda *_: None  # type: ignore[assignment]
-    return process_frame(order)
+def process_without_admission(task: FrameTask) -> FrameOutcome:
+    admission.reserve_disk = lambda *_: None
+    return process_frame(task)
 
 
 @contextmanager
@@ -174,14 +174,14 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-# What a run process does; the test starts several of them at once.
+# A run process; the test starts several at once.
 RUN = """
 import json, sys
 from pathlib import Path
 import dagster as dg
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.names import STEPS
-from ls4_assets.processing.tasks import Order, Outcome
+from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets_tests.platform import SHARDS, Platform
 from resources.archive import Archive
 overrides, home, config, tags, times = json.loads(sys.argv[1])
@@ -200,21 +200,23 @@ with dg.DagsterInstance.from_config(home) as instance:
 """
 
 
-def test_two_batches_a_backfill_and_rebuilds_of_one_collection_at_once_lose_and_tear_nothing(
-    platform: Platform, tmp_path: Path
-) -> None:
+def test_concurrent_batches_backfill_and_rebuilds_of_a_collection_lose_nothing(platform: Platform, tmp_path: Path) -> None:
     keys = [f"{FOLDER}/02-08-60_6-10{number}.tif" for number in range(6)]
     for number, key in enumerate(keys):
         platform.drop(key, write_tif(tmp_path / f"{number}.tif", photograph(300, 320, seed=number)))
-    requested(platform)
+    request_run(platform)
     partitions = [frame_of(key).partition for key in keys]
-    whole = {"dagster/asset_partition_range_start": partitions[0], "dagster/asset_partition_range_end": partitions[-1]}
-    orders = [(partitions[:4], {}, 1), (partitions[2:], {}, 1), ([], whole, 1), (None, {}, 4)]
+    range_tags = {"dagster/asset_partition_range_start": partitions[0], "dagster/asset_partition_range_end": partitions[-1]}
+    runs = [(partitions[:4], {}, 1), (partitions[2:], {}, 1), ([], range_tags, 1), (None, {}, 4)]
     environment = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
-    given = [json.dumps([platform.archive.overrides, str(tmp_path / "dagster"), *order]) for order in orders]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", RUN, one], env=environment, **quiet) for one in given]
-    assert [each.wait(500) for each in running] == [0] * 4
+    arguments = [json.dumps([platform.archive.overrides, str(tmp_path / "dagster"), *run]) for run in runs]
+
+    command = [sys.executable, "-W", "ignore", "-c", RUN]
+    processes = [
+        subprocess.Popen([*command, argument], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for argument in arguments
+    ]
+    assert [process.wait(500) for process in processes] == [0] * 4
     platform.settle()
     platform.rebuild()
     assert [platform.state(key) for key in keys] == [("done", None)] * 6
@@ -224,7 +226,7 @@ def test_two_batches_a_backfill_and_rebuilds_of_one_collection_at_once_lose_and_
         with rasterio.open(row["served_location"]) as tif:
             assert tif.read(1).shape == (300, 320)
     for products in platform.rows("SELECT id, products, served_key FROM ls4.frame"):
-        kept = json.loads(json.dumps(products["products"]))
-        assert set(kept) == set(STEPS)
+        recorded = json.loads(json.dumps(products["products"]))
+        assert set(recorded) == set(STEPS)
         stored = platform.storage.head(str(products["served_key"]))
-        assert stored and stored.version == kept["cog"]["version"], products["id"]
+        assert stored and stored.version == recorded["cog"]["version"], products["id"]

@@ -1,4 +1,4 @@
-"""The map server as a container starts it: `python -m mapserver`, told by arguments and environment alone."""
+"""`python -m mapserver` as a container starts it, configured by arguments and environment only."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     COLLECTION,
@@ -26,9 +26,9 @@ from ls4_assets_tests.integration.serving_fixtures import (
     TABLE,
     IndexDatabase,
     cog_path,
-    context_for,
     index_database_fixture,  # noqa: F401
-    indexed,
+    index_table,
+    mapfile_context,
     publish_mapfile,
     wait_until_healthy,
     write_cog,
@@ -36,7 +36,7 @@ from ls4_assets_tests.integration.serving_fixtures import (
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningServer:
     process: subprocess.Popen[bytes]
     client: httpx.Client
     stderr: Path
@@ -47,8 +47,8 @@ class Running:
 
 
 @pytest.fixture
-def running(index_database: IndexDatabase) -> Iterator[Running]:
-    """Over an archive with one photograph; the folder is straight under the temporary one, as another user may serve."""
+def running(index_database: IndexDatabase) -> Iterator[RunningServer]:
+    """Its archive has one photograph. The folder is directly below the temporary directory, because another account may serve."""
     home = Path(tempfile.mkdtemp(prefix="ls4-maps-"))
     home.chmod(0o755)
     archive = home / "archive"
@@ -56,16 +56,16 @@ def running(index_database: IndexDatabase) -> Iterator[Running]:
     write_cog(cog_path(archive, BLACK), left, (halves[0], halves[1]))
     folders = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "collections": home / "c.json", "archive": archive}
     (archive / "mapfiles").mkdir()
-    publish_mapfile(archive, context_for(COLLECTION))
+    publish_mapfile(archive, mapfile_context(COLLECTION))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        stack.enter_context(indexed(index_database, archive, COLLECTION, [BLACK]))
-        yield stack.enter_context(started(index_database, home, folders))
+        stack.enter_context(index_table(index_database, archive, COLLECTION, [BLACK]))
+        yield stack.enter_context(start(index_database, home, folders))
 
 
 @contextmanager
-def started(index_database: IndexDatabase, home: Path, options: Mapping[str, object]) -> Iterator[Running]:
-    service, port = index_database.service, free_port()
+def start(index_database: IndexDatabase, home: Path, options: Mapping[str, object]) -> Iterator[RunningServer]:
+    service, port = index_database.service, find_free_port()
     environment = {
         "PGHOST": service.host,
         "PGPORT": str(service.port),
@@ -87,74 +87,74 @@ def started(index_database: IndexDatabase, home: Path, options: Mapping[str, obj
         stack.callback(process.terminate)
         client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))
         wait_until_healthy(client, "/health")
-        yield Running(process, client, home / "stderr", home)
+        yield RunningServer(process, client, home / "stderr", home)
 
 
-def wait_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
+def wait_until_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout=20)[1]
 
 
-def test_it_serves_tells_faults_on_stderr_and_ends_with_everything_it_started(running: Running) -> None:
+def test_it_serves_logs_errors_to_stderr_and_stops_all_its_processes(running: RunningServer) -> None:
     box = ",".join(map(str, EXTENT))
     picture = {"SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap", "SRS": "EPSG:3857", "FORMAT": "image/png", "STYLES": ""}
     size = {"BBOX": box, "WIDTH": "256", "HEIGHT": "64"}
-    answer = running.client.get(f"/wms/{TABLE}", params=picture | size | {"LAYERS": NAME})
-    assert answer.headers["content-type"] == "image/png"
+    response = running.client.get(f"/wms/{TABLE}", params=picture | size | {"LAYERS": NAME})
+    assert response.headers["content-type"] == "image/png"
     running.client.get(f"/wms/{TABLE}", params=picture | size | {"LAYERS": "no_such_layer"})
     deadline = time.monotonic() + 10
     while "no_such_layer" not in running.stderr.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert "msWMSLoadGetMapParams" in running.stderr.read_text()
     children = running.children()
-    assert len(children) >= 4  # the supervisor and two workers, nginx and its own
+    assert len(children) >= 4  # the supervisor and two workers, nginx and its workers
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(30) == 0
-    assert wait_gone(children) == []
+    assert wait_until_gone(children) == []
 
 
-def test_when_nginx_ends_the_container_does(running: Running) -> None:
-    """Nobody else would start it again."""
+def test_it_exits_when_nginx_exits(running: RunningServer) -> None:
+    """Otherwise nothing would restart nginx."""
     children = running.children()
     master = next(child for child in psutil.Process(running.process.pid).children() if child.name() == "nginx")
     master.terminate()
     assert running.process.wait(30) == 1
-    assert wait_gone(children) == []
+    assert wait_until_gone(children) == []
 
 
 @contextmanager
-def read_only(folder: Path, shown: Path) -> Iterator[None]:
-    """`folder` is shown a second time, where not even root may write."""
-    shown.mkdir()
-    done = subprocess.run(["mount", "-o", "bind,ro", folder, shown], capture_output=True, text=True, check=False)
+def read_only(folder: Path, target: Path) -> Iterator[None]:
+    """Mount `folder` read-only at `target`, for root too."""
+    target.mkdir()
+    done = subprocess.run(["mount", "-o", "bind,ro", folder, target], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"this machine does not permit a mount: {done.stderr.strip()}")
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", shown], check=True)
+        subprocess.run(["umount", "--lazy", target], check=True)
 
 
-def test_over_a_new_archive_that_it_may_only_read_it_waits_for_the_first_map(index_database: IndexDatabase) -> None:
-    """It ended at once, as it could not put an empty list into the archive."""
+def test_it_waits_for_the_first_map_of_a_new_read_only_archive(index_database: IndexDatabase) -> None:
+    """It exited at once, because it could not write an empty list into the archive."""
     home = Path(tempfile.mkdtemp(prefix="ls4-maps-"))
     home.chmod(0o755)
-    written, archive = home / "written", home / "archive"
-    written.mkdir()
+    writable, archive = home / "written", home / "archive"
+    writable.mkdir()
     options = {"run-dir": home / "serving", "mapfiles": archive / "mapfiles", "archive": archive, "staff": "127.0.0.0/8"}
     options |= {"collections": archive / "derived" / "collections.json", "rejections": archive / "staff" / "rejections.json"}
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        stack.enter_context(read_only(written, archive))
-        running = stack.enter_context(started(index_database, home, options))
+        stack.enter_context(read_only(writable, archive))
+        running = stack.enter_context(start(index_database, home, options))
         empty = running.client.get("/collections.json")
         assert (empty.json(), empty.headers["content-type"]) == ({"collections": []}, "application/json; charset=utf-8")
         assert empty.headers["cache-control"] == "no-cache"
         assert running.client.get("/staff/rejections.json").status_code == 404
-        assert list(written.iterdir()) == [] and "collections.json" not in running.stderr.read_text()
+        assert list(writable.iterdir()) == [] and "collections.json" not in running.stderr.read_text()
         for name in ("mapfiles", "derived"):
-            (written / name).mkdir()
-        publish_mapfile(written, context_for(COLLECTION))
-        (written / "derived" / "collections.json").write_text('{"collections": [{"name": "x"}]}')
+            (writable / name).mkdir()
+        publish_mapfile(writable, mapfile_context(COLLECTION))
+        (writable / "derived" / "collections.json").write_text('{"collections": [{"name": "x"}]}')
         assert running.client.get("/collections.json").json()["collections"] == [{"name": "x"}]
         capabilities, deadline = "", time.monotonic() + 20
         while "</WMS_Capabilities>" not in capabilities and time.monotonic() < deadline:
@@ -163,11 +163,11 @@ def test_over_a_new_archive_that_it_may_only_read_it_waits_for_the_first_map(ind
         assert f"<Name>{NAME}</Name>" in capabilities
 
 
-def test_without_a_database_it_says_what_to_set(tmp_path: Path) -> None:
+def test_missing_database_error_says_what_to_set(tmp_path: Path) -> None:
     folders = [f"--{name}={tmp_path / name}" for name in ("run-dir", "mapfiles", "collections")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     done = subprocess.run(
         [sys.executable, "-m", "mapserver", *folders], capture_output=True, text=True, env=environment, timeout=60
     )
     assert done.returncode == 2
-    assert "PGHOST names no database: set it to the server of the tile indexes." in done.stderr
+    assert "PGHOST is not set: set it to the PostgreSQL server of the tile indexes." in done.stderr

@@ -1,4 +1,4 @@
-"""A collection made anew by command: a real backfill, driven by the daemon's iteration, while its map goes on being served."""
+"""`ls4 rematerialize` with a real backfill, driven by the iteration of the backfill daemon, while the map stays served."""
 
 import json
 import logging
@@ -14,14 +14,15 @@ import pytest
 from affine import Affine
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
+from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import keys
-from ls4_assets.cli.main import rematerialize
-from ls4_assets.cli.rematerialize import follow, launch, progress
+from ls4_assets.cli import backfill
+from ls4_assets.cli.backfill import follow, launch, read_progress
 from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
 from ls4_assets.errors import UnknownCollectionError
 from ls4_assets.local.postgres import Cluster
@@ -40,10 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
-    """Three frames on the map, for all tests here; only the last one spoils a tif."""
-    with running_platform(cluster, folder, dagster_url="http://dagit.test") as running:
+    """Three frames on the map, shared by all tests of this module; only the last test damages a tif."""
+    with running_platform(cluster, folder, dagster_url="http://dagster.test") as running:
         for number, key in enumerate(KEYS):
-            running.drop(key, photo(folder, number))
+            running.drop(key, write_photograph(folder, number))
         running.settle()
         yield running
 
@@ -59,13 +60,13 @@ def daemon(platform: Platform, folder: Path) -> Iterator["Daemon"]:
             yield running
 
 
-def photo(folder: Path, number: int) -> Path:
-    place = Affine(1, 0, -10_880_000.0 + 200 * number, 0, -1, 3_540_000.0)
-    return write_tif(folder / f"{number}.tif", photograph(200, 220, 1, number), transform=place)
+def write_photograph(folder: Path, number: int) -> Path:
+    transform = Affine(1, 0, -10_880_000.0 + 200 * number, 0, -1, 3_540_000.0)
+    return write_tif(folder / f"{number}.tif", photograph(200, 220, 1, number), transform=transform)
 
 
 class Daemon:
-    """The backfill daemon's iteration over the code location; runs are executed where they are launched."""
+    """One iteration of the backfill daemon at a time, over the code location. Runs are executed in this process."""
 
     def __init__(self, instance: dg.DagsterInstance, workspace: object) -> None:
         self.instance = instance
@@ -79,37 +80,37 @@ class Daemon:
             assert isinstance(backfill, PartitionBackfill)
             if backfill.status != BulkActionStatus.REQUESTED:
                 return backfill.status
-        raise AssertionError("the backfill does not end")
+        raise AssertionError("the backfill did not end")
 
 
 @contextmanager
 def _daemon(folder: Path) -> Iterator[Daemon]:
-    """On the platform's own Dagster database, as another process would be."""
+    """A second Dagster instance on the database of the platform, as in another process."""
     config = json.loads((folder / "dagster" / "dagster.yaml").read_text())
     sync = ("run_launcher", "sync_in_memory_run_launcher"), ("run_coordinator", "sync_in_memory_run_coordinator")
-    for what, module in sync:
+    for key, module in sync:
         name = "".join(word.title() for word in module.split("_"))
-        place = "launcher" if what == "run_launcher" else "run_coordinator"
-        config[what] = {"module": f"dagster._core.{place}.{module}", "class": name}
+        package = "launcher" if key == "run_launcher" else "run_coordinator"
+        config[key] = {"module": f"dagster._core.{package}.{module}", "class": name}
     home = folder / "daemon"
     home.mkdir()
     (home / "dagster.yaml").write_text(json.dumps(config))
     origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ls4_assets.definitions"))
     with (
         dg.DagsterInstance.from_config(str(home)) as instance,
-        create_test_daemon_workspace_context(InProcessTestWorkspaceLoadTarget(origin), instance) as workspace,
+        create_test_daemon_workspace_context(InProcessWorkspaceLoadTarget(origin), instance) as workspace,
     ):
         yield Daemon(instance, workspace)
 
 
 @contextmanager
 def watched(platform: Platform) -> Iterator[list[str]]:
-    """What a map user would have missed meanwhile: rows of the index, the mapfile, or a COG that a row leads to."""
+    """What was missing for map users during the block: index rows, the mapfile, or the COG of a row."""
     missed: list[str] = []
-    over = threading.Event()
+    stopped = threading.Event()
 
-    def look() -> None:
-        while not over.is_set():
+    def watch() -> None:
+        while not stopped.is_set():
             try:
                 rows = platform.rows(f"SELECT served_location FROM {COLLECTION.table}")
             except SQLAlchemyError as error:
@@ -123,74 +124,78 @@ def watched(platform: Platform) -> Iterator[list[str]]:
                 missed.append("the mapfile")
             time.sleep(0.02)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=watch)
     thread.start()
     try:
         yield missed
     finally:
-        over.set()
+        stopped.set()
         thread.join()
 
 
-def events(platform: Platform, step: str) -> int:
-    """Materialisations of an asset so far."""
+def count_materializations(platform: Platform, step: str) -> int:
+    """Materializations of an asset so far."""
     return len(platform.instance.fetch_materializations(dg.AssetKey(["Travis", step]), limit=1000).records)
 
 
-def test_all_frames_are_made_anew_while_the_map_is_served(platform: Platform, daemon: Daemon) -> None:
+def test_all_frames_are_rebuilt_while_the_map_is_served(platform: Platform, daemon: Daemon) -> None:
     before = {row["id"]: row["products"] for row in platform.rows("SELECT id, products FROM ls4.frame")}
-    counted = {step: events(platform, step) for step in STEPS}
-    platform.storage.delete(frame_of(KEYS[1]).deflate_key)  # as when it has expired
+    counts = {step: count_materializations(platform, step) for step in STEPS}
+    platform.storage.delete(frame_of(KEYS[1]).deflate_key)  # as after it expired
     with watched(platform) as missed:
         launched = launch(platform.instance, platform.settings, NAME, "deflate")
-        assert progress(platform.instance, launched).ended is None
+        assert read_progress(platform.instance, launched).final_status is None
         assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
         assert [run.success for run in platform.rebuild()] == [True]
     assert missed == []
-    assert launched.address == f"http://dagit.test/runs/b/{launched.id}"
+    assert launched.url == f"http://dagster.test/runs/b/{launched.id}"
     runs = platform.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": launched.id}))
-    assert len(runs) == 1  # one batch, not a run a frame
+    assert len(runs) == 1  # one batch, not one run for each frame
     for step in STEPS:
-        assert events(platform, step) == counted[step] + len(KEYS)
+        assert count_materializations(platform, step) == counts[step] + len(KEYS)
         after = {row["id"]: row["products"] for row in platform.rows("SELECT id, products FROM ls4.frame")}
         assert all(after[id_][step]["made_by"] != before[id_][step]["made_by"] for id_ in before)  # type: ignore[index]
-    end = progress(platform.instance, launched)
-    assert (end.done, end.failed, end.ended) == (3, (), BulkActionStatus.COMPLETED_SUCCESS)
-    assert platform.rebuild() == [] and platform.look() == []
+    end = read_progress(platform.instance, launched)
+    assert (end.done, end.failed, end.final_status) == (3, (), BulkActionStatus.COMPLETED_SUCCESS)
+    assert platform.rebuild() == [] and platform.ingest() == []
 
 
-def test_from_the_cog_on_only_cogs_are_made_and_what_expired_is_no_obstacle(platform: Platform, daemon: Daemon) -> None:
+def test_rebuild_from_the_cog_step_makes_only_cogs_and_needs_no_expired_products(platform: Platform, daemon: Daemon) -> None:
     frame = frame_of(KEYS[0])
     platform.storage.delete(frame.deflate_key)
     platform.storage.delete(frame.overviews_key)
-    counted = {step: events(platform, step) for step in STEPS}
-    drop = keys.run_priority(1)
+    counts = {step: count_materializations(platform, step) for step in STEPS}
+    drop_tags = keys.run_priority(1)
     launched = launch(platform.instance, platform.settings, NAME.lower(), "cog")
     assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
-    assert {step: events(platform, step) - counted[step] for step in STEPS} == {"deflate": 0, "overviews": 0, "cog": 3}
+    assert {step: count_materializations(platform, step) - counts[step] for step in STEPS} == {
+        "deflate": 0,
+        "overviews": 0,
+        "cog": 3,
+    }
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": launched.id}))
-    assert int(run.tags["dagster/priority"]) < int(drop["dagster/priority"]), "a smaller drop goes ahead of it"
+    assert int(run.tags["dagster/priority"]) < int(drop_tags["dagster/priority"]), "a smaller drop has priority"
 
 
-def test_index_and_map_are_made_anew_without_their_frames(platform: Platform, daemon: Daemon) -> None:
-    counted = {made: events(platform, made) for made in ("cog", *COLLECTION_STEPS)}
+def test_index_and_map_are_rebuilt_without_the_frames(platform: Platform, daemon: Daemon) -> None:
+    counts = {step: count_materializations(platform, step) for step in ("cog", *COLLECTION_STEPS)}
     with watched(platform) as missed:
         launched = launch(platform.instance, platform.settings, NAME, "tile_index")
         assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_SUCCESS
     assert missed == []
-    made = {step: events(platform, step) - before for step, before in counted.items()}
-    assert made == {"cog": 0} | dict.fromkeys(COLLECTION_STEPS, 1)
+    rebuilt = {step: count_materializations(platform, step) - before for step, before in counts.items()}
+    assert rebuilt == {"cog": 0} | dict.fromkeys(COLLECTION_STEPS, 1)
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": launched.id}))
     assert run.tags["ls4/collection"] == NAME
 
 
-def test_what_follows_from_a_step() -> None:
-    made = {step: [key.path[1] for key in keys.from_step_on("Travis", step)] for step in (*STEPS, *COLLECTION_STEPS)}
-    assert made["deflate"] == ["deflate", "overviews", "cog"] and made["cog"] == ["cog"]
-    assert made["tile_index"] == ["tile_index", "overview_mosaic", "mapfile", "exports"] and made["exports"] == ["exports"]
+def test_assets_from_a_step() -> None:
+    assets = {step: [key.path[1] for key in keys.assets_from_step("Travis", step)] for step in (*STEPS, *COLLECTION_STEPS)}
+    assert assets["deflate"] == ["deflate", "overviews", "cog"] and assets["cog"] == ["cog"]
+    assert assets["tile_index"] == ["tile_index", "overview_mosaic", "mapfile", "exports"] and assets["exports"] == ["exports"]
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(platform: Platform) -> None:
+def test_unknown_name_is_reported_with_the_closest_match(platform: Platform) -> None:
     before = platform.instance.get_backfills_count()
     with pytest.raises(
         UnknownCollectionError, match=r"no collection Travis_USDA_1985_frames; did you mean Travis_USDA_1958_frames\?"
@@ -199,22 +204,22 @@ def test_an_unknown_name_is_answered_with_the_nearest(platform: Platform) -> Non
     assert platform.instance.get_backfills_count() == before
 
 
-def test_whoever_waits_is_told_the_progress_and_what_failed_and_why(
+def test_progress_and_failures_with_reasons_are_printed(
     platform: Platform, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rematerialize, "POLL_SECONDS", 0.05)
-    platform.drop(KEYS[1], b"no tif any more")
+    monkeypatch.setattr(backfill, "POLL_SECONDS", 0.05)
+    platform.drop(KEYS[1], b"not a tif")
     platform.tick("ingest_poll")
     launched = launch(platform.instance, platform.settings, NAME, "deflate")
     platform.tick("ingest_poll")
-    said: list[str] = []
-    with ThreadPoolExecutor(1) as beside:
-        made_all = beside.submit(follow, platform.instance, platform.settings, launched, said.append)
-        while not said and not made_all.done():
+    output: list[str] = []
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(follow, platform.instance, platform.settings, launched, output.append)
+        while not output and not future.done():
             time.sleep(0.01)
         assert daemon.run(launched.id) == BulkActionStatus.COMPLETED_FAILED
-        assert not made_all.result(timeout=60)
-    assert said[0] == "0 of 3 made"
-    assert said[-2] == "2 of 3 made anew, 1 failed."
-    assert said[-1].startswith(f"failed: {frame_of(KEYS[1]).partition}\n")
-    assert "02-08-60_6-101.tif" in said[-1]
+        assert not future.result(timeout=60)
+    assert output[0] == "0 of 3 done"
+    assert output[-2] == "2 of 3 rebuilt, 1 failed."
+    assert output[-1].startswith(f"failed: {frame_of(KEYS[1]).partition}\n")
+    assert "02-08-60_6-101.tif" in output[-1]

@@ -1,6 +1,6 @@
-"""A frame that is replaced while warm map servers read it from S3: never an error, never a mixture, new pixels in seconds.
+"""A frame replaced while map servers read it from S3: no error, no mixed pixels, new pixels within seconds.
 
-All parts are real: the platform makes the COGs on SeaweedFS, the sidecar brings the mapfile, nginx and mapserv serve it.
+All parts are real: the platform writes COGs to SeaweedFS, the sidecar syncs the mapfile, and nginx and mapserv serve it.
 """
 
 import shutil
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     IndexDatabase,
     index_database_fixture,  # noqa: F401
@@ -31,34 +31,34 @@ from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, Pixels, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401
 from mapserver.config import write_config
-from mapserver.sync import Sync
+from mapserver.sync import MapfileSync
 from resources.s3_storage import S3Storage
 
 pytestmark = pytest.mark.timeout(300)
 
 KEY = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
 COLLECTION = frame_of(KEY).collection
-SIZE = 1800  # pixels of a metre: several blocks, and overviews
+SIZE = 1800  # pixels of 1 m: several blocks, and overviews
 FIRST, SECOND, THIRD = 40, 120, 200
 GRAIN = 12
 
 
 def shade(value: int) -> Pixels:
-    """A frame of one grey with grain, so that its blocks lie at other places in the file than those of another shade."""
+    """A frame of one gray with grain, so that its blocks have other offsets in the file than those of another shade."""
     grain = np.random.default_rng(value).integers(0, GRAIN, (1, SIZE, SIZE))
     return (value + grain).astype(np.uint8)
 
 
 @dataclass
 class Viewer:
-    """Somebody who looks at the map all the time. `seen` are shades in the order in which they came; `wrong`: all else."""
+    """A client that requests maps continuously. `shades`: in order of arrival; `errors`: all other results."""
 
     client: httpx.Client
-    seen: list[int] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    shades: list[int] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
-    def look(self, corner: float, resolution: float) -> None:
-        """A map of 256 pixels inside the frame, `corner` metres from its upper left."""
+    def request_map(self, corner: float, resolution: float) -> None:
+        """Request a map of 256 pixels inside the frame, `corner` meters from its upper left corner."""
         side = 256 * resolution
         west, north = WEST + corner, NORTH - corner
         query = {
@@ -74,43 +74,43 @@ class Viewer:
             "FORMAT": "image/png",
             "TRANSPARENT": "TRUE",
         }
-        answer = self.client.get(f"/wms/{COLLECTION.table}", params=query)
-        if answer.headers["content-type"] != "image/png":
-            self.wrong.append(answer.text)
+        response = self.client.get(f"/wms/{COLLECTION.table}", params=query)
+        if response.headers["content-type"] != "image/png":
+            self.errors.append(response.text)
             return
-        pixels = rgba(answer)
-        shades = {
+        pixels = rgba(response)
+        found = {
             value for value in (FIRST, SECOND, THIRD) if (abs(pixels[..., 0].astype(int) - value - GRAIN / 2) <= GRAIN).any()
         }
-        if len(shades) != 1 or (pixels[..., 3] != 255).any():
-            self.wrong.append(f"shades {shades}, {(pixels[..., 3] != 255).sum()} pixels empty, at {corner}, {resolution}")
+        if len(found) != 1 or (pixels[..., 3] != 255).any():
+            self.errors.append(f"shades {found}, {(pixels[..., 3] != 255).sum()} pixels empty, at {corner}, {resolution}")
         else:
-            self.seen += shades
+            self.shades += found
 
     def wait_for(self, count: int) -> None:
-        """Until so many maps have come."""
-        while len(self.seen) < count:
-            assert not self.wrong, self.wrong[0]
+        """Wait until `count` maps have arrived."""
+        while len(self.shades) < count:
+            assert not self.errors, self.errors[0]
             time.sleep(0.1)
 
-    def look_until(self, stopped: threading.Event) -> None:
+    def request_maps_until(self, stopped: threading.Event) -> None:
         for corner, resolution in cycle([(100, 1), (700, 1), (100, 2), (1200, 1), (400, 4), (1500, 1), (900, 2)]):
             if stopped.is_set():
                 return
-            self.look(corner, resolution)
+            self.request_map(corner, resolution)
 
 
 @pytest.fixture
 def platform(s3_server: Callable[[str], S3Server], cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
     server = s3_server("seaweedfs")
-    places = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "reader_grace_seconds": "3"}
-    with running_platform(cluster, tmp_path, f"s3://{server.new_bucket().bucket}", **places) as made:
-        yield made
+    settings = {"s3_endpoint_url": server.endpoint_url, "s3_region": REGION, "reader_grace_seconds": "3"}
+    with running_platform(cluster, tmp_path, f"s3://{server.new_bucket().bucket}", **settings) as running_on_s3:
+        yield running_on_s3
 
 
 @pytest.fixture
-def front(platform: Platform, index_database: IndexDatabase) -> Iterator[tuple[httpx.Client, Sync]]:
-    """Three mapserv that read the platform's bucket, and the sidecar that brings its mapfiles."""
+def front(platform: Platform, index_database: IndexDatabase) -> Iterator[tuple[httpx.Client, MapfileSync]]:
+    """A client of three mapserv processes on the platform's bucket, and the sidecar that syncs its mapfiles."""
     home = Path(tempfile.mkdtemp(prefix="ls4-replaced-"))
     home.chmod(0o755)
     options = {
@@ -123,14 +123,14 @@ def front(platform: Platform, index_database: IndexDatabase) -> Iterator[tuple[h
     }
     config = write_config(
         home / "serving",
-        port=free_port(),
+        port=find_free_port(),
         mapfiles_dir=home / "mapfiles",
         database=index_database.service,
         workers=3,
         gdal_options=options,
     )
     assert isinstance(platform.storage, S3Storage)
-    sidecar = Sync(platform.storage, home / "mapfiles", home / "collections.json", home / "state.json")
+    sidecar = MapfileSync(platform.storage, home / "mapfiles", home / "collections.json", home / "state.json")
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
         log = stack.enter_context((home / "processes.log").open("wb"))
@@ -141,27 +141,29 @@ def front(platform: Platform, index_database: IndexDatabase) -> Iterator[tuple[h
         yield client, sidecar
 
 
-def test_a_replaced_frame_is_seen_whole_and_soon(platform: Platform, front: tuple[httpx.Client, Sync], tmp_path: Path) -> None:
+def test_replaced_frame_is_served_whole_within_seconds(
+    platform: Platform, front: tuple[httpx.Client, MapfileSync], tmp_path: Path
+) -> None:
     client, sidecar = front
     viewer = Viewer(client)
     platform.drop(KEY, write_tif(tmp_path / "first.tif", shade(FIRST)))
     assert all(run.success for run in platform.settle())
-    sidecar.look()
+    sidecar.sync_once()
     stopped = threading.Event()
-    watching = threading.Thread(target=viewer.look_until, args=(stopped,))
-    watching.start()
+    requests = threading.Thread(target=viewer.request_maps_until, args=(stopped,))
+    requests.start()
     try:
         viewer.wait_for(30)
         for name, value in (("second", SECOND), ("third", THIRD)):
             platform.drop(KEY, write_tif(tmp_path / f"{name}.tif", shade(value)))
             assert all(run.success for run in platform.settle())
-            made = len(viewer.seen)
-            viewer.wait_for(made + 20)
-            # What was asked for before the index changed over may still have come afterwards, but no more.
-            assert set(viewer.seen[made + 1 :]) == {value}
+            count = len(viewer.shades)
+            viewer.wait_for(count + 20)
+            # One request from before the change of the index may have been answered afterwards.
+            assert set(viewer.shades[count + 1 :]) == {value}
     finally:
         stopped.set()
-        watching.join()
-    assert viewer.wrong == []
-    assert viewer.seen == sorted(viewer.seen), "an older picture came after a newer one"
-    assert set(viewer.seen) == {FIRST, SECOND, THIRD}
+        requests.join()
+    assert viewer.errors == []
+    assert viewer.shades == sorted(viewer.shades), "an older image arrived after a newer one"
+    assert set(viewer.shades) == {FIRST, SECOND, THIRD}

@@ -1,4 +1,4 @@
-"""What an operator reads of a collection: in `ls4 status`, in the Dagster UI beside its tile index, and in the log lines of its runs."""
+"""Reports for operators: `ls4 status`, the metadata of the tile index in the Dagster UI, and the log lines of runs."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ls4_assets import logs
 from ls4_assets.cli.main import main
 from ls4_assets.domain.names import STEPS
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import CollectionStatus, Status, collect, lines
+from ls4_assets.operations.status import CollectionStatus, Status, collect, format_status
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -35,14 +35,14 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def platform(cluster: Cluster, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Three frames on the map, one that failed, and two files with wrong names, one of them in another county."""
+    """Three frames on the map, one failed frame, and two files with invalid names, one of them in another county."""
     folder = tmp_path_factory.mktemp("platform")
     with running_platform(cluster, folder) as running:
         for number, key in enumerate(GOOD):
             place = Affine(1, 0, -10_880_000.0 + 200 * number, 0, -1, 3_540_000.0)
             running.drop(key, write_tif(folder / f"{number}.tif", photograph(200, 220, 1, number), transform=place))
         for key in (BAD, MISNAMED, ELSEWHERE):
-            running.drop(key, b"no tif")
+            running.drop(key, b"not a tif")
         running.settle()
         yield running
 
@@ -54,42 +54,42 @@ def metadata(platform: Platform, asset: str, partition: str) -> dict[str, object
     return {name: value.value for name, value in newest.metadata.items()}
 
 
-def test_the_report_stands_with_the_tile_index_in_dagit(platform: Platform) -> None:
-    told = metadata(platform, "tile_index", frame_of(BAD).collection.partition)
-    assert (told["frames"], told["failed"], told["waiting"], told["rejected_names"]) == (3, 1, 0, 1)
+def test_tile_index_metadata_has_the_report(platform: Platform) -> None:
+    values = metadata(platform, "tile_index", frame_of(BAD).collection.partition)
+    assert (values["frames"], values["failed"], values["waiting"], values["rejected"]) == (3, 1, 0, 1)
     reason = platform.state(BAD)[1]
-    assert told["failed_frames"] == f"| file | reason |\n| --- | --- |\n| {BAD} | {reason} |"
-    assert MISNAMED in str(told["rejected_files"]) and ELSEWHERE not in str(told["rejected_files"])
+    assert values["failed_frames"] == f"| file | reason |\n| --- | --- |\n| {BAD} | {reason} |"
+    assert MISNAMED in str(values["rejected_files"]) and ELSEWHERE not in str(values["rejected_files"])
     for step in STEPS:
         stored = [platform.storage.head(frame_of(key).product_key(step)) for key in GOOD]
-        assert told[f"bytes_{step}"] == sum(found.size for found in stored if found)
+        assert values[f"bytes_{step}"] == sum(item.size for item in stored if item)
     dropped = [platform.storage.head(key) for key in (*GOOD, BAD)]
-    assert told["bytes_georef"] == sum(found.size for found in dropped if found)
-    assert told["last_run_frames"] == 3
+    assert values["bytes_georef"] == sum(item.size for item in dropped if item)
+    assert values["last_run_frames"] == 3
     spans = platform.rows("SELECT extract(epoch FROM max(updated_at) - min(updated_at))::float AS s FROM ls4.frame")
-    assert told["seconds_per_frame"] == pytest.approx(float(str(spans[0]["s"])) / 2, abs=0.01)
-    assert told["frames_per_minute"] == pytest.approx(120 / float(str(spans[0]["s"])), rel=0.01)
+    assert values["seconds_per_frame"] == pytest.approx(float(str(spans[0]["s"])) / 2, abs=0.01)
+    assert values["frames_per_minute"] == pytest.approx(120 / float(str(spans[0]["s"])), rel=0.01)
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/kind": "frames"}))
-    assert told["last_run"] == run.run_id
+    assert values["last_run"] == run.run_id
 
 
-def test_a_materialisation_tells_seconds_and_bytes_of_each_stage(platform: Platform) -> None:
+def test_materialization_has_seconds_and_bytes_of_each_stage(platform: Platform) -> None:
     frame = frame_of(GOOD[0])
-    sizes = {step: found.size for step in STEPS if (found := platform.storage.head(frame.product_key(step)))}
+    sizes = {step: stored.size for step in STEPS if (stored := platform.storage.head(frame.product_key(step)))}
     source = platform.storage.head(GOOD[0])
     assert source
     reads = {"deflate": source.size, "overviews": sizes["deflate"], "cog": sizes["deflate"] + sizes["overviews"]}
     for step in STEPS:
-        told = metadata(platform, step, frame.partition)
-        assert (told["bytes_in"], told["bytes_out"]) == (reads[step], sizes[step])
-        parts = [told[name] for name in ("seconds", "fetch_seconds", "publish_seconds", "frame_seconds")]
+        values = metadata(platform, step, frame.partition)
+        assert (values["bytes_in"], values["bytes_out"]) == (reads[step], sizes[step])
+        parts = [values[name] for name in ("seconds", "fetch_seconds", "publish_seconds", "frame_seconds")]
         assert all(isinstance(part, float) and part > 0 for part in parts)
         assert sum(parts[:3]) <= parts[3]  # type: ignore[arg-type,operator]
 
 
-def test_runs_tell_of_each_frame_and_rebuild_in_the_log(platform: Platform, log: Path) -> None:
-    told = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    frames = {line["frame"]: line for line in told if line["event"] == "frame"}
+def test_runs_log_each_frame_and_rebuild(platform: Platform, log: Path) -> None:
+    log_lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    frames = {line["frame"]: line for line in log_lines if line["event"] == "frame"}
     assert set(frames) == {frame_of(key).id for key in (*GOOD, BAD)}
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/kind": "frames"}))
     for line in frames.values():
@@ -99,67 +99,67 @@ def test_runs_tell_of_each_frame_and_rebuild_in_the_log(platform: Platform, log:
     assert (good["level"], good["outcome"]) == ("info", "made")
     assert set(good["stages"]) == set(STEPS) and good["seconds"] > good["fetch_seconds"] > 0
     assert (bad["level"], bad["outcome"], bad["reason"]) == ("error", "failed", platform.state(BAD)[1])
-    (batch,) = [line for line in told if line["event"] == "batch"]
+    (batch,) = [line for line in log_lines if line["event"] == "batch"]
     assert (batch["frames"], batch["failed"], batch["level"]) == (4, 1, "error")
-    rebuilt = [line["event"] for line in told if line.get("collection") == NAME and line["event"] != "frame"]
+    rebuilt = [line["event"] for line in log_lines if line.get("collection") == NAME and line["event"] != "frame"]
     assert {"tile_index", "mapfile"} <= set(rebuilt)
 
 
-def test_the_status_of_one_collection_has_its_report(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = ls4(platform, monkeypatch, "status", NAME.lower()).output
-    assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in shown
-    assert "    size: georef " in shown and "    last run: 3 frames, " in shown
-    assert "Rejected by name: 1" in shown and ELSEWHERE not in shown
+def test_status_of_one_collection_has_its_report(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = ls4(platform, monkeypatch, "status", NAME.lower()).output
+    assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in output
+    assert "    size: georef " in output and "    last run: 3 frames, " in output
+    assert "Rejected by name: 1" in output and ELSEWHERE not in output
     read = json.loads(ls4(platform, monkeypatch, "status", NAME, "--json").output)
     assert read["report"]["bytes"]["cog"] > 0
-    assert [one["name"] for one in read["collections"]] == [NAME]
+    assert [collection["name"] for collection in read["collections"]] == [NAME]
     wrong = ls4(platform, monkeypatch, "status", "Travis_USDA_1985_frames")
     assert wrong.exit_code == 1
     assert wrong.output.startswith("Error: There is no collection Travis_USDA_1985_frames; did you mean Travis_USDA_1958_frames?")
 
 
-def test_the_status_of_the_archive_keeps_its_json_keys(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_of_the_archive_keeps_its_json_keys(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     read = json.loads(ls4(platform, monkeypatch, "status", "--json").output)
-    (one,) = read["collections"]
-    assert {"name", "dropped", "done", "waiting", "indexed", "map_url", "failed"} <= set(one)
-    assert one["failed"] == {BAD: platform.state(BAD)[1]}
+    (collection,) = read["collections"]
+    assert {"name", "dropped", "done", "waiting", "indexed", "map_url", "failed"} <= set(collection)
+    assert collection["failed"] == {BAD: platform.state(BAD)[1]}
     assert set(read["rejected"]) == {MISNAMED, ELSEWHERE}
-    assert one["bytes"] == sum(found.size for key in (*GOOD, BAD) if (found := platform.storage.head(key)))
-    assert (one["rebuild"], one["held"]) == ("none", 0)
+    assert collection["bytes"] == sum(stored.size for key in (*GOOD, BAD) if (stored := platform.storage.head(key)))
+    assert (collection["rebuild"], collection["held"]) == ("none", 0)
 
 
-def test_a_rebuild_that_is_due_or_keeps_failing_is_told(platform: Platform) -> None:
-    for attempts, said in ((0, "pending"), (3, "failing")):
+def test_status_reports_rebuilds_that_are_pending_or_failing(platform: Platform) -> None:
+    for attempts, rebuild in ((0, "pending"), (3, "failing")):
         with platform.database.begin() as connection:
             connection.exec_driver_sql(f"UPDATE ls4.collection SET attempts = {attempts}, map_revision = 0")
         status = collect(platform.settings)
-        assert [one.rebuild for one in status.collections] == [said]
-    assert "cannot be rebuilt" in "\n".join(lines(status))
+        assert [collection.rebuild for collection in status.collections] == [rebuild]
+    assert "cannot be rebuilt" in "\n".join(format_status(status))
     platform.skip_waits()
     platform.rebuild()
-    assert [one.rebuild for one in collect(platform.settings).collections] == ["none"]
+    assert [collection.rebuild for collection in collect(platform.settings).collections] == ["none"]
 
 
-def test_deletions_that_are_held_are_told(platform: Platform) -> None:
+def test_status_reports_held_deletions(platform: Platform) -> None:
     with platform.database.begin() as connection:
         connection.exec_driver_sql(f"UPDATE ls4.source SET deletion_held_at = now() WHERE key = '{GOOD[0]}'")
     status = collect(platform.settings, NAME)
     with platform.database.begin() as connection:
         connection.exec_driver_sql("UPDATE ls4.source SET deletion_held_at = NULL")
-    assert [one.held for one in status.collections] == [1]
-    assert f"    1 of 4 frames of {NAME} are gone from georef/; nothing was removed. If that is meant: " in "\n".join(
-        lines(status)
+    assert [collection.held for collection in status.collections] == [1]
+    assert f"    1 of 4 frames of {NAME} are gone from georef/; nothing was removed. To remove them, run " in "\n".join(
+        format_status(status)
     )
 
 
-def test_long_lists_are_cut_in_a_terminal_and_whole_in_json(platform: Platform) -> None:
+def test_long_lists_are_truncated_in_a_terminal_and_complete_in_json(platform: Platform) -> None:
     with platform.database.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO ls4.source (key, state, reason, version, size, collection) "
             f"SELECT '{FOLDER}/z' || i, 'failed', 'reason ' || i, 'v', 1, '{NAME}' FROM generate_series(1, 199) i"
         )
     try:
-        text = lines(collect(platform.settings, listed=20))
+        text = format_status(collect(platform.settings, limit=20))
         assert sum("    failed: " in line for line in text) == 20
         assert "    and 180 more: --json lists all" in text
         assert len(collect(platform.settings).collections[0].failed) == 200
@@ -168,13 +168,13 @@ def test_long_lists_are_cut_in_a_terminal_and_whole_in_json(platform: Platform) 
             connection.exec_driver_sql("DELETE FROM ls4.source WHERE version = 'v'")
 
 
-def test_of_many_collections_those_with_something_to_say_come_first() -> None:
+def test_collections_with_problems_come_first() -> None:
     quiet = [CollectionStatus(f"A{number:03}", 5, 5, 0, 5, "http://x") for number in range(100)]
-    troubled = CollectionStatus("Z", 5, 4, 0, 4, "http://x", {"key": "reason"}, failed_count=1)
-    text = lines(Status((*quiet, troubled), {}))
+    failing = CollectionStatus("Z", 5, 4, 0, 4, "http://x", {"key": "reason"}, failed_count=1)
+    text = format_status(Status((*quiet, failing), {}))
     assert text[0] == "101 collections: 505 dropped, 504 done, 504 on the map"
     assert text[1].startswith("Z: 5 dropped: 4 done")
-    assert text[-1] == "and 81 more, all of their frames on the map: `ls4 status NAME` tells of one, --json lists all"
+    assert text[-1] == "and 81 more, all of their frames on the map: `ls4 status NAME` shows one, --json lists all"
 
 
 def ls4(platform: Platform, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:

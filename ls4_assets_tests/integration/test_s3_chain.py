@@ -1,7 +1,6 @@
-"""The whole chain with a bucket on S3: what test_chain.py shows of a folder, where S3 has ways of its own.
+"""The complete pipeline with a bucket on S3, where it differs from the folder in test_chain.py.
 
-Those are credentials that reach the workers, versions that depend on how a file was uploaded, and GDAL reading over
-the network.
+The differences are credentials in the workers, versions that depend on the upload method, and GDAL reads over the network.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +44,7 @@ def products(platform: Platform) -> list[StoredObject | None]:
 
 
 def upload_in_parts(platform: Platform, path: Path, part: int) -> str:
-    """Upload a drop as another client would, with parts of its own size. Returns the ETag."""
+    """Upload a tif in parts of `part` bytes, as another client would. Returns the ETag."""
     storage = platform.storage
     assert isinstance(storage, S3Storage)
     parts = TransferConfig(multipart_threshold=part, multipart_chunksize=part)
@@ -56,7 +55,7 @@ def upload_in_parts(platform: Platform, path: Path, part: int) -> str:
 
 
 def read_over_network(path: str, endpoint_url: str, level: int | None = None) -> tuple[Pixels, list[int]]:
-    """Pixels, and the overview factors, as the map server's GDAL sees them."""
+    """Pixels and overview factors as the map server's GDAL reads them."""
     session = AWSSession(
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
@@ -69,7 +68,7 @@ def read_over_network(path: str, endpoint_url: str, level: int | None = None) ->
         return cog.read(1), cog.overviews(1)
 
 
-def test_a_dropped_frame_is_served_from_the_bucket(platform: Platform, tmp_path: Path) -> None:
+def test_dropped_frame_is_served_from_the_bucket(platform: Platform, tmp_path: Path) -> None:
     pixels = photograph(1300, 1400)
     platform.drop(KEY, write_tif(tmp_path / "x.tif", pixels))
     assert [run.success for run in platform.settle()] == [True, True]
@@ -97,35 +96,35 @@ def test_a_dropped_frame_is_served_from_the_bucket(platform: Platform, tmp_path:
     assert abs(float(coarse.mean()) - float(full.mean())) < 1
 
 
-def test_uploaded_again_replaced_and_deleted(platform: Platform, tmp_path: Path) -> None:
-    """A large file's ETag depends on the part size of whoever uploads it: the same bytes look like a new version."""
+def test_frame_is_uploaded_again_replaced_and_deleted(platform: Platform, tmp_path: Path) -> None:
+    """The ETag of a large file depends on the client's part size, so identical bytes appeared to be a new version."""
     path = write_tif(tmp_path / "x.tif", photograph(2500, 2500))
     assert path.stat().st_size > 5 * MEGABYTE
-    whole = upload_in_parts(platform, path, 64 * MEGABYTE)
+    first_version = upload_in_parts(platform, path, 64 * MEGABYTE)
     platform.settle()
-    made = products(platform)
-    assert all(made)
+    built = products(platform)
+    assert all(built)
 
-    parts = upload_in_parts(platform, path, 5 * MEGABYTE)
-    assert parts != whole
+    second_version = upload_in_parts(platform, path, 5 * MEGABYTE)
+    assert second_version != first_version
     assert [run.success for run in platform.settle()] == [True]  # the frame's run; nothing to rebuild
-    assert products(platform) == made
+    assert products(platform) == built
     assert platform.state(KEY) == ("done", None)
-    assert platform.rows("SELECT source_version FROM ls4.frame") == [{"source_version": parts}]
+    assert platform.rows("SELECT source_version FROM ls4.frame") == [{"source_version": second_version}]
     event = platform.instance.get_latest_materialization_event(dg.AssetKey(["Travis", "cog"]))
     assert event and event.asset_materialization
-    assert event.asset_materialization.metadata["work"].value == "right already, nothing to do"
+    assert event.asset_materialization.metadata["work"].value == "already up to date"
 
     platform.drop(KEY, write_tif(tmp_path / "y.tif", photograph(300, 320, seed=8)))
     assert [run.success for run in platform.settle()] == [True, True]
-    remade = products(platform)
-    assert all(new and old and new.version != old.version for new, old in zip(remade, made, strict=True))
+    rebuilt = products(platform)
+    assert all(new and old and new.version != old.version for new, old in zip(rebuilt, built, strict=True))
     assert platform.rows("SELECT width, height FROM ls4.frame") == [{"width": 320, "height": 300}]
 
     platform.storage.delete(KEY)
     assert all(run.success for run in platform.settle())
     left = ["derived/catalog.json", "derived/collections.json", "mapfiles/footprint.html"]
-    assert [found.key for found in platform.storage.list("")] == left
+    assert [stored.key for stored in platform.storage.list("")] == left
     assert platform.rows(f"SELECT to_regclass('public.{TABLE}') AS it") == [{"it": None}]
-    assert platform.look() == []  # the Dagster UI's partition goes with the look that follows
+    assert platform.ingest() == []  # the next scan deletes the partition in Dagster
     assert platform.instance.get_dynamic_partitions("frames/Travis") == []

@@ -1,6 +1,6 @@
-"""The port of the bucket, kept by all that stand behind it: a plain folder, moto, and SeaweedFS, a real S3 server.
+"""The storage port, for every implementation: a folder, moto, and SeaweedFS as a real S3 server.
 
-How they list is in test_storage_listing.py; what only one of them has, in test_storage_kinds.py.
+Listings are in test_storage_listing.py, properties of one implementation in test_storage_kinds.py.
 """
 
 import os
@@ -17,10 +17,10 @@ from ls4_assets_tests.integration.storage_fixtures import KEY, keys, storage_fix
 from ls4_assets_tests.s3_servers import REGION, s3_server_fixture  # noqa: F401
 from resources.open import open_storage
 from resources.s3_storage import S3Storage
-from resources.storage import Storage
+from resources.storage import Storage, StoredObject
 
 
-def test_what_is_put_is_read_back_whole_and_in_ranges(storage: Storage) -> None:
+def test_objects_are_read_whole_and_in_ranges(storage: Storage) -> None:
     storage.put(KEY, b"0123456789")
     assert storage.read(KEY) == b"0123456789"
     assert storage.read(KEY, 3) == b"3456789"
@@ -29,23 +29,23 @@ def test_what_is_put_is_read_back_whole_and_in_ranges(storage: Storage) -> None:
     assert storage.read(KEY, 10) == storage.read(KEY, 99, 5) == storage.read(KEY, 2, 0) == b""
 
 
-def test_an_empty_object_is_an_object(storage: Storage) -> None:
+def test_empty_object_exists(storage: Storage) -> None:
     stored = storage.put(KEY, b"")
     assert stored.size == 0
     assert storage.head(KEY) == stored
     assert storage.read(KEY) == b""
 
 
-def test_files_go_up_and_come_down(storage: Storage, tmp_path: Path) -> None:
-    there, back = tmp_path / "there.tif", tmp_path / "back.tif"
-    there.write_bytes(os.urandom(70_000))
-    assert storage.upload(there, KEY).size == 70_000
-    storage.download(KEY, back)
-    assert back.read_bytes() == there.read_bytes() == storage.read(KEY)
+def test_files_are_uploaded_and_downloaded(storage: Storage, tmp_path: Path) -> None:
+    original, copy = tmp_path / "original.tif", tmp_path / "copy.tif"
+    original.write_bytes(os.urandom(70_000))
+    assert storage.upload(original, KEY).size == 70_000
+    storage.download(KEY, copy)
+    assert copy.read_bytes() == original.read_bytes() == storage.read(KEY)
 
 
-def test_writing_tells_what_head_and_listings_tell(storage: Storage, tmp_path: Path) -> None:
-    """The version that a write returns is compared with later looks: any difference would make every product anew."""
+def test_writes_return_the_same_as_head_and_listings(storage: Storage, tmp_path: Path) -> None:
+    """Later scans compare with the version that a write returned: any difference would rebuild every product."""
     path = tmp_path / "x.tif"
     path.write_bytes(b"uploaded")
     written = [storage.put("bw/put.tif", b"put"), storage.upload(path, "bw/uploaded.tif")]
@@ -55,11 +55,14 @@ def test_writing_tells_what_head_and_listings_tell(storage: Storage, tmp_path: P
         assert (head.key, head.size, head.version) == (stored.key, stored.size, stored.version)
         assert abs(datetime.now(UTC) - head.modified) < timedelta(minutes=5)
     expected = [(stored.key, stored.size, stored.version) for stored in written]
-    assert [(found.key, found.size, found.version) for found in storage.list("bw/")] == expected
-    assert [(found.key, found.size, found.version) for found in storage.level("bw/")] == expected
+    assert [(stored.key, stored.size, stored.version) for stored in storage.list("bw/")] == expected
+    level = list(storage.list_level("bw/"))
+    objects = [entry for entry in level if isinstance(entry, StoredObject)]
+    assert [(stored.key, stored.size, stored.version) for stored in objects] == expected
+    assert len(objects) == len(level)
 
 
-def test_other_bytes_of_the_same_size_are_another_version(storage: Storage, tmp_path: Path) -> None:
+def test_other_bytes_of_the_same_size_have_another_version(storage: Storage, tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(b"cccc")
     versions = [storage.put(KEY, b"aaaa").version, storage.put(KEY, b"bbbb").version, storage.upload(path, KEY).version]
@@ -68,24 +71,24 @@ def test_other_bytes_of_the_same_size_are_another_version(storage: Storage, tmp_
     assert stored and stored.version == versions[-1]
 
 
-def test_create_only_puts_once(storage: Storage) -> None:
-    assert storage.put_new(KEY, b"first") is True
-    assert storage.put_new(KEY, b"second") is False
+def test_put_if_absent_never_replaces(storage: Storage) -> None:
+    assert storage.put_if_absent(KEY, b"first") is True
+    assert storage.put_if_absent(KEY, b"second") is False
     assert storage.read(KEY) == b"first"
     storage.delete(KEY)
-    assert storage.put_new(KEY, b"third") is True
+    assert storage.put_if_absent(KEY, b"third") is True
     assert keys(storage) == [KEY]
 
 
-def test_of_many_who_create_one_wins(storage: Storage) -> None:
+def test_one_of_several_concurrent_creations_succeeds(storage: Storage) -> None:
     with ThreadPoolExecutor(4) as pool:
-        won = list(pool.map(lambda number: storage.put_new(KEY, str(number).encode()), range(4)))
-    assert sum(won) == 1
-    assert storage.read(KEY) == str(won.index(True)).encode()
+        created = list(pool.map(lambda number: storage.put_if_absent(KEY, str(number).encode()), range(4)))
+    assert sum(created) == 1
+    assert storage.read(KEY) == str(created.index(True)).encode()
 
 
-def test_a_reader_sees_the_old_object_or_the_new_one(storage: Storage, tmp_path: Path) -> None:
-    """A half-written mapfile took a map down."""
+def test_readers_see_the_old_object_or_the_new_one(storage: Storage, tmp_path: Path) -> None:
+    """The map server read a partially written mapfile, and the map was down."""
     size = 300_000
     path = tmp_path / "x.tif"
     contents = {letter * size for letter in (b"a", b"b", b"c")}
@@ -116,12 +119,12 @@ def test_deleting_is_idempotent(storage: Storage) -> None:
     storage.put("bw/Travis/other.tif", b"x")
     storage.delete(KEY)
     storage.delete(KEY)
-    storage.delete("bw/never/was.tif")
+    storage.delete("bw/never/existed.tif")
     assert storage.head(KEY) is None
     assert keys(storage) == ["bw/Travis/other.tif"]
 
 
-def test_a_key_that_is_not_there_is_told_with_advice(storage: Storage, tmp_path: Path) -> None:
+def test_missing_key_is_reported_with_advice(storage: Storage, tmp_path: Path) -> None:
     assert storage.head(KEY) is None
     for missing in (
         lambda: storage.read(KEY),
@@ -134,7 +137,7 @@ def test_a_key_that_is_not_there_is_told_with_advice(storage: Storage, tmp_path:
     assert list(tmp_path.glob("x*")) == []
 
 
-def test_a_folder_is_no_object(storage: Storage) -> None:
+def test_folder_is_not_an_object(storage: Storage) -> None:
     storage.put(KEY, b"x")
     for key in ("bw/Travis", f"{KEY}/below.tif"):
         assert storage.head(key) is None
@@ -144,18 +147,18 @@ def test_a_folder_is_no_object(storage: Storage) -> None:
     assert keys(storage) == [KEY]
 
 
-def test_the_setting_chooses_the_storage(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_selects_the_storage(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DATABASE_URL": "postgresql://", "PUBLIC_URL": "http://x", "MAP_URL": "http://x"}.items():
         monkeypatch.setenv(f"LS4_{name}", value)
     if isinstance(storage, S3Storage):
-        chosen = {
+        settings = {
             "storage": f"s3://{storage.bucket}",
             "s3_endpoint_url": storage.client.meta.endpoint_url,
             "s3_region": REGION,
         }
     else:
-        chosen = {"storage": storage.gdal_path("")}
+        settings = {"storage": storage.gdal_path("")}
     storage.put(KEY, b"x")
-    opened = open_storage(load_settings(**chosen))
+    opened = open_storage(load_settings(**settings))
     assert (type(opened), opened.read(KEY)) == (type(storage), b"x")
     assert opened.gdal_path(KEY) == storage.gdal_path(KEY)

@@ -1,4 +1,4 @@
-"""What only one kind of bucket has: a file system's races and paths, S3's tags, parts and signatures."""
+"""Properties of one kind of storage: races and paths of a file system; tags, multipart uploads and signatures of S3."""
 
 import os
 import threading
@@ -17,20 +17,20 @@ from resources.s3_storage import S3Storage
 
 @folder_only
 @pytest.mark.parametrize("key", ["../x.tif", "bw/../../x.tif", "/etc/passwd", "bw/.."])
-def test_no_key_leads_out_of_the_archive(storage: DirectoryStorage, key: str) -> None:
+def test_keys_outside_the_archive_are_rejected(storage: DirectoryStorage, key: str) -> None:
     for use in (storage.head, storage.read, storage.delete, storage.gdal_path, lambda key: storage.put(key, b"x")):
-        with pytest.raises(ValueError, match="give a path relative to its root"):
+        with pytest.raises(ValueError, match="use a path relative to the root of the archive"):
             use(key)
 
 
 @folder_only
-def test_products_are_readable_to_all_whatever_the_umask(storage: DirectoryStorage, tmp_path: Path) -> None:
-    """Under umask 077 the map server's own user could not enter the folders."""
+def test_products_are_world_readable_under_any_umask(storage: DirectoryStorage, tmp_path: Path) -> None:
+    """Under umask 077 the user of the map server could not enter the folders."""
     (tmp_path / "x.tif").write_bytes(b"x")
     before = os.umask(0o077)
     try:
         storage.put("bw/put/deep/x.tif", b"x")
-        storage.put_new("bw/new/x.tif", b"x")
+        storage.put_if_absent("bw/new/x.tif", b"x")
         storage.upload(tmp_path / "x.tif", "bw/up/x.tif")
     finally:
         os.umask(before)
@@ -39,27 +39,27 @@ def test_products_are_readable_to_all_whatever_the_umask(storage: DirectoryStora
 
 
 @folder_only
-def test_a_cog_is_on_the_disk_before_it_is_there(
+def test_cog_is_synced_to_disk_before_it_is_visible(
     storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a power cut PostgreSQL called frames done whose COGs were empty files. What can be remade is not waited for."""
-    made = tmp_path / "made.tif"
-    made.write_bytes(b"pixels")
+    """After a power cut frames were done in PostgreSQL while their COGs were empty files. Intermediates are not synced."""
+    path = tmp_path / "x.tif"
+    path.write_bytes(b"pixels")
     synced: list[str] = []
     monkeypatch.setattr(
         os, "fsync", lambda file: synced.append("folder" if storage.head(KEY) else f"{os.fstat(file).st_size} bytes")
     )
-    storage.upload(made, KEY, intermediate=True)
+    storage.upload(path, KEY, intermediate=True)
     storage.delete(KEY)
     assert synced == []
-    storage.upload(made, KEY)
+    storage.upload(path, KEY)
     storage.delete(KEY)
-    storage.upload(made, KEY, may_link=True)
+    storage.upload(path, KEY, may_link=True)
     assert synced == ["6 bytes", "folder"] * 2
 
 
 @folder_only
-def test_a_failed_write_leaves_the_old_object_and_no_litter(storage: DirectoryStorage, tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_object_and_leaves_no_files(storage: DirectoryStorage, tmp_path: Path) -> None:
     storage.put(KEY, b"old")
     with pytest.raises(FileNotFoundError):
         storage.upload(tmp_path / "missing.tif", KEY)
@@ -68,17 +68,17 @@ def test_a_failed_write_leaves_the_old_object_and_no_litter(storage: DirectorySt
 
 
 @folder_only
-def test_deleting_leaves_the_folder_to_those_who_write_there(storage: DirectoryStorage) -> None:
-    """The last product of a folder took the folder with it, under another frame that was just being published."""
+def test_delete_keeps_a_folder_that_another_writer_uses(storage: DirectoryStorage) -> None:
+    """Deleting the last product of a folder removed the folder while another frame was being published to it."""
     done = threading.Event()
 
-    def come_and_go() -> None:
+    def write_and_delete() -> None:
         while not done.is_set():
             storage.put("bw/cog/last.tif", b"x")
             storage.delete("bw/cog/last.tif")
 
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(come_and_go)
+        other = pool.submit(write_and_delete)
         try:
             for number in range(200):
                 storage.put(f"bw/cog/{number}.tif", b"x")
@@ -89,8 +89,8 @@ def test_deleting_leaves_the_folder_to_those_who_write_there(storage: DirectoryS
 
 
 @folder_only
-def test_a_name_that_is_not_utf8_can_be_told(storage: DirectoryStorage) -> None:
-    """One file named on an old Windows share kept the whole unit from being looked at: its name cannot be stored."""
+def test_file_name_that_is_not_utf8_is_listed(storage: DirectoryStorage) -> None:
+    """A file named on an old Windows share stopped the scan of its whole unit, because its name cannot be stored."""
     put_raw(storage, "bw/good.tif")
     Path(os.fsdecode(bytes(storage.root / "bw") + b"/caf\xe9.tif")).touch()
     assert keys(storage) == ["bw/caf�.tif", "bw/good.tif"]
@@ -98,7 +98,7 @@ def test_a_name_that_is_not_utf8_can_be_told(storage: DirectoryStorage) -> None:
 
 @s3_only
 def test_only_intermediates_are_tagged(storage: S3Storage, tmp_path: Path) -> None:
-    """The lifecycle rule that lets deflate tifs expire finds them by this tag."""
+    """The lifecycle rule that expires deflate tifs filters on this tag."""
     small, large = tmp_path / "small.tif", tmp_path / "large.tif"
     small.write_bytes(b"x")
     large.write_bytes(bytes(9 * MEGABYTE))
@@ -112,26 +112,26 @@ def test_only_intermediates_are_tagged(storage: S3Storage, tmp_path: Path) -> No
 
 
 @s3_only
-def test_a_large_file_goes_up_in_parts(storage: S3Storage, tmp_path: Path) -> None:
-    path, back = tmp_path / "large.tif", tmp_path / "back.tif"
+def test_large_file_is_uploaded_in_parts(storage: S3Storage, tmp_path: Path) -> None:
+    path, copy = tmp_path / "large.tif", tmp_path / "copy.tif"
     path.write_bytes(os.urandom(9 * MEGABYTE))
     stored = storage.upload(path, KEY)
     assert (stored.size, stored.version.rpartition("-")[2]) == (9 * MEGABYTE, "2")
-    assert list(storage.level(f"{KEY.rpartition('/')[0]}/")) == [stored]
+    assert list(storage.list_level(f"{KEY.rpartition('/')[0]}/")) == [stored]
     assert storage.read(KEY, 8 * MEGABYTE - 2, 4) == path.read_bytes()[8 * MEGABYTE - 2 : 8 * MEGABYTE + 2]
-    storage.download(KEY, back)
-    assert back.read_bytes() == path.read_bytes()
+    storage.download(KEY, copy)
+    assert copy.read_bytes() == path.read_bytes()
 
 
 @s3_only
 def test_no_acl_is_sent(storage: S3Storage, tmp_path: Path) -> None:
-    """New buckets reject a request that has one."""
+    """New buckets reject a request with an ACL."""
     sent: list[AWSPreparedRequest] = []
     storage.client.meta.events.register("before-send.s3", lambda request, **_: sent.append(request))
     path = tmp_path / "large.tif"
     path.write_bytes(bytes(9 * MEGABYTE))
     storage.put("mapfiles/x.map", b"MAP END")
-    storage.put_new("derived/new.json", b"{}")
+    storage.put_if_absent("derived/new.json", b"{}")
     storage.upload(path, "cog/x.tif")
     assert len([request for request in sent if request.method in ("PUT", "POST")]) >= 6
     for request in sent:
@@ -140,10 +140,10 @@ def test_no_acl_is_sent(storage: S3Storage, tmp_path: Path) -> None:
 
 
 @s3_only
-def test_downloads_have_the_type_that_browsers_need(storage: S3Storage, tmp_path: Path) -> None:
+def test_objects_have_the_content_type_that_browsers_need(storage: S3Storage, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"x")
-    for key, kind in {
+    for key, content_type in {
         "cog/x.tif": "image/tiff",
         "derived/x.webp": "image/webp",
         "cog/x.zip": "application/zip",
@@ -151,25 +151,29 @@ def test_downloads_have_the_type_that_browsers_need(storage: S3Storage, tmp_path
         storage.upload(path, key)
         storage.put(f"put/{key}", b"x")
         for written in (key, f"put/{key}"):
-            assert storage.client.head_object(Bucket=storage.bucket, Key=written)["ContentType"] == kind
+            assert storage.client.head_object(Bucket=storage.bucket, Key=written)["ContentType"] == content_type
 
 
 @s3_only
-def test_an_outage_is_told_before_dagster_stops_the_sensor(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dagster stops a sensor after 60 s, and what it had seen until then is lost; nor is an outage a missing object."""
-    nobody = S3Storage(storage.bucket, "http://127.0.0.1:9", REGION)
-    for ask in (lambda: nobody.head(KEY), lambda: nobody.read(KEY), lambda: list(nobody.level(""))):
+def test_outage_is_raised_before_the_tick_times_out(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster stops a sensor after 60 s and loses the work of its tick. An outage must not look like a missing object either."""
+    unreachable = S3Storage(storage.bucket, "http://127.0.0.1:9", REGION)
+    for call in (
+        lambda: unreachable.head(KEY),
+        lambda: unreachable.read(KEY),
+        lambda: list(unreachable.list_level("")),
+    ):
         waits: list[float] = []
         monkeypatch.setattr("botocore.endpoint.time.sleep", waits.append)
         with pytest.raises(botocore.exceptions.EndpointConnectionError):
-            ask()
+            call()
         assert len(waits) >= 3
-        assert sum(waits) + (len(waits) + 1) * nobody.client.meta.config.connect_timeout < 60  # type: ignore[attr-defined]
+        assert sum(waits) + (len(waits) + 1) * unreachable.client.meta.config.connect_timeout < 60  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("storage", ["seaweedfs"], indirect=True)
-def test_a_wrong_secret_is_rejected(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SeaweedFS lets everybody in when it has no credentials, and the tests would show less than they say."""
+def test_wrong_secret_is_rejected(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without configured credentials SeaweedFS accepts every request, and the other tests would prove nothing."""
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     stranger = S3Storage(storage.bucket, storage.client.meta.endpoint_url, REGION)

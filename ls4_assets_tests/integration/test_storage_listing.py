@@ -1,4 +1,4 @@
-"""How the archive is listed, by all that stand behind the port of the bucket: a look, and every deletion, rests on it."""
+"""Listings of the storage port, for every implementation. Scans and deletions depend on them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ls4_assets.errors import ConfigurationError
-from ls4_assets_tests.integration.storage_fixtures import keys, level, put_raw, storage_fixture  # noqa: F401
+from ls4_assets_tests.integration.storage_fixtures import keys, level_keys, put_raw, storage_fixture  # noqa: F401
 from ls4_assets_tests.s3_servers import REGION, s3_server_fixture  # noqa: F401
 from resources.directory_storage import DirectoryStorage
 from resources.s3_storage import S3Storage
 from resources.storage import Storage, StoredObject
 
 
-def test_one_level_is_listed_with_its_sub_folders(storage: Storage) -> None:
+def test_level_is_listed_with_its_subfolders(storage: Storage) -> None:
     for key in (
         "top.tif",
         "bw/Travis/a.tif",
@@ -24,11 +24,11 @@ def test_one_level_is_listed_with_its_sub_folders(storage: Storage) -> None:
         "bw/e.tif",
     ):
         storage.put(key, b"x")
-    assert level(storage, "") == ["bw/", "top.tif"]
-    assert level(storage, "bw/") == ["bw/Bastrop/", "bw/Travis/", "bw/TravisX/", "bw/e.tif"]
-    assert level(storage, "bw/Travis/") == ["bw/Travis/a.tif", "bw/Travis/deep/"]
-    (found,) = (found for found in storage.level("bw/Travis/") if isinstance(found, StoredObject))
-    assert found == storage.head("bw/Travis/a.tif")
+    assert level_keys(storage, "") == ["bw/", "top.tif"]
+    assert level_keys(storage, "bw/") == ["bw/Bastrop/", "bw/Travis/", "bw/TravisX/", "bw/e.tif"]
+    assert level_keys(storage, "bw/Travis/") == ["bw/Travis/a.tif", "bw/Travis/deep/"]
+    (stored,) = (item for item in storage.list_level("bw/Travis/") if isinstance(item, StoredObject))
+    assert stored == storage.head("bw/Travis/a.tif")
 
 
 @pytest.mark.parametrize(
@@ -46,70 +46,70 @@ def test_one_level_is_listed_with_its_sub_folders(storage: Storage) -> None:
         ("nc/x.tif", []),
     ],
 )
-def test_a_level_can_be_listed_from_behind_any_key(storage: Storage, after: str, expected: list[str]) -> None:
-    """A look goes on where the one before stopped; a sub-folder that may hold later keys is still among them."""
+def test_level_is_listed_after_any_key(storage: Storage, after: str, expected: list[str]) -> None:
+    """A scan resumes where the last one stopped. A subfolder that may hold later keys is still listed."""
     for key in ("bw/A/deep/x.tif", "bw/B/y.tif", "bw/a.tif", "bw/b.tif", "nc/z.tif"):
         storage.put(key, b"x")
-    assert level(storage, "bw/", after) == expected
+    assert level_keys(storage, "bw/", after) == expected
 
 
-def test_what_is_not_there_is_listed_as_empty(storage: Storage) -> None:
+def test_missing_folder_is_listed_as_empty(storage: Storage) -> None:
     storage.put("bw/a.tif", b"x")
     for prefix in ("nc/", "bw/Travis/", "bw/a.tif/"):
-        assert (level(storage, prefix), keys(storage, prefix)) == ([], [])
+        assert (level_keys(storage, prefix), keys(storage, prefix)) == ([], [])
 
 
-def test_a_list_takes_any_prefix(storage: Storage) -> None:
-    wanted = ["bw/Travis/USDA_1958/a.tif", "bw/Travis/a.tif", "bw/TravisX/a.tif"]
-    for key in (*wanted, "bw/Bastrop/a.tif", "nc/Travis/a.tif"):
+def test_list_accepts_any_prefix(storage: Storage) -> None:
+    expected = ["bw/Travis/USDA_1958/a.tif", "bw/Travis/a.tif", "bw/TravisX/a.tif"]
+    for key in (*expected, "bw/Bastrop/a.tif", "nc/Travis/a.tif"):
         storage.put(key, b"x")
-    assert keys(storage, "bw/Tr") == wanted
-    assert keys(storage, "bw/Travis/") == wanted[:2]
-    assert keys(storage, "bw/Travis/U") == wanted[:1]
+    assert keys(storage, "bw/Tr") == expected
+    assert keys(storage, "bw/Travis/") == expected[:2]
+    assert keys(storage, "bw/Travis/U") == expected[:1]
     assert len(keys(storage)) == 5
 
 
-# SeaweedFS lists folder by folder, not in key order as S3 does.
+# SeaweedFS lists folder by folder instead of in key order.
 @pytest.mark.parametrize("storage", ["directory", "moto"], indirect=True)
 def test_lists_are_in_key_order(storage: Storage) -> None:
-    """A folder sorts by its slash: "a-b/x" and "a.tif" come before "a/x"."""
-    wanted = ["B/x.tif", "a-b/x.tif", "a.tif", "a/x.tif", "a0/x.tif", "b/x.tif", "é/x.tif"]
-    for key in reversed(wanted):
+    """A folder sorts with its slash: "a-b/x" and "a.tif" come before "a/x"."""
+    expected = ["B/x.tif", "a-b/x.tif", "a.tif", "a/x.tif", "a0/x.tif", "b/x.tif", "é/x.tif"]
+    for key in reversed(expected):
         storage.put(key, b"x")
-    assert keys(storage) == wanted == sorted(wanted)
-    assert level(storage, "") == ["B/", "a-b/", "a.tif", "a/", "a0/", "b/", "é/"]
+    assert keys(storage) == expected == sorted(expected)
+    assert level_keys(storage, "") == ["B/", "a-b/", "a.tif", "a/", "a0/", "b/", "é/"]
 
 
 def test_more_than_a_thousand_objects_are_listed(storage: Storage) -> None:
-    """One page of S3 holds a thousand keys."""
-    wanted = [f"bw/Travis/USDA_1958/frames/georef/02-08-60_6-{number}.tif" for number in range(1005)]
+    """A page of S3 has at most a thousand keys."""
+    expected = [f"bw/Travis/USDA_1958/frames/georef/02-08-60_6-{number}.tif" for number in range(1005)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda key: put_raw(storage, key), wanted))
-    assert keys(storage) == sorted(wanted)
+        list(pool.map(lambda key: put_raw(storage, key), expected))
+    assert keys(storage) == sorted(expected)
     folder = "bw/Travis/USDA_1958/frames/georef/"
-    assert level(storage, folder) == sorted(wanted)
-    assert level(storage, folder, sorted(wanted)[2]) == sorted(wanted)[3:]
+    assert level_keys(storage, folder) == sorted(expected)
+    assert level_keys(storage, folder, sorted(expected)[2]) == sorted(expected)[3:]
 
 
 def test_hidden_files_and_folder_markers_are_not_listed(storage: Storage) -> None:
-    """`._x.tif` of macOS and `.x.tif.Ab12` of rsync are no frames."""
+    """`._x.tif` of macOS and `.x.tif.Ab12` of rsync are not frames."""
     hidden = ("bw/._x.tif", "bw/.x.tif.Ab12", "bw/.DS_Store", ".trash/x.tif", "bw/.cache/deep/x.tif")
     for key in (*hidden, "bw/x.tif", "bw/empty/", "nc/"):
         put_raw(storage, key)
     assert keys(storage) == keys(storage, "bw/") == ["bw/x.tif"]
-    assert level(storage, "bw/") == ["bw/empty/", "bw/x.tif"]
-    assert level(storage, "bw/empty/") == []
-    assert level(storage, "") == ["bw/", "nc/"]
+    assert level_keys(storage, "bw/") == ["bw/empty/", "bw/x.tif"]
+    assert level_keys(storage, "bw/empty/") == []
+    assert level_keys(storage, "") == ["bw/", "nc/"]
     for prefix in (".trash/", "bw/.cache/", "bw/.cache/deep/", "bw/.x"):
         assert keys(storage, prefix) == []
     for prefix in (".trash/", "bw/.cache/", "bw/.cache/deep/"):
-        assert level(storage, prefix) == []
+        assert level_keys(storage, prefix) == []
 
 
 @pytest.mark.parametrize(
     "name", ["with spaces.tif", "Ärger & 50%+#1?.tif", "фото_1958.tif", "a'b\"c;d.tif", "%2e%2e%2fx.tif", "😀.tif"]
 )
-def test_any_name_is_kept_as_it_is(storage: Storage, tmp_path: Path, name: str) -> None:
+def test_any_name_is_preserved(storage: Storage, tmp_path: Path, name: str) -> None:
     key = f"bw/Travis County/USDA_1958/{name}"
     stored = storage.put(key, b"unchanged")
     assert storage.head(key) == stored
@@ -121,25 +121,25 @@ def test_any_name_is_kept_as_it_is(storage: Storage, tmp_path: Path, name: str) 
     assert storage.head(key) is None
 
 
-def test_a_failed_listing_is_not_an_empty_archive(storage: Storage) -> None:
-    """A disk that was not mounted looked like an archive from which everything was deleted."""
-    gone: Storage
+def test_failed_listing_is_not_an_empty_archive(storage: Storage) -> None:
+    """An unmounted disk looked like an archive from which everything was deleted."""
+    missing: Storage
     if isinstance(storage, S3Storage):
-        gone = S3Storage("ls4-never-made", storage.client.meta.endpoint_url, REGION)
+        missing = S3Storage("ls4-missing", storage.client.meta.endpoint_url, REGION)
     else:
-        gone = DirectoryStorage(Path("/never/mounted"))
-    for look in (lambda: list(gone.level("")), lambda: list(gone.list("bw/"))):
+        missing = DirectoryStorage(Path("/never/mounted"))
+    for call in (lambda: list(missing.list_level("")), lambda: list(missing.list("bw/"))):
         with pytest.raises(ConfigurationError, match=r"correct LS4_STORAGE\.$"):
-            look()
+            call()
 
 
 @pytest.mark.parametrize("storage", ["moto"], indirect=True)
-def test_a_bucket_that_lists_out_of_order_is_told_of(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges of keys are compared with what is known: out of order, frames that lie there would be taken for deleted."""
+def test_bucket_that_lists_out_of_order_is_rejected(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans compare key ranges with the database: out of order, existing frames would count as deleted."""
     pages = [{"Contents": [entry(key)]} for key in ("bw/b.tif", "bw/a.tif")]
     monkeypatch.setattr(storage, "_pages", lambda **_: iter(pages))
-    with pytest.raises(ConfigurationError, match=r"lists bw/a.tif behind bw/b.tif.*use a bucket that lists in key order"):
-        list(storage.level("bw/"))
+    with pytest.raises(ConfigurationError, match=r"lists bw/a.tif after bw/b.tif.*use a bucket that lists in key order"):
+        list(storage.list_level("bw/"))
 
 
 def entry(key: str) -> dict[str, object]:

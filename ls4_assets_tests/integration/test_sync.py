@@ -1,4 +1,4 @@
-"""The sidecar that brings maps from S3 to MapServer: what it takes, what it rejects, and what an outage leaves as it is."""
+"""The mapfile sidecar: what it copies from S3, what it rejects, what it removes, what it logs, and how it survives an outage."""
 
 import json
 import socket
@@ -13,319 +13,348 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from ls4_assets import logs
 from ls4_assets.domain.names import Collection
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.notifications.rejections import STAFF_KEY, Counts, staff_json
+from ls4_assets.notifications.rejections import STAFF_KEY, RejectionCounts, render_staff_json
 from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets_tests.integration.serving_fixtures import (
     EXTENT,
     NAME,
     TABLE,
-    Served,
-    context_for,
+    MapServer,
     index_database_fixture,  # noqa: F401
-    served_fixture,  # noqa: F401
+    map_server_fixture,  # noqa: F401
+    mapfile_context,
 )
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
 from mapserver import sync, tiles
 from mapserver.mapfile import render
-from mapserver.sync import Sync
+from mapserver.sync import MapfileSync
 
 pytestmark = pytest.mark.timeout(180)
 
 KEY = f"mapfiles/{TABLE}.map"
-MAP = render(context_for(Collection("Travis", "USDA_1958", "frames"))).encode()
+MAP = render(mapfile_context(Collection("Travis", "USDA_1958", "frames"))).encode()
 RETITLED = MAP.replace(b"Travis Usda 1958 Frames", b"Another Title")
 LISTED = b'{"collections": [{"name": "Travis_USDA_1958_frames"}]}'
 
 
+@pytest.fixture(name="log")
+def log_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Returns the events that were logged so far."""
+    file = tmp_path_factory.mktemp("log") / "ls4.jsonl"
+    logs.configure(file)
+    yield lambda: [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    logs.configure()
+
+
 @pytest.fixture
-def sidecar(s3_server: Callable[[str], S3Server], tmp_path: Path) -> Sync:
-    """A sidecar of an empty bucket, which looks when it is told to."""
+def sidecar(s3_server: Callable[[str], S3Server], tmp_path: Path) -> MapfileSync:
+    """A sidecar of an empty bucket. Tests call `sync_once`."""
     (tmp_path / "mapfiles").mkdir()
     bucket = s3_server("moto").new_bucket()
-    return Sync(bucket, tmp_path / "mapfiles", tmp_path / "collections.json", tmp_path / "state.json")
+    return MapfileSync(bucket, tmp_path / "mapfiles", tmp_path / "collections.json", tmp_path / "state.json")
 
 
-def documents(version: int) -> dict[str, str]:
-    return tiles.documents(tiles.TileSet(NAME, TABLE, "Travis Usda 1958 Frames", EXTENT, 2.0, version))
+def render_documents(version: int) -> dict[str, str]:
+    return tiles.render_documents(tiles.TileSet(NAME, TABLE, "Travis Usda 1958 Frames", EXTENT, 2.0, version))
 
 
-def served_files(sidecar: Sync) -> dict[str, bytes]:
+def served_files(sidecar: MapfileSync) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sidecar.folder.iterdir()}
 
 
-# What is brought
+# Copying
 
 
-def test_maps_and_the_list_come_and_are_replaced(sidecar: Sync) -> None:
+def test_maps_and_the_list_are_copied_and_replaced(sidecar: MapfileSync) -> None:
     sidecar.storage.put(KEY, MAP)
     sidecar.storage.put(COLLECTIONS_KEY, LISTED)
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
     assert sidecar.collections.read_bytes() == LISTED
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in (sidecar.collections, sidecar.folder / f"{TABLE}.map"))
 
     sidecar.storage.put(KEY, RETITLED)
-    with (sidecar.folder / f"{TABLE}.map").open("rb") as under_way:
-        sidecar.look()
-        assert under_way.read() == MAP  # whoever reads at that moment gets the old one whole
+    with (sidecar.folder / f"{TABLE}.map").open("rb") as open_file:
+        sidecar.sync_once()
+        assert open_file.read() == MAP  # a reader of the old file gets all of it
     assert served_files(sidecar) == {f"{TABLE}.map": RETITLED}
 
 
-def test_the_list_for_staff_comes_when_it_is_asked_for(sidecar: Sync) -> None:
-    sidecar.storage.put(STAFF_KEY, staff_json(Counts(0, 0, ""), [], datetime.now(UTC)))
-    sidecar.look()
+def test_the_list_for_staff_is_copied_only_when_configured(sidecar: MapfileSync) -> None:
+    sidecar.storage.put(STAFF_KEY, render_staff_json(RejectionCounts(0, 0, ""), [], datetime.now(UTC)))
+    sidecar.sync_once()
     assert {path.name for path in sidecar.state.parent.iterdir()} == {"mapfiles", "state.json"}
     sidecar.rejections = sidecar.state.with_name("rejections.json")
-    sidecar.look()
-    taken = sidecar.rejections.read_bytes()
-    assert json.loads(taken)["rejections"] == []
+    sidecar.sync_once()
+    copied = sidecar.rejections.read_bytes()
+    assert json.loads(copied)["rejections"] == []
     sidecar.storage.put(STAFF_KEY, LISTED)
-    sidecar.look()
-    assert sidecar.rejections.read_bytes() == taken and STAFF_KEY in sidecar.rejected
+    sidecar.sync_once()
+    assert sidecar.rejections.read_bytes() == copied and STAFF_KEY in sidecar.rejected
 
 
-def test_tilejson_and_wmts_come_after_their_mapfile(sidecar: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the TileJSON a version comes into force: tiles drawn by an older mapfile would be kept for good under it."""
-    put: list[str] = []
-    whole = sync.replace_whole
-    monkeypatch.setattr(sync, "replace_whole", lambda path, data: put.append(path.name) or whole(path, data))
+def test_tilejson_and_wmts_are_replaced_after_their_mapfile(sidecar: MapfileSync, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The TileJSON makes a version current: tiles drawn with an older mapfile would be cached under the new version."""
+    replaced: list[str] = []
+    replace = sync.replace_atomically
+
+    def record_and_replace(path: Path, data: bytes) -> None:
+        replaced.append(path.name)
+        replace(path, data)
+
+    monkeypatch.setattr(sync, "replace_atomically", record_and_replace)
     sidecar.storage.put(KEY, MAP)
     sidecar.storage.put(COLLECTIONS_KEY, LISTED)
-    for suffix, text in documents(1).items():
+    for suffix, text in render_documents(1).items():
         sidecar.storage.put(f"mapfiles/{TABLE}{suffix}", text.encode())
-    sidecar.look()
-    assert put == [f"{TABLE}.map", f"{TABLE}.wmts", f"{TABLE}.tilejson", "collections.json", "state.json"]
+    sidecar.sync_once()
+    assert replaced == [f"{TABLE}.map", f"{TABLE}.wmts", f"{TABLE}.tilejson", "collections.json", "state.json"]
 
-    # As if map and TileJSON were published while the listing was under way: it has the older version of the map.
+    # As if map and TileJSON were published during the listing, which has the older version of the map.
     sidecar.storage.put(KEY, RETITLED)
-    sidecar.versions[KEY] = next(found.version for found in sidecar.storage.list(KEY))
-    sidecar.storage.put(f"mapfiles/{TABLE}.tilejson", documents(2)[".tilejson"].encode())
-    sidecar.look()
+    sidecar.versions[KEY] = next(listed.version for listed in sidecar.storage.list(KEY))
+    sidecar.storage.put(f"mapfiles/{TABLE}.tilejson", render_documents(2)[".tilejson"].encode())
+    sidecar.sync_once()
     assert served_files(sidecar)[f"{TABLE}.map"] == RETITLED
     assert b"?v=2" in served_files(sidecar)[f"{TABLE}.tilejson"]
 
 
 @pytest.mark.parametrize("suffix", [".wmts", ".tilejson"])
-def test_a_broken_document_is_not_taken(sidecar: Sync, suffix: str) -> None:
-    sound = documents(1)[suffix].encode()
-    sidecar.storage.put(f"mapfiles/{TABLE}{suffix}", sound)
-    sidecar.look()
-    for broken in (sound[:-20], sound.replace(b"/tiles/", b"http://10.0.0.7/tiles/"), b""):
+def test_broken_document_is_rejected(sidecar: MapfileSync, suffix: str) -> None:
+    valid = render_documents(1)[suffix].encode()
+    sidecar.storage.put(f"mapfiles/{TABLE}{suffix}", valid)
+    sidecar.sync_once()
+    for broken in (valid[:-20], valid.replace(b"/tiles/", b"http://10.0.0.7/tiles/"), b""):
         sidecar.storage.put(f"mapfiles/{TABLE}{suffix}", broken)
-        sidecar.look()
-        assert served_files(sidecar) == {f"{TABLE}{suffix}": sound}
+        sidecar.sync_once()
+        assert served_files(sidecar) == {f"{TABLE}{suffix}": valid}
 
 
-def test_a_restart_writes_nothing_that_is_right(sidecar: Sync) -> None:
+def test_restart_does_not_rewrite_current_files(sidecar: MapfileSync) -> None:
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()
+    sidecar.sync_once()
     before = (sidecar.folder / f"{TABLE}.map").stat()
-    Sync(sidecar.storage, sidecar.folder, sidecar.collections, sidecar.state).look()
+    MapfileSync(sidecar.storage, sidecar.folder, sidecar.collections, sidecar.state).sync_once()
     assert (sidecar.folder / f"{TABLE}.map").stat() == before
 
 
-def test_a_map_that_somebody_removed_here_comes_back(sidecar: Sync) -> None:
+def test_locally_deleted_map_is_restored(sidecar: MapfileSync) -> None:
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()
+    sidecar.sync_once()
     (sidecar.folder / f"{TABLE}.map").unlink()
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
 
 
-def test_many_come_in_one_look(sidecar: Sync) -> None:
+def test_many_maps_are_copied_in_one_sync(sidecar: MapfileSync) -> None:
     for number in range(60):
         sidecar.storage.client.put_object(Bucket=sidecar.storage.bucket, Key=f"mapfiles/m_{number}.map", Body=MAP)
-    sidecar.look()
+    sidecar.sync_once()
     assert len(served_files(sidecar)) == 60
 
 
-# What is rejected
+# Rejection
 
 
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        pytest.param(MAP[: len(MAP) // 2], "no whole mapfile", id="first half"),
-        pytest.param(MAP.rstrip().removesuffix(b"END"), "no whole mapfile", id="last line lost"),
-        pytest.param(b"", "no whole mapfile", id="empty"),
-        pytest.param(b"<html>503</html>", "no whole mapfile", id="another document"),
-        pytest.param(b"\xff\xfe" + MAP, "no UTF-8", id="not text"),
+        pytest.param(MAP[: len(MAP) // 2], "not a complete mapfile", id="first half"),
+        pytest.param(MAP.rstrip().removesuffix(b"END"), "not a complete mapfile", id="last line lost"),
+        pytest.param(b"", "not a complete mapfile", id="empty"),
+        pytest.param(b"<html>503</html>", "not a complete mapfile", id="another document"),
+        pytest.param(b"\xff\xfe" + MAP, "not UTF-8", id="not text"),
         pytest.param(MAP.replace(b"service=ls4", b"service=ls4 password=x"), "password", id="secret"),
-        pytest.param(MAP + b"#" * sync.LARGEST, "more than", id="huge"),
+        pytest.param(MAP + b"#" * sync.MAX_BYTES, "more than", id="huge"),
     ],
 )
-def test_of_a_map_that_is_not_sound_the_last_good_one_stays(
-    sidecar: Sync, broken: bytes, reason: str, caplog: pytest.LogCaptureFixture
+def test_last_good_map_stays_when_a_new_version_is_invalid(
+    sidecar: MapfileSync, broken: bytes, reason: str, log: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    caplog.set_level("INFO")
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()
+    sidecar.sync_once()
     for key in (KEY, "mapfiles/new.map"):
         sidecar.storage.put(key, broken)
     for _ in range(3):
-        sidecar.look()
+        sidecar.sync_once()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
     assert reason in json.loads(sidecar.state.read_text())["rejected"][KEY]
-    said = [message for message in caplog.messages if message.startswith(f"{KEY} is rejected, the last good one stays")]
-    assert len(said) == 1 and reason in said[0]
+    rejections = {event["key"]: event for event in log() if event["event"] == "mapfile_rejected"}
+    assert len([event for event in log() if event["event"] == "mapfile_rejected"]) == len(rejections) == 2, "each is logged once"
+    assert rejections[KEY]["last_good_version_served"] and not rejections["mapfiles/new.map"]["last_good_version_served"]
+    assert reason in rejections[KEY]["reason"] and rejections[KEY]["reason"].endswith("Publish it again.")
 
     sidecar.storage.put(KEY, RETITLED)
     sidecar.storage.delete("mapfiles/new.map")
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar) == {f"{TABLE}.map": RETITLED}
     assert json.loads(sidecar.state.read_text())["rejected"] == {}
 
 
 @pytest.mark.parametrize("broken", [b"", b'{"collections": [', b"[]", b'{"collections": 1}'])
-def test_a_broken_list_is_not_taken(sidecar: Sync, broken: bytes) -> None:
+def test_broken_list_is_rejected(sidecar: MapfileSync, broken: bytes) -> None:
     sidecar.storage.put(COLLECTIONS_KEY, LISTED)
-    sidecar.look()
+    sidecar.sync_once()
     sidecar.storage.put(COLLECTIONS_KEY, broken)
-    sidecar.look()
+    sidecar.sync_once()
     assert sidecar.collections.read_bytes() == LISTED
 
 
-def test_other_objects_below_the_prefix_are_left_alone(sidecar: Sync, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+def test_other_objects_below_the_prefix_are_ignored(
+    sidecar: MapfileSync, tmp_path: Path, log: Callable[[], list[dict[str, Any]]]
+) -> None:
     foreign = ["../x.map", "..map", "sub/x.map", "X.map", "x.MAP", ".x.map", "x.map/", "a b.map", "x.map.part", "é.map", "x.sh"]
-    (sidecar.folder / "footprint.html").write_text("the server's own")
+    (sidecar.folder / "footprint.html").write_text("the server's copy")
     for name in (*foreign, "footprint.html"):
         sidecar.storage.client.put_object(Bucket=sidecar.storage.bucket, Key=f"mapfiles/{name}", Body=MAP)
     before = sorted(tmp_path.iterdir())
     sidecar.storage.put(KEY, MAP)
-    for _ in range(sync.PATIENCE + 1):
-        sidecar.look()
-    assert served_files(sidecar) == {f"{TABLE}.map": MAP, "footprint.html": b"the server's own"}
+    for _ in range(sync.REMOVE_AFTER_LISTINGS + 1):
+        sidecar.sync_once()
+    assert served_files(sidecar) == {f"{TABLE}.map": MAP, "footprint.html": b"the server's copy"}
     assert sorted(tmp_path.iterdir()) == sorted({*before, sidecar.state})
-    assert caplog.messages.count("'mapfiles/sub/x.map' is no file of a map and is left alone") == 1
+    ignored = [event["key"] for event in log() if event["event"] == "mapfile_ignored"]
+    assert ignored.count("mapfiles/sub/x.map") == 1 and "mapfiles/footprint.html" not in ignored
 
 
-# What is removed
+# Removal
 
 
-def test_a_withdrawn_map_leaves_once_two_looks_lack_it(sidecar: Sync) -> None:
+def test_withdrawn_map_is_removed_after_two_listings_without_it(
+    sidecar: MapfileSync, log: Callable[[], list[dict[str, Any]]]
+) -> None:
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()
+    sidecar.sync_once()
     sidecar.storage.delete(KEY)
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar)
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()  # it was away for one look: counting starts anew
+    sidecar.sync_once()  # it was missing from one listing: counting restarts
     sidecar.storage.delete(KEY)
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar)
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar) == {}
+    assert [event["key"] for event in log() if event["event"] == "mapfile_removed"] == [KEY]
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()
+    sidecar.sync_once()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
 
 
-def test_a_bucket_that_lists_nothing_any_more_is_doubted(sidecar: Sync) -> None:
-    names = {f"m_{number}.map" for number in range(sync.MANY + 2)}
+def test_mass_removal_waits_longer(sidecar: MapfileSync, log: Callable[[], list[dict[str, Any]]]) -> None:
+    names = {f"m_{number}.map" for number in range(sync.MASS_THRESHOLD + 2)}
     for name in names:
         sidecar.storage.put(f"mapfiles/{name}", MAP)
-    sidecar.look()
+    sidecar.sync_once()
     for name in names:
         sidecar.storage.delete(f"mapfiles/{name}")
-    for _ in range(sync.GREAT_PATIENCE - 1):
-        sidecar.look()
+    for _ in range(sync.MASS_REMOVE_AFTER_LISTINGS - 1):
+        sidecar.sync_once()
     assert set(served_files(sidecar)) == names
-    sidecar.look()
+    assert [event["missing"] for event in log() if event["event"] == "mapfile_removal_delayed"] == [len(names)]
+    sidecar.sync_once()
     assert served_files(sidecar) == {}
 
 
-def test_a_bucket_that_cannot_be_listed_removes_nothing(sidecar: Sync) -> None:
+def test_failed_listing_removes_nothing(sidecar: MapfileSync) -> None:
     sidecar.storage.put(KEY, MAP)
-    sidecar.look()
-    noted = sidecar.state.read_bytes()
+    sidecar.sync_once()
+    state = sidecar.state.read_bytes()
     sidecar.storage.delete(KEY)
     sidecar.storage.client.delete_bucket(Bucket=sidecar.storage.bucket)
-    for _ in range(sync.PATIENCE + 1):
+    for _ in range(sync.REMOVE_AFTER_LISTINGS + 1):
         with pytest.raises(ConfigurationError):
-            sidecar.look()
+            sidecar.sync_once()
     assert served_files(sidecar) == {f"{TABLE}.map": MAP}
-    assert sidecar.state.read_bytes() == noted  # by whose age a health check sees the outage
+    assert sidecar.state.read_bytes() == state  # its age shows the outage to a health check
 
 
-# What is told
+# Logging
 
 
-class Enough(BaseException):
-    """Ends what looks for ever."""
+class StopTestError(BaseException):
+    """Ends the endless loop."""
 
 
-def lines_of(sidecar: Sync, looks: list[Exception | None], patch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> list[str]:
-    """What it says in so many looks, 20 seconds apart; each as it should be, or failing so."""
-    log.set_level("INFO")
+def run_and_read_log(
+    sidecar: MapfileSync,
+    outcomes: list[Exception | None],
+    monkeypatch: pytest.MonkeyPatch,
+    log: Callable[[], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Run one sync for each outcome, 20 seconds apart, and return the events. An outcome is None or the error of the listing."""
     done = 0
 
-    def listed(_prefix: str) -> list[object]:
-        if failure := looks[done]:
+    def fake_list(_prefix: str) -> list[object]:
+        if failure := outcomes[done]:
             raise failure
         return []
 
-    def sleep(_seconds: float) -> None:
+    def fake_sleep(_seconds: float) -> None:
         nonlocal done
         done += 1
-        if done == len(looks):
-            raise Enough
+        if done == len(outcomes):
+            raise StopTestError
 
-    patch.setattr(sync, "time", SimpleNamespace(time=lambda: 20.0 * done, sleep=sleep))
-    patch.setattr(sidecar.storage, "list", listed)
-    with pytest.raises(Enough):
+    monkeypatch.setattr(sync, "time", SimpleNamespace(time=lambda: 20.0 * done, sleep=fake_sleep))
+    monkeypatch.setattr(sidecar.storage, "list", fake_list)
+    with pytest.raises(StopTestError):
         sidecar.run(0)
-    return [record.message for record in log.records if record.name == "sync"]
+    return log()
 
 
-def test_an_outage_is_told_in_each_of_its_minutes_and_its_end_once(
-    sidecar: Sync, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_outage_is_logged_in_each_of_its_minutes_and_its_end_once(
+    sidecar: MapfileSync, monkeypatch: pytest.MonkeyPatch, log: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    """The alarm gave the all-clear five minutes into an outage that went on: it had been told of once."""
+    """The alarm gave the all-clear five minutes into an outage that continued: the outage had been logged once."""
     outage = [OSError(f"the bucket is away, request {number}") for number in range(15)]
-    lines = lines_of(sidecar, [None, *outage, None, None, None], monkeypatch, caplog)
-    lines = [line for line in lines if line != sync.BEAT]
-    assert lines[0] == lines[-1] == "all that is published is here"
-    assert len(lines) == 2 + 6, lines
-    assert all(line.startswith(f"{sync.FAULT}: the bucket is away") for line in lines[1:-1])
+    events = run_and_read_log(sidecar, [None, *outage, None, None, None], monkeypatch, log)
+    events = [event for event in events if event["event"] != sync.HEARTBEAT_EVENT]
+    assert events[0]["event"] == events[-1]["event"] == "sync_completed"
+    assert len(events) == 2 + 6, events
+    assert all(event["event"] == sync.FAILED_EVENT and event["level"] == "error" for event in events[1:-1])
+    assert all(event["reason"].startswith("the bucket is away") for event in events[1:-1])
 
 
-def test_a_sidecar_that_lives_says_so_once_a_minute(
-    sidecar: Sync, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_running_sidecar_logs_a_heartbeat_once_a_minute(
+    sidecar: MapfileSync, monkeypatch: pytest.MonkeyPatch, log: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    """One that had ended, or hung, was missed by nobody: on a quiet day a sound one was silent, too."""
-    assert lines_of(sidecar, [None] * 30 + [OSError("away")] * 15, monkeypatch, caplog).count(sync.BEAT) == 15
+    """A sidecar that had exited or hung was not noticed: on a quiet day a working one logged nothing either."""
+    events = run_and_read_log(sidecar, [None] * 30 + [OSError("away")] * 15, monkeypatch, log)
+    assert [event["event"] for event in events].count(sync.HEARTBEAT_EVENT) == 15
 
 
 # The process
 
 
-def test_the_process_needs_neither_dagster_nor_a_database() -> None:
+def test_sidecar_imports_neither_dagster_nor_a_database() -> None:
     """It runs in the map server's image."""
-    asked = "import mapserver.sync, sys; print(sorted({'dagster', 'sqlalchemy', 'rasterio', 'pydantic'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    program = "import mapserver.sync, sys; print(sorted({'dagster', 'sqlalchemy', 'rasterio', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert sync.COLLECTIONS_KEY == COLLECTIONS_KEY
 
 
-def test_a_folder_as_storage_is_rejected_with_advice(tmp_path: Path) -> None:
-    places = ["--mapfiles", str(tmp_path), "--collections", str(tmp_path / "c"), "--state", str(tmp_path / "s")]
-    command = [sys.executable, "-m", "mapserver.sync", "--storage", "/srv/archive", *places]
+def test_folder_as_storage_is_rejected_with_advice(tmp_path: Path) -> None:
+    paths = ["--mapfiles", str(tmp_path), "--collections", str(tmp_path / "c"), "--state", str(tmp_path / "s")]
+    command = [sys.executable, "-m", "mapserver.sync", "--storage", "/srv/archive", *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "'/srv/archive' is no bucket such as s3://name: let MapServer read the archive's folder itself.\n"
+        "'/srv/archive' is not a bucket such as s3://name: for an archive in a folder, let MapServer read that folder.\n"
     )
 
 
 @contextmanager
 def freezable(server: S3Server) -> Iterator[tuple[str, threading.Event]]:
-    """The server's address by way of a proxy that passes nothing on while the event is clear: S3 that hangs."""
+    """The address of a proxy before the server; while the event is clear it forwards nothing, as when S3 hangs."""
     target = ("127.0.0.1", int(server.endpoint_url.rsplit(":", 1)[1]))
     flowing = threading.Event()
     flowing.set()
@@ -355,53 +384,51 @@ def freezable(server: S3Server) -> Iterator[tuple[str, threading.Event]]:
             proxy.shutdown()
 
 
-def within(seconds: float, happened: Callable[[], bool]) -> float:
-    """Seconds until it was so."""
-    began = time.monotonic()
-    while not happened():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
+def wait_until(condition: Callable[[], bool], timeout_seconds: float = 20) -> None:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_seconds, "the condition did not become true in time"
         time.sleep(0.1)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("kind", ["moto", pytest.param("seaweedfs", marks=pytest.mark.slow)])
 def test_from_the_bucket_to_the_map_and_on_through_an_outage(
-    kind: str, served: Served, s3_server: Callable[[str], S3Server], tmp_path: Path
+    kind: str, map_server: MapServer, s3_server: Callable[[str], S3Server], tmp_path: Path
 ) -> None:
-    """Put, replaced, S3 hangs, S3 is back, withdrawn: as clients of the real map server see it."""
+    """A map is published, replaced, replaced while S3 hangs, and withdrawn, as clients of the real map server see it."""
     bucket = s3_server(kind).new_bucket()
     bucket.put(KEY, MAP)
     table = "hays_usda_1958_frames"
-    new_key, new_map = f"mapfiles/{table}.map", render(context_for(Collection("Hays", "USDA_1958", "frames")))
+    new_key, new_map = f"mapfiles/{table}.map", render(mapfile_context(Collection("Hays", "USDA_1958", "frames")))
     state = tmp_path / "state.json"
 
-    def title(of: str) -> str:
-        answer = served.wms("GetCapabilities", address=f"/wms/{of}")
-        return answer.text.partition("<Title>")[2].partition("</Title>")[0] if answer.status_code == 200 else "none"
+    def title(table: str) -> str:
+        response = map_server.wms("GetCapabilities", address=f"/wms/{table}")
+        return response.text.partition("<Title>")[2].partition("</Title>")[0] if response.status_code == 200 else "none"
 
     with freezable(s3_server(kind)) as (endpoint_url, flowing):
-        where = ["--storage", f"s3://{bucket.bucket}", "--endpoint-url", endpoint_url, "--region", REGION, "--seconds", "0.5"]
-        places = ["--mapfiles", served.archive / "mapfiles", "--collections", tmp_path / "c.json", "--state", state]
-        process = subprocess.Popen([sys.executable, "-m", "mapserver.sync", *where, *map(str, places)])
+        options = ["--storage", f"s3://{bucket.bucket}", "--endpoint-url", endpoint_url, "--region", REGION, "--seconds", "0.5"]
+        paths = ["--mapfiles", map_server.archive / "mapfiles", "--collections", tmp_path / "c.json", "--state", state]
+        process = subprocess.Popen([sys.executable, "-m", "mapserver.sync", *options, *map(str, paths)])
         try:
             bucket.put(new_key, new_map.encode())
-            within(20, lambda: title(table) == "Hays Usda 1958 Frames")
+            wait_until(lambda: title(table) == "Hays Usda 1958 Frames")
             bucket.put(new_key, new_map.replace("Hays Usda 1958 Frames", "Another Title").encode())
-            within(20, lambda: title(table) == "Another Title")
+            wait_until(lambda: title(table) == "Another Title")
 
             flowing.clear()
             bucket.put(new_key, new_map.encode())
             time.sleep(3)
-            noted = state.read_bytes()
+            state_before = state.read_bytes()
             for _ in range(10):
                 assert title(table) == "Another Title"
-                assert (served.get_map(EXTENT, 100.0, NAME)[..., 3] == 255).any()
-            assert state.read_bytes() == noted
+                assert (map_server.get_map(EXTENT, 100.0, NAME)[..., 3] == 255).any()
+            assert state.read_bytes() == state_before
             flowing.set()
-            within(40, lambda: title(table) == "Hays Usda 1958 Frames")
+            wait_until(lambda: title(table) == "Hays Usda 1958 Frames", 40)
 
             bucket.delete(new_key)
-            within(20, lambda: title(table) == "none")
+            wait_until(lambda: title(table) == "none")
             assert title(TABLE) == "Travis Usda 1958 Frames"
 
             flowing.clear()

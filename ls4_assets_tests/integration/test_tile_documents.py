@@ -1,4 +1,4 @@
-"""TileJSON and WMTS capabilities as the pipeline publishes, renews and withdraws them."""
+"""TileJSON and WMTS capabilities: published with the map, updated, and withdrawn."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from affine import Affine
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
-from mapserver.tiles import tilejson_findings, wmts_findings
+from mapserver.tiles import validate_tilejson, validate_wmts
 
 KEY = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
 DOCUMENTS = ("mapfiles/travis_usda_1958_frames.tilejson", "mapfiles/travis_usda_1958_frames.wmts")
@@ -19,29 +19,29 @@ def photo(folder: Path, seed: int) -> bytes:
     return write_tif(folder / f"{seed}.tif", photograph(300, 320, 1, seed), transform=place).read_bytes()
 
 
-def version(platform: Platform) -> int:
-    """The one that the documents bear, and the page's list too."""
+def published_version(platform: Platform) -> int:
+    """The version in the documents, which must equal the version in the list of collections."""
     texts = [platform.storage.read(key).decode() for key in DOCUMENTS]
-    assert tilejson_findings(texts[0]) == wmts_findings(texts[1]) == []
-    held = json.loads(texts[0])
-    number = int(held["version"].split(".")[1])
-    (listed,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
-    assert listed["version"] == number
-    assert held["tiles"] == [f"/tiles/travis_usda_1958_frames/{{z}}/{{x}}/{{y}}.png?v={number}"]
-    assert f"{{TileRow}}.png?v={number}" in texts[1]
-    # frames of a metre a pixel are seen whole at zoom 18
-    assert held["maxzoom"] == 18
-    return number
+    assert validate_tilejson(texts[0]) == validate_wmts(texts[1]) == []
+    tilejson = json.loads(texts[0])
+    version = int(tilejson["version"].split(".")[1])
+    (collection,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
+    assert collection["version"] == version
+    assert tilejson["tiles"] == [f"/tiles/travis_usda_1958_frames/{{z}}/{{x}}/{{y}}.png?v={version}"]
+    assert f"{{TileRow}}.png?v={version}" in texts[1]
+    # A resolution of one meter per pixel needs zoom 18.
+    assert tilejson["maxzoom"] == 18
+    return version
 
 
-def test_documents_come_with_the_map_grow_with_each_change_and_go_with_it(cluster: Cluster, tmp_path: Path) -> None:
+def test_documents_are_published_updated_and_withdrawn_with_the_map(cluster: Cluster, tmp_path: Path) -> None:
     with running_platform(cluster, tmp_path) as platform:
         platform.drop(KEY, photo(tmp_path, 7))
         platform.settle()
-        first = version(platform)
+        first = published_version(platform)
         platform.drop(KEY, photo(tmp_path, 8))
         platform.settle()
-        assert version(platform) > first
+        assert published_version(platform) > first
         platform.storage.delete(KEY)
         platform.settle()
         assert [platform.storage.head(key) for key in DOCUMENTS] == [None, None]

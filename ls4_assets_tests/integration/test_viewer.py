@@ -1,4 +1,4 @@
-"""The map page in headless Chromium, over real nginx, mapserv and PostGIS: what a person sees, clicks and types."""
+"""The map page in headless Chromium over real nginx, mapserv and PostGIS: what a user sees, clicks and types."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from PIL import Image
 
 from ls4_assets.db.schema import tile_index
 from ls4_assets.domain.names import Collection
-from ls4_assets.local.state import free_port
+from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     COLLECTION,
@@ -35,10 +35,10 @@ from ls4_assets_tests.integration.serving_fixtures import (
     WHITE,
     IndexDatabase,
     cog_path,
-    context_for,
     index_database_fixture,  # noqa: F401
     index_row,
     left_half,
+    mapfile_context,
     publish_mapfile,
     running,
     wait_until_healthy,
@@ -46,7 +46,7 @@ from ls4_assets_tests.integration.serving_fixtures import (
 )
 from mapserver.config import write_config
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CHROMIUM = Path("/usr/bin/chromium")
 PACKAGE = Path(__file__).resolve().parents[2] / "mapserver"
@@ -54,38 +54,38 @@ STATIC, SOURCE = PACKAGE / "static", PACKAGE / "viewer"
 
 pytestmark = pytest.mark.timeout(120)
 
-# The same ground twenty-one years before: one frame over all of WHITE's, in a grey that occurs nowhere else.
+# The same place twenty-one years earlier: one frame that covers WHITE, in a gray that occurs nowhere else.
 EARLIER = Collection("Travis", "Tobin_1937", "frames")
-EARLIER_STEM, EARLIER_GREY = "11-02-37_2-31", 60
-# A second frame over WHITE's ground; its raw scan was never brought.
+EARLIER_STEM, EARLIER_GRAY = "11-02-37_2-31", 60
+# A second frame over WHITE; its raw scan is not in the archive.
 OVERLAP = "02-08-60_6-109"
 
 TALL, PHONE = {"width": 1000, "height": 640}, {"width": 360, "height": 740}
 
 
 @dataclass(frozen=True)
-class Front:
-    """A running front; `listed` is what collections.json says."""
+class ViewerServer:
+    """A running map server. `listed`: the entries of collections.json."""
 
     url: str
     collections_file: Path
     listed: list[dict[str, Any]]
 
-    def list(self, *entries: Mapping[str, Any]) -> None:
+    def write_list(self, *entries: Mapping[str, Any]) -> None:
         self.collections_file.write_text(json.dumps({"collections": entries}))
 
 
 @pytest.fixture(scope="module")
-def front(index_database: IndexDatabase) -> Iterator[Front]:
-    """Two collections of one place: three frames and one more over the second's ground; and one frame of 1937."""
-    # straight under the temporary directory: pytest's own folders are closed to the user that serves
+def web(index_database: IndexDatabase) -> Iterator[ViewerServer]:
+    """Two collections of one place: four frames, two of which overlap, and one frame of 1937."""
+    # Directly below the temporary directory: pytest's folders are closed to the account that serves.
     home = Path(tempfile.mkdtemp(prefix="ls4-viewer-"))
     home.chmod(0o755)
-    archive, port = home / "archive", free_port()
+    archive, port = home / "archive", find_free_port()
     for stem, (left, *halves) in FRAMES.items():
         write_cog(cog_path(archive, stem), left, (halves[0], halves[1]))
     earlier = archive / EARLIER.folder("bw") / "cog" / f"{EARLIER_STEM}.tif"
-    write_cog(earlier, FRAMES[WHITE][0], ((EARLIER_GREY,), (EARLIER_GREY,)))
+    write_cog(earlier, FRAMES[WHITE][0], ((EARLIER_GRAY,), (EARLIER_GRAY,)))
     config = write_config(
         home / "serving",
         port=port,
@@ -95,7 +95,8 @@ def front(index_database: IndexDatabase) -> Iterator[Front]:
         workers=2,
     )
     rows = [index_row(archive, stem) for stem in FRAMES]
-    rows.append({name: str(value).replace("6-108", "6-109") for name, value in rows[1].items()} | {"frame_num": "109"})
+    copied: dict[str, object] = {name: str(value).replace("6-108", "6-109") for name, value in rows[1].items()}
+    rows.append(copied | {"frame_num": "109"})
     rows[-1]["served_location"] = rows[1]["served_location"]
     old = {
         name: str(value).replace(COLLECTION.survey, EARLIER.survey).replace(WHITE, EARLIER_STEM)
@@ -111,131 +112,142 @@ def front(index_database: IndexDatabase) -> Iterator[Front]:
     Image.new("L", (64, 64), 160).save(thumbnail)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        for collection, held in ((COLLECTION, rows), (EARLIER, [old])):
-            made = tile_index(collection)
+        for collection, collection_rows in ((COLLECTION, rows), (EARLIER, [old])):
+            table = tile_index(collection)
             links = [
                 row
                 | {
                     name: str(row[name]).replace(LINKS, f"{config.base_url}/archive")
                     for name in ("dl_orig", "dl_georef", "dl_index")
                 }
-                for row in held
+                for row in collection_rows
             ]
             with index_database.owner.begin() as connection:
-                made.create(connection)
-                connection.execute(made.insert(), links)
-            stack.callback(made.drop, index_database.owner)
-            publish_mapfile(archive, context_for(collection))
+                table.create(connection)
+                connection.execute(table.insert(), links)
+            stack.callback(table.drop, index_database.owner)
+            publish_mapfile(archive, mapfile_context(collection))
         log = stack.enter_context((home / "processes.log").open("wb"))
         stack.enter_context(running(config.workers_argv, log))
         stack.enter_context(running(config.nginx_argv, log))
         with httpx.Client() as client:
             wait_until_healthy(client, config.health_url)
-        later = entry(COLLECTION, config.base_url, EXTENT, 4)
-        before = entry(EARLIER, config.base_url, (LEFT + 2 * SPAN, TOP - SPAN, LEFT + 3 * SPAN, TOP), 1)
-        yield Front(config.base_url, config.collections_file, [later, before])
+        later = list_entry(COLLECTION, config.base_url, EXTENT, 4)
+        before = list_entry(EARLIER, config.base_url, (LEFT + 2 * SPAN, TOP - SPAN, LEFT + 3 * SPAN, TOP), 1)
+        yield ViewerServer(config.base_url, config.collections_file, [later, before])
 
 
-def entry(of: Collection, base: str, extent: tuple[float, ...], frames: int) -> dict[str, Any]:
-    """A collection as collections.json lists it."""
-    about = {"name": of.name, "title": of.title, "table": of.table, "shard": of.shard, "county": of.shard, "agency": of.agency}
-    about |= {"year": of.year, "type": of.type, "bands": ["bw"], "frames": frames, "extent": extent, "version": 1}
-    return about | {"updated": "2026-11-22T12:00:00+00:00", "index": f"{base}/archive/{of.tile_index_key('bw', '_idx.zip')}"}
+def list_entry(collection: Collection, base: str, extent: tuple[float, ...], frames: int) -> dict[str, Any]:
+    """The collection's entry of collections.json."""
+    entry: dict[str, Any] = {
+        "name": collection.name,
+        "title": collection.title,
+        "table": collection.table,
+        "shard": collection.shard,
+    }
+    entry |= {"county": collection.shard, "agency": collection.agency, "year": collection.year, "type": collection.type}
+    entry |= {"bands": ["bw"], "frames": frames, "extent": extent, "version": 1}
+    return entry | {
+        "updated": "2026-11-22T12:00:00+00:00",
+        "index": f"{base}/archive/{collection.tile_index_key('bw', '_idx.zip')}",
+    }
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
-        pytest.skip("there is no chromium here: `deploy/install.sh tests` installs it")
+        pytest.skip("chromium is not installed: run `deploy/install.sh tests`")
     with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(
+        chromium = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--use-gl=swiftshader"]
         )
-        yield made
-        made.close()
+        yield chromium
+        chromium.close()
 
 
 class Visit:
-    """One person's visit to the page, and what went wrong in it."""
+    """A browser tab with the page, and the errors of its console."""
 
-    def __init__(self, browser: Any, front: Front, viewport: Mapping[str, int]) -> None:
-        front.list(*front.listed)
-        self.front = front
-        # nothing glides: the tests wait for what is drawn, not for movements
+    def __init__(self, browser: Any, web: ViewerServer, viewport: Mapping[str, int]) -> None:
+        web.write_list(*web.listed)
+        self.web = web
+        # No animations: the tests wait for drawing, not for movement.
         self.page = browser.new_page(viewport=dict(viewport), reduced_motion="reduce")
         self.page.set_default_timeout(15_000)
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.hosts: set[str] = set()
-        self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.errors.extend([message.text] if message.type == "error" else []))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
 
-    def open(self, after: str = "/") -> Any:
-        # another hash alone would not load the page anew
+    def open(self, path: str = "/") -> Any:
+        # A change of the hash alone would not reload the page.
         self.page.goto("about:blank")
-        self.page.goto(self.front.url + after)
-        self.page.wait_for_selector("#collections li, #chosen-title, .notice:not([hidden]), .found:not(:empty)")
+        self.page.goto(self.web.url + path)
+        self.page.wait_for_selector("#collections li, #chosen-title, .notice:not([hidden]), .summary:not(:empty)")
         self.settle()
         return self.page
 
     def settle(self) -> None:
-        """What moves has come to rest, and what was asked for is drawn: the map says so to screen readers too."""
+        """Wait until nothing moves and everything is drawn (aria-busy, which screen readers use too)."""
         self.page.wait_for_timeout(250)
         self.page.wait_for_selector("[aria-busy=true]", state="detached")
         self.page.wait_for_timeout(250)
 
-    def place(self, x: float, y: float, pane: str = "#map") -> tuple[float, float]:
-        """Where a ground position is in the window, by the view that the address names."""
+    def window_position(self, x: float, y: float, pane: str = "#map") -> tuple[float, float]:
+        """The pixel in the window of a position in EPSG:3857 meters, from the view in the address."""
         _, zoom, lat, lon = self.page.evaluate("location.hash").split("?")[0].split("/")
-        metres = 2 * math.pi * 6378137 / 256 / 2 ** float(zoom)
+        resolution = 2 * math.pi * 6378137 / 256 / 2 ** float(zoom)
         east = math.radians(float(lon)) * 6378137
         north = math.asinh(math.tan(math.radians(float(lat)))) * 6378137
         box = self.page.locator(pane).bounding_box()
-        return box["x"] + box["width"] / 2 + (x - east) / metres, box["y"] + box["height"] / 2 - (y - north) / metres
+        return box["x"] + box["width"] / 2 + (x - east) / resolution, box["y"] + box["height"] / 2 - (y - north) / resolution
 
-    def colour(self, x: float, y: float, pane: str = "#map") -> tuple[int, ...]:
-        """What is painted at a ground position."""
+    def color_at(self, x: float, y: float, pane: str = "#map") -> tuple[int, ...]:
+        """The color that is drawn at a position."""
         self.settle()
-        at = self.place(x, y, pane)
-        picture = Image.open(BytesIO(self.page.screenshot())).convert("RGB")
-        return tuple(picture.getpixel((round(at[0]), round(at[1]))))
+        position = self.window_position(x, y, pane)
+        screenshot = Image.open(BytesIO(self.page.screenshot())).convert("RGB")
+        pixel = screenshot.getpixel((round(position[0]), round(position[1])))
+        assert isinstance(pixel, tuple)
+        return pixel
 
     def click(self, x: float, y: float) -> None:
-        self.page.mouse.click(*self.place(x, y))
+        self.page.mouse.click(*self.window_position(x, y))
 
 
 @pytest.fixture
-def visit(browser: Any, front: Front) -> Iterator[Visit]:
-    made = Visit(browser, front, TALL)
-    yield made
-    made.page.close()
+def visit(browser: Any, web: ViewerServer) -> Iterator[Visit]:
+    tab = Visit(browser, web, TALL)
+    yield tab
+    tab.page.close()
 
 
 @pytest.fixture
-def phone(browser: Any, front: Front) -> Iterator[Visit]:
-    made = Visit(browser, front, PHONE)
-    yield made
-    made.page.close()
+def phone(browser: Any, web: ViewerServer) -> Iterator[Visit]:
+    tab = Visit(browser, web, PHONE)
+    yield tab
+    tab.page.close()
 
 
-def test_the_page_loads_quietly_and_asks_nobody_else(visit: Visit) -> None:
+def test_page_loads_without_errors_and_from_one_host(visit: Visit) -> None:
     page = visit.open()
     assert page.locator("#collections li").count() == 2
     assert "2 collections, 5 photographs" in page.locator(".masthead").inner_text()
-    page.goto(f"{visit.front.url}/#{TABLE}/12.5/30.26/-97.66?compare={EARLIER.table}")
+    page.goto(f"{visit.web.url}/#{TABLE}/12.5/30.26/-97.66?compare={EARLIER.table}")
     visit.settle()
-    assert visit.complaints == []
-    assert {host for host in visit.hosts if host} == {visit.front.url.split("/")[2]}
+    assert visit.errors == []
+    assert {host for host in visit.hosts if host} == {visit.web.url.split("/")[2]}
     policy = page.locator("meta[http-equiv]").get_attribute("content")
     assert "script-src 'self'" in policy and "unsafe" not in policy
 
 
-def test_files_with_a_hash_in_their_name_may_be_kept(front: Front) -> None:
-    page = httpx.get(front.url).text
+def test_hashed_assets_are_cached(web: ViewerServer) -> None:
+    page = httpx.get(web.url).text
     for asset in [line.split()[1] for line in (STATIC / "SHA256SUMS").read_text().splitlines() if "assets/" in line]:
-        answer = httpx.get(f"{front.url}/{asset}")
-        assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"], asset
-        assert answer.content == (STATIC / asset).read_bytes()
+        response = httpx.get(f"{web.url}/{asset}")
+        assert response.status_code == 200 and "immutable" in response.headers["cache-control"], asset
+        assert response.content == (STATIC / asset).read_bytes()
     assert "integrity=" in page
 
 
@@ -256,33 +268,33 @@ def test_search_and_facets_narrow_the_list(visit: Visit) -> None:
     assert rows.count() == 2
 
 
-def test_a_chosen_collection_shows_its_ground(visit: Visit) -> None:
+def test_selected_collection_is_drawn(visit: Visit) -> None:
     page = visit.open()
     page.click(f'[data-table="{TABLE}"]')
     page.wait_for_timeout(500)
     assert page.url.endswith(f"#{TABLE}") or f"#{TABLE}/" in page.url
     x = left_half(WHITE)
-    assert visit.colour(x, MIDDLE) == (255, 255, 255)
-    assert visit.colour(x + SPAN / 2, MIDDLE) == (160, 160, 160)
-    assert visit.colour(left_half(BLACK), MIDDLE) == (0, 0, 0)
-    base = visit.colour(LEFT + 1.5 * SPAN, MIDDLE)
-    assert base not in [(0, 0, 0), (255, 255, 255)]
+    assert visit.color_at(x, MIDDLE) == (255, 255, 255)
+    assert visit.color_at(x + SPAN / 2, MIDDLE) == (160, 160, 160)
+    assert visit.color_at(left_half(BLACK), MIDDLE) == (0, 0, 0)
+    background = visit.color_at(LEFT + 1.5 * SPAN, MIDDLE)
+    assert background not in [(0, 0, 0), (255, 255, 255)]
     page.locator("#opacity").focus()
     page.keyboard.press("Home")
-    assert visit.colour(left_half(BLACK), MIDDLE) == base
+    assert visit.color_at(left_half(BLACK), MIDDLE) == background
     assert "opacity=0.00" in page.url
     page.go_back()
     page.wait_for_selector("#collections li")
-    assert visit.complaints == []
+    assert visit.errors == []
 
 
-def test_the_statewide_map_leads_to_a_collection(visit: Visit) -> None:
-    elsewhere = visit.front.listed[1] | {
+def test_statewide_map_opens_a_collection(visit: Visit) -> None:
+    elsewhere = visit.web.listed[1] | {
         "county": "Harris",
         "table": "harris_tobin_1937_frames",
         "extent": (-1.06e7, 3.4e6, -1.05e7, 3.5e6),
     }
-    visit.front.list(*visit.front.listed, elsewhere)
+    visit.web.write_list(*visit.web.listed, elsewhere)
     page = visit.open("/#/11/30.26/-97.69")
     visit.click(LEFT + SPAN / 2, MIDDLE)
     page.wait_for_selector("#chosen-title:visible")
@@ -290,12 +302,12 @@ def test_the_statewide_map_leads_to_a_collection(visit: Visit) -> None:
     page.click("#back")
     page.wait_for_selector("#collections li:visible")
     visit.settle()
-    visit.click(left_half(WHITE), MIDDLE)  # two collections lie here
+    visit.click(left_half(WHITE), MIDDLE)  # two collections are here
     page.wait_for_selector("text=2 of 3 collections at the place you chose")
     assert page.locator("#collections li").count() == 2
 
 
-def test_a_click_tells_of_the_photographs_there(visit: Visit) -> None:
+def test_click_shows_the_photographs_at_that_place(visit: Visit) -> None:
     page = visit.open(f"/#{TABLE}")
     visit.click(left_half(WHITE), MIDDLE)
     panel = page.locator("#frame-panel")
@@ -306,7 +318,7 @@ def test_a_click_tells_of_the_photographs_there(visit: Visit) -> None:
     page.click("#next")
     page.wait_for_selector("text=Roll 6, frame 108")
     page.wait_for_selector("text=4 kB")
-    assert "8 February 1960" in panel.inner_text()
+    assert "February 8, 1960" in panel.inner_text()
     assert page.evaluate("document.querySelector('.preview').complete && document.querySelector('.preview').naturalWidth") == 64
     links = [link.get_attribute("href") for link in panel.locator(".downloads a").all()]
     assert [link.rsplit("/", 1)[1] for link in links] == [f"{WHITE}.tif", f"{WHITE}.tif", f"{NAME}_idx.zip"]
@@ -315,17 +327,17 @@ def test_a_click_tells_of_the_photographs_there(visit: Visit) -> None:
     assert not panel.is_visible()
 
 
-def test_the_whole_collection_can_be_taken_away(visit: Visit) -> None:
-    """GeoJSON, GeoParquet, STAC and the mosaics for GDAL were in the archive, and nobody who looked at the map could know."""
-    later, before = visit.front.listed
-    base = f"{visit.front.url}/archive/derived/{NAME}"
-    exports = {
+def test_exports_of_the_collection_can_be_downloaded(visit: Visit) -> None:
+    """GeoJSON, GeoParquet, STAC and the mosaics for GDAL were in the archive, but the map page did not list them."""
+    later, before = visit.web.listed
+    base = f"{visit.web.url}/archive/derived/{NAME}"
+    exports: dict[str, Any] = {
         "geojson": f"{base}/footprints.geojson",
         "parquet": f"{base}/footprints.parquet",
         "stac": f"{base}/stac/collection.json",
         "mosaics": {"bw": f"{base}/{NAME}_bw.gti.gpkg"},
     }
-    visit.front.list(later | {"exports": exports}, before)
+    visit.web.write_list(later | {"exports": exports}, before)
     page = visit.open(f"/#{TABLE}")
     page.click("#files summary")
     links = [link.get_attribute("href") for link in page.locator("#files a").all()]
@@ -335,68 +347,68 @@ def test_the_whole_collection_can_be_taken_away(visit: Visit) -> None:
     assert [link.get_attribute("href") for link in page.locator("#files a").all()] == [before["index"]]
 
 
-def test_a_photograph_that_lies_alone_has_no_steps(visit: Visit) -> None:
-    """The word `false` stood under the title of a photograph that no other overlaps."""
+def test_single_photograph_has_no_previous_and_next(visit: Visit) -> None:
+    """The word `false` was shown under the title of a photograph that overlaps no other."""
     page = visit.open(f"/#{TABLE}?frame=bw/{BLACK}")
     page.wait_for_selector("#frame-panel:visible")
     panel = page.locator("#frame-panel")
     assert panel.locator(".steps").count() == 0 and "false" not in panel.inner_text()
 
 
-def test_an_address_brings_back_what_was_seen(browser: Any, visit: Visit) -> None:
+def test_address_restores_the_view(browser: Any, visit: Visit) -> None:
     page = visit.open(f"/#{TABLE}")
     visit.click(left_half(BLACK), MIDDLE)
     page.wait_for_selector("#frame-panel:visible")
     visit.settle()
     address = page.url
-    other = Visit(browser, visit.front, TALL)
-    other.open(address.removeprefix(visit.front.url))
+    other = Visit(browser, visit.web, TALL)
+    other.open(address.removeprefix(visit.web.url))
     other.page.wait_for_selector("#frame-panel:visible")
     assert "Roll 6, frame 107" in other.page.locator("#frame-panel").inner_text()
     assert other.page.url == address
     other.page.close()
     visit.open(f"/#{TABLE}?frame=bw/01-01-60_1-1")
-    page.wait_for_selector("text=not in this collection any more")
+    page.wait_for_selector("text=no longer in this collection")
     visit.open("/#nothing_here_1958")
-    page.wait_for_selector("text=There is no collection nothing_here_1958")
-    # a map's own address, as published catalogues give it
-    page.goto(f"{visit.front.url}/?map=/mapfiles/{TABLE}.map")
+    page.wait_for_selector("text=Collection nothing_here_1958 is not on the map")
+    # A map's own address, as published catalogs list it.
+    page.goto(f"{visit.web.url}/?map=/mapfiles/{TABLE}.map")
     page.wait_for_selector("#chosen-title:visible")
 
 
-def test_two_years_under_a_divider_and_beside_each_other(visit: Visit) -> None:
+def test_two_years_are_compared_with_a_divider_and_side_by_side(visit: Visit) -> None:
     page = visit.open(f"/#{TABLE}")
     page.select_option("#compare", EARLIER.table)
-    x, later, earlier = left_half(WHITE) + SPAN / 8, (255, 255, 255), (EARLIER_GREY,) * 3
+    x, later, earlier = left_half(WHITE) + SPAN / 8, (255, 255, 255), (EARLIER_GRAY,) * 3
     assert page.locator(".side-label.left").inner_text() == "Travis · USDA · 1958"
     assert page.locator(".side-label.right").inner_text() == "Travis · Tobin · 1937"
     slider = page.locator("[role=slider]")
     slider.focus()
     page.keyboard.press("Home")
-    assert visit.colour(x, MIDDLE) == earlier
+    assert visit.color_at(x, MIDDLE) == earlier
     page.keyboard.press("End")
-    assert visit.colour(x, MIDDLE) == later
+    assert visit.color_at(x, MIDDLE) == later
     box = slider.bounding_box()
-    page.mouse.move(box["x"] + 8, box["y"] + 200)  # the other half of it is outside of the window
+    page.mouse.move(box["x"] + 8, box["y"] + 200)  # the other half of the divider is outside the window
     page.mouse.down()
-    page.mouse.move(visit.place(x, MIDDLE)[0] - 60, box["y"] + 200, steps=4)
+    page.mouse.move(visit.window_position(x, MIDDLE)[0] - 60, box["y"] + 200, steps=4)
     page.mouse.up()
-    assert visit.colour(x, MIDDLE) == earlier and visit.colour(left_half(BLACK), MIDDLE) == (0, 0, 0)
+    assert visit.color_at(x, MIDDLE) == earlier and visit.color_at(left_half(BLACK), MIDDLE) == (0, 0, 0)
     visit.click(x, MIDDLE)
     page.wait_for_selector("text=Roll 2, frame 31")
     page.keyboard.press("Escape")
     page.click("#mode-side")
     page.click("#fit")
-    assert visit.colour(x, MIDDLE) == later and visit.colour(x, MIDDLE, "#map-right") == earlier
+    assert visit.color_at(x, MIDDLE) == later and visit.color_at(x, MIDDLE, "#map-right") == earlier
     assert "side=1" in page.url
 
 
-def test_everything_can_be_reached_by_keyboard(visit: Visit) -> None:
+def test_everything_is_reachable_by_keyboard(visit: Visit) -> None:
     page = visit.open()
     press = page.keyboard.press
     press("Tab")
     assert page.evaluate("document.activeElement.id") == "skip"
-    reached = []
+    reached: list[str] = []
     while len(reached) < 40 and "search" not in reached:
         press("Tab")
         reached.append(page.evaluate("document.activeElement.id"))
@@ -404,7 +416,7 @@ def test_everything_can_be_reached_by_keyboard(visit: Visit) -> None:
     for _ in range(6):  # four facets, "Show all", the first collection
         press("Tab")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid", "the focus cannot be seen"
+    assert outline == "solid", "the focus must be visible"
     press("Enter")
     assert page.evaluate("document.activeElement.id") == "chosen-title"
     visit.settle()
@@ -415,7 +427,7 @@ def test_everything_can_be_reached_by_keyboard(visit: Visit) -> None:
     assert page.url != before
     press("ArrowLeft")
     visit.settle()
-    press("Enter")  # what is in the middle: WHITE's ground
+    press("Enter")  # selects what is at the center: WHITE
     page.wait_for_selector("#frame-panel:visible")
     assert page.evaluate("document.activeElement.id") == "frame-panel"
     press("ArrowRight")
@@ -430,17 +442,17 @@ def test_everything_can_be_reached_by_keyboard(visit: Visit) -> None:
     assert page.locator(".in-view button").count() == 4
 
 
-def test_a_phone_is_enough(phone: Visit) -> None:
+def test_page_works_on_a_phone(phone: Visit) -> None:
     page = phone.open()
-    wide = "document.documentElement.scrollWidth"
-    assert page.evaluate(wide) <= PHONE["width"]
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) <= PHONE["width"]
     page.click(f'[data-table="{TABLE}"]')
     phone.settle()
-    assert page.evaluate(wide) <= PHONE["width"]
-    assert phone.colour(left_half(WHITE), MIDDLE) == (255, 255, 255)
-    above = page.locator("#map").bounding_box()["height"]
+    assert page.evaluate(width) <= PHONE["width"]
+    assert phone.color_at(left_half(WHITE), MIDDLE) == (255, 255, 255)
+    height = page.locator("#map").bounding_box()["height"]
     page.click("#handle")
-    assert page.locator("#map").bounding_box()["height"] > above * 1.4
+    assert page.locator("#map").bounding_box()["height"] > height * 1.4
     page.click("#handle")
     phone.settle()
     phone.click(left_half(WHITE), MIDDLE)
@@ -448,32 +460,32 @@ def test_a_phone_is_enough(phone: Visit) -> None:
     box = page.locator("#frame-panel").bounding_box()
     assert box["width"] == PHONE["width"] and box["y"] + box["height"] <= PHONE["height"] + 1
     page.locator("#frame-panel .close").click()
-    shown = "[...document.querySelectorAll('button, select, input')].filter(each => each.offsetWidth)"
-    small = f"{shown}.filter(each => each.getBoundingClientRect().height < 16).map(each => each.id || each.textContent)"
+    visible = "[...document.querySelectorAll('button, select, input')].filter(each => each.offsetWidth)"
+    small = f"{visible}.filter(each => each.getBoundingClientRect().height < 16).map(each => each.id || each.textContent)"
     assert page.evaluate(small) == []
 
 
-@pytest.mark.parametrize("after", ["/", f"/#{TABLE}?compare={EARLIER.table}&frame=bw/{WHITE}"])
-def test_no_serious_accessibility_fault(visit: Visit, after: str) -> None:
+@pytest.mark.parametrize("path", ["/", f"/#{TABLE}?compare={EARLIER.table}&frame=bw/{WHITE}"])
+def test_no_serious_accessibility_violation(visit: Visit, path: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
-    page = visit.open(after)
+    page = visit.open(path)
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         visit.settle()
-        found = [fault for fault in axe.run(page).response["violations"] if fault["impact"] in ("serious", "critical")]
-        assert [(fault["id"], [node["html"][:120] for node in fault["nodes"]]) for fault in found] == []
+        violations = [each for each in axe.run(page).response["violations"] if each["impact"] in ("serious", "critical")]
+        assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in violations] == []
 
 
-def test_it_says_plainly_what_is_wrong(visit: Visit) -> None:
+def test_errors_are_shown_with_advice(visit: Visit) -> None:
     page = visit.page
-    visit.front.list()
+    visit.web.write_list()
     visit.open()
-    assert "Nothing is on the map yet" in page.locator(".found").inner_text()
-    visit.front.list(*visit.front.listed)
+    assert "The map is empty" in page.locator(".summary").inner_text()
+    visit.web.write_list(*visit.web.listed)
     page.route("**/collections.json", lambda route: route.abort())
     visit.open()
-    assert "does not answer" in page.locator("#notice").inner_text()
+    assert "is not responding" in page.locator("#notice").inner_text()
     page.unroute("**/collections.json")
     page.click("text=Try again")
     page.wait_for_selector("#collections li")
@@ -481,18 +493,18 @@ def test_it_says_plainly_what_is_wrong(visit: Visit) -> None:
     for pattern in ("**/tiles/**", "**/wms/**"):
         page.route(pattern, lambda route: route.fulfill(status=503))
     page.click(f'[data-table="{TABLE}"]')
-    page.wait_for_selector("text=the map server does not answer")
+    page.wait_for_selector("text=The map server is not responding")
 
 
-def test_imagery_comes_as_wms_where_there_are_no_tiles(visit: Visit) -> None:
+def test_imagery_falls_back_to_wms_without_tiles(visit: Visit) -> None:
     visit.page.route("**/tiles/**", lambda route: route.fulfill(status=404))
     visit.open(f"/#{TABLE}")
-    assert visit.colour(left_half(WHITE), MIDDLE) == (255, 255, 255)
+    assert visit.color_at(left_half(WHITE), MIDDLE) == (255, 255, 255)
 
 
-def test_names_are_never_read_as_markup(visit: Visit) -> None:
+def test_names_are_not_parsed_as_markup(visit: Visit) -> None:
     hostile = '<img src=x onerror="document.title=1">'
-    visit.front.list(visit.front.listed[0] | {"county": hostile, "agency": hostile, "name": f"{hostile}_frames"})
+    visit.web.write_list(visit.web.listed[0] | {"county": hostile, "agency": hostile, "name": f"{hostile}_frames"})
     page = visit.open()
     page.click("#collections button")
     visit.settle()
@@ -500,20 +512,21 @@ def test_names_are_never_read_as_markup(visit: Visit) -> None:
     assert page.locator("main img").count() == 0
 
 
-def test_the_committed_page_is_whole() -> None:
-    """What SHA256SUMS lists is there, unchanged, and nothing else is."""
-    sums = dict(reversed(line.split("  ")) for line in (STATIC / "SHA256SUMS").read_text().splitlines())
+def test_committed_page_matches_its_checksums() -> None:
+    """The files that SHA256SUMS lists exist unchanged, and there are no others."""
+    lines = [line.split("  ") for line in (STATIC / "SHA256SUMS").read_text().splitlines()]
+    sums = {name: checksum for checksum, name in lines}
     files = {str(path.relative_to(STATIC)): path for path in STATIC.rglob("*") if path.is_file() and path.name != "SHA256SUMS"}
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == sums
-    licences = next(STATIC.glob("assets/licences-*.txt")).read_text()
-    for work in ("ol ", "us-atlas ", "@fontsource-variable/source-sans-3 "):
-        assert f"\n{work}" in licences
+    licenses = next(STATIC.glob("assets/licenses-*.txt")).read_text()
+    for package in ("ol ", "us-atlas ", "@fontsource-variable/source-sans-3 "):
+        assert f"\n{package}" in licenses
 
 
 @pytest.mark.slow
-def test_a_rebuild_gives_the_committed_page(tmp_path: Path) -> None:
+def test_rebuild_reproduces_the_committed_page(tmp_path: Path) -> None:
     if not shutil.which("npm"):
-        pytest.skip("there is no npm here: the committed page is used as it is")
+        pytest.skip("npm is not installed")
     copy = tmp_path / "viewer"
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""`ls4 ingest`: a folder of a user's own tifs goes into the archive under its collection."""
+"""`ls4 ingest`: copying a folder of tifs into a collection of the archive."""
 
 from pathlib import Path
 
@@ -28,38 +28,38 @@ def scans(tmp_path: Path) -> Path:
     return folder
 
 
-def test_tifs_and_their_sidecars_are_put_and_bad_names_are_told(storage: DirectoryStorage, scans: Path) -> None:
+def test_tifs_and_sidecars_are_uploaded_and_bad_names_rejected(storage: DirectoryStorage, scans: Path) -> None:
     report = ingest_folder(scans, COLLECTION, storage, SHARDS)
-    assert [found.key for found in storage.list("")] == [
+    assert [stored.key for stored in storage.list("")] == [
         f"{COLLECTION}/georef/02-08-60_6-107.tfw",
         f"{COLLECTION}/georef/02-08-60_6-107.tif",
         f"{COLLECTION}/georef/02-08-60_6-108.TIF",
     ]
-    assert (len(report.put), report.unchanged, report.skipped) == (3, [], ["notes.txt"])
+    assert (len(report.uploaded), report.unchanged, report.skipped) == (3, [], ["notes.txt"])
     assert len(report.rejected) == 1 and "scan0001" in report.rejected[0]
 
 
-def test_what_is_there_already_is_not_put_again(storage: DirectoryStorage, scans: Path) -> None:
+def test_unchanged_files_are_not_uploaded_again(storage: DirectoryStorage, scans: Path) -> None:
     ingest_folder(scans, COLLECTION, storage, SHARDS)
     before = list(storage.list(""))
     (scans / "02-08-60_6-108.TIF").write_bytes(b"rescanned")
     report = ingest_folder(scans, COLLECTION, storage, SHARDS, replace=True)
-    assert (report.put, len(report.unchanged)) == (["02-08-60_6-108.TIF"], 2)
+    assert (report.uploaded, len(report.unchanged)) == (["02-08-60_6-108.TIF"], 2)
     assert [a.key for a, b in zip(before, storage.list(""), strict=True) if a != b] == [f"{COLLECTION}/georef/02-08-60_6-108.TIF"]
 
 
-def test_a_wrong_collection_is_rejected_before_anything_is_put(storage: DirectoryStorage, scans: Path) -> None:
+def test_wrong_collection_is_rejected_before_any_upload(storage: DirectoryStorage, scans: Path) -> None:
     with pytest.raises(InvalidNameError, match="did you mean Travis"):
         ingest_folder(scans, "bw/Travs/USDA_1958/frames", storage, SHARDS)
     assert list(storage.list("")) == []
 
 
 @pytest.mark.parametrize("content", [b"an old copy", b""])
-def test_a_good_frame_is_not_overwritten_unasked(storage: DirectoryStorage, scans: Path, content: bytes) -> None:
-    """A folder was ingested a second time, and its old, empty file took the place of the one mended in the archive."""
+def test_existing_file_is_not_overwritten_without_replace(storage: DirectoryStorage, scans: Path, content: bytes) -> None:
+    """A folder was ingested a second time, and its old, empty file overwrote the one corrected in the archive."""
     ingest_folder(scans, COLLECTION, storage, SHARDS)
     (scans / "02-08-60_6-107.tif").write_bytes(content)
     report = ingest_folder(scans, COLLECTION, storage, SHARDS)
-    assert report.put == []
-    assert any("02-08-60_6-107.tif" in sentence for sentence in report.rejected)
+    assert report.uploaded == []
+    assert any("02-08-60_6-107.tif" in message for message in report.rejected)
     assert storage.read(f"{COLLECTION}/georef/02-08-60_6-107.tif") == b"02-08-60_6-107.tif"

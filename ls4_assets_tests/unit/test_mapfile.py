@@ -1,4 +1,4 @@
-"""What a rendered mapfile promises, and what the reading before publication finds."""
+"""Mapfiles: what a rendered one contains, and which faults validation finds."""
 
 import re
 from dataclasses import replace
@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ls4_assets.domain.contact import Contact
-from mapserver.mapfile import ATTRIBUTES, MapfileContext, findings, render
-from mapserver.rendering import quoted
+from mapserver.mapfile import ATTRIBUTES, MapfileContext, render, validate_mapfile
+from mapserver.rendering import quote
 
 CONTEXT = MapfileContext(
     name="Travis_USDA_1958_frames",
@@ -23,11 +23,11 @@ WITH_OVERVIEW = replace(CONTEXT, overview_resolution=9.554628535647032)
 
 
 @pytest.mark.parametrize("context", [CONTEXT, WITH_CONTACT, WITH_OVERVIEW])
-def test_a_rendered_mapfile_has_no_findings(context: MapfileContext) -> None:
-    assert findings(render(context)) == []
+def test_rendered_mapfile_is_valid(context: MapfileContext) -> None:
+    assert validate_mapfile(render(context)) == []
 
 
-def test_contract_names_and_the_stable_order_of_frames() -> None:
+def test_mapfile_has_the_contract_names_and_a_stable_order_of_frames() -> None:
     text = render(CONTEXT)
     for line in (
         'NAME "TRAVISUSDA1958FRAMES"',
@@ -42,11 +42,11 @@ def test_contract_names_and_the_stable_order_of_frames() -> None:
     ):
         assert line in text
     assert text.count("FROM travis_usda_1958_frames ORDER BY oid)") == 2
-    assert "RESAMPLE" not in text  # would warp every frame
+    assert "RESAMPLE" not in text  # it would warp every frame
 
 
-def test_zoomed_out_the_overview_mosaic_is_read() -> None:
-    """From the scale on at which a pixel of the map is about as wide as one of the mosaic."""
+def test_overview_mosaic_is_read_when_zoomed_out() -> None:
+    """It is read from the scale at which a map pixel is about as wide as a mosaic pixel."""
     text = render(WITH_OVERVIEW)
     assert 'TILEINDEX "Travis_USDA_1958_frames_%lod%"' in text
     assert re.search(r'"0" "tileindex"\s+"23021.\d+" "overview"\s+END', text)
@@ -56,23 +56,23 @@ def test_zoomed_out_the_overview_mosaic_is_read() -> None:
 
 
 @pytest.mark.parametrize("hidden", ["tileindex", "overview"])
-def test_both_hidden_layers_must_be_there_and_closed(hidden: str) -> None:
+def test_hidden_layers_must_exist_and_reject_requests(hidden: str) -> None:
     text = render(WITH_OVERVIEW)
     layer = f'NAME "Travis_USDA_1958_frames_{hidden}"'
-    assert any(f"_{hidden} is missing or public" in each for each in findings(text.replace(layer, 'NAME "elsewhere"')))
+    assert any(f"_{hidden} is missing or public" in each for each in validate_mapfile(text.replace(layer, 'NAME "elsewhere"')))
     before, after = text.split(layer)
     opened = before + layer + after.replace('"ows_enable_request" "!*"', '"ows_enable_request" "*"', 1)
-    assert any(f"_{hidden} is missing or public" in each for each in findings(opened))
+    assert any(f"_{hidden} is missing or public" in each for each in validate_mapfile(opened))
 
 
-def test_an_index_collection_keeps_its_doubled_suffix() -> None:
+def test_index_collection_has_a_doubled_suffix() -> None:
     context = MapfileContext("A_B_1958_index", "AB1958INDEX", "A B 1958 Index", "a_b_1958_index", CONTEXT.extent)
     text = render(context)
     assert 'NAME "A_B_1958_index_index"' in text
-    assert findings(text) == []
+    assert validate_mapfile(text) == []
 
 
-def test_the_contact_block_is_complete_or_absent() -> None:
+def test_contact_block_is_complete_or_absent() -> None:
     assert "ows_contact" not in render(CONTEXT)
     text = render(WITH_CONTACT)
     for item in ("person", "organization", "position", "electronicmailaddress", "voicetelephone"):
@@ -91,14 +91,14 @@ def test_the_contact_block_is_complete_or_absent() -> None:
         ("Söhne & <Co>", '"Söhne & <Co>"'),
     ],
 )
-def test_values_are_escaped(value: str, expected: str) -> None:
-    assert quoted(value) == expected
+def test_quote_escapes_special_characters(value: str, expected: str) -> None:
+    assert quote(value) == expected
 
 
-def test_a_title_cannot_write_mapfile_lines() -> None:
+def test_title_cannot_inject_mapfile_lines() -> None:
     text = render(replace(CONTEXT, title='x"\n    END\n  END\n  LAYER\n    NAME "evil'))
     assert len([line for line in text.splitlines() if line.strip() == "LAYER"]) == 3
-    assert findings(text) == []
+    assert validate_mapfile(text) == []
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_a_title_cannot_write_mapfile_lines() -> None:
         {"map_name": "Travis_USDA_1958_frames_index"},
     ],
 )
-def test_a_context_that_cannot_be_served_is_rejected(change: dict[str, object]) -> None:
+def test_context_that_cannot_be_served_is_rejected(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r": .*\.$"):
         replace(CONTEXT, **change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "finding"),
+    ("before", "after", "fault"),
     [
         ("service=ls4", "service=ls4 password=x", "password"),
         ("service=ls4", "host=db.internal dbname=ls4", "not a service name"),
@@ -135,7 +135,7 @@ def test_a_context_that_cannot_be_served_is_rejected(change: dict[str, object]) 
         ('      "ows_enable_request" "!*"\n    END\n  END\nEND', "    END\n  END\nEND", "public"),
     ],
 )
-def test_findings(before: str, after: str, finding: str) -> None:
+def test_validation_finds_each_fault(before: str, after: str, fault: str) -> None:
     text = render(CONTEXT)
     assert before in text
-    assert any(finding in each for each in findings(text.replace(before, after)))
+    assert any(fault in each for each in validate_mapfile(text.replace(before, after)))

@@ -1,4 +1,4 @@
-"""The grammar: parity with the legacy naming code, the deliberate differences, and rejections by name."""
+"""Names and keys: parity with the legacy naming code, the intentional differences, and the messages for invalid names."""
 
 import json
 import os
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ls4_assets.domain.links import links
-from ls4_assets.domain.names import Collection, Frame, frame_stem, parse_collection_path, parse_georef_key
+from ls4_assets.domain.key_parser import frame_stem, parse_collection_path, parse_georef_key
+from ls4_assets.domain.links import build_links
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.settings import read_shards
 
@@ -18,75 +19,75 @@ SHARDS = read_shards(None)
 SHARED = Path(os.environ.get("LS4_SHARED", Path(__file__).parents[2].parent / "shared"))
 VECTORS = SHARED / "parity" / "parity_vectors.json"
 
-# Rows that the legacy code got wrong: what happens here instead, and why (docs/naming.md).
+# Keys that the legacy code handled wrongly, and what ls4 does instead (docs/reference/names.md).
 DIFFERENT = {
-    "bw/Travis/USDA_1958/frames/cog/02-0860_6-111.tif": "rejected: 02-0860 is no date",
-    "bw/Travis/USDA_1958/frames/cog/02-08-60_6-107.TIF": "frame 107, not 107.TIF; the output is lower-case",
-    "bw/Travis/USDA_1958/mosaic/cog/travis.tif": "rejected: a mosaic is called mosaic<NN>",
-    "bw/Travis/USDA_1958/frames/cog/mosaic_6-107.tif": "rejected: its date is missing",
+    "bw/Travis/USDA_1958/frames/cog/02-0860_6-111.tif": "rejected: 02-0860 is not a date",
+    "bw/Travis/USDA_1958/frames/cog/02-08-60_6-107.TIF": "frame 107, not 107.TIF; the output is lowercase",
+    "bw/Travis/USDA_1958/mosaic/cog/travis.tif": "rejected: a mosaic must be named mosaic<NN>",
+    "bw/Travis/USDA_1958/frames/cog/mosaic_6-107.tif": "rejected: the date is missing",
 }
 
 
-def dropped(cog_key: str) -> Frame:
+def parse_cog_key(cog_key: str) -> Frame:
     return parse_georef_key(cog_key.replace("/cog/", "/georef/"), SHARDS)
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="the parity vectors are not beside the checkout")
+@pytest.mark.skipif(not VECTORS.exists(), reason="the parity vectors are not next to the checkout")
 def test_legacy_names_are_reproduced() -> None:
-    seen = 0
+    compared = 0
     for row in json.loads(VECTORS.read_text()):
         if "error" in row or row["key"] in DIFFERENT:
             continue
-        frame = dropped(row["key"])
+        frame = parse_cog_key(row["key"])
         collection, attributes = frame.collection, frame.attributes
-        found = links(frame, "https://cdn.tnris.org", scan_file=None)
+        links = build_links(frame, "https://cdn.tnris.org", scan_file=None)
         assert frame.cog_key == row["key"]
         assert f"/vsis3/tnris-ls4/{frame.cog_key}" == row["location"]
         assert (attributes.date, attributes.roll, attributes.frame_num) == (row["date"], row["roll"], row["frame_num"])
-        assert (found.dl_orig, found.dl_georef, found.dl_index) == (row["dl_orig"], row["dl_georef"], row["dl_index"])
+        assert (links.dl_orig, links.dl_georef, links.dl_index) == (row["dl_orig"], row["dl_georef"], row["dl_index"])
         assert collection.name == row["index_name"]
         assert collection.tile_index_key(frame.film_type, "") == row["shp_key"]
         assert (collection.table, collection.map_key) == (row["table"], row["map_key"])
         assert (collection.map_name, collection.title) == (row["map_name"], row["wms_title"])
-        seen += 1
-    assert seen == 13
+        compared += 1
+    assert compared == 13
 
 
 @pytest.mark.parametrize(
     "key",
-    [key for key, why in DIFFERENT.items() if why.startswith("rejected")]
+    [key for key, behavior in DIFFERENT.items() if behavior.startswith("rejected")]
     + ["bw/Travis/Tobin_1958/frames/cog/02-08-60_107.tif", "bw/Travis/USDA_1958/frames/cog/scan0001.tif"],
 )
-def test_legacy_accidents_are_rejected_by_name(key: str) -> None:
+def test_names_that_the_legacy_code_misread_are_rejected(key: str) -> None:
     with pytest.raises(InvalidNameError, match="rename the file|correct the file"):
-        dropped(key)
+        parse_cog_key(key)
 
 
-def test_upper_case_suffix_is_no_part_of_the_frame_number() -> None:
-    frame = dropped("bw/Travis/USDA_1958/frames/cog/02-08-60_6-107.TIF")
+def test_uppercase_suffix_is_not_part_of_the_frame_number() -> None:
+    frame = parse_cog_key("bw/Travis/USDA_1958/frames/cog/02-08-60_6-107.TIF")
     assert frame.attributes.frame_num == "107"
     assert frame.cog_key.endswith("/cog/02-08-60_6-107.tif")
 
 
-def test_agency_of_a_mission_is_its_first_segment() -> None:
-    """AMS and USGS missions always failed in the legacy code: it looked for the agency in the mission's name."""
-    assert dropped("bw/AMS/M123/frames/cog/03-10-54_1234.tif").attributes.roll == "N/A"
+def test_mission_uses_its_shard_as_the_agency() -> None:
+    """The legacy code rejected all AMS and USGS missions, because it searched for the agency in the mission's name."""
+    assert parse_cog_key("bw/AMS/M123/frames/cog/03-10-54_1234.tif").attributes.roll == "N/A"
 
 
 @pytest.mark.parametrize(
-    ("second", "name", "expected"),
+    ("survey", "stem", "expected"),
     [("USDA_1958", "02-08-60_6-107", date(1960, 2, 8)), ("TxDOT_2004", "02-08-98_6-107", date(1998, 2, 8))],
 )
-def test_century_is_the_one_nearest_the_collection_year(second: str, name: str, expected: date) -> None:
-    assert Frame(Collection("Travis", second, "frames"), "bw", name).attributes.acquired == expected
+def test_century_is_the_one_nearest_to_the_collection_year(survey: str, stem: str, expected: date) -> None:
+    assert Frame(Collection("Travis", survey, "frames"), "bw", stem).attributes.acquired == expected
 
 
-def test_mission_without_a_year_is_of_the_twentieth_century() -> None:
+def test_mission_without_a_year_is_in_the_twentieth_century() -> None:
     assert Frame(Collection("USDA", "DLK", "frames"), "bw", "02-08-05_6-107").attributes.acquired == date(1905, 2, 8)
 
 
 @pytest.mark.parametrize("stem", ["USDA_1958_1_400dpi_2", "USDA_1958_1_400dpi", "USDA_1958_1_2", "USDA_1958_1"])
-def test_index_sheet_drops_the_tile_and_keeps_the_dpi_of_its_scan(stem: str) -> None:
+def test_index_sheet_scan_omits_the_tile_and_keeps_the_dpi(stem: str) -> None:
     frame = Frame(Collection("Travis", "USDA_1958", "index"), "bw", stem)
     assert frame.scan_stem == ("USDA_1958_1_400dpi" if "dpi" in stem else "USDA_1958_1")
     assert frame.attributes.frame_num == "1"
@@ -112,11 +113,11 @@ def test_index_sheet_drops_the_tile_and_keeps_the_dpi_of_its_scan(stem: str) -> 
         ("02-08-60_6-107.tif", "bw .*or nc"),
     ],
 )
-def test_a_rejection_says_what_to_do(key: str, advice: str) -> None:
-    with pytest.raises(InvalidNameError, match=advice) as rejection:
+def test_rejection_says_what_to_do(key: str, advice: str) -> None:
+    with pytest.raises(InvalidNameError, match=advice) as error:
         parse_georef_key(key, SHARDS)
-    assert str(rejection.value).endswith((".", "."))
-    assert "\n" not in str(rejection.value)
+    assert str(error.value).endswith((".", "."))
+    assert "\n" not in str(error.value)
 
 
 @given(
@@ -125,12 +126,12 @@ def test_a_rejection_says_what_to_do(key: str, advice: str) -> None:
     st.sampled_from(["bw", "nc"]),
     st.from_regex(r"\A0[1-9]-1[0-9]-[0-9]{2}_[0-9A-Z]{1,4}-[0-9A-Z]{1,4}\Z"),
 )
-def test_parse_and_format_are_a_round_trip(shard: str, second: str, band: str, stem: str) -> None:
-    frame = parse_georef_key(f"{band}/{shard}/{second}/frames/georef/{stem}.tif", SHARDS)
+def test_parsing_and_formatting_round_trip(shard: str, survey: str, film_type: str, stem: str) -> None:
+    frame = parse_georef_key(f"{film_type}/{shard}/{survey}/frames/georef/{stem}.tif", SHARDS)
     assert Frame.from_partition(shard, frame.partition) == frame
     assert Collection.from_partition(shard, frame.collection.partition) == frame.collection
     assert Frame.from_id(frame.id) == frame
-    assert f"{frame.id}.tif" == f"{band}/{shard}/{second}/frames/{stem}.tif"
+    assert f"{frame.id}.tif" == f"{film_type}/{shard}/{survey}/frames/{stem}.tif"
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".TIF", ".tiff", ".tfw", ".tifw", ".TFW", ".prj", ".tif.aux.xml", ".aux.xml"])
@@ -139,17 +140,17 @@ def test_sidecars_belong_to_their_tif(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["bw/georef/readme.txt", "bw/georef/02-08-60_6-107.ovr", "bw/georef/x.xml"])
-def test_other_files_belong_to_no_frame(key: str) -> None:
+def test_other_files_do_not_belong_to_a_frame(key: str) -> None:
     assert frame_stem(key) is None
 
 
-def test_collection_as_an_operator_types_it() -> None:
-    collection, band = parse_collection_path("bw/Travis/USDA_1958/frames/", SHARDS)
-    assert (collection.name, band) == ("Travis_USDA_1958_frames", "bw")
+def test_collection_path_that_an_operator_types_is_parsed() -> None:
+    collection, film_type = parse_collection_path("bw/Travis/USDA_1958/frames/", SHARDS)
+    assert (collection.name, film_type) == ("Travis_USDA_1958_frames", "bw")
     with pytest.raises(InvalidNameError, match="did you mean Travis"):
         parse_collection_path("bw/Traviss/USDA_1958/frames", SHARDS)
 
 
-def test_the_shipped_list_is_the_whole_state() -> None:
+def test_default_shards_cover_the_whole_state() -> None:
     assert sum(kind == "county" for kind in SHARDS.values()) == 254
-    assert SHARDS["StratMap"] == "programme"
+    assert SHARDS["StratMap"] == "program"

@@ -1,4 +1,4 @@
-"""Frame profiles: validated options, overview levels by size, hashes that change exactly when they must."""
+"""Frame profiles: validation of options, overview levels by image size, and hashes."""
 
 import pytest
 from pydantic import ValidationError
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
 
 
-def test_defaults_are_the_archives_products() -> None:
+def test_default_profiles() -> None:
     assert PROFILES == {"bw": BW, "nc": NC}
     assert (BW.bands, BW.cog_compression, BW.blocksize) == (1, "DEFLATE", 512)
     assert (NC.bands, NC.cog_compression, NC.jpeg_quality) == (3, "JPEG", 85)
@@ -22,31 +22,31 @@ def test_defaults_are_the_archives_products() -> None:
         (300, 200, (2,)),
     ],
 )
-def test_levels_go_by_halves_until_one_fits_a_block(width: int, height: int, levels: tuple[int, ...]) -> None:
+def test_levels_double_until_one_fits_a_block(width: int, height: int, levels: tuple[int, ...]) -> None:
     assert BW.levels_for(width, height) == levels
 
 
-def test_a_list_of_levels_also_ends_with_the_first_that_fits_a_block() -> None:
+def test_list_of_levels_also_ends_at_the_first_that_fits_a_block() -> None:
     legacy = FrameProfile(film_type="bw", cog_compression="DEFLATE", overview_levels=(2, 4, 8, 16, 32, 64))
     assert legacy.levels_for(7200, 7200) == (2, 4, 8, 16)
     assert legacy.levels_for(100_000, 100_000) == (2, 4, 8, 16, 32, 64)
 
 
 @pytest.mark.parametrize("levels", [(), (2, 3), (4, 2), (1, 2), (2, 2)])
-def test_levels_that_are_no_rising_powers_of_two_are_rejected(levels: tuple[int, ...]) -> None:
+def test_levels_must_be_increasing_powers_of_two(levels: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="write e.g."):
         FrameProfile(film_type="bw", cog_compression="DEFLATE", overview_levels=levels)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"blocksize": 500}, {"jpeg_quality": 0}, {"resampling": "mode"}, {"zlevel": 6}, {"band": "rgb"}]
+    "options", [{"blocksize": 500}, {"jpeg_quality": 0}, {"resampling": "mode"}, {"zlevel": 6}, {"film_type": "rgb"}]
 )
-def test_wrong_or_misspelt_options_are_rejected(wrong: dict[str, object]) -> None:
+def test_invalid_or_misspelled_options_are_rejected(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        FrameProfile.model_validate({"band": "nc", "cog_compression": "JPEG", **wrong})
+        FrameProfile.model_validate({"film_type": "nc", "cog_compression": "JPEG", **options})
 
 
-def test_hash_changes_with_what_matters_to_the_step_or_upstream_and_with_nothing_else() -> None:
+def test_hash_changes_only_with_options_of_the_step_or_an_earlier_step() -> None:
     quality = NC.model_copy(update={"jpeg_quality": 70})
     assert quality.hash("deflate") == NC.hash("deflate")
     assert quality.hash("overviews") == NC.hash("overviews")
@@ -58,17 +58,17 @@ def test_hash_changes_with_what_matters_to_the_step_or_upstream_and_with_nothing
     assert averaged.hash("overviews") != NC.hash("overviews")
 
 
-def test_jpeg_quality_does_not_touch_a_lossless_cog() -> None:
+def test_jpeg_quality_does_not_affect_a_lossless_cog() -> None:
     assert BW.model_copy(update={"jpeg_quality": 70}).hash("cog") == BW.hash("cog")
 
 
-def test_hashes_tell_bands_and_steps_apart() -> None:
+def test_hashes_differ_between_film_types_and_steps() -> None:
     hashes = {profile.hash(step) for profile in (BW, NC) for step in ("deflate", "overviews", "cog")}
     assert len(hashes) == 6
     assert all(len(text) == 12 and int(text, 16) >= 0 for text in hashes)
 
 
-def test_hash_changes_with_the_code_of_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_changes_with_the_pixel_version(monkeypatch: pytest.MonkeyPatch) -> None:
     before = BW.hash("deflate")
     monkeypatch.setattr("ls4_assets.domain.profiles.PIXELS_VERSION", 9999)
     assert BW.hash("deflate") != before

@@ -1,4 +1,4 @@
-"""What keeps a frame off the map, and what is said of it; and where its shard's photographs may lie."""
+"""Tests of the quality checks of a frame, and of the distance from its shard's region."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ import shapely
 
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.regions import RegionBounds
-from ls4_assets.domain.regions.distance import kilometres_off, middle
+from ls4_assets.domain.regions.distance import distance_km, footprint_center
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.processing.quality import FrameQualityError, validate_frame
 from ls4_assets.raster.fidelity import Fidelity
@@ -24,9 +24,9 @@ AUSTIN, LUBBOCK, ROUND_ROCK = (-97.74, 30.27), (-101.85, 33.58), (-97.68, 30.51)
 
 
 def footprint(longitude: float, latitude: float) -> bytes:
-    """A square kilometre, more or less, in EPSG:3857."""
+    """WKB of a square of 1 km in EPSG:3857 units."""
     (x,), (y,) = rasterio.warp.transform("EPSG:4326", "EPSG:3857", [longitude], [latitude])
-    return shapely.MultiPolygon([shapely.box(x - 500, y - 500, x + 500, y + 500)]).wkb
+    return bytes(shapely.MultiPolygon([shapely.box(x - 500, y - 500, x + 500, y + 500)]).wkb)
 
 
 GOOD = FrameResult(
@@ -36,48 +36,48 @@ GOOD = FrameResult(
 )  # fmt: skip
 
 
-def test_a_good_frame_has_a_finding_of_each_kind_and_nothing_wrong() -> None:
+def test_good_frame_passes_every_check() -> None:
     findings = validate_frame(FRAME, GOOD, TEXAS, 0.75)
-    assert [finding.what for finding in findings] == ["layout", "pixels", "mask", "place", "name"]
-    assert not any(finding.wrong for finding in findings)
-    assert findings[3].found == "in Travis (30.270, -97.740)"
-    assert findings[4].found == "date 02-08-60, roll 6, frame 107"
+    assert [finding.check for finding in findings] == ["layout", "pixels", "mask", "location", "name"]
+    assert not any(finding.error for finding in findings)
+    assert findings[3].measured == "in Travis (30.270, -97.740)"
+    assert findings[4].measured == "date 02-08-60, roll 6, frame 107"
 
 
-WRONG = {
+DEFECTS = {
     "layout": (replace(GOOD, cog_findings=("overview levels should be [2], found []",)), "overview levels should be"),
     "pixels": (replace(GOOD, fidelity=Fidelity(8, 3, 0, 41.0, float("inf"))), "differs from the scan in 3 of 8 blocks"),
-    "pixels of a JPEG": (replace(GOOD, fidelity=Fidelity(8, 8, 0, 20.0, 29.5)), "29.5 dB are asked for"),
-    "mask": (replace(GOOD, cog_valid_share=0.9), "90.00 % of the COG are photograph, 75.00 % of the scan"),
+    "pixels of a JPEG": (replace(GOOD, fidelity=Fidelity(8, 8, 0, 20.0, 29.5)), "the minimum is 29.5 dB"),
+    "mask": (replace(GOOD, cog_valid_share=0.9), "90.00 % of the COG is photograph, 75.00 % of the scan"),
     "mask of a block": (replace(GOOD, fidelity=Fidelity(8, 0, 1, float("inf"), float("inf"))), "collar"),
-    "place": (replace(GOOD, footprint_wkb=footprint(*LUBBOCK)), "km from Travis, at latitude 33.580 and longitude -101.850"),
+    "location": (replace(GOOD, footprint_wkb=footprint(*LUBBOCK)), "km from Travis, at latitude 33.580 and longitude -101.850"),
 }
 
 
-@pytest.mark.parametrize("kind", WRONG)
-def test_each_fault_is_told_in_one_sentence_that_ends_with_what_to_do(kind: str) -> None:
-    result, said = WRONG[kind]
-    with pytest.raises(FrameQualityError, match="02-08-60_6-107 is not as it should be: ") as caught:
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_each_defect_is_rejected_with_advice(kind: str) -> None:
+    result, message = DEFECTS[kind]
+    with pytest.raises(FrameQualityError, match="02-08-60_6-107 failed validation: ") as caught:
         validate_frame(FRAME, result, TEXAS, 0.75)
-    assert said in str(caught.value) and str(caught.value).endswith(".")
+    assert message in str(caught.value) and str(caught.value).endswith(".")
     assert any(advice in str(caught.value) for advice in ("report", "drop it again"))
-    assert [finding.what for finding in caught.value.findings if finding.wrong] == [kind.split()[0]]
+    assert [finding.check for finding in caught.value.findings if finding.error] == [kind.split()[0]]
 
 
-def test_a_jpeg_within_its_promise_is_right() -> None:
+def test_jpeg_above_its_minimum_psnr_passes() -> None:
     validate_frame(FRAME, replace(GOOD, fidelity=Fidelity(8, 8, 0, 31.0, 29.5)), TEXAS, None)
 
 
-def test_texas_has_an_outline_for_each_of_its_counties() -> None:
+def test_every_texas_county_has_an_outline() -> None:
     outlines = json.loads((files("ls4_assets.domain.regions") / "texas.json").read_text())
     counties = {name for name, kind in read_shards(None).items() if kind == "county"}
     assert set(outlines) == counties
-    whole = shapely.union_all([shapely.Polygon(ring).buffer(0.011) for rings in outlines.values() for ring in rings])
-    assert whole.area == pytest.approx(65.5, rel=0.05), "square degrees"
+    state = shapely.union_all([shapely.Polygon(ring).buffer(0.011) for rings in outlines.values() for ring in rings])
+    assert state.area == pytest.approx(65.5, rel=0.05), "square degrees"
 
 
 @pytest.mark.parametrize(
-    ("shard", "place", "low", "high"),
+    ("shard", "location", "min_km", "max_km"),
     [
         ("Travis", AUSTIN, 0, 0),
         ("Travis", ROUND_ROCK, 0.1, 10),
@@ -88,30 +88,32 @@ def test_texas_has_an_outline_for_each_of_its_counties() -> None:
         ("USDA", (-115.2, 36.1), 700, 820),
     ],
 )
-def test_distance_from_the_ground_of_a_shard(shard: str, place: tuple[float, float], low: float, high: float) -> None:
-    off = kilometres_off(TEXAS, shard, footprint(*place))
-    assert off is not None and low <= off <= high
-    assert middle(footprint(*place)) == pytest.approx(place, abs=1e-6)
+def test_distance_from_the_region_of_a_shard(shard: str, location: tuple[float, float], min_km: float, max_km: float) -> None:
+    distance = distance_km(TEXAS, shard, footprint(*location))
+    assert distance is not None and min_km <= distance <= max_km
+    assert footprint_center(footprint(*location)) == pytest.approx(location, abs=1e-6)
 
 
-def test_another_archive_s_shards_have_an_extent_or_none(tmp_path: Path) -> None:
+def test_shards_of_another_archive_have_an_extent_or_no_region(tmp_path: Path) -> None:
     file = tmp_path / "shards.toml"
     file.write_text('county = ["Orange", "Kern"]\n[extents]\nKern = [-120.2, 34.8, -117.6, 35.8]\n')
-    ground = read_region_bounds(file)
+    bounds = read_region_bounds(file)
     assert read_shards(file) == {"Orange": "county", "Kern": "county"}
-    assert kilometres_off(ground, "Orange", footprint(*AUSTIN)) is None, "nothing is known of Orange, not even Texas's Orange"
-    assert kilometres_off(ground, "Kern", footprint(-119, 35.3)) == 0
-    assert (kilometres_off(ground, "Kern", footprint(*AUSTIN)) or 0) > 1000
+    assert distance_km(bounds, "Orange", footprint(*AUSTIN)) is None, (
+        "Orange has no region here, not even that of Orange in Texas"
+    )
+    assert distance_km(bounds, "Kern", footprint(-119, 35.3)) == 0
+    assert (distance_km(bounds, "Kern", footprint(*AUSTIN)) or 0) > 1000
 
 
-@pytest.mark.parametrize("wrong", ['outlines = "utopia"', "extent = [1, 2, 3]", "[extents]\nKern = [-117.6, 34.8, -120.2, 35.8]"])
-def test_a_wrong_ground_is_told(tmp_path: Path, wrong: str) -> None:
+@pytest.mark.parametrize("line", ['outlines = "utopia"', "extent = [1, 2, 3]", "[extents]\nKern = [-117.6, 34.8, -120.2, 35.8]"])
+def test_invalid_regions_are_rejected(tmp_path: Path, line: str) -> None:
     file = tmp_path / "shards.toml"
-    file.write_text(f'county = ["Kern"]\n{wrong}\n')
+    file.write_text(f'county = ["Kern"]\n{line}\n')
     with pytest.raises(ConfigurationError, match="use texas|write degrees"):
         read_region_bounds(file)
 
 
-def test_ground_of_a_shard_of_one_s_own_goes_before_the_outline() -> None:
-    own = RegionBounds("texas", None, {"Travis": (-102.0, 33.0, -101.0, 34.0)})
-    assert kilometres_off(own, "Travis", footprint(*LUBBOCK)) == 0
+def test_configured_extent_takes_precedence_over_the_outline() -> None:
+    bounds = RegionBounds("texas", None, {"Travis": (-102.0, 33.0, -101.0, 34.0)})
+    assert distance_km(bounds, "Travis", footprint(*LUBBOCK)) == 0

@@ -1,4 +1,4 @@
-"""A frame through its steps: together or one by one the same products, and a result that an operator can read."""
+"""Tests of the steps of a frame: equal products together or one by one, and the fields of the result."""
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,10 +24,10 @@ def products(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_result_of_a_frame(tmp_path: Path, scan: Path) -> None:
+def test_result_fields(tmp_path: Path, scan: Path) -> None:
     result = process(scan, tmp_path / "work", "f", "bw", BW, Limits(), source_sha256="ab12")
     assert (result.width, result.height, result.source_width, result.source_height) == (900, 700, 900, 700)
-    assert (result.source_crs, result.warped, result.cog_made) == ("EPSG:3857", False, "assembled")
+    assert (result.source_crs, result.warped, result.cog_method) == ("EPSG:3857", False, "assembled")
     assert result.overview_levels == (2,)
     assert result.valid_share == pytest.approx(rotated_rectangle(700, 900).mean())
     assert set(result.seconds) == set(result.peak_mb) == set(result.sizes) == set(result.profile_hash) == set(STEPS)
@@ -38,68 +38,66 @@ def test_result_of_a_frame(tmp_path: Path, scan: Path) -> None:
     assert result.thumbnail is not None and result.thumbnail[8:12] == b"WEBP"
 
 
-@pytest.mark.parametrize("band", ["bw", "nc"])
-def test_steps_one_by_one_make_the_same_products_as_together(tmp_path: Path, band: FilmType) -> None:
-    pixels = photograph(700, 900, PROFILES[band].bands) * rotated_rectangle(700, 900)
+@pytest.mark.parametrize("film_type", ["bw", "nc"])
+def test_single_steps_write_the_same_products_as_all_steps(tmp_path: Path, film_type: FilmType) -> None:
+    pixels = photograph(700, 900, PROFILES[film_type].bands) * rotated_rectangle(700, 900)
     source = write_tif(tmp_path / "a.tif", pixels)
-    process(source, tmp_path / "together", "f", band, PROFILES[band], Limits())
+    process(source, tmp_path / "together", "f", film_type, PROFILES[film_type], Limits())
     for step in STEPS:
-        process(source if step == "deflate" else None, tmp_path / "apart", "f", band, PROFILES[band], Limits(), [step])
+        process(source if step == "deflate" else None, tmp_path / "apart", "f", film_type, PROFILES[film_type], Limits(), [step])
     assert set(products(tmp_path / "together")) == {"deflate/f.tif", "deflate/f.tif.ovr", "cog/f.tif"}
     assert products(tmp_path / "together") == products(tmp_path / "apart")
 
 
-def test_the_same_scan_gives_the_same_bytes(tmp_path: Path, scan: Path) -> None:
-    for name in ("one", "two"):
+def test_products_are_reproducible(tmp_path: Path, scan: Path) -> None:
+    for name in ("first", "second"):
         process(scan, tmp_path / name, "f", "bw", BW, Limits(), source_sha256="ab12")
-    assert products(tmp_path / "one") == products(tmp_path / "two")
+    assert products(tmp_path / "first") == products(tmp_path / "second")
 
 
-def test_steps_that_were_not_asked_for_are_not_in_the_result(tmp_path: Path, scan: Path) -> None:
+def test_result_contains_requested_steps_only(tmp_path: Path, scan: Path) -> None:
     result = process(scan, tmp_path, "f", "bw", BW, Limits(), ["deflate"])
     assert list(result.seconds) == ["deflate"]
-    assert (result.cog_made, result.footprint_wkb, result.thumbnail) == (None, None, None)
+    assert (result.cog_method, result.footprint_wkb, result.thumbnail) == (None, None, None)
     assert not product_path(tmp_path, "f", "overviews").exists()
 
 
 @pytest.mark.parametrize("steps", [["overviews"], ["cog"], ["deflate", "cog"]])
-def test_a_missing_upstream_product_is_the_callers_mistake(tmp_path: Path, scan: Path, steps: list[str]) -> None:
+def test_missing_upstream_product_raises_value_error(tmp_path: Path, scan: Path, steps: list[str]) -> None:
     with pytest.raises(ValueError, match="fetch it"):
         process(scan, tmp_path, "f", "bw", BW, Limits(), steps)  # type: ignore[arg-type]
 
 
 def test_deflate_needs_a_source(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give its path"):
+    with pytest.raises(ValueError, match="pass its path"):
         process(None, tmp_path, "f", "bw", BW, Limits())
 
 
-def test_no_step_at_all(tmp_path: Path, scan: Path) -> None:
-    with pytest.raises(ValueError, match="name some of"):
+def test_empty_steps_raise_value_error(tmp_path: Path, scan: Path) -> None:
+    with pytest.raises(ValueError, match="request at least one of"):
         process(scan, tmp_path, "f", "bw", BW, Limits(), [])
 
 
-def test_a_cog_that_breaks_the_promise_is_told_of_in_the_result(
-    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_contains_findings_of_an_invalid_cog(tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ls4_assets.raster.frame.check_cog", lambda *_: ["overview levels should be [2], found []"])
     result = process(scan, tmp_path, "f", "bw", BW, Limits())
     assert result.cog_findings == ("overview levels should be [2], found []",)
 
 
-def test_a_fault_leaves_no_scratch_behind(tmp_path: Path) -> None:
+def test_rejected_frame_leaves_no_files(tmp_path: Path) -> None:
     scan = write_tif(tmp_path / "a.tif", np.full((1, 600, 600), 3, np.uint8), nodata=3)
     with pytest.raises(FrameError):
         process(scan, tmp_path / "work", "f", "bw", BW, Limits())
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
 
 
-def _work(source: Path, workdir: Path) -> FrameResult:
+def _process_nc(source: Path, workdir: Path) -> FrameResult:
     return process(source, workdir, "f", "nc", NC, Limits())
 
 
 def test_frames_in_a_pool_of_processes(tmp_path: Path) -> None:
     scans = [write_tif(tmp_path / f"{n}.tif", photograph(600, 700, 3, seed=n)) for n in range(4)]
     with ProcessPoolExecutor(2) as pool:
-        results = list(pool.map(_work, scans, [tmp_path / f"work{n}" for n in range(4)]))
-    assert all(result.cog_made == "driver" for result in results)
+        results = list(pool.map(_process_nc, scans, [tmp_path / f"work{n}" for n in range(4)]))
+    assert all(result.cog_method == "driver" for result in results)
     assert len({(tmp_path / f"work{n}" / "cog" / "f.tif").read_bytes() for n in range(4)}) == 4

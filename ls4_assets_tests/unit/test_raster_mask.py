@@ -1,4 +1,4 @@
-"""Which pixels are photograph: one test a rule, compared pixel by pixel."""
+"""Tests of the mask rules, compared pixel by pixel."""
 
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_nodata
 HEIGHT, WIDTH = 300, 400
 
 
-def mask_of(path: Path, band: FilmType = "bw", detect_collar: bool = True) -> tuple[str, NDArray[np.bool_]] | None:
-    source = open_source(path, band, Limits())
+def read_rule_and_mask(
+    path: Path, film_type: FilmType = "bw", detect_collar: bool = True
+) -> tuple[str, NDArray[np.bool_]] | None:
+    source = open_source(path, film_type, Limits())
     with gdal_env(pam=True), source.open() as dataset:
         mask = find_mask(source, dataset, detect_collar=detect_collar)
         if mask is None:
@@ -39,151 +41,151 @@ def tag_last_band_alpha(path: Path) -> None:
         target.colorinterp = [*target.colorinterp[:-1], ColorInterp.alpha]
 
 
-def test_a_frame_that_fills_its_image_has_no_mask(tmp_path: Path) -> None:
-    assert mask_of(write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH))) is None
+def test_frame_without_collar_has_no_mask(tmp_path: Path) -> None:
+    assert read_rule_and_mask(write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH))) is None
 
 
-def test_internal_mask_is_believed_even_where_it_says_all_valid(tmp_path: Path) -> None:
+def test_internal_mask_wins_over_a_collar(tmp_path: Path) -> None:
     pixels, inside = collared(0)
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels, mask=~inside))
-    assert found is not None and found[0] == "mask"
-    assert (found[1] == ~inside).all()
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels, mask=~inside))
+    assert result is not None and result[0] == "mask"
+    assert (result[1] == ~inside).all()
 
 
-def test_external_mask_file(tmp_path: Path) -> None:
+def test_external_mask_file_is_read(tmp_path: Path) -> None:
     inside = rotated_rectangle(HEIGHT, WIDTH)
     path = write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH))
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
         target.write_mask(inside)
     assert (tmp_path / "a.tif.msk").exists()
-    found = mask_of(path)
-    assert found is not None and found[0] == "mask"
-    assert (found[1] == inside).all()
+    result = read_rule_and_mask(path)
+    assert result is not None and result[0] == "mask"
+    assert (result[1] == inside).all()
 
 
-@pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
-def test_true_alpha(tmp_path: Path, bands: int, band: FilmType) -> None:
+@pytest.mark.parametrize(("bands", "film_type"), [(1, "bw"), (3, "nc")])
+def test_alpha_band_is_read(tmp_path: Path, bands: int, film_type: FilmType) -> None:
     inside = rotated_rectangle(HEIGHT, WIDTH)
     pixels = np.concatenate([photograph(HEIGHT, WIDTH, bands), inside[None].astype(np.uint8) * 255])
     path = write_tif(tmp_path / "a.tif", pixels, photometric="RGB" if bands == 3 else "MINISBLACK", alpha="YES")
-    found = mask_of(path, band)
-    assert found is not None and found[0] == "alpha"
-    assert (found[1] == inside).all()
+    result = read_rule_and_mask(path, film_type)
+    assert result is not None and result[0] == "alpha"
+    assert (result[1] == inside).all()
 
 
-def test_near_infrared_tagged_alpha_is_no_mask(tmp_path: Path) -> None:
+def test_near_infrared_tagged_alpha_is_not_a_mask(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH, 4))
     tag_last_band_alpha(path)
-    assert mask_of(path, "nc") is None
+    assert read_rule_and_mask(path, "nc") is None
 
 
 def test_near_infrared_tagged_alpha_does_not_hide_a_collar(tmp_path: Path) -> None:
     pixels, inside = collared(0, 4)
     path = write_tif(tmp_path / "a.tif", pixels)
     tag_last_band_alpha(path)
-    found = mask_of(path, "nc")
-    assert found is not None and found[0] == "collar"
-    assert (found[1] >= inside).all()
+    result = read_rule_and_mask(path, "nc")
+    assert result is not None and result[0] == "collar"
+    assert (result[1] >= inside).all()
 
 
-def test_nodata_of_bw(tmp_path: Path) -> None:
+def test_nodata_of_a_bw_frame(tmp_path: Path) -> None:
     pixels, _ = collared(7)
     pixels[0, 150, 200] = 7
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels, nodata=7))
-    assert found is not None and found[0] == "nodata"
-    assert (found[1] == (pixels[0] != 7)).all()
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels, nodata=7))
+    assert result is not None and result[0] == "nodata"
+    assert (result[1] == (pixels[0] != 7)).all()
 
 
-def test_nodata_of_nc_hides_a_pixel_only_where_all_bands_hold_it(tmp_path: Path) -> None:
+def test_nodata_of_an_nc_frame_needs_all_bands(tmp_path: Path) -> None:
     pixels = photograph(HEIGHT, WIDTH, 3)
     pixels[0, :50] = 0
     pixels[:, 100:120] = 0
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels, nodata=0), "nc")
-    assert found is not None and found[0] == "nodata"
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels, nodata=0), "nc")
+    assert result is not None and result[0] == "nodata"
     expected = np.ones((HEIGHT, WIDTH), bool)
     expected[100:120] = False
-    assert (found[1] == expected).all()
+    assert (result[1] == expected).all()
 
 
 @pytest.mark.parametrize("value", ["256", "-9999", "nan", "0.5"])
-def test_nodata_that_uint8_cannot_hold_declares_nothing(tmp_path: Path, value: str) -> None:
+def test_nodata_outside_uint8_is_ignored(tmp_path: Path, value: str) -> None:
     pixels = photograph(HEIGHT, WIDTH)
     pixels[0, 100:150, 100:150] = 255
-    assert mask_of(write_nodata_tag(tmp_path / "a.tif", pixels, value)) is None
+    assert read_rule_and_mask(write_nodata_tag(tmp_path / "a.tif", pixels, value)) is None
 
 
 @pytest.mark.parametrize("value", ["255", "7"])
-def test_nodata_tag_that_uint8_can_hold_is_read(tmp_path: Path, value: str) -> None:
+def test_nodata_inside_uint8_is_read(tmp_path: Path, value: str) -> None:
     pixels = photograph(HEIGHT, WIDTH)
     pixels[0, 100:150, 100:150] = int(value)
-    found = mask_of(write_nodata_tag(tmp_path / "a.tif", pixels, value))
-    assert found is not None and found[0] == "nodata"
+    result = read_rule_and_mask(write_nodata_tag(tmp_path / "a.tif", pixels, value))
+    assert result is not None and result[0] == "nodata"
 
 
-@pytest.mark.parametrize(("bands", "band"), [(1, "bw"), (3, "nc")])
+@pytest.mark.parametrize(("bands", "film_type"), [(1, "bw"), (3, "nc")])
 @pytest.mark.parametrize("value", [0, 255])
-def test_undeclared_collar(tmp_path: Path, bands: int, band: FilmType, value: int) -> None:
+def test_undeclared_collar_is_masked_exactly(tmp_path: Path, bands: int, film_type: FilmType, value: int) -> None:
     pixels, inside = collared(value, bands)
     pixels[:, 140:160, 190:210] = value
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels), band)
-    assert found is not None and found[0] == "collar"
-    valid = found[1]
-    assert valid[(pixels != value).any(axis=0)].all(), "no pixel of another value is lost"
-    assert valid[140:160, 190:210].all(), "black inside the photograph is photograph"
-    assert (valid == inside).all(), "and the hull is not wider than the photograph"
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels), film_type)
+    assert result is not None and result[0] == "collar"
+    valid = result[1]
+    assert valid[(pixels != value).any(axis=0)].all(), "no pixel of another value is masked"
+    assert valid[140:160, 190:210].all(), "pixels of the collar's value inside the photograph stay valid"
+    assert (valid == inside).all(), "the hull is not wider than the photograph"
 
 
-def test_collar_detection_can_be_switched_off(tmp_path: Path) -> None:
+def test_collar_detection_can_be_disabled(tmp_path: Path) -> None:
     pixels, _ = collared(0)
-    assert mask_of(write_tif(tmp_path / "a.tif", pixels), detect_collar=False) is None
+    assert read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels), detect_collar=False) is None
 
 
-def test_a_single_pixel_in_the_collar_is_kept(tmp_path: Path) -> None:
+def test_single_pixel_in_the_collar_is_kept(tmp_path: Path) -> None:
     pixels, _ = collared(0)
     pixels[0, 3, 5] = 1
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels))
-    assert found is not None
-    assert found[1][3, 5]
-    assert not found[1][0, WIDTH - 1]
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels))
+    assert result is not None
+    assert result[1][3, 5]
+    assert not result[1][0, WIDTH - 1]
 
 
-def test_one_black_corner_is_no_collar(tmp_path: Path) -> None:
+def test_one_black_corner_is_not_a_collar(tmp_path: Path) -> None:
     pixels = photograph(HEIGHT, WIDTH)
     pixels[0, :90, :90] = 0
-    assert mask_of(write_tif(tmp_path / "a.tif", pixels)) is None
+    assert read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels)) is None
 
 
-def test_a_collar_of_less_than_a_thousandth_is_not_worth_a_mask(tmp_path: Path) -> None:
+def test_collar_below_a_thousandth_gets_no_mask(tmp_path: Path) -> None:
     pixels = photograph(HEIGHT, WIDTH)
     pixels[0, 0, 0] = pixels[0, -1, -1] = 0
-    assert mask_of(write_tif(tmp_path / "a.tif", pixels)) is None
+    assert read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels)) is None
 
 
-def test_a_collar_on_one_side_only(tmp_path: Path) -> None:
+def test_collar_on_one_side_is_masked(tmp_path: Path) -> None:
     pixels = photograph(HEIGHT, WIDTH)
     pixels[0, :, :37] = 0
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels))
-    assert found is not None
-    assert not found[1][:, :37].any()
-    assert found[1][:, 37:].all()
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels))
+    assert result is not None
+    assert not result[1][:, :37].any()
+    assert result[1][:, 37:].all()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_hull_is_the_convex_hull_of_the_pixels(tmp_path: Path, seed: int) -> None:
-    """Against shapely: a pixel is valid exactly where its centre is in the hull of all pixels that are not black."""
+def test_hull_equals_shapelys_convex_hull(tmp_path: Path, seed: int) -> None:
+    """A pixel is valid exactly when its center is in the hull of all pixels that are not black."""
     rng = np.random.default_rng(seed)
     pixels = np.zeros((1, 60, 80), np.uint8)
     rows, columns = rng.integers(8, 50, 12), rng.integers(9, 70, 12)
     pixels[0, rows, columns] = 99
-    found = mask_of(write_tif(tmp_path / "a.tif", pixels))
-    assert found is not None
+    result = read_rule_and_mask(write_tif(tmp_path / "a.tif", pixels))
+    assert result is not None
     hull = shapely.convex_hull(shapely.multipoints(np.column_stack((columns, rows))))
     y, x = np.mgrid[0:60, 0:80]
-    centre_in_hull = shapely.intersects_xy(hull.buffer(1e-6), x.ravel(), y.ravel()).reshape(60, 80)
-    assert (found[1] == centre_in_hull).all()
+    center_in_hull = shapely.intersects_xy(hull.buffer(1e-6), x.ravel(), y.ravel()).reshape(60, 80)
+    assert (result[1] == center_in_hull).all()
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_frame_that_is_all_collar(tmp_path: Path, value: int) -> None:
+def test_frame_that_is_all_collar_is_rejected(tmp_path: Path, value: int) -> None:
     with pytest.raises(FrameError, match="no valid pixel"):
-        mask_of(write_tif(tmp_path / "a.tif", np.full((1, 60, 50), value, np.uint8)))
+        read_rule_and_mask(write_tif(tmp_path / "a.tif", np.full((1, 60, 50), value, np.uint8)))

@@ -1,8 +1,9 @@
-"""Overviews and COG: collars transparent at every level, levels and validity asserted, assembly equal to the driver."""
+"""Tests of overviews and COGs: transparent collars at every level, validation, and assembled COGs equal to the driver's."""
 
 import logging
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,41 +32,41 @@ from ls4_assets_tests.rasters import (
 )
 
 HEIGHT, WIDTH = 1301, 1543
-"""Odd, and not a multiple of anything: overviews of such sizes are where averages go wrong."""
+"""Odd sizes, no multiples of a block: averages in overviews fail at such sizes first."""
 
 
-def products(
-    folder: Path, band: FilmType = "bw", *, collar: bool = True, profile: FrameProfile | None = None
+def build_products(
+    folder: Path, film_type: FilmType = "bw", *, collar: bool = True, profile: FrameProfile | None = None
 ) -> tuple[Pixels, Path, Path]:
-    """The source's pixels, its deflate tif with overviews beside it, and its COG."""
-    profile = profile or PROFILES[band]
+    """Write the products of a frame; returns the source's pixels, the deflate tif and the COG."""
+    profile = profile or PROFILES[film_type]
     pixels = photograph(HEIGHT, WIDTH, profile.bands)
     if collar:
         pixels = np.where(rotated_rectangle(HEIGHT, WIDTH), pixels, np.uint8(255))
     source = write_tif(folder / "a.tif", pixels)
     deflate_tif, cog = folder / "deflate" / "a.tif", folder / "cog" / "a.tif"
-    write_deflate(open_source(source, band, Limits()), deflate_tif, profile)
+    write_deflate(open_source(source, film_type, Limits()), deflate_tif, profile)
     write_overviews(deflate_tif, profile)
     write_cog(deflate_tif, cog, profile)
     return pixels, deflate_tif, cog
 
 
-def test_overviews_are_external_compressed_and_stop_at_one_block(tmp_path: Path) -> None:
-    _, deflate_tif, _ = products(tmp_path, collar=False)
+def test_overviews_are_external_and_compressed_down_to_one_block(tmp_path: Path) -> None:
+    _, deflate_tif, _ = build_products(tmp_path, collar=False)
     with rasterio.open(deflate_tif) as dataset:
         assert dataset.overviews(1) == [2, 4]
     assert overviews_path(deflate_tif).name == "a.tif.ovr"
     with tifffile.TiffFile(overviews_path(deflate_tif)) as tif:
         assert [page.shape for page in tif.pages] == [(651, 772), (326, 386)]
         assert {int(page.compression) for page in tif.pages} == {8}
-        assert {page.predictor for page in tif.pages} == {2}
-        assert {page.tilewidth for page in tif.pages} == {512}
+        assert {page.aspage().predictor for page in tif.pages} == {2}
+        assert {page.aspage().tilewidth for page in tif.pages} == {512}
 
 
-@pytest.mark.parametrize("band", ["bw", "nc"])
-def test_overviews_are_those_that_gdal_builds(tmp_path: Path, band: FilmType) -> None:
-    """Without a mask GDAL's own external overviews are right, so ours must be the same pixel for pixel."""
-    pixels, deflate_tif, _ = products(tmp_path, band, collar=False)
+@pytest.mark.parametrize("film_type", ["bw", "nc"])
+def test_overviews_equal_those_of_gdal(tmp_path: Path, film_type: FilmType) -> None:
+    """Without a mask GDAL's external overviews are correct; ours must have the same pixels."""
+    pixels, deflate_tif, _ = build_products(tmp_path, film_type, collar=False)
     plain = write_tif(tmp_path / "plain.tif", pixels)
     with gdal_env(TIFF_USE_OVR="YES"), rasterio.open(plain, "r+") as dataset:
         dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
@@ -73,20 +74,20 @@ def test_overviews_are_those_that_gdal_builds(tmp_path: Path, band: FilmType) ->
         assert (read(deflate_tif, level) == read(plain, level)).all()
 
 
-@pytest.mark.parametrize("band", ["bw", "nc"])
-def test_collar_is_transparent_and_not_mixed_in_at_every_level(tmp_path: Path, band: FilmType) -> None:
-    """A flat frame in a white collar: any valid pixel that is not flat has the collar in it."""
+@pytest.mark.parametrize("film_type", ["bw", "nc"])
+def test_collar_is_transparent_and_not_averaged_in_at_any_level(tmp_path: Path, film_type: FilmType) -> None:
+    """In a flat frame with a white collar, any valid pixel with another value contains collar."""
     inside = rotated_rectangle(HEIGHT, WIDTH)
-    profile = PROFILES[band]
+    profile = PROFILES[film_type]
     pixels = np.where(inside, np.uint8(90), np.uint8(255))[None].repeat(profile.bands, axis=0)
     source = write_tif(tmp_path / "a.tif", pixels)
     deflate_tif, cog = tmp_path / "deflate" / "a.tif", tmp_path / "cog" / "a.tif"
-    write_deflate(open_source(source, band, Limits()), deflate_tif, profile)
+    write_deflate(open_source(source, film_type, Limits()), deflate_tif, profile)
     write_overviews(deflate_tif, profile)
     write_cog(deflate_tif, cog, profile)
     for product in (deflate_tif, cog):
-        # JPEG rings where its 8 x 8 cells hold photograph and collar: a few pixels, not the average.
-        tolerance = 40 if (product, band) == (cog, "nc") else 0
+        # JPEG rings in 8 x 8 cells that contain both photograph and collar: a few pixels, not the average.
+        tolerance = 40 if (product, film_type) == (cog, "nc") else 0
         for level in (None, 0, 1):
             valid = read_mask(product, level)
             assert (valid == read_mask(deflate_tif, level)).all()
@@ -97,8 +98,8 @@ def test_collar_is_transparent_and_not_mixed_in_at_every_level(tmp_path: Path, b
             assert np.abs(values - 90).mean() < 0.5
 
 
-def test_bw_cog_is_lossless_against_the_deflate_tif_at_every_level(tmp_path: Path) -> None:
-    pixels, deflate_tif, cog = products(tmp_path)
+def test_bw_cog_equals_the_deflate_tif_at_every_level(tmp_path: Path) -> None:
+    pixels, deflate_tif, cog = build_products(tmp_path)
     inside = rotated_rectangle(HEIGHT, WIDTH)
     assert (read(cog)[:, inside] == pixels[:, inside]).all()
     for level in (None, 0, 1):
@@ -108,7 +109,7 @@ def test_bw_cog_is_lossless_against_the_deflate_tif_at_every_level(tmp_path: Pat
 
 @pytest.mark.parametrize("collar", [False, True])
 def test_nc_cog_is_close_to_the_photograph(tmp_path: Path, collar: bool) -> None:
-    pixels, deflate_tif, cog = products(tmp_path, "nc", collar=collar)
+    pixels, deflate_tif, cog = build_products(tmp_path, "nc", collar=collar)
     inside = rotated_rectangle(HEIGHT, WIDTH) if collar else np.ones((HEIGHT, WIDTH), bool)
     error = read(cog)[:, inside].astype(float) - pixels[:, inside]
     assert 10 * np.log10(255**2 / (error**2).mean()) > 35
@@ -116,28 +117,28 @@ def test_nc_cog_is_close_to_the_photograph(tmp_path: Path, collar: bool) -> None
     assert cog.stat().st_size < 0.5 * deflate_tif.stat().st_size
 
 
-@pytest.mark.parametrize("band", ["bw", "nc"])
+@pytest.mark.parametrize("film_type", ["bw", "nc"])
 @pytest.mark.parametrize("collar", [False, True])
-def test_cog_passes_every_check(tmp_path: Path, band: FilmType, collar: bool) -> None:
-    _, deflate_tif, cog = products(tmp_path, band, collar=collar)
-    assert check_cog(cog, PROFILES[band], deflate_tif) == []
+def test_cog_passes_every_check(tmp_path: Path, film_type: FilmType, collar: bool) -> None:
+    _, deflate_tif, cog = build_products(tmp_path, film_type, collar=collar)
+    assert check_cog(cog, PROFILES[film_type], deflate_tif) == []
 
 
-def test_checks_find_what_is_wrong(tmp_path: Path) -> None:
-    _, deflate_tif, cog = products(tmp_path, "bw")
+def test_check_cog_reports_each_defect(tmp_path: Path) -> None:
+    _, deflate_tif, cog = build_products(tmp_path, "bw")
     assert any("compression" in finding for finding in check_cog(cog, NC))
     legacy = BW.model_copy(update={"overview_levels": (4,)})
     assert any("overview levels" in finding for finding in check_cog(cog, legacy))
     assert any("block size" in finding for finding in check_cog(cog, BW.model_copy(update={"blocksize": 256})))
     unmasked = write_tif(tmp_path / "plain.tif", photograph(HEIGHT, WIDTH), transform=Affine(1, 0, WEST, 0, -1, NORTH))
     assert any("mask" in finding for finding in check_cog(cog, BW, unmasked))
-    assert check_cog(deflate_tif, BW), "a deflate tif is no COG"
+    assert check_cog(deflate_tif, BW), "a deflate tif is not a COG"
 
 
 @pytest.mark.parametrize("collar", [False, True])
 @pytest.mark.parametrize("lossless", [BW, NC.model_copy(update={"cog_compression": "DEFLATE"})], ids=["bw", "nc"])
-def test_assembled_cog_is_the_drivers_file(tmp_path: Path, lossless: FrameProfile, collar: bool) -> None:
-    """The same size, pixels, masks and tags, at every level."""
+def test_assembled_cog_equals_the_drivers(tmp_path: Path, lossless: FrameProfile, collar: bool) -> None:
+    """Equal size, pixels, masks and tags at every level."""
     pixels = photograph(HEIGHT, WIDTH, lossless.bands)
     if collar:
         pixels = pixels * rotated_rectangle(HEIGHT, WIDTH)
@@ -162,8 +163,8 @@ def test_assembled_cog_is_the_drivers_file(tmp_path: Path, lossless: FrameProfil
 
 
 @pytest.mark.parametrize("collar", [False, True])
-def test_bigtiff_assembly_reads_the_same(tmp_path: Path, collar: bool) -> None:
-    _, deflate_tif, cog = products(tmp_path, collar=collar)
+def test_bigtiff_cog_has_the_same_pixels(tmp_path: Path, collar: bool) -> None:
+    _, deflate_tif, cog = build_products(tmp_path, collar=collar)
     big = tmp_path / "big.tif"
     assert assemble_cog(deflate_tif, overviews_path(deflate_tif), big, bigtiff=True)
     assert big.read_bytes()[:4] == b"II+\0"
@@ -174,9 +175,9 @@ def test_bigtiff_assembly_reads_the_same(tmp_path: Path, collar: bool) -> None:
 
 
 @pytest.mark.parametrize("bigtiff", [False, True])
-def test_every_tile_stands_between_its_size_and_its_last_bytes(tmp_path: Path, bigtiff: bool) -> None:
-    """What the ghost area promises, and GDAL relies on to read a tile without its directory entry."""
-    _, deflate_tif, _ = products(tmp_path)
+def test_tiles_have_leader_and_trailer_bytes(tmp_path: Path, bigtiff: bool) -> None:
+    """The ghost area declares them, and GDAL relies on them to read a tile without its directory entry."""
+    _, deflate_tif, _ = build_products(tmp_path)
     cog = tmp_path / "c.tif"
     assemble_cog(deflate_tif, overviews_path(deflate_tif), cog, bigtiff=bigtiff)
     data = cog.read_bytes()
@@ -185,7 +186,7 @@ def test_every_tile_stands_between_its_size_and_its_last_bytes(tmp_path: Path, b
     first_line = len("GDAL_STRUCTURAL_METADATA_SIZE=000000 bytes\n")
     assert ghost[first_line : first_line + size].endswith(b"MASK_INTERLEAVED_WITH_IMAGERY=YES\n")
     with tifffile.TiffFile(cog) as tif:
-        pages = list(tif.pages)
+        pages = [page.aspage() for page in tif.pages]
         offsets = [page.offset for page in pages]
         tiles = [(o, n) for page in pages for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
         smallest_first = [min(page.dataoffsets) for page in pages if not page.subfiletype & 4]
@@ -202,10 +203,10 @@ def test_every_tile_stands_between_its_size_and_its_last_bytes(tmp_path: Path, b
 
 
 @pytest.mark.parametrize("change", [{"sparse_ok": True}, {"compress": "LZW"}, {"tiled": False}], ids=str)
-def test_layouts_that_are_not_handled_go_through_the_driver(tmp_path: Path, change: dict[str, object]) -> None:
+def test_unsupported_layouts_use_the_driver(tmp_path: Path, change: dict[str, Any]) -> None:
     pixels = photograph(HEIGHT, WIDTH)
     pixels[:, 512:] = 0
-    layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "predictor": 2}
+    layout: dict[str, Any] = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "predictor": 2}
     if change.get("tiled") is False:
         layout = {"compress": "DEFLATE"}
     deflate_tif = write_tif(tmp_path / "a.tif", pixels, **{**layout, **change})
@@ -217,14 +218,14 @@ def test_layouts_that_are_not_handled_go_through_the_driver(tmp_path: Path, chan
     assert check_cog(tmp_path / "cog.tif", BW, deflate_tif) == []
 
 
-def test_big_endian_goes_through_the_driver(tmp_path: Path) -> None:
-    layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "endianness": "BIG"}
+def test_big_endian_uses_the_driver(tmp_path: Path) -> None:
+    layout: dict[str, Any] = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "endianness": "BIG"}
     deflate_tif = write_tif(tmp_path / "a.tif", photograph(HEIGHT, WIDTH), **layout)
     write_overviews(deflate_tif, BW)
     assert write_cog(deflate_tif, tmp_path / "cog.tif", BW) == "driver"
 
 
-def test_an_image_of_one_block_has_an_overview_too(tmp_path: Path) -> None:
+def test_single_block_image_has_an_overview(tmp_path: Path) -> None:
     source = write_tif(tmp_path / "s.tif", photograph(60, 50))
     deflate_tif = tmp_path / "a.tif"
     write_deflate(open_source(source, "bw", Limits()), deflate_tif, BW)
@@ -233,37 +234,37 @@ def test_an_image_of_one_block_has_an_overview_too(tmp_path: Path) -> None:
     assert check_cog(tmp_path / "cog.tif", BW, deflate_tif) == []
 
 
-def test_legacy_levels_and_smaller_blocks(tmp_path: Path) -> None:
+def test_profile_with_other_levels_and_block_size(tmp_path: Path) -> None:
     profile = BW.model_copy(update={"overview_levels": (4, 8), "blocksize": 256})
-    _, deflate_tif, cog = products(tmp_path, profile=profile)
+    _, deflate_tif, cog = build_products(tmp_path, profile=profile)
     assert check_cog(cog, profile, deflate_tif) == []
     with rasterio.open(cog) as dataset:
         assert dataset.overviews(1) == [4, 8]
 
 
-def test_overviews_written_again_replace_the_old(tmp_path: Path) -> None:
-    _, deflate_tif, _ = products(tmp_path)
+def test_rewritten_overviews_replace_the_existing(tmp_path: Path) -> None:
+    _, deflate_tif, _ = build_products(tmp_path)
     before = overviews_path(deflate_tif).read_bytes()
     write_overviews(deflate_tif, BW)
     assert overviews_path(deflate_tif).read_bytes() == before
 
 
-@pytest.mark.parametrize("band", ["bw", "nc"])
-def test_gdal_has_nothing_to_warn_of(tmp_path: Path, band: FilmType, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("film_type", ["bw", "nc"])
+def test_gdal_logs_no_warning(tmp_path: Path, film_type: FilmType, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rasterio"):
-        _, deflate_tif, cog = products(tmp_path, band)
+        _, deflate_tif, cog = build_products(tmp_path, film_type)
         for product in (deflate_tif, overviews_path(deflate_tif), cog):
             read(product)
             read_mask(product)
     assert caplog.records == []
 
 
-def test_a_setting_of_the_surrounding_process_does_not_leak_in(tmp_path: Path) -> None:
-    hostile = {
+def test_settings_of_the_process_do_not_leak_in(tmp_path: Path) -> None:
+    process_settings = {
         "COMPRESS_OVERVIEW": "JPEG", "PHOTOMETRIC_OVERVIEW": "YCBCR", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "GDAL_TIFF_INTERNAL_MASK": "NO", "TIFF_USE_OVR": "YES", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif",
     }  # fmt: skip
-    with rasterio.Env(**hostile):
-        _, deflate_tif, cog = products(tmp_path, "nc")
+    with rasterio.Env(**process_settings):
+        _, deflate_tif, cog = build_products(tmp_path, "nc")
     assert check_cog(cog, NC, deflate_tif) == []
     assert {path.name for path in deflate_tif.parent.iterdir()} == {"a.tif", "a.tif.ovr"}

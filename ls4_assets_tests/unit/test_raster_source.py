@@ -1,7 +1,8 @@
-"""What may be a frame: every rejection is one sentence with advice, and comes before a pixel is read."""
+"""Tests of the inspection of a dropped tif: each rejection is one sentence with advice, before any pixel is read."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,13 +29,13 @@ GOOGLE_MERCATOR = (
 )
 WORLD_FILE = f"1.0\n0.0\n0.0\n-1.0\n{UTM_PLACE[0] + 0.5}\n{UTM_PLACE[1] - 0.5}\n"
 UTM_TRANSFORM = Affine(1, 0, UTM_PLACE[0], 0, -1, UTM_PLACE[1])
-NO_GEOREFERENCE = {"crs": None, "transform": Affine.identity()}
+NO_GEOREFERENCE: dict[str, Any] = {"crs": None, "transform": Affine.identity()}
 
 
-def rejection(path: Path, band: FilmType = "bw", limits: Limits | None = None) -> str:
-    """The message of the rejection, which must be one sentence that names the file."""
+def rejection(path: Path, film_type: FilmType = "bw", limits: Limits | None = None) -> str:
+    """Return the message of the rejection, which must be one sentence that names the file."""
     with pytest.raises(FrameError) as caught:
-        open_source(path, band, limits or Limits())
+        open_source(path, film_type, limits or Limits())
     message = str(caught.value)
     assert path.stem in message
     assert message.endswith(".")
@@ -42,15 +43,15 @@ def rejection(path: Path, band: FilmType = "bw", limits: Limits | None = None) -
     return message
 
 
-def test_a_frame_in_web_mercator_needs_no_warp(tmp_path: Path) -> None:
+def test_web_mercator_frame_needs_no_warp(tmp_path: Path) -> None:
     source = open_source(write_tif(tmp_path / "a.tif", photograph(60, 50)), "bw", Limits())
     assert (source.width, source.height, source.count, source.bands) == (50, 60, 1, (1,))
-    assert (source.crs_label, source.needs_warp, source.declared) == ("EPSG:3857", False, "nothing")
+    assert (source.crs_label, source.needs_warp, source.declared_mask) == ("EPSG:3857", False, "nothing")
     assert source.transform == Affine(1, 0, WEST, 0, -1, NORTH)
 
 
 @pytest.mark.parametrize("crs", ["ESRI:102100", "ESRI:102113", "EPSG:3857", GOOGLE_MERCATOR])
-def test_older_names_of_web_mercator_are_not_warped(tmp_path: Path, crs: str) -> None:
+def test_older_names_of_web_mercator_need_no_warp(tmp_path: Path, crs: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), crs=crs)
     assert not open_source(path, "bw", Limits()).needs_warp
 
@@ -65,13 +66,13 @@ def test_older_names_of_web_mercator_are_not_warped(tmp_path: Path, crs: str) ->
     ],
     ids=["utm", "rotated", "south-up", "mirrored"],
 )
-def test_other_crs_rotated_or_flipped_needs_warp(tmp_path: Path, options: dict[str, object]) -> None:
+def test_other_crs_rotated_or_flipped_needs_warp(tmp_path: Path, options: dict[str, Any]) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), **options)
     assert open_source(path, "bw", Limits()).needs_warp
 
 
 @pytest.mark.parametrize("suffix", [".tfw", ".tifw", ".wld"])
-def test_world_file_and_esri_prj_beside_the_tif_are_its_georeference(tmp_path: Path, suffix: str) -> None:
+def test_world_file_and_esri_prj_are_read(tmp_path: Path, suffix: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), **NO_GEOREFERENCE)
     path.with_suffix(suffix).write_text(WORLD_FILE)
     path.with_suffix(".prj").write_text(ESRI_UTM14)
@@ -82,7 +83,7 @@ def test_world_file_and_esri_prj_beside_the_tif_are_its_georeference(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["a.tif.aux.xml", "a.aux.xml"])
-def test_aux_xml_of_both_names_is_read(tmp_path: Path, name: str) -> None:
+def test_aux_xml_is_read_under_both_names(tmp_path: Path, name: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), **NO_GEOREFERENCE)
     numbers = ", ".join(str(number) for number in UTM_TRANSFORM.to_gdal())
     (tmp_path / name).write_text(
@@ -92,34 +93,34 @@ def test_aux_xml_of_both_names_is_read(tmp_path: Path, name: str) -> None:
     assert (source.crs, source.transform) == (CRS.from_epsg(26914), UTM_TRANSFORM)
 
 
-def test_upper_case_sidecars_of_an_upper_case_tif(tmp_path: Path) -> None:
+def test_upper_case_sidecars_are_read(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "A.TIF", photograph(60, 50), **NO_GEOREFERENCE)
     (tmp_path / "A.TFW").write_text(WORLD_FILE)
     (tmp_path / "A.PRJ").write_text(ESRI_UTM14)
     assert open_source(path, "bw", Limits()).transform == UTM_TRANSFORM
 
 
-def test_empty_file(tmp_path: Path) -> None:
+def test_empty_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.tif").touch()
     assert "zero bytes" in rejection(tmp_path / "a.tif")
 
 
-def test_not_a_tif_whatever_its_name(tmp_path: Path) -> None:
+def test_other_format_named_tif_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"\xff\xd8\xff\xe0 a jpeg")
     assert "not a tif" in rejection(tmp_path / "a.tif")
 
 
-def test_truncated_header(tmp_path: Path) -> None:
+def test_truncated_header_is_rejected(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50))
     path.write_bytes(path.read_bytes()[:40])
     assert "copy it again" in rejection(path)
 
 
-def test_no_georeference_asks_for_the_world_file(tmp_path: Path) -> None:
+def test_missing_georeference_asks_for_a_world_file(tmp_path: Path) -> None:
     assert ".tfw" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), **NO_GEOREFERENCE))
 
 
-def test_ground_control_points_only(tmp_path: Path) -> None:
+def test_ground_control_points_alone_are_rejected(tmp_path: Path) -> None:
     points = [GroundControlPoint(row, column, WEST + column, NORTH - row) for row in (0, 60) for column in (0, 50)]
     path = tmp_path / "a.tif"
     with rasterio.open(path, "w", driver="GTiff", width=50, height=60, count=1, dtype="uint8") as target:
@@ -127,35 +128,35 @@ def test_ground_control_points_only(tmp_path: Path) -> None:
     assert "gdalwarp" in rejection(path)
 
 
-def test_geotransform_without_crs_asks_for_the_prj(tmp_path: Path) -> None:
+def test_missing_crs_asks_for_a_prj(tmp_path: Path) -> None:
     assert ".prj" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None))
 
 
-def test_prj_that_is_no_wkt(tmp_path: Path) -> None:
+def test_prj_that_is_not_wkt_is_rejected(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None)
     path.with_suffix(".prj").write_text("UTM zone 14, I think")
     assert "a.prj" in rejection(path)
 
 
-def test_local_coordinate_system(tmp_path: Path) -> None:
+def test_local_coordinate_system_is_rejected(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), crs=None)
     path.with_suffix(".prj").write_text('LOCAL_CS["paper",UNIT["metre",1]]')
     assert "local coordinate system" in rejection(path)
 
 
 @pytest.mark.parametrize(
-    ("bands", "band", "advice"),
+    ("bands", "film_type", "advice"),
     [(3, "bw", "under nc/"), (4, "bw", "under nc/"), (2, "bw", "-b 1"), (1, "nc", "under bw/"), (5, "nc", "-b 3")],
 )
-def test_wrong_band_count_names_the_right_prefix(tmp_path: Path, bands: int, band: FilmType, advice: str) -> None:
+def test_wrong_band_count_is_rejected_with_advice(tmp_path: Path, bands: int, film_type: FilmType, advice: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50, bands), photometric="MINISBLACK")
-    assert advice in rejection(path, band)
+    assert advice in rejection(path, film_type)
 
 
 def test_gray_with_alpha_is_a_bw_frame(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50, 2), alpha="YES")
     source = open_source(path, "bw", Limits())
-    assert (source.bands, source.declared, source.alpha_band) == ((1,), "alpha", 2)
+    assert (source.bands, source.declared_mask, source.alpha_band) == ((1,), "alpha", 2)
 
 
 @pytest.mark.parametrize("tagged", [True, False])
@@ -170,25 +171,25 @@ def test_four_bands_are_an_nc_frame_with_or_without_an_alpha_tag(tmp_path: Path,
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
-def test_other_pixel_types_name_the_command(tmp_path: Path, dtype: str) -> None:
+def test_other_pixel_types_are_rejected_with_a_command(tmp_path: Path, dtype: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50).astype(dtype))
     assert "gdal_translate -ot Byte" in rejection(path)
 
 
-def test_one_bit_names_the_command(tmp_path: Path) -> None:
+def test_one_bit_is_rejected_with_a_command(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", np.ones((1, 60, 50), np.uint8), nbits=1)
     assert "gdal_translate -co NBITS=8 -scale 0 1 0 255" in rejection(path)
 
 
-@pytest.mark.parametrize(("band", "expand"), [("bw", "gray"), ("nc", "rgb")])
-def test_palette_names_the_command(tmp_path: Path, band: FilmType, expand: str) -> None:
+@pytest.mark.parametrize(("film_type", "expand"), [("bw", "gray"), ("nc", "rgb")])
+def test_palette_is_rejected_with_a_command(tmp_path: Path, film_type: FilmType, expand: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50), photometric="PALETTE")
     with rasterio.open(path, "r+") as target:
         target.write_colormap(1, {value: (value, 0, 0, 255) for value in range(256)})
-    assert f"-expand {expand}" in rejection(path, band)
+    assert f"-expand {expand}" in rejection(path, film_type)
 
 
-def test_limits_are_checked_before_a_pixel_is_read(tmp_path: Path) -> None:
+def test_pixel_limit_is_checked_before_reading_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "bigtiff": "YES"}
     with rasterio.open(
@@ -201,7 +202,7 @@ def test_limits_are_checked_before_a_pixel_is_read(tmp_path: Path) -> None:
     assert "400,000,000" in message
 
 
-def test_limit_of_bytes(tmp_path: Path) -> None:
+def test_byte_limit_is_checked(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50))
     assert f"{path.stat().st_size:,}" in rejection(path, limits=Limits(max_bytes=1000))
 
@@ -215,19 +216,21 @@ def test_limit_of_bytes(tmp_path: Path) -> None:
         ("EPSG:4326", UTM_TRANSFORM),
         ("EPSG:26914", Affine(1, 0, 6e8, 0, -1, 3e9)),
     ],
-    ids=["nan", "zero", "off the map", "metres as degrees", "outside UTM"],
+    ids=["nan", "zero", "off the map", "meters as degrees", "outside UTM"],
 )
-def test_absurd_geotransforms(tmp_path: Path, crs: str, transform: Affine) -> None:
-    assert "georeference it anew" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), crs=crs, transform=transform))
+def test_implausible_geotransforms_are_rejected(tmp_path: Path, crs: str, transform: Affine) -> None:
+    assert "correct its georeference" in rejection(
+        write_tif(tmp_path / "a.tif", photograph(60, 50), crs=crs, transform=transform)
+    )
 
 
-def test_nothing_is_written_beside_the_source(tmp_path: Path) -> None:
+def test_inspection_writes_no_files(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50))
     open_source(path, "bw", Limits())
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_blanks_and_umlauts_in_the_path(tmp_path: Path) -> None:
+def test_path_with_blanks_and_umlauts(tmp_path: Path) -> None:
     folder = tmp_path / "Löwen & <Söhne>"
     folder.mkdir()
     path = folder / "a b'\"é.tif"

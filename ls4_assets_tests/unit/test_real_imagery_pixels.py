@@ -1,4 +1,4 @@
-"""Real rasters end as their traits demand: where to find them is said in `shared_data` of conftest."""
+"""Tests of the raster steps with real imagery. The fixture `shared_data` in conftest locates the files."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ GOOD: list[tuple[str, FilmType, str, float]] = [
     ("linz+topo-imagery/input_aerial.tif", "nc", "EPSG:2193", 1.0),
     ("rasterio+rasterio/RGB.byte.tif", "nc", "EPSG:32618", 0.675),
 ]
-"""File, band, CRS, and valid pixels as a share of the image's own corners."""
+"""File, film type, CRS, and valid area as a share of the area inside the image's corners."""
 
 BAD: list[tuple[str, FilmType, str]] = [
     ("linz+topo-imagery/empty.tiff", "bw", "no valid pixel"),
@@ -40,56 +40,58 @@ BAD: list[tuple[str, FilmType, str]] = [
 ]
 
 
-def corners_on_the_map(path: Path) -> shapely.Geometry:
+def map_outline(path: Path) -> shapely.Geometry:
     with rasterio.open(path) as dataset:
         corners = [(0, 0), (dataset.width, 0), (dataset.width, dataset.height), (0, dataset.height)]
         outline = shapely.Polygon([dataset.transform @ corner for corner in corners])
         return shape(transform_geom(dataset.crs, "EPSG:3857", mapping(outline)))
 
 
-def process_here(path: Path, folder: Path, band: FilmType) -> FrameResult:
-    return process(path, folder, path.stem, band, PROFILES[band], Limits())
+def process_scan(path: Path, folder: Path, film_type: FilmType) -> FrameResult:
+    return process(path, folder, path.stem, film_type, PROFILES[film_type], Limits())
 
 
-@pytest.mark.parametrize(("name", "band", "crs", "outline"), GOOD, ids=[Path(case[0]).stem for case in GOOD])
-def test_real_frame(shared_data: Path, tmp_path: Path, name: str, band: FilmType, crs: str, outline: float) -> None:
+@pytest.mark.parametrize(("name", "film_type", "crs", "valid_share"), GOOD, ids=[Path(case[0]).stem for case in GOOD])
+def test_real_frame_has_the_expected_valid_area(
+    shared_data: Path, tmp_path: Path, name: str, film_type: FilmType, crs: str, valid_share: float
+) -> None:
     path = shared_data / name
-    result = process_here(path, tmp_path, band)
+    result = process_scan(path, tmp_path, film_type)
     assert (result.source_crs, result.warped) == (crs, True)
-    corners = corners_on_the_map(path)
+    outline = map_outline(path)
     cog = tmp_path / "cog" / f"{path.stem}.tif"
     with rasterio.open(cog) as dataset:
-        assert dataset.count == PROFILES[band].bands
+        assert dataset.count == PROFILES[film_type].bands
         valid_area = read_mask(cog).sum() * dataset.transform.a**2
-    # Small images: the edge pixels alone are some percent of the area.
+    # In small images the edge pixels alone are a few percent of the area.
     tolerance = 0.01 + 1.5 * (1 / result.width + 1 / result.height)
-    assert valid_area / corners.area == pytest.approx(outline, abs=tolerance)
-    found = shapely.from_wkb(result.footprint_wkb)
-    assert found.is_valid
-    assert found.intersection(corners).area / found.area > 0.97 - tolerance
+    assert valid_area / outline.area == pytest.approx(valid_share, abs=tolerance)
+    footprint = shapely.from_wkb(result.footprint_wkb)
+    assert footprint.is_valid
+    assert footprint.intersection(outline).area / footprint.area > 0.97 - tolerance
 
 
-@pytest.mark.parametrize(("name", "band", "reason"), BAD, ids=[f"{Path(case[0]).stem}-{case[1]}" for case in BAD])
-def test_real_rejection(shared_data: Path, tmp_path: Path, name: str, band: FilmType, reason: str) -> None:
+@pytest.mark.parametrize(("name", "film_type", "reason"), BAD, ids=[f"{Path(case[0]).stem}-{case[1]}" for case in BAD])
+def test_unsuitable_raster_is_rejected(shared_data: Path, tmp_path: Path, name: str, film_type: FilmType, reason: str) -> None:
     with pytest.raises(FrameError) as caught:
-        process_here(shared_data / name, tmp_path, band)
+        process_scan(shared_data / name, tmp_path, film_type)
     assert reason in str(caught.value)
 
 
-def test_true_white_of_a_real_photograph_stays(shared_data: Path, tmp_path: Path) -> None:
-    """The symptom of `-a_nodata 256`: bright roofs and roads turned transparent."""
+def test_true_white_stays_valid(shared_data: Path, tmp_path: Path) -> None:
+    """With `-a_nodata 256`, bright roofs and roads became transparent."""
     path = shared_data / "rasterio+rasterio" / "RGB.byte.tif"
-    process_here(path, tmp_path, "nc")
+    process_scan(path, tmp_path, "nc")
     deflate_tif = tmp_path / "deflate" / "RGB.byte.tif"
     with rasterio.open(deflate_tif) as dataset:
         red = dataset.read(1)
     assert ((red == 255) & read_mask(deflate_tif)).mean() > 0.01
 
 
-def test_mixed_source_systems_meet_on_one_map(shared_data: Path, tmp_path: Path) -> None:
-    """Two zones of one survey: each footprint lies where its own image does."""
+def test_footprints_from_different_utm_zones_are_in_place(shared_data: Path, tmp_path: Path) -> None:
+    """Two UTM zones in one survey: each footprint is where its image is."""
     for name in ("m_3211605_ne_11_060_20200415.tif", "m_4208701_ne_16_060_20200902.tif"):
         path = shared_data / "stactools-packages+naip" / name
-        found = shapely.from_wkb(process_here(path, tmp_path, "nc").footprint_wkb)
-        corners = corners_on_the_map(path)
-        assert found.centroid.distance(corners.centroid) < 0.01 * np.sqrt(corners.area)
+        footprint = shapely.from_wkb(process_scan(path, tmp_path, "nc").footprint_wkb)
+        outline = map_outline(path)
+        assert footprint.centroid.distance(outline.centroid) < 0.01 * np.sqrt(outline.area)

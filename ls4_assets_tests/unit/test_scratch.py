@@ -1,4 +1,4 @@
-"""Folders that go with their process, with real processes that are killed."""
+"""Scratch folders, with real processes that are killed."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ from pathlib import Path
 from resources.scratch import scratch_folder
 with scratch_folder("ls4-run-", Path(sys.argv[1])) as folder:
     (folder / "deep").mkdir()
-    (folder / "deep" / "half.tif").write_bytes(b"x")
+    (folder / "deep" / "partial.tif").write_bytes(b"x")
     print(folder, flush=True)
     time.sleep(600)
 """
@@ -26,16 +26,16 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from resources.directory_storage import DirectoryStorage
-with DirectoryStorage(Path(sys.argv[1]))._half("bw/x.tif") as half:
-    half.write_bytes(b"half of it")
-    print(half, flush=True)
+with DirectoryStorage(Path(sys.argv[1]))._temp_object("bw/x.tif") as temp:
+    temp.write_bytes(b"partial")
+    print(temp, flush=True)
     time.sleep(600)
 """
 
 
 @contextmanager
 def process(code: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process that holds something in `folder`, and the path that it printed."""
+    """A process that runs `code` on `folder`, and the path that it printed."""
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
@@ -45,57 +45,57 @@ def process(code: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Pa
             running.kill()
 
 
-def test_a_folder_is_there_for_its_block_only(tmp_path: Path) -> None:
+def test_folder_is_removed_at_the_end_of_its_block(tmp_path: Path) -> None:
     with scratch_folder("ls4-run-", tmp_path) as folder:
         (folder / "x").write_bytes(b"x")
         assert folder.parent == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_holds_stays(tmp_path: Path) -> None:
-    """Scratch folders of killed runs filled the disk, as nobody dared to delete them."""
+def test_next_folder_removes_those_of_killed_processes_only(tmp_path: Path) -> None:
+    """Scratch folders of killed runs filled the disk."""
     (tmp_path / "ls4-postgres-x").mkdir()
-    with process(OWNER, tmp_path) as (killed, left), process(OWNER, tmp_path) as (_, held):
+    with process(OWNER, tmp_path) as (killed, orphan), process(OWNER, tmp_path) as (_, held):
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        assert (left / "deep" / "half.tif").exists()
-        with scratch_folder("ls4-run-", tmp_path) as mine:
-            assert set(tmp_path.iterdir()) == {held, mine, tmp_path / "ls4-postgres-x"}
-        assert (held / "deep" / "half.tif").exists()
+        assert (orphan / "deep" / "partial.tif").exists()
+        with scratch_folder("ls4-run-", tmp_path) as folder:
+            assert set(tmp_path.iterdir()) == {held, folder, tmp_path / "ls4-postgres-x"}
+        assert (held / "deep" / "partial.tif").exists()
 
 
-def test_many_processes_that_begin_at_once_leave_each_other_alone(tmp_path: Path) -> None:
-    """A folder was swept between its making and its locking."""
+def test_processes_that_start_together_do_not_remove_each_others_folders(tmp_path: Path) -> None:
+    """A folder was removed between its creation and its lock."""
     code = (
         "import sys; from pathlib import Path; from resources.scratch import scratch_folder\n"
         "for number in range(300):\n"
         "    with scratch_folder('ls4-run-', Path(sys.argv[1])) as folder:\n"
         "        (folder / 'x').write_bytes(b'x'); assert (folder / 'x').exists()\n"
     )
-    running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(4)]
-    assert [each.wait(60) for each in running] == [0] * 4
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(4)]
+    assert [started.wait(60) for started in processes] == [0] * 4
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_an_object_of_a_killed_writer_is_not_listed_and_goes_with_the_next_write(tmp_path: Path) -> None:
-    """`.x.tif.<number>` stayed beside the target for ever when its writer was killed."""
+def test_partial_object_of_a_killed_writer_is_not_listed_and_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    """`.x.tif.<number>` stayed beside the target forever when its writer was killed."""
     storage = DirectoryStorage(tmp_path)
     storage.put("bw/y.tif", b"whole")
-    with process(WRITER, tmp_path) as (writer, half):
+    with process(WRITER, tmp_path) as (writer, temp):
         storage.put("bw/y.tif", b"whole")
-        assert half.exists(), "its writer is alive"
+        assert temp.exists(), "its writer is running"
         writer.send_signal(signal.SIGKILL)
         writer.wait()
-    assert [found.key for found in storage.list("")] == ["bw/y.tif"]
+    assert [stored.key for stored in storage.list("")] == ["bw/y.tif"]
     storage.put("bw/z.tif", b"whole")
-    assert not half.exists()
+    assert not temp.exists()
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"y.tif", "z.tif"}
 
 
-def test_a_part_of_the_archive_on_another_disk_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_on_two_disks_is_rejected_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_disk(self: Path, target: Path) -> Path:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "replace", other_disk)
-    with pytest.raises(Exception, match=r"bw lies on another disk .* mount one disk for all of it\."):
+    with pytest.raises(Exception, match=r"bw is on another disk .* mount one disk for both\."):
         DirectoryStorage(tmp_path).put("bw/x.tif", b"x")

@@ -1,4 +1,4 @@
-"""The files that the serving processes start from."""
+"""The configuration files of the serving processes."""
 
 import os
 import re
@@ -14,21 +14,21 @@ from mapserver.config import PostgresService, ServingConfig, write_config
 DATABASE = PostgresService("127.0.0.1", 5432, "ls4", "mapserver", "s3cret")
 
 
-def written(folder: Path, **more: object) -> ServingConfig:
-    given = {"port": 8080, "mapfiles_dir": folder / "archive" / "mapfiles", "database": DATABASE} | more
-    return write_config(folder / "run", **given)  # type: ignore[arg-type]
+def write(folder: Path, **options: object) -> ServingConfig:
+    arguments = {"port": 8080, "mapfiles_dir": folder / "archive" / "mapfiles", "database": DATABASE} | options
+    return write_config(folder / "run", **arguments)  # type: ignore[arg-type]
 
 
-def test_the_password_is_in_one_private_file_only(tmp_path: Path) -> None:
-    config = written(tmp_path)
-    holding = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
-    assert holding == [tmp_path / "run" / "conf" / "pg_service.conf"]
-    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+def test_password_is_in_one_private_file_only(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+    assert files == [tmp_path / "run" / "conf" / "pg_service.conf"]
+    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
     assert "s3cret" not in " ".join(config.workers_argv + config.nginx_argv)
 
 
 def test_workers_cannot_write_what_root_reads(tmp_path: Path) -> None:
-    written(tmp_path)
+    write(tmp_path)
     for path in (
         tmp_path / "run" / "conf",
         tmp_path / "run" / "conf" / "nginx.conf",
@@ -37,60 +37,60 @@ def test_workers_cannot_write_what_root_reads(tmp_path: Path) -> None:
         assert path.stat().st_uid == os.geteuid()
 
 
-def test_gdal_options_go_to_mapserver_conf_and_bad_names_are_rejected(tmp_path: Path) -> None:
-    written(tmp_path, gdal_options={"AWS_REGION": 'us"-1', "GDAL_CACHEMAX": "128"})
+def test_gdal_options_are_in_mapserver_conf_and_invalid_names_are_rejected(tmp_path: Path) -> None:
+    write(tmp_path, gdal_options={"AWS_REGION": 'us"-1', "GDAL_CACHEMAX": "128"})
     text = (tmp_path / "run" / "conf" / "mapserver.conf").read_text()
     assert r'AWS_REGION "us\"-1"' in text
     assert text.count("GDAL_CACHEMAX") == 1
     with pytest.raises(ConfigurationError):
-        written(tmp_path, gdal_options={"AWS REGION": "x"})
+        write(tmp_path, gdal_options={"AWS REGION": "x"})
 
 
-def test_a_bucket_elsewhere_has_no_archive_location(tmp_path: Path) -> None:
-    written(tmp_path)
+def test_archive_location_exists_only_for_a_folder(tmp_path: Path) -> None:
+    write(tmp_path)
     assert "^/archive/" not in (tmp_path / "run" / "conf" / "nginx.conf").read_text()
-    written(tmp_path, archive_dir=tmp_path / "archive")
+    write(tmp_path, archive_dir=tmp_path / "archive")
     assert "^/archive/" in (tmp_path / "run" / "conf" / "nginx.conf").read_text()
 
 
 @pytest.mark.parametrize("folder", ["a$b", 'a"b', "a;b", "a\nb", "x" * 120])
-def test_paths_that_nginx_or_a_socket_cannot_take_are_rejected(tmp_path: Path, folder: str) -> None:
+def test_paths_that_nginx_or_a_socket_cannot_use_are_rejected(tmp_path: Path, folder: str) -> None:
     with pytest.raises(ConfigurationError, match=r": .*\.$"):
-        written(tmp_path / folder)
+        write(tmp_path / folder)
     assert not (tmp_path / folder / "run").exists()
 
 
-def test_a_path_with_spaces_passes_nginx_own_check(tmp_path: Path) -> None:
-    config = written(tmp_path / "my maps", archive_dir=tmp_path / "my maps" / "archive")
+def test_path_with_spaces_passes_nginx_own_check(tmp_path: Path) -> None:
+    config = write(tmp_path / "my maps", archive_dir=tmp_path / "my maps" / "archive")
     done = subprocess.run([*config.nginx_argv, "-t"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warn" not in done.stderr
 
 
-def test_a_list_of_collections_that_exists_is_kept(tmp_path: Path) -> None:
-    config = written(tmp_path)
+def test_existing_list_of_collections_is_kept(tmp_path: Path) -> None:
+    config = write(tmp_path)
     config.collections_file.write_text('{"collections": [1]}')
-    assert written(tmp_path).collections_file.read_text() == '{"collections": [1]}'
+    assert write(tmp_path).collections_file.read_text() == '{"collections": [1]}'
 
 
-def test_an_ordinary_user_starts_nginx_too(tmp_path: Path) -> None:
-    """`make demo` of an ordinary user ended with "No such file or directory: 'nginx'": its PATH has no sbin."""
-    program = Path(written(tmp_path).nginx_argv[0])
+def test_ordinary_user_can_start_nginx(tmp_path: Path) -> None:
+    """`make demo` of an ordinary user failed with "No such file or directory: 'nginx'": the user's PATH has no sbin."""
+    program = Path(write(tmp_path).nginx_argv[0])
     assert program.is_absolute() and os.access(program, os.X_OK)
 
 
-def test_balancers_are_addresses_or_networks(tmp_path: Path) -> None:
-    written(tmp_path, proxies=["10.0.0.0/8", "fd00::1"])
+def test_proxies_are_addresses_or_networks(tmp_path: Path) -> None:
+    write(tmp_path, proxies=["10.0.0.0/8", "fd00::1"])
     text = (tmp_path / "run" / "conf" / "variables.conf").read_text()
     assert "10.0.0.0/8 yes;" in text and "fd00::1/128 yes;" in text
-    for wrong in ("balancer.internal", "10.0.0.1/8", "0 yes; } #"):
+    for invalid in ("balancer.internal", "10.0.0.1/8", "0 yes; } #"):
         with pytest.raises(ConfigurationError, match=r": .*\.$"):
-            written(tmp_path, proxies=[wrong])
+            write(tmp_path, proxies=[invalid])
 
 
 @pytest.mark.parametrize("megabytes", [0, 64])
-def test_the_tile_cache_is_bounded_or_not_there(tmp_path: Path, megabytes: int) -> None:
-    config = written(tmp_path, tile_cache_mb=megabytes)
+def test_tile_cache_is_limited_or_disabled(tmp_path: Path, megabytes: int) -> None:
+    config = write(tmp_path, tile_cache_mb=megabytes)
     done = subprocess.run([*config.nginx_argv, "-t"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     text = "".join((tmp_path / "run" / "conf" / name).read_text() for name in ("nginx.conf", "variables.conf"))
@@ -98,23 +98,23 @@ def test_the_tile_cache_is_bounded_or_not_there(tmp_path: Path, megabytes: int) 
     assert ("fastcgi_cache" in text) == (megabytes > 0)
 
 
-def test_workers_that_wait_for_a_bucket_are_more(tmp_path: Path) -> None:
-    def workers(**more: object) -> int:
-        argv = written(tmp_path, **more).workers_argv
+def test_a_bucket_gets_twice_the_workers_of_a_folder(tmp_path: Path) -> None:
+    def workers(**options: object) -> int:
+        argv = write(tmp_path, **options).workers_argv
         return int(argv[argv.index("--workers") + 1])
 
     assert workers() == 2 * workers(archive_dir=tmp_path / "archive") > 0
     assert workers(workers=3) == 3
 
 
-def test_without_nginx_javascript_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_javascript_module_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mapserver.config.NGINX_JAVASCRIPT", tmp_path / "none.so")
     with pytest.raises(ConfigurationError, match="libnginx-mod-http-js"):
-        written(tmp_path)
+        write(tmp_path)
 
 
-def test_the_statewide_map_holds_no_state_and_no_host(tmp_path: Path) -> None:
-    written(tmp_path)
+def test_statewide_map_has_no_state_and_no_host(tmp_path: Path) -> None:
+    write(tmp_path)
     conf = tmp_path / "run" / "conf"
     for suffix in (".map", ".tilejson", ".wmts", ".html"):
         text = (conf / f"catalog{suffix}").read_text()

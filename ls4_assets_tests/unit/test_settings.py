@@ -1,4 +1,4 @@
-"""The configuration: from environment and file, validated, and told in plain words when it is wrong."""
+"""Settings are read from environment and file, validated, and every wrong one is reported by name."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from ls4_assets.domain.profiles import NC
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import load_settings, read_shards
 
-NEEDED = {
+REQUIRED = {
     "LS4_STORAGE": "/srv/archive",
     "LS4_DATABASE_URL": "postgresql+psycopg2://ls4:secret@db/ls4",
     "LS4_PUBLIC_URL": "https://cdn.test/",
@@ -17,13 +17,13 @@ NEEDED = {
 
 
 @pytest.fixture(autouse=True)
-def needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def required_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LS4_CONFIG", raising=False)
-    for name, value in NEEDED.items():
+    for name, value in REQUIRED.items():
         monkeypatch.setenv(name, value)
 
 
-def test_one_option_of_a_profile_can_be_set_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_profile_option_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LS4_PROFILES__NC__JPEG_QUALITY", "90")
     monkeypatch.setenv("LS4_PROFILES__BW__OVERVIEW_LEVELS", "[2, 4, 8]")
     profiles = load_settings().profiles
@@ -31,7 +31,7 @@ def test_one_option_of_a_profile_can_be_set_and_the_others_stay(monkeypatch: pyt
     assert profiles["bw"].overview_levels == (2, 4, 8)
 
 
-def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_takes_precedence_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "ls4.toml"
     file.write_text('public_url = "https://file.test"\nbatch_size = 7\n[profiles.nc]\njpeg_quality = 70\n')
     monkeypatch.setenv("LS4_CONFIG", str(file))
@@ -48,23 +48,23 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp
         ("LS4_PROFILES__BW__ZLEVEL", "6"),
     ],
 )
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_setting_is_reported_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=name):
         load_settings()
 
 
-def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_setting_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LS4_STORAGE")
     with pytest.raises(ConfigurationError, match="LS4_STORAGE"):
         load_settings()
 
 
-def test_the_password_is_not_shown() -> None:
+def test_password_is_not_in_the_repr() -> None:
     assert "secret" not in repr(load_settings())
 
 
-def test_an_archive_may_have_shards_of_its_own(tmp_path: Path) -> None:
+def test_archive_can_have_its_own_shards(tmp_path: Path) -> None:
     file = tmp_path / "shards.toml"
     file.write_text('county = ["Adams", "Ashland"]\nagency = ["USDA"]\n')
     assert read_shards(file) == {"Adams": "county", "Ashland": "county", "USDA": "agency"}
@@ -73,13 +73,13 @@ def test_an_archive_may_have_shards_of_its_own(tmp_path: Path) -> None:
         read_shards(file)
 
 
-def test_a_misspelt_setting_is_not_believed_to_be_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelled_setting_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LS4_SETLE_SECONDS", "60")
     with pytest.raises(ConfigurationError, match="LS4_SETLE_SECONDS.*did you mean LS4_SETTLE_SECONDS"):
         load_settings()
 
 
-def test_files_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_file_is_reported_by_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="LS4_SHARDS_FILE"):
         read_shards(tmp_path / "none.toml")
     monkeypatch.setenv("LS4_CONFIG", str(tmp_path / "none.toml"))

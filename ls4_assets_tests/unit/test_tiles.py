@@ -1,4 +1,4 @@
-"""TileJSON and WMTS capabilities of a collection, as pure functions write them."""
+"""TileJSON and WMTS capabilities of a collection, rendered and validated."""
 
 import json
 import math
@@ -8,9 +8,18 @@ from xml.etree import ElementTree
 import pytest
 from owslib.wmts import WebMapTileService  # type: ignore[import-untyped]
 
-from mapserver.tiles import HALF, ZOOM_0, TileSet, documents, tilejson, tilejson_findings, wmts, wmts_findings
+from mapserver.tiles import (
+    HALF_WORLD_METERS,
+    ZOOM_0_RESOLUTION,
+    TileSet,
+    render_documents,
+    render_tilejson,
+    render_wmts,
+    validate_tilejson,
+    validate_wmts,
+)
 
-# Two by one kilometres in Travis county.
+# Two by one kilometers in Travis county.
 SET = TileSet(
     name="Travis_USDA_1958_frames",
     table="travis_usda_1958_frames",
@@ -19,83 +28,96 @@ SET = TileSet(
     resolution=1.0,
     version=7,
 )
-WORLD = replace(SET, extent=(-HALF, -HALF, HALF, HALF))
+WORLD = replace(SET, extent=(-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_METERS, HALF_WORLD_METERS))
 
 
-def test_a_tilejson_keeps_the_rules_of_its_specification() -> None:
-    held = json.loads(tilejson(SET))
-    assert held["tilejson"] == "3.0.0" and held["scheme"] == "xyz" and held["version"] == "1.7.0"
-    assert held["tiles"] == ["/tiles/travis_usda_1958_frames/{z}/{x}/{y}.png?v=7"]
-    west, south, east, north = held["bounds"]
-    longitude, latitude, zoom = held["center"]
+def test_tilejson_follows_its_specification() -> None:
+    document = json.loads(render_tilejson(SET))
+    assert document["tilejson"] == "3.0.0" and document["scheme"] == "xyz" and document["version"] == "1.7.0"
+    assert document["tiles"] == ["/tiles/travis_usda_1958_frames/{z}/{x}/{y}.png?v=7"]
+    west, south, east, north = document["bounds"]
+    longitude, latitude, zoom = document["center"]
     assert -180 <= west < longitude < east <= 180 and -90 < south < latitude < north < 90
-    assert isinstance(zoom, int) and 0 <= held["minzoom"] <= zoom <= held["maxzoom"] <= 30
+    assert isinstance(zoom, int) and 0 <= document["minzoom"] <= zoom <= document["maxzoom"] <= 30
     assert (-98 < west < east < -97) and (30 < south < north < 31)
 
 
-def test_bounds_are_rounded_outwards() -> None:
-    """A tile at the edge must not be taken for one outside."""
+def test_bounds_are_rounded_outward() -> None:
+    """A tile at the edge would otherwise count as outside."""
     west, south, east, north = SET.bounds
-    degrees = 180 / HALF
+    degrees = 180 / HALF_WORLD_METERS
     assert west <= SET.extent[0] * degrees and east >= SET.extent[2] * degrees
-    assert math.asinh(math.tan(math.radians(south))) * HALF / math.pi <= SET.extent[1]
-    assert math.asinh(math.tan(math.radians(north))) * HALF / math.pi >= SET.extent[3]
+    assert math.asinh(math.tan(math.radians(south))) * HALF_WORLD_METERS / math.pi <= SET.extent[1]
+    assert math.asinh(math.tan(math.radians(north))) * HALF_WORLD_METERS / math.pi >= SET.extent[3]
 
 
 @pytest.mark.parametrize(
     ("resolution", "maxzoom"),
-    [(1.0, 18), (ZOOM_0 / 2**17, 17), (ZOOM_0 / 2**17 * 0.9, 17), (ZOOM_0 / 2**17 * 0.8, 18), (1e-9, 24), (1e9, 0)],
+    [
+        (1.0, 18),
+        (ZOOM_0_RESOLUTION / 2**17, 17),
+        (ZOOM_0_RESOLUTION / 2**17 * 0.9, 17),
+        (ZOOM_0_RESOLUTION / 2**17 * 0.8, 18),
+        (1e-9, 24),
+        (1e9, 0),
+    ],
 )
-def test_the_deepest_zoom_shows_every_pixel(resolution: float, maxzoom: int) -> None:
+def test_maxzoom_shows_every_pixel(resolution: float, maxzoom: int) -> None:
     assert replace(SET, resolution=resolution).maxzoom == maxzoom
 
 
-def test_without_a_version_nothing_promises_one() -> None:
+def test_documents_without_a_version_mention_none() -> None:
     unversioned = replace(SET, version=None)
-    assert "version" not in json.loads(tilejson(unversioned)) and "v=" not in tilejson(unversioned) + wmts(unversioned)
+    assert "version" not in json.loads(render_tilejson(unversioned)) and "v=" not in render_tilejson(unversioned) + render_wmts(
+        unversioned
+    )
 
 
-def test_a_wmts_client_reads_layer_matrices_and_address() -> None:
-    service = WebMapTileService("http://unused", xml=wmts(SET).encode())
+def test_wmts_client_reads_layer_matrices_and_address() -> None:
+    service = WebMapTileService("http://unused", xml=render_wmts(SET).encode())
     layer = service[SET.name]
     assert layer.title == SET.title and layer.formats == ["image/png"]
     assert layer.boundingBoxWGS84 == pytest.approx(SET.bounds)
     assert layer.resourceURLs[0]["template"] == ("/tiles/travis_usda_1958_frames/{TileMatrix}/{TileCol}/{TileRow}.png?v=7")
     matrices = service.tilematrixsets["GoogleMapsCompatible"].tilematrix
     assert len(matrices) == SET.maxzoom + 1
-    # the first as OGC's well-known scale set GoogleMapsCompatible gives it
+    # The first scale of OGC's well-known scale set GoogleMapsCompatible.
     assert matrices["0"].scaledenominator == pytest.approx(559082264.0287178)
-    assert matrices["18"].matrixwidth == 2**18 and matrices["0"].topleftcorner == pytest.approx((-HALF, HALF))
+    assert matrices["18"].matrixwidth == 2**18 and matrices["0"].topleftcorner == pytest.approx(
+        (-HALF_WORLD_METERS, HALF_WORLD_METERS)
+    )
 
 
-def test_limits_name_the_tiles_that_hold_something() -> None:
-    limits = WebMapTileService("http://unused", xml=wmts(SET).encode())[SET.name].tilematrixsetlinks["GoogleMapsCompatible"]
+def test_limits_cover_the_extent() -> None:
+    limits = WebMapTileService("http://unused", xml=render_wmts(SET).encode())[SET.name].tilematrixsetlinks[
+        "GoogleMapsCompatible"
+    ]
     deepest = limits.tilematrixlimits["18"]
-    side = 2 * HALF / 2**18
-    assert deepest.mintilecol * side - HALF <= SET.extent[0] < (deepest.mintilecol + 1) * side - HALF
-    assert HALF - (deepest.maxtilerow + 1) * side <= SET.extent[1] < HALF - deepest.maxtilerow * side
-    assert WORLD.columns_and_rows(2) == (0, 3, 0, 3)
+    side = 2 * HALF_WORLD_METERS / 2**18
+    assert deepest.mintilecol * side - HALF_WORLD_METERS <= SET.extent[0] < (deepest.mintilecol + 1) * side - HALF_WORLD_METERS
+    assert HALF_WORLD_METERS - (deepest.maxtilerow + 1) * side <= SET.extent[1] < HALF_WORLD_METERS - deepest.maxtilerow * side
+    assert WORLD.tile_limits(2) == (0, 3, 0, 3)
 
 
-def test_words_are_escaped() -> None:
+def test_titles_are_escaped() -> None:
     odd = replace(SET, title='Söhne & "<Co>"')
-    root = ElementTree.fromstring(wmts(odd))
+    root = ElementTree.fromstring(render_wmts(odd))
     assert odd.title in [element.text for element in root.iter()]
-    assert json.loads(tilejson(odd))["name"] == odd.title
+    assert json.loads(render_tilejson(odd))["name"] == odd.title
 
 
-def test_documents_name_no_host_and_are_found_sound() -> None:
-    made = documents(SET)
-    assert list(made)[-1] == ".tilejson", "with it the version is in force, so it comes last"
-    assert tilejson_findings(made[".tilejson"]) == [] and wmts_findings(made[".wmts"]) == []
+def test_rendered_documents_are_valid_and_the_tilejson_is_last() -> None:
+    rendered = render_documents(SET)
+    assert list(rendered)[-1] == ".tilejson", "it makes the new version current"
+    assert validate_tilejson(rendered[".tilejson"]) == [] and validate_wmts(rendered[".wmts"]) == []
 
 
 @pytest.mark.parametrize(
     "broken",
-    ["", "[]", "{", tilejson(SET)[:-5], tilejson(SET).replace('"/tiles', '"http://10.0.0.1/tiles')],
+    ["", "[]", "{", render_tilejson(SET)[:-5], render_tilejson(SET).replace('"/tiles', '"http://10.0.0.1/tiles')],
 )
-def test_an_unsound_tilejson_is_found(broken: str) -> None:
-    assert tilejson_findings(broken)
+def test_broken_tilejson_has_faults(broken: str) -> None:
+    assert validate_tilejson(broken)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +125,10 @@ def test_an_unsound_tilejson_is_found(broken: str) -> None:
     [
         "",
         "<Capabilities/>",
-        wmts(SET)[:-5],
-        wmts(SET).replace('"/tiles', '"http://10.0.0.1/tiles'),
-        wmts(SET).replace("<Capabilities ", '<!DOCTYPE x [<!ENTITY a "b">]><Capabilities ', 1),
+        render_wmts(SET)[:-5],
+        render_wmts(SET).replace('"/tiles', '"http://10.0.0.1/tiles'),
+        render_wmts(SET).replace("<Capabilities ", '<!DOCTYPE x [<!ENTITY a "b">]><Capabilities ', 1),
     ],
 )
-def test_unsound_capabilities_are_found(broken: str) -> None:
-    assert wmts_findings(broken)
+def test_broken_capabilities_have_faults(broken: str) -> None:
+    assert validate_wmts(broken)

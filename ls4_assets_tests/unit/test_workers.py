@@ -1,4 +1,4 @@
-"""The supervisor, with small shell programs in place of mapserv."""
+"""The worker supervisor, with small shell scripts instead of mapserv."""
 
 import os
 import signal
@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from mapserver.workers import Supervisor, anybody_disconnected, disconnected, listen
+from mapserver.workers import WorkerSupervisor, is_any_disconnected, is_disconnected, listen
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @contextmanager
-def supervised(
-    folder: Path, script: str, *, mapfiles: Path | None = None, count: int = 2, max_rss: int = 1 << 40
-) -> Iterator[Supervisor]:
-    """A supervisor at work in a thread, for workers that run a shell script."""
+def running_supervisor(
+    folder: Path, script: str, *, mapfiles: Path | None = None, count: int = 2, max_rss_bytes: int = 1 << 40
+) -> Iterator[WorkerSupervisor]:
+    """Run a supervisor in a thread; its workers run a shell script."""
     listener = listen(folder / "sock")
     argv = ["sh", "-c", script]
-    supervisor = Supervisor(argv, listener, mapfiles or folder, count=count, max_rss=max_rss, database_port=None)
+    supervisor = WorkerSupervisor(
+        argv, listener, mapfiles or folder, count=count, max_rss_bytes=max_rss_bytes, database_port=None
+    )
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     try:
@@ -35,83 +37,83 @@ def supervised(
         assert not thread.is_alive()
 
 
-def pids(supervisor: Supervisor) -> set[int]:
+def running_pids(supervisor: WorkerSupervisor) -> set[int]:
     return {slot.process.pid for slot in supervisor.slots if slot.process and slot.process.poll() is None}
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_dead_worker_is_replaced_and_all_are_gone_at_the_end(tmp_path: Path) -> None:
-    with supervised(tmp_path, "exec sleep 60") as supervisor:
-        eventually(lambda: len(pids(supervisor)) == 2)
-        before = pids(supervisor)
+def test_killed_worker_is_replaced_and_all_are_stopped_at_the_end(tmp_path: Path) -> None:
+    with running_supervisor(tmp_path, "exec sleep 60") as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 2)
+        before = running_pids(supervisor)
         os.kill(min(before), signal.SIGKILL)
-        eventually(lambda: len(pids(supervisor) - before) == 1)
-        last = pids(supervisor)
+        wait_until(lambda: len(running_pids(supervisor) - before) == 1)
+        last = running_pids(supervisor)
     assert not any(Path(f"/proc/{pid}").exists() for pid in last)
 
 
-def test_workers_that_die_young_are_started_ever_more_slowly(tmp_path: Path) -> None:
-    with supervised(tmp_path, "echo x >> starts; exit 1", count=1):
+def test_workers_that_exit_at_once_are_restarted_with_backoff(tmp_path: Path) -> None:
+    with running_supervisor(tmp_path, "echo x >> starts; exit 1", count=1):
         time.sleep(5)
     starts = len((tmp_path / "starts").read_text().split())
-    assert 2 <= starts <= 5, "a start at each look would make ten"
+    assert 2 <= starts <= 5, "a start at each poll would make ten"
 
 
-def test_a_worker_that_outgrows_the_bound_is_replaced_one_at_a_time(tmp_path: Path) -> None:
-    with supervised(tmp_path, "echo x >> starts; exec sleep 60", max_rss=1) as supervisor:
+def test_workers_over_the_memory_limit_are_replaced_one_at_a_time(tmp_path: Path) -> None:
+    with running_supervisor(tmp_path, "echo x >> starts; exec sleep 60", max_rss_bytes=1) as supervisor:
         for _ in range(4):
             time.sleep(0.5)
             assert len([slot for slot in supervisor.slots if slot.stopping_since is not None]) <= 1
-        eventually(lambda: len((tmp_path / "starts").read_text().split()) > 4)
+        wait_until(lambda: len((tmp_path / "starts").read_text().split()) > 4)
 
 
-def test_a_worker_that_holds_too_many_files_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit of open files it would leave out frames, and nobody would be told."""
-    monkeypatch.setattr("mapserver.workers.MOST_OPEN_FILES", 30)
+def test_worker_with_too_many_open_files_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of open files a worker silently left frames out."""
+    monkeypatch.setattr("mapserver.workers.MAX_OPEN_FILES", 30)
     hold = "; ".join(f"exec {number}</dev/null" for number in range(3, 10))
-    with supervised(tmp_path, f"echo x >> starts; {hold}; exec sleep 60", count=1):
+    with running_supervisor(tmp_path, f"echo x >> starts; {hold}; exec sleep 60", count=1):
         time.sleep(2)
-        assert len((tmp_path / "starts").read_text().split()) == 1, "so many are fine"
-        monkeypatch.setattr("mapserver.workers.MOST_OPEN_FILES", 5)
-        eventually(lambda: len((tmp_path / "starts").read_text().split()) > 1)
+        assert len((tmp_path / "starts").read_text().split()) == 1, "this number of files is allowed"
+        monkeypatch.setattr("mapserver.workers.MAX_OPEN_FILES", 5)
+        wait_until(lambda: len((tmp_path / "starts").read_text().split()) > 1)
 
 
-def test_workers_move_into_the_folder_of_mapfiles_when_there_is_one(tmp_path: Path) -> None:
-    """Over a new archive that may only be read there is none: no worker started, and the map server ended again and again."""
+def test_workers_move_to_the_mapfiles_folder_once_it_exists(tmp_path: Path) -> None:
+    """With a new read-only archive the folder was missing: no worker started, and the map server exited again and again."""
     mapfiles = tmp_path / "mapfiles"
-    with supervised(tmp_path, "exec sleep 60", mapfiles=mapfiles) as supervisor:
-        eventually(lambda: len(pids(supervisor)) == 2)
+    with running_supervisor(tmp_path, "exec sleep 60", mapfiles=mapfiles) as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 2)
         mapfiles.mkdir()
-        eventually(lambda: [Path(f"/proc/{pid}/cwd").readlink() for pid in pids(supervisor)] == [mapfiles] * 2)
+        wait_until(lambda: [Path(f"/proc/{pid}/cwd").readlink() for pid in running_pids(supervisor)] == [mapfiles] * 2)
 
 
-def test_workers_deaf_to_sigterm_are_killed(tmp_path: Path) -> None:
-    with supervised(tmp_path, "trap '' TERM; while :; do sleep 1; done") as supervisor:
-        eventually(lambda: len(pids(supervisor)) == 2)
+def test_workers_that_ignore_sigterm_are_killed(tmp_path: Path) -> None:
+    with running_supervisor(tmp_path, "trap '' TERM; while :; do sleep 1; done") as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 2)
         time.sleep(0.3)
-        last = pids(supervisor)
+        last = running_pids(supervisor)
     assert not any(Path(f"/proc/{pid}").exists() for pid in last)
 
 
-def test_a_connection_that_its_server_closed_is_noticed() -> None:
+def test_connection_closed_by_the_server_is_detected() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             accepted, _ = server.accept()
-            assert not disconnected(os.getpid(), port)
-            assert not anybody_disconnected(port)
+            assert not is_disconnected(os.getpid(), port)
+            assert not is_any_disconnected(port)
             accepted.close()
-            eventually(lambda: disconnected(os.getpid(), port))
-            assert anybody_disconnected(port)
+            wait_until(lambda: is_disconnected(os.getpid(), port))
+            assert is_any_disconnected(port)
 
 
-def test_a_socket_file_left_behind_is_replaced(tmp_path: Path) -> None:
+def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     listen(tmp_path / "sock").close()
     with listen(tmp_path / "sock"), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "sock"))
