@@ -1,0 +1,177 @@
+"""Write the generated tables of docs/reference from the code: `make reference`.
+
+A page is written by hand around its tables. A table stands between the markers `<!-- generated: NAME -->` and
+`<!-- end -->`. ls4_assets_tests/unit/test_reference.py fails when a page is out of date, and when a setting, command,
+asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
+compares their page.
+"""
+
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import dagster as dg
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ls4_assets.cli.main import main as commands
+from ls4_assets.definitions import build_definitions
+from ls4_assets.logs import EVENTS
+from ls4_assets.settings import Settings
+from resources.archive import Archive
+
+REFERENCE = Path(__file__).parent / "reference"
+_BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Described by hand on the page, because they are nested.
+_NESTED = ("profiles", "contact")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; cells may hold Markdown, and `|` is escaped."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def settings_table() -> str:
+    """One row for each setting: environment variable, default, meaning with its unit."""
+    rows = [
+        (f"`LS4_{name.upper()}`", _default(field), _sentence(field.description or ""))
+        for name, field in Settings.model_fields.items()
+        if name not in _NESTED
+    ]
+    return table(("setting", "default", "meaning"), rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    return f"`{field.default}`" if field.default not in (None, "") else "none"
+
+
+def _sentence(text: str) -> str:
+    return text if "://" in text.split(" ")[0] else text[:1].upper() + text[1:]
+
+
+def commands_text() -> str:
+    """A section for each command: usage, what it does, its arguments and options."""
+    return "\n".join(_commands(commands, "ls4"))
+
+
+def _commands(group: click.Group, prefix: str) -> Iterator[str]:
+    for name in sorted(group.commands):
+        command = group.commands[name]
+        path = f"{prefix} {name}"
+        if isinstance(command, click.Group):
+            yield from _commands(command, path)
+            continue
+        usage = " ".join([path, *command.collect_usage_pieces(click.Context(command, info_name=path))])
+        help_text = re.sub(r"\s*\n\s*", " ", (command.help or "").replace("\b", "").strip())
+        yield f"## {path}\n\n```\n{usage}\n```\n\n{help_text}\n"
+        records = [option.get_help_record(click.Context(command)) for option in command.params]
+        rows = [(f"`{names}`", _sentence(text)) for names, text in filter(None, records) if text]
+        if rows:
+            yield table(("option", "meaning"), rows)
+
+
+def build_reference_definitions() -> dg.Definitions:
+    """The platform with one shard, which stands for all of them."""
+    return build_definitions({"Travis": "county"}, Archive(), 5)
+
+
+def assets_table(definitions: dg.Definitions) -> str:
+    """One row for each asset: its partitions and what it holds."""
+    graph = definitions.resolve_asset_graph()
+    rows = []
+    for key in sorted(graph.get_all_asset_keys(), key=lambda each: (len(each.path), each.path[-1])):
+        node = graph.get(key)
+        partitions = node.partitions_def.name if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition) else None
+        kind = partitions.partition("/")[0].rstrip("s") if partitions else ""
+        rows.append((f"`{key.path[-1]}`", f"one a {kind}" if kind else "none", _one_line(node.description)))
+    return table(("asset", "partitions", "content"), rows)
+
+
+def checks_table(definitions: dg.Definitions) -> str:
+    """One row for each asset check: its asset, whether a failure blocks, and what it asks."""
+    graph = definitions.resolve_asset_graph()
+    specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    rows = [
+        (f"`{spec.name}`", f"`{spec.asset_key.path[-1]}`", "blocks" if spec.blocking else "reports", _one_line(spec.description))
+        for spec in sorted(specs, key=lambda each: each.name)
+    ]
+    return table(("check", "asset", "a failure", "what it checks"), rows)
+
+
+def sensors_table(definitions: dg.Definitions) -> str:
+    """One row for each sensor and schedule: how often it runs and what it does."""
+    by_events = build_definitions({"Travis": "county"}, Archive(), 5, has_events=True)
+    found: dict[str, tuple[str, str]] = {}
+    for each in (definitions, by_events):
+        repository = each.get_repository_def()
+        for sensor in repository.sensor_defs:
+            found[sensor.name] = (f"every {sensor.minimum_interval_seconds} s", _one_line(sensor.description))
+        for schedule in repository.schedule_defs:
+            found[schedule.name] = (f"`{schedule.cron_schedule}` UTC", _one_line(schedule.description))
+    return table(("sensor or schedule", "runs", "what it does"), [(f"`{name}`", *found[name]) for name in sorted(found)])
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def events_table() -> str:
+    """One row for each event of the JSON log."""
+    return table(("event", "meaning"), [(f"`{name}`", meaning) for name, meaning in EVENTS.items()])
+
+
+def alarms_table(resources: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row for each CloudWatch alarm of the synthesized stacks."""
+    alarms = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
+    rows = sorted({(f"`{alarm['AlarmName']}`", alarm["AlarmDescription"]) for alarm in alarms})
+    return table(("alarm", "what it means and what to do"), rows)
+
+
+def blocks() -> dict[str, str]:
+    """The content of every block that needs no AWS CDK, by name."""
+    definitions = build_reference_definitions()
+    return {
+        "settings": settings_table(),
+        "commands": commands_text(),
+        "assets": assets_table(definitions),
+        "checks": checks_table(definitions),
+        "sensors": sensors_table(definitions),
+        "log-events": events_table(),
+    }
+
+
+def rendered(page: str, content: Mapping[str, str]) -> str:
+    """The page with its blocks replaced; a block that `content` does not have stays as it is."""
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{content[match[2]]}\n{match[3]}" if match[2] in content else match[0], page)
+
+
+def synthesized_resources() -> dict[str, Mapping[str, Any]]:
+    """The resources of the stacks of deploy/example.toml. Needs Node and the dependency group `deploy`."""
+    from deploy.aws.app import build_app
+    from deploy.aws.config import read_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        assembly = build_app(read_config(Path(__file__).parents[1] / "deploy" / "example.toml"), folder).synth()
+        return {name: each for stack in assembly.stacks for name, each in stack.template["Resources"].items()}
+
+
+def main() -> None:
+    """Rewrite the pages in place."""
+    content = blocks() | {"alarms": alarms_table(synthesized_resources())}
+    for path in sorted(REFERENCE.glob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        new = rendered(old, content)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+            sys.stdout.write(f"{path} is up to date now.\n")
+
+
+if __name__ == "__main__":
+    main()
