@@ -1,22 +1,24 @@
-# The commands of a checkout. `make demo` on a bare Debian or Ubuntu needs nothing but git, make and CA certificates.
+# The commands of a checkout. On a bare Debian or Ubuntu, `make demo` needs only git, make and CA certificates.
 #
-#   make demo            the whole platform on this machine, with a sample survey, until Ctrl-C
-#   make demo ONCE=1     the same; stops once the survey is on the map, exit status 0 or 1
-#   make demo PORT=8080  maps on that port
-#   make test            all tests but the slow ones;  ARGS="-k names" is handed to pytest
-#   make test-slow       the slow ones
-#   make check           style and types
-#   make viewer          the map page anew from mapserver/viewer, with npm; the built page is part of the repository
-#   make clean           what tests and tools left behind;  the demonstration's archive in .ls4 stays
+#   make demo            run the whole platform on this machine, with sample data, until Ctrl-C
+#   make demo ONCE=1     the same, but stop when the sample data is on the map; exit status 0 or 1
+#   make demo PORT=8080  serve the maps on that port
+#   make test            run all tests except the slow ones;  ARGS="-k names" is passed to pytest
+#   make test-slow       run the slow tests
+#   make check           check style, types, layers, spelling, prose and documentation
+#   make docs            build the documentation site in site/; a broken link is an error
+#   make reference       rewrite the generated tables of docs/reference from the code
+#   make viewer          build the map page from mapserver/viewer with npm; the built page is in the repository
+#   make clean           remove the files of tests and tools;  the demonstration's archive in .ls4 stays
 
-.PHONY: demo install install-tests viewer test test-slow check clean
+.PHONY: demo install install-tests viewer test test-slow check docs reference clean
 .DEFAULT_GOAL := demo
 
-# The platform is many processes, each of which would otherwise compile every module anew: five seconds of its start.
+# The platform has many processes. Without cached bytecode each would compile every module again, which takes five seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Two files of tests at once, each with a PostgreSQL cluster of its own.
-IN_TWO := --numprocesses 2 --dist loadfile
+# Two test files in parallel, each with its own PostgreSQL cluster.
+PARALLEL := --numprocesses 2 --dist loadfile
 
 demo: install
 	@.venv/bin/ls4 demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
@@ -28,18 +30,29 @@ install-tests:
 	@deploy/install.sh tests
 
 test: install-tests
-	.venv/bin/pytest -m "not slow" $(IN_TWO) $(ARGS)
+	.venv/bin/pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-slow: install-tests
 	.venv/bin/pytest -m slow $(ARGS)
 
-check: install
+check: install-tests
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	.venv/bin/codespell
+	.ci/prose
+	$(MAKE) --no-print-directory docs
+
+docs: install-tests
+	NO_COLOR=1 .venv/bin/zensical build --strict
+
+reference: install-tests
+	.venv/bin/python -m docs.generate
 
 viewer:
 	cd mapserver/viewer && npm ci --ignore-scripts && npm run build
 
 clean:
-	rm -rf .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache dist site
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

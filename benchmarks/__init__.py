@@ -1,1 +1,1 @@
-"""Measurements that a reader can repeat: `python -m benchmarks.<name>`."""
+"""Benchmarks that you can repeat: `python -m benchmarks.<name>`. docs/explanation/performance.md has the results."""

@@ -1,7 +1,7 @@
-"""Synthetic scans for the benchmarks that compress as aerial photographs do.
+"""Synthetic scans for the benchmarks, which compress like aerial photographs.
 
-Texture of all sizes (an octave of noise each, coarser ones stronger), the same in all bands but for a tint, and grain of
-its own in each band. DEFLATE with predictor gains 1.3 to 1.6 times, JPEG of quality 85 about ten times.
+Octaves of noise give textures of all sizes, the coarser ones stronger. The bands share them except for a tint, and each band has
+its own grain. DEFLATE with predictor compresses a scan by a factor of 1.3 to 1.6, JPEG of quality 85 by about ten.
 """
 
 from collections.abc import Iterator
@@ -16,28 +16,28 @@ from rasterio.windows import Window
 _ROWS = 512
 _OCTAVES = 8
 _FINEST_AMPLITUDE = 3.0
-_COARSENING = 1.45
+_GROWTH_PER_OCTAVE = 1.45
 _GRAIN = {1: 5.0, 3: 2.2}
 
 
 def write_photograph(path: Path, size: int, bands: int, *, collar: bool, seed: int = 58) -> None:
-    """Write a `size` x `size` scan, uint8, EPSG:3857, uncompressed; with `collar`, turned in a masked black one."""
+    """Write a `size` x `size` scan, uint8, EPSG:3857, uncompressed; with `collar`, rotated inside a masked black collar."""
     options = {
         "driver": "GTiff", "width": size, "height": size, "count": bands, "dtype": "uint8", "interleave": "pixel",
         "crs": "EPSG:3857", "transform": Affine(0.8, 0, -10_880_000, 0, -0.8, 3_540_000),
         "photometric": "RGB" if bands == 3 else "MINISBLACK",
     }  # fmt: skip
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **options) as target:
-        for top, pixels in _strips(size, bands, seed):
+        for top, pixels in _iter_strips(size, bands, seed):
             window = Window(0, top, size, pixels.shape[1])
             if collar:
-                inside = _inside(size, top, pixels.shape[1])
+                inside = _inside_square(size, top, pixels.shape[1])
                 pixels *= inside
                 target.write_mask(inside, window=window)
             target.write(pixels, window=window)
 
 
-def _strips(size: int, bands: int, seed: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _iter_strips(size: int, bands: int, seed: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     rng = np.random.default_rng(seed)
     tint = np.linspace(1.0, 0.8, bands, dtype=np.float32)[:, None, None]
     for top in range(0, size, _ROWS):
@@ -47,14 +47,14 @@ def _strips(size: int, bands: int, seed: int) -> Iterator[tuple[int, NDArray[np.
 
 
 def _grain(rng: np.random.Generator, bands: int, rows: int, size: int) -> NDArray[np.float32]:
-    """Film grain as a scanner sees it: its optics spread each grain over neighbouring pixels."""
+    """Film grain as scanned: the scanner's optics spread each grain over neighboring pixels."""
     sharp = rng.standard_normal((bands, rows + 1, size + 1), dtype=np.float32)
     spread: NDArray[np.float32] = sharp[:, 1:, 1:] + sharp[:, :-1, 1:] + sharp[:, 1:, :-1] + sharp[:, :-1, :-1]
     return spread * np.float32(_GRAIN[bands] / 2)
 
 
 def _octave(rng: np.random.Generator, number: int, size: int) -> NDArray[np.float32]:
-    """Noise whose grains are 2^number pixels wide, linear between them, shape (_ROWS, size)."""
+    """Noise with grains 2^number pixels wide, interpolated linearly, shape (_ROWS, size)."""
     step = 2**number
     coarse = rng.standard_normal((_ROWS // step + 1, size // step + 2), dtype=np.float32)
     y, x = np.arange(_ROWS) / step, np.arange(size, dtype=np.float32) / step
@@ -62,11 +62,11 @@ def _octave(rng: np.random.Generator, number: int, size: int) -> NDArray[np.floa
     down, across = (y - rows)[:, None].astype(np.float32), x - columns
     tall = coarse[rows] * (1 - down) + coarse[np.minimum(rows + 1, len(coarse) - 1)] * down
     smooth: NDArray[np.float32] = tall[:, columns] * (1 - across) + tall[:, columns + 1] * across
-    return smooth * np.float32(_FINEST_AMPLITUDE * _COARSENING**number)
+    return smooth * np.float32(_FINEST_AMPLITUDE * _GROWTH_PER_OCTAVE**number)
 
 
-def _inside(size: int, top: int, rows: int) -> NDArray[np.bool_]:
-    """True inside a square turned by six degrees about the centre of the scan."""
+def _inside_square(size: int, top: int, rows: int) -> NDArray[np.bool_]:
+    """True inside a square rotated by six degrees about the center of the scan."""
     y = (np.arange(top, top + rows, dtype=np.float32) - size / 2)[:, None]
     x = np.arange(size, dtype=np.float32) - size / 2
     across, down = 0.9945 * x + 0.1045 * y, 0.9945 * y - 0.1045 * x

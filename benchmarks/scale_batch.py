@@ -1,8 +1,8 @@
-"""A batch of frames through Dagster against the same pixel work in a bare process pool, on the same files.
+"""A batch of frames through Dagster, compared with the same pixel work in a bare process pool on the same files.
 
-The batch is found, claimed and requested by the sensor `bucket`, and its run is a process of its own as the launcher starts it
-(`dagster api execute_run`). Its wall time has everything in it: the process's start, its imports, the load of all definitions,
-planned events, copies from and to the archive, hashes, rows, thumbnails, materialisations. Not in it: the wait in Dagster's
+The sensor `ingest_poll` finds, claims and requests the batch, and its run is a separate process, as the launcher starts it
+(`dagster api execute_run`). The wall time of the run includes the start of the process, its imports, the load of all definitions,
+planned events, copies from and to the archive, hashes, rows, thumbnails and materializations, but not the wait in Dagster's
 queue.
 """
 
@@ -25,15 +25,17 @@ from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.operations.status import collect
 from resources.archive import Archive
 
-_OF = Collection("Travis", "USDA_1958", "frames")
-# Photographs that differ; the frames are hard links to them.
+_COLLECTION = Collection("Travis", "USDA_1958", "frames")
+# The number of different photographs; the frames are hard links to them.
 _PHOTOGRAPHS = 4
 
 
 def measure_batch(frames: int, side: int) -> dict[str, float]:
-    """The bare pool is measured before and after the run: on a shared machine the mean of the two is the fairer yardstick.
+    """Seconds of the run and of the bare pool, and their ratio.
 
-    So is the same pool keeping its files, which the run does: that ratio is what Dagster and the archive cost without the disk.
+    The bare pool is measured before and after the run, because the mean of both is a fairer baseline on a shared machine. The
+    pool that keeps its files, as the run does, is a second baseline: that ratio is the cost of Dagster and the archive without
+    the disk.
     """
     archive = Archive()
     paths = _drop(archive, frames, side)
@@ -42,27 +44,27 @@ def measure_batch(frames: int, side: int) -> dict[str, float]:
     bare = [bare_pool(paths, workers)]
     started = time.perf_counter()
     with dg.DagsterInstance.get() as instance:
-        request = _requested(instance, archive, frames)
+        request = _request_batch(instance, archive, frames)
         sensor_s = time.perf_counter() - started
-        command = _launched(instance, request)
+        command = _create_run(instance, request)
         os.sync()
         started = time.perf_counter()
-        ended = subprocess.run(command, check=False, stdout=sys.stderr)
+        result = subprocess.run(command, check=False, stdout=sys.stderr)
         run_s = time.perf_counter() - started
     bare.append(bare_pool(paths, workers))
     keeping.append(bare_pool(paths, workers, keep=True))
-    done = collect(archive.settings, _OF.name).collections[0].done
-    assert (ended.returncode, done) == (0, frames), f"{done} of {frames} frames are done; look at the run's log above"
+    done = collect(archive.settings, _COLLECTION.name).collections[0].done
+    assert (result.returncode, done) == (0, frames), f"{done} of {frames} frames are done; check the run's log above"
     bare_s, keeping_s = sum(bare) / len(bare), sum(keeping) / len(keeping)
     return {
         "frames": frames, "side": side, "workers": workers, "ratio": run_s / bare_s, "run_s": run_s, "bare_s": bare_s,
         "bare_before_s": bare[0], "bare_after_s": bare[1], "ratio_to_keeping": run_s / keeping_s, "keeping_s": keeping_s,
-        "sensor_s": sensor_s, **_told_by_log(workers, run_s),
+        "sensor_s": sensor_s, **_run_seconds_from_log(workers, run_s),
     }  # fmt: skip
 
 
 def _drop(archive: Archive, frames: int, side: int) -> list[Path]:
-    folder = Path(archive.storage.gdal_path(f"{_OF.folder('bw')}/georef"))
+    folder = Path(archive.storage.gdal_path(f"{_COLLECTION.folder('bw')}/georef"))
     folder.mkdir(parents=True)
     paths = [folder / f"02-08-60_6-{number}.tif" for number in range(frames)]
     for number, path in enumerate(paths):
@@ -73,23 +75,23 @@ def _drop(archive: Archive, frames: int, side: int) -> list[Path]:
     return paths
 
 
-def _requested(instance: dg.DagsterInstance, archive: Archive, frames: int) -> dg.RunRequest:
-    """One tick of the sensor; its events are recorded as the daemon would."""
+def _request_batch(instance: dg.DagsterInstance, archive: Archive, frames: int) -> dg.RunRequest:
+    """The run request of one sensor tick, whose events are recorded as the daemon does."""
     definitions = defs()
     context = dg.build_sensor_context(instance=instance, definitions=definitions, resources={"archive": archive})
     result = definitions.resolve_sensor_def("ingest_poll")(context)
-    assert isinstance(result, dg.SensorResult), f"the sensor requests nothing: {result}"
+    assert isinstance(result, dg.SensorResult), f"the sensor requests no run: {result}"
     for event in result.asset_events:
         instance.report_runless_asset_event(event)
     (request,) = result.run_requests or ()
     listed = request.run_config["ops"]["Travis_frames"]["config"]["frames"]
-    assert listed[0] == Frame(_OF, "bw", "02-08-60_6-0").partition
+    assert listed[0] == Frame(_COLLECTION, "bw", "02-08-60_6-0").partition
     assert len(listed) == frames
     return request
 
 
-def _launched(instance: dg.DagsterInstance, request: dg.RunRequest) -> list[str]:
-    """The run in Dagster's database, and the command that carries it out."""
+def _create_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> list[str]:
+    """Create the run in Dagster's database; returns the command that executes it."""
     job = defs().resolve_implicit_global_asset_job_def()
     selection = frozenset(request.asset_selection or ())
     pointer = CodePointer.from_module("ls4_assets.definitions", "defs", working_directory=None)
@@ -105,8 +107,8 @@ def _launched(instance: dg.DagsterInstance, request: dg.RunRequest) -> list[str]
     return list(ExecuteRunArgs(origin, run.run_id, instance.get_ref(), set_exit_code_on_failure=True).get_command_args())
 
 
-def _told_by_log(workers: int, run_s: float) -> dict[str, float]:
-    """Where the run's time went, from its own log lines: seconds of wall, the workers' own shared between them."""
+def _run_seconds_from_log(workers: int, run_s: float) -> dict[str, float]:
+    """The parts of the run's time from its log lines, in seconds of wall time; work of the workers is divided by their number."""
     lines = [json.loads(line) for line in Path(os.environ["LS4_LOG_FILE"]).read_text().splitlines()]
     (batch,) = (line for line in lines if line["event"] == "batch")
     frames = [line for line in lines if line["event"] == "frame"]

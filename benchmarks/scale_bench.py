@@ -1,7 +1,7 @@
-"""What every part of the scale benchmark stands on: a PostgreSQL cluster, an archive's folder and a Dagster home of its own.
+"""The environment of the scale benchmark: a PostgreSQL cluster, an archive folder and a Dagster home of its own.
 
-The cluster runs with the settings of `make demo`. Each part gets fresh databases and an empty folder, and reads where they are
-from the environment, as the processes of the platform do.
+The cluster has the settings of `make demo`. Each part gets fresh databases and an empty folder, which it finds through
+environment variables, as the processes of the platform do.
 """
 
 import os
@@ -18,22 +18,22 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 
 from ls4_assets.db.bootstrap import OWNED_DATABASES, ROLES, bootstrap
 from ls4_assets.local.postgres import SUPERUSER, Cluster
-from ls4_assets.local.state import CHECKOUT, DATABASE_USER, free_port
+from ls4_assets.local.state import CHECKOUT, DATABASE_USER, find_free_port
 
 
 @dataclass(frozen=True)
-class Bench:
-    """`home` is a folder that goes with the benchmark."""
+class BenchmarkEnvironment:
+    """The cluster, and `home`, a folder that is removed at the end."""
 
     home: Path
     cluster: Cluster
     passwords: dict[str, str] = field(repr=False)
 
     @contextmanager
-    def place(self, part: str) -> Iterator[dict[str, str]]:
-        """Fresh databases and an empty archive for one part, as the environment that leads there.
+    def fresh_archive(self, part: str) -> Iterator[dict[str, str]]:
+        """Create fresh databases and an empty archive for one part; yields the environment variables of its process.
 
-        Modules are kept compiled, as in the images.
+        Compiled modules are cached, as in the images.
         """
         self._drop_databases()
         bootstrap(self.cluster.admin_url, self.passwords)
@@ -41,24 +41,24 @@ class Bench:
         for name in ("archive", "dagster", "work"):
             (folder / name).mkdir(parents=True)
         shutil.copyfile(CHECKOUT / "dagster.yaml", folder / "dagster" / "dagster.yaml")
-        left_out = ("LS4_", "DAGSTER_", "PYTHONDONTWRITEBYTECODE")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+        excluded = ("LS4_", "DAGSTER_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(excluded)}
         try:
             yield inherited | {
                 "LS4_STORAGE": str(folder / "archive"),
-                "LS4_DATABASE_URL": self._address("ls4"),
+                "LS4_DATABASE_URL": self._database_url("ls4"),
                 "LS4_PUBLIC_URL": "http://maps.test/archive",
                 "LS4_MAP_URL": "http://maps.test",
                 "LS4_SETTLE_SECONDS": "0",
                 "LS4_LOG_FILE": str(folder / "ls4.jsonl"),
                 "LS4_WORK_DIR": str(folder / "work"),
-                "LS4_DAGSTER_DATABASE_URL": self._address("dagster"),
+                "LS4_DAGSTER_DATABASE_URL": self._database_url("dagster"),
                 "DAGSTER_HOME": str(folder / "dagster"),
             }
         finally:
             shutil.rmtree(folder)
 
-    def _address(self, role: str) -> str:
+    def _database_url(self, role: str) -> str:
         return f"postgresql+psycopg2://{role}:{self.passwords[role]}@127.0.0.1:{self.cluster.port}/{role}"
 
     def _drop_databases(self) -> None:
@@ -69,30 +69,30 @@ class Bench:
 
 
 @contextmanager
-def workbench() -> Iterator[Bench]:
-    """The cluster runs meanwhile; nothing of it is left."""
-    # Straight under the temporary folder, where the OS user of PostgreSQL can reach it.
+def benchmark_environment() -> Iterator[BenchmarkEnvironment]:
+    """Run a cluster, and remove all its files at the end."""
+    # Directly under the temporary folder, which the OS user of PostgreSQL can enter.
     home = Path(tempfile.mkdtemp(prefix="ls4-scale-"))
     home.chmod(0o711)
     passwords = {role: secrets.token_urlsafe(16) for role in (SUPERUSER, *ROLES)}
     user = DATABASE_USER if os.geteuid() == 0 else None
-    cluster = Cluster(home / "postgres", free_port(), passwords[SUPERUSER], user)
+    cluster = Cluster(home / "postgres", find_free_port(), passwords[SUPERUSER], user)
     try:
         cluster.start()
-        yield Bench(home, cluster, passwords)
+        yield BenchmarkEnvironment(home, cluster, passwords)
     finally:
         cluster.stop()
         shutil.rmtree(home)
 
 
 @dataclass
-class Watch:
-    """Seconds by what they were spent on."""
+class Stopwatch:
+    """The seconds spent on each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def on(self, what: str) -> Iterator[None]:
+    def measure(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - started
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The figures of the scale benchmark as plots: `scale_collection.png` and `scale_tick.png`."""
+"""Plots of the scale benchmark: `scale_collection.png` and `scale_tick.png`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ _OURS, _LEGACY = "#1b6ca8", "#b5651d"
 
 
 def write_plots(results: dict[str, Any], folder: Path) -> None:
-    """A plot for each part that was measured and has sizes."""
+    """Write one plot for each measured part that has several sizes."""
     mpl.rcParams.update(
         {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
     )
@@ -27,15 +27,15 @@ def _collection(results: dict[str, Any]) -> Figure:
     sizes = [int(size) for size in results["index_one_frame_s"]]
     lines.loglog(sizes, list(results["legacy"]["one_frame_s"].values()), "o-", color=_LEGACY, label="legacy way")
     lines.loglog(sizes, list(results["index_one_frame_s"].values()), "o-", color=_OURS, label="ls4")
-    lines.set(xlabel="frames in the collection", ylabel="seconds", title="One frame more: index, files, mosaic, map")
+    lines.set(xlabel="frames in the collection", ylabel="seconds", title="Adding one frame: index, files, mosaic, map")
     lines.legend()
     names, below = [f"{size:,}" for size in sizes], [0.0] * len(sizes)
     stages = list(results["index_stages_s"].values())
     for stage in stages[0]:
-        heights = [one[stage] for one in stages]
+        heights = [by_stage[stage] for by_stage in stages]
         bars.bar(names, heights, bottom=below, label=stage.replace("_", " "))
-        below = [under + height for under, height in zip(below, heights, strict=True)]
-    bars.set(xlabel="frames in the collection", ylabel="seconds", title="Where ours goes")
+        below = [bottom + height for bottom, height in zip(below, heights, strict=True)]
+    bars.set(xlabel="frames in the collection", ylabel="seconds", title="ls4 by stage")
     bars.set_axisbelow(True)
     bars.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     return figure
@@ -45,10 +45,10 @@ def _ticks(ticks: dict[str, dict[str, float]]) -> Figure:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     seconds, memory = figure.subplots(1, 2)
     sizes = [int(size) for size in ticks]
-    for what, label in (("seconds", "nothing new"), ("new_seconds", "100 new"), ("collections_seconds", "collections")):
-        seconds.semilogx(sizes, [one[what] for one in ticks.values()], "o-", label=label)
-    seconds.set(xlabel="known frames", ylabel="seconds", title="One tick of the sensors", ylim=(0, None))
+    for figure_name, label in (("seconds", "nothing new"), ("new_seconds", "100 new"), ("collections_seconds", "collections")):
+        seconds.semilogx(sizes, [tick[figure_name] for tick in ticks.values()], "o-", label=label)
+    seconds.set(xlabel="recorded frames", ylabel="seconds", title="One tick of the sensors", ylim=(0, None))
     seconds.legend()
-    memory.semilogx(sizes, [one["peak_mb"] for one in ticks.values()], "o-", color=_OURS)
-    memory.set(xlabel="known frames", ylabel="MB", title="Peak memory of the process", ylim=(0, None))
+    memory.semilogx(sizes, [tick["peak_mb"] for tick in ticks.values()], "o-", color=_OURS)
+    memory.set(xlabel="recorded frames", ylabel="MB", title="Peak memory of the process", ylim=(0, None))
     return figure

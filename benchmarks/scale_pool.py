@@ -1,6 +1,6 @@
-"""The yardstick of a batch: the pixels of its frames in a bare pool of processes, which knows neither archive nor Dagster.
+"""The baseline of a batch: the pixel work of its frames in a bare process pool, without archive and Dagster.
 
-A module of its own, as its workers import it: nothing that a frame's pixels do not need may slow their start.
+It is a separate module, because its workers import it: imports that the pixel work does not need would slow their start.
 """
 
 import multiprocessing
@@ -19,8 +19,10 @@ from ls4_assets.raster.source import Limits
 
 
 def bare_pool(paths: Sequence[Path], workers: int, keep: bool = False) -> float:
-    """Seconds from the start of the pool to the last frame; `keep` leaves all files until then, as who processes for a purpose
-    does: what is thrown away at once never reaches the disk."""
+    """Seconds from the start of the pool to the last frame.
+
+    `keep` keeps all files until the end, as real processing does: files that are deleted at once are never written to disk.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.scale_pool"])
     with tempfile.TemporaryDirectory(dir=os.environ["LS4_WORK_DIR"]) as kept:

@@ -1,6 +1,6 @@
-"""Plain CGI, as lambda-s4's map server ran it: `python -m benchmarks.serve_cgi <program>` starts the program for each request.
+"""A plain CGI server, as in lambda-s4: `python -m benchmarks.serve_cgi <program>` starts the program for each request.
 
-Prints its port and serves until it is ended. What the program finds in its environment is this process's own.
+It prints its port and serves until it is stopped. The program inherits the environment of this process.
 """
 
 import os

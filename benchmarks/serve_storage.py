@@ -1,8 +1,8 @@
-"""A bucket that is far away: a proxy before the S3 server that delays and counts each request.
+"""A distant bucket: a proxy in front of the S3 server that delays and counts each request.
 
-`python -m benchmarks.serve_storage <port of the S3 server> <seconds>` prints its own port and serves until it is ended. A process
-of its own, so that what it costs is not taken from the clients that are measured. Signatures stay valid, as the Host header is
-handed on.
+`python -m benchmarks.serve_storage <port of the S3 server> <seconds>` prints its own port and serves until it is stopped. It runs
+in its own process, so that its CPU time does not slow the measured clients. Request signatures stay valid, because the proxy
+passes the Host header through.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 _COUNTS = b"GET /-/counts "
-_LONGEST_HEAD = 2**16
+_MAX_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the bucket was asked for: requests, and bytes of its answers' bodies."""
+    """The number of requests to the bucket, and the bytes of its response bodies."""
 
     requests: int
     size: int
@@ -31,6 +31,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class FarBucket:
+    """The address of the proxy."""
+
     port: int
 
     @property
@@ -38,7 +40,7 @@ class FarBucket:
         return f"127.0.0.1:{self.port}"
 
     def traffic(self) -> Traffic:
-        """Since the start."""
+        """The traffic since the start."""
         with closing(http.client.HTTPConnection(self.server, timeout=60)) as connection:
             connection.request("GET", "/-/counts")
             return Traffic(*json.loads(connection.getresponse().read()))
@@ -61,14 +63,14 @@ class _Proxy:
         self.requests = self.size = 0
 
     async def serve(self) -> None:
-        server = await asyncio.start_server(self.talk, "127.0.0.1", 0, limit=_LONGEST_HEAD, backlog=512)
+        server = await asyncio.start_server(self.handle_connection, "127.0.0.1", 0, limit=_MAX_HEADER_BYTES, backlog=512)
         print(server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
 
-    async def talk(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        """One connection of a client, and one to the S3 server for as long."""
+    async def handle_connection(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        """Serve one connection of a client through one connection to the S3 server."""
         far: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        # A client that goes, in the midst of an answer too, ends no more than its own connection.
+        # A client that disconnects, even during a response, ends only its own connection.
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await client.readuntil(b"\r\n\r\n")
@@ -78,7 +80,7 @@ class _Proxy:
                     continue
                 self.requests += 1
                 await asyncio.sleep(self.seconds)
-                far = far or await asyncio.open_connection("127.0.0.1", self.s3_port, limit=_LONGEST_HEAD)
+                far = far or await asyncio.open_connection("127.0.0.1", self.s3_port, limit=_MAX_HEADER_BYTES)
                 far[1].write(head)
                 await self._answer(far[0], answers, has_body=not head.startswith(b"HEAD "))
         for writer in (answers, far[1] if far else None):
@@ -99,13 +101,13 @@ class _Proxy:
         while left:
             part = await far.read(min(left, 2**17))
             if not part:
-                raise ConnectionResetError("The S3 server closed the connection in the midst of an answer.")
+                raise ConnectionResetError("The S3 server closed the connection during a response.")
             left -= len(part)
             answers.write(part)
             await answers.drain()
 
     async def _chunks(self, far: asyncio.StreamReader, answers: asyncio.StreamWriter) -> int:
-        """Hand on a body of unknown length (a listing) up to its last chunk; nothing is left of it."""
+        """Forward a body of unknown length (a listing) up to its last chunk; returns 0, the bytes that remain."""
         while True:
             line = await far.readline()
             size = int(line.split(b";")[0], 16)

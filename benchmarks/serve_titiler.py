@@ -1,7 +1,7 @@
-"""titiler over MosaicJSON, as its manual sets it up. Runs in the interpreter that has it, so nothing of ls4 is imported.
+"""titiler over MosaicJSON, set up as in its manual. It runs in titiler's own interpreter, so it imports nothing from ls4.
 
-`python serve_titiler.py <features.json> <mosaic.json>` makes a MosaicJSON of GeoJSON features whose `path` is the COG's; uvicorn
-runs `app`.
+`python serve_titiler.py <features.json> <mosaic.json>` writes a MosaicJSON for GeoJSON features with the property `path` of a
+COG; uvicorn runs `app`.
 """
 
 import json
@@ -17,13 +17,13 @@ app = FastAPI()
 app.include_router(MosaicTilerFactory(backend=FileBackend, add_part=True, add_viewer=False).router)
 
 
-@app.get("/health")
+@app.get("/health")  # type: ignore[untyped-decorator]  # mypy runs without FastAPI, which is installed in titiler's environment
 def health() -> bool:
     return True
 
 
 if __name__ == "__main__":
     features, out = map(Path, sys.argv[1:])
-    given = json.loads(features.read_text())
-    made = MosaicJSON.from_features(given["features"], given["minzoom"], given["maxzoom"])
-    out.write_text(made.model_dump_json(exclude_none=True))
+    document = json.loads(features.read_text())
+    mosaic = MosaicJSON.from_features(document["features"], document["minzoom"], document["maxzoom"])
+    out.write_text(mosaic.model_dump_json(exclude_none=True))

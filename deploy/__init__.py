@@ -1,1 +1,4 @@
-"""Production: the images, Dagster's configuration, and in `aws` the infrastructure. The platform itself imports nothing of it."""
+"""Production: the container images, Dagster's configuration, and the AWS infrastructure in `aws`.
+
+The platform itself does not import this package; one machine's services are in `ls4_assets.local`.
+"""

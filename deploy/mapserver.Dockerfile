@@ -1,5 +1,5 @@
 # The map server (`python -m mapserver`: nginx and its MapServer workers) and its sidecar (`python -m mapserver.sync`).
-# Build it from the checkout:
+# Build it in the checkout:
 #   docker build -f deploy/mapserver.Dockerfile -t ls4-mapserver .
 ARG BASE_IMAGE=debian:bookworm-slim
 
@@ -12,7 +12,7 @@ ARG UV_VERSION=0.13.9
 RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir "uv==${UV_VERSION}"
 WORKDIR /opt/ls4
 ENV UV_PROJECT_ENVIRONMENT=/opt/venv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_NO_CACHE=1
-# Four libraries, and not the pipeline's: the image is small, and so is what a break-in finds.
+# Only four libraries, without those of the pipeline: a small image with a small attack surface.
 COPY pyproject.toml uv.lock ./
 RUN /opt/uv/bin/uv sync --locked --only-group mapserver --no-install-project --python /usr/bin/python3
 
@@ -32,12 +32,12 @@ ENV PYTHONPATH=/opt/ls4 \
     PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
-# Mapfiles, configuration and kept tiles. Declared behind its owner: a fresh volume gets the owner of the folder in the image.
+# Mapfiles, configuration and cached tiles. After the owner is set: a new volume gets the owner of the folder in the image.
 VOLUME ["/srv/ls4", "/tmp"]
 WORKDIR /tmp
 USER 1000
 EXPOSE 8080
-# The page is answered by nginx alone: a database that is away is no reason to start the map server again.
+# nginx serves this page without the database: a restart of the map server would not fix a database outage.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
   CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/', timeout=5)"]
 CMD ["python", "-m", "mapserver", "--listen", "0.0.0.0", "--run-dir", "/srv/ls4/serving", \

@@ -1,1 +1,1 @@
-"""The AWS CDK app: `cdk synth` in deploy/ runs `python -m deploy.aws`. deploy/README.md takes an operator through it."""
+"""The AWS CDK app: `cdk synth` in deploy/ runs `python -m deploy.aws`. deploy/README.md has the steps for an operator."""

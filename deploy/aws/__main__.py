@@ -1,4 +1,4 @@
-"""What the CDK's command line runs: `LS4_DEPLOY` names the configuration (deploy/example.toml shows all of it)."""
+"""The entry point for the CDK command line; `LS4_DEPLOY` is the path of the configuration (see deploy/example.toml)."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ def main() -> None:
     """Write the templates into cdk.out."""
     file = os.environ.get("LS4_DEPLOY")
     if not file:
-        sys.exit("LS4_DEPLOY names no configuration: copy deploy/example.toml, fill it in and set LS4_DEPLOY to its path.")
+        sys.exit("LS4_DEPLOY is not set: copy deploy/example.toml, fill in its values and set LS4_DEPLOY to its path.")
     try:
         config = read_config(Path(file))
     except ConfigurationError as error:

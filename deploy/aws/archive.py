@@ -1,4 +1,4 @@
-"""The bucket of the archive, the bucket of logs, and CloudFront, by which the public part is downloaded."""
+"""The bucket of the archive, the bucket of logs, and the CloudFront distribution for downloads of the public part."""
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_certificatemanager as acm
@@ -11,18 +11,18 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from deploy.aws.config import Config
-from deploy.aws.network import zone_of
+from deploy.aws.network import hosted_zone
 from resources.s3_storage import INTERMEDIATE_TAG
 
-# What everybody may read. In a policy `*` crosses `/`: none of these may match below georef/ or mapfiles/.
+# Public keys. In a policy `*` also matches `/`: none of these may match below georef/ or mapfiles/.
 PUBLIC_KEYS = ("bw/*/scanned/*", "nc/*/scanned/*", "bw/*/cog/*", "nc/*/cog/*", "derived/*", "geojson/*")
-# But for a first deployment that fails: what it leaves would be in the way of the next one.
+# Retained, except after a failed first deployment: the leftovers would block the next one.
 KEPT = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
 INTERMEDIATE_DAYS, NONCURRENT_DAYS, LOG_DAYS = 30, 90, 90
 
 
-class Archive(Construct):
-    """`bucket` holds the photographs; `logs` the access logs and, under dagster/, the output of runs."""
+class ArchiveBuckets(Construct):
+    """`bucket` has the photographs; `logs` has the access logs and, under dagster/, the output of runs."""
 
     def __init__(self, scope: Construct, config: Config) -> None:
         super().__init__(scope, "Archive")
@@ -30,9 +30,9 @@ class Archive(Construct):
             self,
             "Logs",
             bucket_name=f"{config.bucket}-logs",
-            encryption=s3.BucketEncryption.S3_MANAGED,  # load balancers write to no other
+            encryption=s3.BucketEncryption.S3_MANAGED,  # load balancers support no other for their logs
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            # CloudFront's older way of logging writes by ACL; this bucket gets S3's and the balancers' logs only.
+            # Only CloudFront's legacy logging needs ACLs; this bucket gets the logs of S3 and of the load balancers.
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
             versioned=True,
@@ -60,7 +60,7 @@ class Archive(Construct):
             server_access_logs_prefix="archive-access/",
             lifecycle_rules=_lifecycle(),
         )
-        # Said on the resource itself: the construct's own option brings a function that may write any bucket's notifications.
+        # Set on the CloudFormation resource: the construct's own option adds a Lambda function with rights to every bucket.
         resource = self.bucket.node.default_child
         assert isinstance(resource, s3.CfnBucket)
         resource.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
@@ -71,32 +71,32 @@ class Archive(Construct):
 def _lifecycle() -> list[s3.LifecycleRule]:
     tag, value = INTERMEDIATE_TAG.split("=")
     return [
-        # Filters know a prefix or a tag, and deflate/ lies deep in the key: the pipeline tags what it can make again.
+        # Lifecycle filters match a prefix or a tag, and deflate/ is deep in the key: the pipeline tags what it can regenerate.
         s3.LifecycleRule(
             id="intermediates",
             tag_filters={tag: value},
             expiration=Duration.days(INTERMEDIATE_DAYS),
-            # What has expired would be kept, and paid for, as long as what was replaced.
+            # Otherwise expired objects would be stored, and billed, as long as replaced ones.
             noncurrent_version_expiration=Duration.days(1),
         ),
         s3.LifecycleRule(
             id="replaced",
             noncurrent_version_expiration=Duration.days(NONCURRENT_DAYS),
             expired_object_delete_marker=True,
-            # Those of killed workers are invisible, and are paid for.
+            # Unfinished uploads of killed workers are invisible but billed.
             abort_incomplete_multipart_upload_after=Duration.days(1),
         ),
     ]
 
 
-class Downloads(Construct):
-    """CloudFront over the public keys. Everything else is rejected by the bucket's policy, whatever is asked of CloudFront."""
+class DownloadDistribution(Construct):
+    """CloudFront for the public keys. The bucket's policy rejects all other keys, whatever CloudFront requests."""
 
-    def __init__(self, scope: Construct, config: Config, archive: Archive) -> None:
+    def __init__(self, scope: Construct, config: Config, archive: ArchiveBuckets) -> None:
         super().__init__(scope, "Downloads")
         bucket = archive.bucket
-        # As a bucket of others, whose policy the origin leaves alone: its own statement would open the whole bucket.
-        foreign = s3.Bucket.from_bucket_attributes(
+        # Imported, so that the origin does not change the bucket's policy: its statement would open the whole bucket.
+        imported = s3.Bucket.from_bucket_attributes(
             self,
             "Origin",
             bucket_name=config.bucket,
@@ -110,12 +110,12 @@ class Downloads(Construct):
             "Distribution",
             comment="ls4: downloads",
             default_behavior=cloudfront.BehaviorOptions(
-                origin=origins.S3BucketOrigin.with_origin_access_control(foreign),
+                origin=origins.S3BucketOrigin.with_origin_access_control(imported),
                 viewer_protocol_policy=cloudfront.ViewerProtocolPolicy.REDIRECT_TO_HTTPS,
                 allowed_methods=cloudfront.AllowedMethods.ALLOW_GET_HEAD_OPTIONS,
-                cache_policy=self._caching(),
-                response_headers_policy=self._headers(),
-                compress=False,  # tifs and zips are compressed, and ranges need the bytes as they are
+                cache_policy=self._cache_policy(),
+                response_headers_policy=self._response_headers(),
+                compress=False,  # tifs and zips are already compressed, and range requests need the original bytes
             ),
             domain_names=[host] if host else None,
             certificate=certificate,
@@ -134,16 +134,16 @@ class Downloads(Construct):
         )
         self.url = f"https://{host or self.distribution.distribution_domain_name}"
         if host and f".{host}".endswith(f".{config.dns.zone}"):
-            self._address(host, zone_of(self, config))
+            self._add_dns_records(host, hosted_zone(self, config))
 
-    def _address(self, host: str, zone: dns.IHostedZone) -> None:
-        """The host's name; in a zone that is not ours its owner makes it, as an alias or CNAME of the distribution."""
+    def _add_dns_records(self, host: str, zone: dns.IHostedZone) -> None:
+        """Records for a host in our zone; the owner of another zone creates an alias or CNAME of the distribution."""
         target = dns.RecordTarget.from_alias(dns_targets.CloudFrontTarget(self.distribution))
         dns.ARecord(self, "Address", zone=zone, record_name=f"{host}.", target=target)
         dns.AaaaRecord(self, "AddressV6", zone=zone, record_name=f"{host}.", target=target)
 
-    def _caching(self) -> cloudfront.CachePolicy:
-        """A replaced frame keeps its public key: a minute, as the map front does it."""
+    def _cache_policy(self) -> cloudfront.CachePolicy:
+        """Caching for one minute, as on the web front end: a replaced frame keeps its public key."""
         return cloudfront.CachePolicy(
             self,
             "Caching",
@@ -153,8 +153,8 @@ class Downloads(Construct):
             max_ttl=Duration.days(1),
         )
 
-    def _headers(self) -> cloudfront.ResponseHeadersPolicy:
-        """COGs are read by pages of others, in ranges."""
+    def _response_headers(self) -> cloudfront.ResponseHeadersPolicy:
+        """CORS headers: other sites read COGs with range requests."""
         return cloudfront.ResponseHeadersPolicy(
             self,
             "Headers",

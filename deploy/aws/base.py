@@ -1,4 +1,7 @@
-"""The stack that lasts: network, buckets, database, registries, cluster. It comes first: services need images and databases."""
+"""The persistent stack: network, buckets, database, registries, cluster.
+
+It is deployed first: the services in `platform.py` need its images and databases.
+"""
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
@@ -6,16 +9,16 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from deploy.aws.archive import KEPT, Archive, Downloads
-from deploy.aws.cluster import Cluster, InitTask
+from deploy.aws.archive import KEPT, ArchiveBuckets, DownloadDistribution
+from deploy.aws.cluster import EcsCluster, InitTask
 from deploy.aws.config import Config
-from deploy.aws.database import Database
+from deploy.aws.database import DatabaseServer
 from deploy.aws.mount import MountedServers
 from deploy.aws.network import Network
 
 
-class Base(Stack):
-    """What the platform's stack is built on."""
+class BaseStack(Stack):
+    """The resources that outlast versions, which the platform stack uses."""
 
     def __init__(self, scope: Construct, config: Config) -> None:
         super().__init__(
@@ -36,11 +39,11 @@ class Base(Stack):
             removal_policy=RemovalPolicy.DESTROY,
         )
         self.network = Network(self, config, flow_logs)
-        self.archive = Archive(self, config)
-        self.downloads = Downloads(self, config, self.archive)
-        self.database = Database(self, config, self.network, self.key)
-        self.cluster = Cluster(self, config, self.network, self.key)
-        # Here, with the cluster that names them.
+        self.archive = ArchiveBuckets(self, config)
+        self.downloads = DownloadDistribution(self, config, self.archive)
+        self.database = DatabaseServer(self, config, self.network, self.key)
+        self.cluster = EcsCluster(self, config, self.network, self.key)
+        # In this stack, because the cluster refers to them.
         self.servers = MountedServers(self, config, self.network, self.cluster.cluster) if config.mount else None
         InitTask(self, config, self.cluster, self.database)
 
@@ -50,8 +53,8 @@ class Base(Stack):
 
 
 def _key(scope: Construct, config: Config) -> kms.Key:
-    """One key for logs, secrets, database and notices. Services that encrypt by it in the account's name are named here."""
-    purpose = "ls4: logs, secrets, database, notices"
+    """One key for logs, secrets, database and notifications, with the AWS services that may use it for this account."""
+    purpose = "ls4: logs, secrets, database, notifications"
     key = kms.Key(scope, "Key", description=purpose, enable_key_rotation=True, alias="ls4", removal_policy=KEPT)
     logs_arn = f"arn:aws:logs:{config.region}:{config.account}:log-group:*"
     key.add_to_resource_policy(

@@ -1,4 +1,4 @@
-"""The ECS cluster, the registries of the two images, the log groups, and the one-off task by which an operator begins."""
+"""The ECS cluster, the registries of the two images, the log groups, and the one-off task `ls4-init`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from constructs import Construct
 from deploy.aws import roles
 from deploy.aws.archive import KEPT
 from deploy.aws.config import Config
-from deploy.aws.database import ADMINISTRATOR, ROLES, Database
+from deploy.aws.database import ADMINISTRATOR, ROLES, DatabaseServer
 from deploy.aws.network import Network
 
 NAME = "ls4"
@@ -25,14 +25,14 @@ IMAGES = ("ls4", "ls4-mapserver")
 LOGS = ("init", "run", "webserver", "daemon", "code", "maps")
 # The folder of deploy/dagster.yaml and deploy/workspace.yaml in the image.
 DAGSTER_HOME = "/opt/dagster/production"
-# As deploy/README.md has the images built.
+# The platform for which deploy/README.md builds the images.
 _PLATFORM = ecs.RuntimePlatform(
     cpu_architecture=ecs.CpuArchitecture.X86_64, operating_system_family=ecs.OperatingSystemFamily.LINUX
 )
 
 
-class Cluster(Construct):
-    """`images`: the repositories, by name; `logs`: a group for each kind of task."""
+class EcsCluster(Construct):
+    """`images`: the registries by image name; `logs`: one log group for each kind of task."""
 
     def __init__(self, scope: Construct, config: Config, network: Network, key: kms.IKey) -> None:
         super().__init__(scope, "Cluster")
@@ -69,8 +69,8 @@ class Cluster(Construct):
             container_insights_v2=ecs.ContainerInsights.ENABLED,
             enable_fargate_capacity_providers=True,
         )
-        # What a run is started on, which names neither a launch type nor a provider. Services say for themselves. One provider:
-        # a strategy shares tasks out by weight, and sends none to the other where Spot has no room (deploy/README.md).
+        # For runs, which specify neither a launch type nor a provider; services specify theirs. Only one provider: a strategy
+        # distributes tasks by weight, and does not fall back to the other provider when Spot has no capacity (deploy/README.md).
         provider = "FARGATE_SPOT" if config.runs.spot else "FARGATE"
         self.cluster.add_default_capacity_provider_strategy([ecs.CapacityProviderStrategy(capacity_provider=provider, weight=1)])
 
@@ -80,18 +80,18 @@ class Cluster(Construct):
     def log(self, name: str) -> ecs.LogDriver:
         return ecs.LogDriver.aws_logs(stream_prefix=name, log_group=self.logs[name])
 
-    def execution_role(self, scope: Construct, name: str, log: str, read: Sequence[secrets.ISecret]) -> iam.IRole:
-        """Whom ECS itself acts as for a task: it pulls the image, hands over exactly these secrets and opens the log."""
+    def execution_role(self, scope: Construct, name: str, log: str, readable: Sequence[secrets.ISecret]) -> iam.IRole:
+        """The role of ECS itself for a task: it may pull images, read exactly these secrets and write the log."""
         repositories = [repository.repository_arn for repository in self.images.values()]
         statements = roles.execution(
-            repositories, self.logs[log].log_group_arn, [each.secret_arn for each in read], self.key.key_arn
+            repositories, self.logs[log].log_group_arn, [secret.secret_arn for secret in readable], self.key.key_arn
         )
         return roles.task_role(scope, name, statements).without_policy_updates()
 
     def fargate_task(
-        self, scope: Construct, name: str, *, family: str, task_role: iam.IRole, execution_role: iam.IRole, **more: object
+        self, scope: Construct, name: str, *, family: str, task_role: iam.IRole, execution_role: iam.IRole, **sizes: object
     ) -> ecs.FargateTaskDefinition:
-        """A task definition whose scratch folders are volumes, as nothing else of a container may be written to."""
+        """A task definition with volumes for scratch files, because the containers' root file systems are read-only."""
         task = ecs.FargateTaskDefinition(
             scope,
             name,
@@ -99,7 +99,7 @@ class Cluster(Construct):
             task_role=task_role,
             execution_role=execution_role,
             runtime_platform=_PLATFORM,
-            **more,  # type: ignore[arg-type]  # sizes
+            **sizes,  # type: ignore[arg-type]  # CPU, memory and disk
         )
         for volume in ("tmp", "work"):
             task.add_volume(name=volume)
@@ -107,30 +107,31 @@ class Cluster(Construct):
 
 
 def add_container(
-    task: ecs.TaskDefinition, name: str, *, volumes: Mapping[str, str] | None = None, **more: object
+    task: ecs.TaskDefinition, name: str, *, volumes: Mapping[str, str] | None = None, **options: object
 ) -> ecs.ContainerDefinition:
-    """A container that can write to its volumes and nowhere else, and has no capability of root."""
-    hardened = ecs.LinuxParameters(task, f"Linux-{name}", init_process_enabled=True)
-    hardened.drop_capabilities(ecs.Capability.ALL)
+    """Add a container that can write only to its volumes and has no root capabilities."""
+    linux_parameters = ecs.LinuxParameters(task, f"Linux-{name}", init_process_enabled=True)
+    linux_parameters.drop_capabilities(ecs.Capability.ALL)
     container = task.add_container(
         name,
         container_name=name,
         readonly_root_filesystem=True,
         user="1000",
-        linux_parameters=hardened,
-        **more,  # type: ignore[arg-type]
+        linux_parameters=linux_parameters,
+        **options,  # type: ignore[arg-type]  # passed through to add_container
     )
-    for volume, path in (volumes or {"tmp": "/tmp", "work": "/work"}).items():  # noqa: S108  # a volume of the container's own
+    for volume, path in (volumes or {"tmp": "/tmp", "work": "/work"}).items():  # noqa: S108  # the container's own volumes
         container.add_mount_points(ecs.MountPoint(source_volume=volume, container_path=path, read_only=False))
     return container
 
 
 class InitTask(Construct):
-    """To be run by hand before the services of a new version are there, and after a password was changed: roles, databases and
-    tables (`ls4 db init`), and then Dagster's own tables. Whatever is right already is left as it is.
+    """The task that an operator runs before the services of a new version start, and after a password changed.
+
+    It creates or updates roles, databases and tables (`ls4 db init`), then Dagster's own tables. It can run any number of times.
     """
 
-    def __init__(self, scope: Construct, config: Config, cluster: Cluster, database: Database) -> None:
+    def __init__(self, scope: Construct, config: Config, cluster: EcsCluster, database: DatabaseServer) -> None:
         super().__init__(scope, "Init")
         task = cluster.fargate_task(
             self,
@@ -156,7 +157,7 @@ class InitTask(Construct):
                 **{f"LS4_PASSWORD_{role.upper()}": password for role, password in passwords.items()},
             },
         )
-        # As on a single server, whose configuration asks for no cluster: on a first start there is none to be asked.
+        # The configuration of a single server, which needs no ECS cluster: on the first start the cluster does not exist yet.
         single = {"DAGSTER_HOME": "/opt/dagster/single", "LS4_DAGSTER_DATABASE_URL": "postgresql+psycopg2://dagster@/dagster"}
         migrate = add_container(
             task,

@@ -1,4 +1,4 @@
-"""The one configuration file of an installation, validated: what is wrong is told by name before anything is synthesised."""
+"""The configuration file of an installation. Validation reports every wrong value by name before anything is synthesized."""
 
 import tomllib
 from ipaddress import IPv4Network
@@ -13,8 +13,8 @@ from ls4_assets.settings import Settings
 
 Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
-# The stacks' own doing: a person who sets them too would be believed by half of the containers.
-_OURS = {
+# Settings that the stacks set themselves; a different value in [settings] would reach only some of the containers.
+_SET_BY_STACKS = {
     *(
         "storage",
         "s3_region",
@@ -33,61 +33,65 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Task(_Section):
-    """What one task is given."""
+class _TaskSize(_Section):
+    """The size of one task: `cpu` in units (1024 are one core), `memory` in MB."""
 
     cpu: int
     memory: int
 
     @model_validator(mode="after")
-    def _fargate_takes_it(self) -> Self:
+    def _fits_fargate(self) -> Self:
         sizes = FARGATE.get(self.cpu)
         if sizes is None or self.memory not in sizes:
-            known = "; ".join(f"cpu {cpu}: {sizes[0]} to {sizes[-1]} MB" for cpu, sizes in FARGATE.items())
-            raise ValueError(f"Fargate has no {self.cpu} units with {self.memory} MB; choose of {known}, in whole GB")
+            valid = "; ".join(f"cpu {cpu}: {sizes[0]} to {sizes[-1]} MB" for cpu, sizes in FARGATE.items())
+            raise ValueError(
+                f"Fargate does not offer {self.cpu} CPU units with {self.memory} MB; choose one of {valid}, in whole GB"
+            )
         return self
 
 
-class Dns(_Section):
-    """Where people find it; `maps` and `dagit` lie in `zone`."""
+class DnsConfig(_Section):
+    """The host names of the maps and of the Dagster UI, which must be in `zone`."""
 
     zone: Host
     zone_id: Annotated[str, Field(pattern=r"^Z[A-Z0-9]+$")]
     maps: Host
-    dagster_ui: Host
+    dagster: Host
 
     @model_validator(mode="after")
-    def _in_the_zone(self) -> Self:
-        for host in (self.maps, self.dagster_ui):
+    def _are_in_zone(self) -> Self:
+        for host in (self.maps, self.dagster):
             if not host.endswith(f".{self.zone}"):
-                raise ValueError(f"{host} does not end with .{self.zone}")
+                raise ValueError(f"{host} does not end with .{self.zone}; use a host name in the zone")
         return self
 
 
-class Downloads(_Section):
-    """A host name of one's own for downloads: both or none."""
+class DownloadsConfig(_Section):
+    """A custom host name for downloads, with its certificate; without them downloads use CloudFront's own address."""
 
     host: Host | None = None
     certificate_arn: Annotated[str, Field(pattern=r"^arn:aws:acm:us-east-1:\d{12}:certificate/")] | None = None
 
     @model_validator(mode="after")
-    def _both(self) -> Self:
+    def _are_complete(self) -> Self:
         if (self.host is None) != (self.certificate_arn is None):
-            raise ValueError("host and certificate_arn go together: CloudFront needs the certificate, in us-east-1, for the host")
+            raise ValueError(
+                "host and certificate_arn must be set together: CloudFront needs a certificate in us-east-1 for the host"
+            )
         return self
 
 
-class Network(_Section):
-    """Addresses."""
+class NetworkConfig(_Section):
+    """The VPC's address range, the client networks of the Dagster UI and the staff page, and the zones with endpoints."""
 
     cidr: IPv4Network = IPv4Network("10.40.0.0/16")
-    dagit_clients: tuple[IPv4Network, ...] = ()
+    dagster_clients: tuple[IPv4Network, ...] = ()
     staff: tuple[IPv4Network, ...] = ()
     endpoint_zones: Literal[1, 2, 3] = 2
 
 
-class Database(_Section):
-    """The PostgreSQL of the indexes and of Dagster. RDS has PostGIS for each of these versions."""
+class DatabaseConfig(_Section):
+    """The PostgreSQL server of the indexes and of Dagster. RDS supports PostGIS on each of these versions."""
 
     postgres: Literal["15", "16", "17"] = "16"
     instance: str = "t4g.medium"
@@ -95,8 +99,8 @@ class Database(_Section):
     standby: bool = True
 
 
-class Runs(_Task):
-    """The tasks that make frames and indexes."""
+class RunsConfig(_TaskSize):
+    """The tasks that process frames and build indexes."""
 
     cpu: int = 2048
     memory: int = 8192
@@ -104,23 +108,23 @@ class Runs(_Task):
     spot: bool = True
 
 
-class Maps(_Task):
-    """The map server's tasks."""
+class MapsConfig(_TaskSize):
+    """The tasks of the map server."""
 
     cpu: int = 1024
     memory: int = 4096
-    least: Annotated[int, Field(ge=1)] = 2
-    most: Annotated[int, Field(ge=1)] = 6
+    min_tasks: Annotated[int, Field(ge=1)] = 2
+    max_tasks: Annotated[int, Field(ge=1)] = 6
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.least > self.most:
-            raise ValueError("least is more than most")
+    def _are_ordered(self) -> Self:
+        if self.min_tasks > self.max_tasks:
+            raise ValueError("min_tasks is greater than max_tasks")
         return self
 
 
-class Mount(_Section):
-    """Servers whose user data mounts the bucket by s3fs."""
+class MountConfig(_Section):
+    """EC2 instances that mount the bucket with s3fs."""
 
     ami: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")]
     instance: str = "c7i.xlarge"
@@ -134,40 +138,40 @@ class Config(_Section):
     zones: Annotated[tuple[str, ...], Field(min_length=2, max_length=3)]
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,127}$")]
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
-    dns: Dns
+    dns: DnsConfig
     alarm_emails: tuple[str, ...] = ()
-    downloads: Downloads = Downloads()
-    network: Network = Network()
-    database: Database = Database()
-    runs: Runs = Runs()
-    maps: Maps = Maps()
+    downloads: DownloadsConfig = DownloadsConfig()
+    network: NetworkConfig = NetworkConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    runs: RunsConfig = RunsConfig()
+    maps: MapsConfig = MapsConfig()
     settings: dict[str, str | int | float | bool] = {}
-    mount: Mount | None = None
+    mount: MountConfig | None = None
 
     @field_validator("settings")
     @classmethod
-    def _known(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-        fields = set(Settings.model_fields) - _OURS
+    def _are_settings(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        fields = set(Settings.model_fields) - _SET_BY_STACKS
         if unknown := [name for name in value if name.partition("__")[0] not in fields]:
-            raise ValueError(f"{', '.join(unknown)}: no setting that is yours to give; see docs/configuration.md")
+            raise ValueError(f"{', '.join(unknown)}: not a setting that can be set here; see docs/reference/settings.md")
         return value
 
     @model_validator(mode="after")
-    def _zones_of_the_region(self) -> Self:
+    def _zones_are_in_region(self) -> Self:
         for zone in self.zones:
             if zone[:-1] != self.region:
                 raise ValueError(f"zone {zone} is not in {self.region}")
         if self.network.endpoint_zones > len(self.zones):
-            raise ValueError(f"endpoint_zones is more than the {len(self.zones)} zones")
+            raise ValueError(f"endpoint_zones is greater than the number of zones, {len(self.zones)}")
         return self
 
 
 def read_config(path: Path) -> Config:
-    """Raises ConfigurationError that names each wrong, missing or unknown value."""
+    """The configuration in a TOML file. Raises ConfigurationError that lists each wrong, missing or unknown value."""
     try:
         return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}; start from deploy/example.toml.") from None
+        raise ConfigurationError(f"{path} cannot be read: {error}; start with a copy of deploy/example.toml.") from None
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors())
-        raise ConfigurationError(f"{path}: {wrong}; correct it (deploy/example.toml shows each value).") from None
+        messages = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors())
+        raise ConfigurationError(f"{path}: {messages}. Correct the file; deploy/example.toml shows each value.") from None

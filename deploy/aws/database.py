@@ -1,6 +1,6 @@
 """PostgreSQL on RDS, and the passwords of its four roles.
 
-Tasks find the server by libpq's own variables (PGHOST, PGPASSWORD, ...), so no address or file ever holds a password.
+Tasks connect through libpq's own variables (PGHOST, PGPASSWORD, ...), so no URL or file contains a password.
 """
 
 from aws_cdk import Duration, RemovalPolicy
@@ -19,11 +19,11 @@ IDENTIFIER = "ls4"
 ADMINISTRATOR = "ls4_admin"
 ROLES = ("dagster", "ls4", "mapserver")
 _LOGS = ("postgresql", "upgrade")
-_AWKWARD = " %+~`#$&*()|[]{}:;<>?!'/@\"\\=,"
+_EXCLUDED_CHARACTERS = " %+~`#$&*()|[]{}:;<>?!'/@\"\\=,"
 
 
-class Database(Construct):
-    """`secrets` has the password of each role, and of the administrator who makes them (`ls4 db init`)."""
+class DatabaseServer(Construct):
+    """`secrets` has the password of each role and of the administrator, who creates the roles (`ls4 db init`)."""
 
     def __init__(self, scope: Construct, config: Config, network: Network, key: kms.IKey) -> None:
         super().__init__(scope, "Database")
@@ -36,7 +36,7 @@ class Database(Construct):
             generate_secret_string=secrets.SecretStringGenerator(
                 secret_string_template=f'{{"username": "{ADMINISTRATOR}"}}',
                 generate_string_key="password",
-                exclude_characters=_AWKWARD,
+                exclude_characters=_EXCLUDED_CHARACTERS,
             ),
         )
         self.secrets: dict[str, secrets.Secret] = {
@@ -44,7 +44,7 @@ class Database(Construct):
                 self,
                 f"Password-{role}",
                 encryption_key=key,
-                generate_secret_string=secrets.SecretStringGenerator(exclude_characters=_AWKWARD, password_length=40),
+                generate_secret_string=secrets.SecretStringGenerator(exclude_characters=_EXCLUDED_CHARACTERS, password_length=40),
             )
             for role in ROLES
         }
@@ -80,7 +80,7 @@ class Database(Construct):
             cloudwatch_logs_exports=list(_LOGS),
             publicly_accessible=False,
         )
-        # Made before the server, under the names that RDS will use: made by RDS itself they would keep their lines for ever.
+        # Created before the server under the names that RDS uses: log groups that RDS creates never expire.
         self.instance.node.add_dependency(*(self._log(name, key) for name in _LOGS))
 
     def _log(self, name: str, key: kms.IKey) -> logs.LogGroup:
@@ -94,12 +94,15 @@ class Database(Construct):
         )
 
     def password(self, scope: Construct, role: str, field: str | None = None) -> ecs.Secret:
-        """The password of a role for a container. By its ARN alone: its reader would get into the key's policy, in a circle."""
-        known = secrets.Secret.from_secret_complete_arn(scope, f"Known-{role}", self.secrets[role].secret_arn)
-        return ecs.Secret.from_secrets_manager(known, field)
+        """The password of a role for a container.
+
+        The secret is imported by its ARN: otherwise the CDK adds the reader to the key's policy, a circular dependency.
+        """
+        secret = secrets.Secret.from_secret_complete_arn(scope, f"Imported-{role}", self.secrets[role].secret_arn)
+        return ecs.Secret.from_secrets_manager(secret, field)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads to the server, without a password."""
+        """libpq's variables for the connection, without a password."""
         endpoint = self.instance.db_instance_endpoint_address
         return {"PGHOST": endpoint, "PGPORT": str(POSTGRES), "PGSSLMODE": "require"}

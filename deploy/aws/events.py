@@ -1,4 +1,4 @@
-"""From the bucket to the sensor: EventBridge chooses what is a drop, a queue keeps it, a second one what nobody could take."""
+"""Bucket events for the sensor: an EventBridge rule selects drops; a queue, with a dead-letter queue, delivers them."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_events as events
@@ -9,17 +9,18 @@ from constructs import Construct
 from deploy.aws.config import Config
 
 QUEUE = "ls4-georef"
-# `*/georef/*.tif` would match georef/deflate/x.tif too: products would ask for products, without end. Values of one array are
-# OR-ed, so that a wildcard beside an anything-but excludes nothing: all there is to say of a key stands in this one list.
+# A pattern `*/georef/*.tif` would also match georef/deflate/x.tif, and products would trigger products without end. EventBridge
+# combines the values of one array by OR, so a wildcard next to an anything-but would exclude nothing: one list has all
+# exclusions.
 NEVER_DROPS = ("*/georef/deflate/*", "*/cog/*", "*/scanned/*", "mapfiles/*", "derived/*", "geojson/*", "*/")
 
 
-class Events(Construct):
-    """`queue` is read by the sensor, `dead` by a person."""
+class BucketEvents(Construct):
+    """`queue` is read by the sensor `ingest_events`, `dead_letter_queue` by an operator."""
 
     def __init__(self, scope: Construct, config: Config) -> None:
         super().__init__(scope, "Events")
-        self.dead = sqs.Queue(
+        self.dead_letter_queue = sqs.Queue(
             self,
             "Dead",
             queue_name=f"{QUEUE}-dead",
@@ -35,7 +36,7 @@ class Events(Construct):
             enforce_ssl=True,
             visibility_timeout=Duration.minutes(2),
             retention_period=Duration.days(14),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead, max_receive_count=5),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=5),
         )
         events.Rule(
             self,
@@ -50,6 +51,11 @@ class Events(Construct):
                 },
             ),
             targets=[
-                targets.SqsQueue(self.queue, dead_letter_queue=self.dead, max_event_age=Duration.hours(24), retry_attempts=185)
+                targets.SqsQueue(
+                    self.queue,
+                    dead_letter_queue=self.dead_letter_queue,
+                    max_event_age=Duration.hours(24),
+                    retry_attempts=185,
+                )
             ],
         )

@@ -1,6 +1,6 @@
-"""The map server: nginx and its workers with the sidecar that brings mapfiles, behind the public load balancer.
+"""The map service: nginx with MapServer workers, and the sidecar that copies mapfiles, behind the public load balancer.
 
-Where the configuration asks for it, servers of our own with the bucket mounted take the place of Fargate and the sidecar.
+With `[mount]` in the configuration, EC2 instances that mount the bucket (`mount.py`) replace Fargate and the sidecar.
 """
 
 from typing import Any
@@ -15,33 +15,31 @@ from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
 from deploy.aws import roles
-from deploy.aws.base import Base
+from deploy.aws.base import BaseStack
 from deploy.aws.cluster import add_container
 from deploy.aws.mount import MOUNTED
 from deploy.aws.network import MAPS
 from deploy.aws.services import MAPS_NAME, https_listener, load_balancer
 
-# Folders of the image that belong to the user it runs as.
+# The folder in the image that is owned by the container's user.
 HOME = "/srv/ls4"
-_VOLUMES = {"tmp": "/tmp", "work": HOME}  # noqa: S108  # a volume of the container's own
+_VOLUMES = {"tmp": "/tmp", "work": HOME}  # noqa: S108  # the container's own volume
 _PAGE = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{MAPS}/', timeout=5)"
 
 
-class Maps(Construct):
-    """`targets`, `balancer` and `service`, by its name, are what alarms look at."""
+class MapService(Construct):
+    """The service with its load balancer and scaling; alarms use `targets` and the service's name, `service`."""
 
     service = "maps"
 
-    def __init__(self, scope: Construct, base: Base, zone: dns.IHostedZone, names: discovery.INamespace) -> None:
+    def __init__(self, scope: Construct, base: BaseStack, zone: dns.IHostedZone, names: discovery.INamespace) -> None:
         super().__init__(scope, "Maps")
         self.base, self.config, self.names = base, base.config, names
         task_role = roles.task_role(self, "MapServerRole", roles.map_server(self.config)).without_policy_updates()
         password = base.database.secrets["mapserver"]
         execution_role = base.cluster.execution_role(self, "MapServerExecutionRole", "maps", [password])
-        if self.config.mount:
-            service = self._on_servers(task_role, execution_role)
-        else:
-            service = self._on_fargate(task_role, execution_role)
+        create_service = self._ec2_service if self.config.mount else self._fargate_service
+        service: ecs.BaseService = create_service(task_role, execution_role)
         self._scale(service)
         self.balancer = load_balancer(self, "PublicBalancer", base, public=True)
         self.balancer.add_redirect(source_port=80, target_port=443, open=False)
@@ -51,13 +49,13 @@ class Maps(Construct):
             protocol=elb.ApplicationProtocol.HTTP,
             targets=[service],
             deregistration_delay=Duration.seconds(60),
-            # Two and a half minutes of a database that changes over must not cost the tasks, which serve again by themselves.
+            # A database failover takes two and a half minutes; the tasks recover from it and must not be replaced.
             health_check=elb.HealthCheck(
                 path="/health", interval=Duration.seconds(30), timeout=Duration.seconds(10), unhealthy_threshold_count=10
             ),
         )
 
-    def _on_fargate(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.FargateService:
+    def _fargate_service(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.FargateService:
         maps = self.config.maps
         task = self.base.cluster.fargate_task(
             self,
@@ -68,17 +66,19 @@ class Maps(Construct):
             task_role=task_role,
             execution_role=execution_role,
         )
-        self._front(task, f"{HOME}/mapfiles", f"{HOME}/run/collections.json", f"{HOME}/run/rejections.json", _VOLUMES)
+        self._map_server_container(
+            task, f"{HOME}/mapfiles", f"{HOME}/run/collections.json", f"{HOME}/run/rejections.json", _VOLUMES
+        )
         self._sidecar(task)
         return ecs.FargateService(
             self,
             "Maps",
             assign_public_ip=False,
             capacity_provider_strategies=[ecs.CapacityProviderStrategy(capacity_provider="FARGATE", weight=1)],
-            **self._wherever_it_runs(task),
+            **self._common_options(task),
         )
 
-    def _on_servers(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.Ec2Service:
+    def _ec2_service(self, task_role: iam.IRole, execution_role: iam.IRole) -> ecs.Ec2Service:
         maps = self.config.maps
         servers = self.base.servers
         assert servers is not None
@@ -95,7 +95,7 @@ class Maps(Construct):
                 ecs.Volume(name="work"),
             ],
         )
-        front = self._front(
+        container = self._map_server_container(
             task,
             f"{HOME}/archive/mapfiles",
             f"{HOME}/archive/derived/collections.json",
@@ -104,21 +104,21 @@ class Maps(Construct):
             memory=maps.memory,
             cpu=maps.cpu,
         )
-        front.add_mount_points(ecs.MountPoint(source_volume="archive", container_path=f"{HOME}/archive", read_only=True))
+        container.add_mount_points(ecs.MountPoint(source_volume="archive", container_path=f"{HOME}/archive", read_only=True))
         return ecs.Ec2Service(
             self,
             "Maps",
             capacity_provider_strategies=[
                 ecs.CapacityProviderStrategy(capacity_provider=servers.provider.capacity_provider_name, weight=1)
             ],
-            **self._wherever_it_runs(task),
+            **self._common_options(task),
         )
 
-    def _wherever_it_runs(self, task: ecs.TaskDefinition) -> dict[str, Any]:
-        """What the service is on Fargate and on servers alike."""
+    def _common_options(self, task: ecs.TaskDefinition) -> dict[str, Any]:
+        """The options of the service that Fargate and EC2 share."""
         network = self.base.network
         return {
-            # No desired count: each deployment would undo what the scaling has chosen. It begins with `least` by itself.
+            # No desired count: each deployment would reset the count that the scaling chose. ECS starts with `min_tasks`.
             "service_name": self.service,
             "cluster": self.base.cluster.cluster,
             "task_definition": task,
@@ -134,7 +134,7 @@ class Maps(Construct):
             ),
         }
 
-    def _front(
+    def _map_server_container(
         self,
         task: ecs.TaskDefinition,
         mapfiles: str,
@@ -146,7 +146,7 @@ class Maps(Construct):
     ) -> ecs.ContainerDefinition:
         folders = ["--run-dir", f"{HOME}/serving", "--mapfiles", mapfiles, "--collections", collections]
         folders += ["--rejections", rejections, *(f"--staff={network}" for network in self.config.network.staff)]
-        # Only the load balancer and our own runs reach the port, so who comes from the VPC is believed.
+        # Only the load balancer and our own runs can connect to the port, so X-Forwarded-For from the VPC is trusted.
         address = ["--listen", "0.0.0.0", "--port", str(MAPS), "--proxy", str(self.config.network.cidr)]  # noqa: S104
         return add_container(
             task,
@@ -160,7 +160,7 @@ class Maps(Construct):
             port_mappings=[ecs.PortMapping(container_port=MAPS)],
             memory_limit_mib=memory,
             cpu=cpu,
-            # nginx answers this without the database, whose absence no restart would mend.
+            # nginx serves this page without the database: a restart would not fix a database outage.
             health_check=ecs.HealthCheck(
                 command=["CMD", "python", "-c", _PAGE],
                 interval=Duration.seconds(30),
@@ -170,7 +170,7 @@ class Maps(Construct):
         )
 
     def _sidecar(self, task: ecs.TaskDefinition) -> None:
-        """It may die without the maps: they stay as they are until it is back."""
+        """Add the container that copies mapfiles. It is not essential: without it the maps keep their last state."""
         folders = [
             "--mapfiles",
             f"{HOME}/mapfiles",
@@ -191,7 +191,7 @@ class Maps(Construct):
             logging=self.base.cluster.log("maps"),
             essential=False,
             enable_restart_policy=True,
-            # The least there is: one that ends sooner after its start stays away, which an alarm tells of (alarms.py).
+            # The minimum. ECS does not restart a container that exits sooner after its start; an alarm reports that (alarms.py).
             restart_attempt_period=Duration.seconds(60),
         )
 
@@ -202,8 +202,8 @@ class Maps(Construct):
             service_namespace=scaling.ServiceNamespace.ECS,
             resource_id=f"service/{self.base.cluster.cluster.cluster_name}/{service.service_name}",
             scalable_dimension="ecs:service:DesiredCount",
-            min_capacity=self.config.maps.least,
-            max_capacity=self.config.maps.most,
+            min_capacity=self.config.maps.min_tasks,
+            max_capacity=self.config.maps.max_tasks,
         )
         count.scale_to_track_metric(
             "Processor",

@@ -1,7 +1,7 @@
-"""Servers of our own whose user data mounts the bucket by s3fs, for those who want maps without the sidecar: Fargate has no FUSE.
+"""EC2 instances that mount the bucket with s3fs, for maps without the sidecar; Fargate does not support FUSE.
 
-The image of these servers is the operator's: it has the ECS agent and s3fs, as the subnets lead to no package server.
-docs/serving.md tells what the mount's options are for.
+The operator provides the machine image. It must contain the ECS agent and s3fs, because the subnets have no route to a package
+server. docs/reference/map-services.md explains the mount options.
 """
 
 from aws_cdk import Duration
@@ -20,7 +20,7 @@ _OPTIONS = "ro,allow_other,uid=1000,gid=1000,umask=0227,stat_cache_expire=2,iam_
 
 
 class MountedServers(Construct):
-    """`provider` is what the service names."""
+    """The instances of the map service; `provider` is their capacity provider."""
 
     def __init__(self, scope: Construct, config: Config, network: Network, cluster: ecs.Cluster) -> None:
         super().__init__(scope, "Servers")
@@ -29,7 +29,7 @@ class MountedServers(Construct):
             self,
             "ServerRole",
             assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
-            inline_policies={"allowed": _allowed(config)},
+            inline_policies={"allowed": _read_mounted(config)},
         )
         template = ec2.LaunchTemplate(
             self,
@@ -40,7 +40,7 @@ class MountedServers(Construct):
             role=role,
             user_data=user_data(config.bucket, config.region),
             require_imdsv2=True,
-            http_put_response_hop_limit=1,  # containers do not get the server's own role
+            http_put_response_hop_limit=1,  # containers cannot get the instance's own role
             block_devices=[
                 ec2.BlockDevice(device_name="/dev/xvda", volume=ec2.BlockDeviceVolume.ebs(30, encrypted=True)),
             ],
@@ -51,18 +51,18 @@ class MountedServers(Construct):
             vpc=network.vpc,
             vpc_subnets=network.tasks,
             launch_template=template,
-            min_capacity=config.maps.least,
-            max_capacity=config.maps.most,
+            min_capacity=config.maps.min_tasks,
+            max_capacity=config.maps.max_tasks,
             new_instances_protected_from_scale_in=True,
             health_checks=autoscaling.HealthChecks.ec2(grace_period=Duration.minutes(3)),
         )
         self.provider = ecs.AsgCapacityProvider(self, "Provider", auto_scaling_group=group)
-        # Adds the agent's rights to the role, and its cluster to the end of the user data: where a mount fails, no task comes.
+        # Adds the agent's rights to the role, and its cluster to the end of the user data: when a mount fails, no task starts.
         cluster.add_asg_capacity_provider(self.provider)
 
 
 def user_data(bucket: str, region: str) -> ec2.UserData:
-    """Mounts the folders that the map server reads; one that is not mounted is empty and closed."""
+    """The script that mounts the folders that the map server reads; an unmounted folder is empty and not writable."""
     data = ec2.UserData.for_linux()
     lines = ["echo user_allow_other >> /etc/fuse.conf"]
     for folder in FOLDERS:
@@ -75,8 +75,8 @@ def user_data(bucket: str, region: str) -> ec2.UserData:
     return data
 
 
-def _allowed(config: Config) -> iam.PolicyDocument:
-    """Reading what is mounted."""
+def _read_mounted(config: Config) -> iam.PolicyDocument:
+    """The policy that allows reading the mounted folders."""
     bucket = f"arn:aws:s3:::{config.bucket}"
     return iam.PolicyDocument(
         statements=[

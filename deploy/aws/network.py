@@ -1,4 +1,4 @@
-"""The VPC, the endpoints by which tasks reach AWS without any way to the internet, and who may talk to whom."""
+"""The VPC, its endpoints for AWS services (tasks have no route to the internet), and the permitted connections."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from constructs import Construct
 
 from deploy.aws.config import Config
 
-POSTGRES, CODE, DAGIT, MAPS, HTTPS = 5432, 4000, 3000, 8080, 443
+POSTGRES, CODE, DAGSTER_UI, MAPS, HTTPS = 5432, 4000, 3000, 8080, 443
 
 _INTERFACES = {
     "Ecr": ec2.InterfaceVpcEndpointAwsService.ECR,
@@ -21,7 +21,7 @@ _INTERFACES = {
     "Sqs": ec2.InterfaceVpcEndpointAwsService.SQS,
     "Sns": ec2.InterfaceVpcEndpointAwsService.SNS,
 }
-# Agents of servers of our own; on Fargate they are AWS's.
+# For the ECS agents of EC2 instances; on Fargate AWS runs the agents.
 _AGENT_INTERFACES = {
     "EcsAgent": ec2.InterfaceVpcEndpointAwsService.ECS_AGENT,
     "EcsTelemetry": ec2.InterfaceVpcEndpointAwsService.ECS_TELEMETRY,
@@ -29,7 +29,7 @@ _AGENT_INTERFACES = {
 
 
 class Network(Construct):
-    """`groups`: one security group a kind of task, by its name."""
+    """`groups`: one security group for each kind of task, by name."""
 
     def __init__(self, scope: Construct, config: Config, flow_logs: logs.ILogGroup) -> None:
         super().__init__(scope, "Network")
@@ -37,10 +37,10 @@ class Network(Construct):
             self,
             "Vpc",
             ip_addresses=ec2.IpAddresses.cidr(str(config.network.cidr)),
-            # Named, because a lookup in an account that is not at hand would bake in zones that do not exist.
+            # Explicit: a lookup without access to the account would write zones that do not exist into the template.
             availability_zones=list(config.zones),
             nat_gateways=0,
-            restrict_default_security_group=False,  # a custom resource's function would be needed for it
+            restrict_default_security_group=False,  # it would need a custom resource with a Lambda function
             subnet_configuration=[
                 ec2.SubnetConfiguration(
                     name="Public", subnet_type=ec2.SubnetType.PUBLIC, cidr_mask=24, map_public_ip_on_launch=False
@@ -55,10 +55,10 @@ class Network(Construct):
         self._endpoints(config)
 
     def _groups(self, config: Config) -> dict[str, ec2.SecurityGroup]:
-        """Every permitted connection, but for those from a load balancer to its targets, which the CDK adds."""
-        words = {
+        """Every permitted connection, except those from a load balancer to its targets, which the CDK adds."""
+        descriptions = {
             "PublicBalancer": "The load balancer of the maps",
-            "DagitBalancer": "The internal load balancer of the Dagster UI",
+            "DagsterBalancer": "The internal load balancer of the Dagster UI",
             "Maps": "MapServer tasks",
             "Webserver": "Webserver tasks",
             "Daemon": "The Dagster daemon",
@@ -68,21 +68,22 @@ class Network(Construct):
             "Endpoints": "Endpoints of AWS services",
         }
         groups = {
-            name: ec2.SecurityGroup(self, name, vpc=self.vpc, description=words[name], allow_all_outbound=False) for name in words
+            name: ec2.SecurityGroup(self, name, vpc=self.vpc, description=description, allow_all_outbound=False)
+            for name, description in descriptions.items()
         }
         for port in (HTTPS, 80):
             groups["PublicBalancer"].add_ingress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), "maps are public")
-        for clients in config.network.dagit_clients or (config.network.cidr,):
-            groups["DagitBalancer"].add_ingress_rule(ec2.Peer.ipv4(str(clients)), ec2.Port.tcp(HTTPS), "operators")
+        for clients in config.network.dagster_clients or (config.network.cidr,):
+            groups["DagsterBalancer"].add_ingress_rule(ec2.Peer.ipv4(str(clients)), ec2.Port.tcp(HTTPS), "operators")
         tasks = ("Maps", "Webserver", "Daemon", "Code", "Runs")
         for name in tasks:
             _connect(groups[name], groups["Database"], POSTGRES)
             _connect(groups[name], groups["Endpoints"], HTTPS)
-            # To S3, by the gateway endpoint: no other address outside of the VPC has a route from these subnets.
+            # For S3 through the gateway endpoint: these subnets have no route to any other address outside the VPC.
             groups[name].add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(HTTPS), "S3 through its gateway endpoint")
         for name in ("Webserver", "Daemon"):
             _connect(groups[name], groups["Code"], CODE)
-        # They try the maps that they have published.
+        # Runs check the maps that they have published.
         _connect(groups["Runs"], groups["Maps"], MAPS)
         return groups
 
@@ -102,12 +103,12 @@ def _connect(source: ec2.SecurityGroup, target: ec2.SecurityGroup, port: int) ->
     source.connections.allow_to(target, ec2.Port.tcp(port), f"{source.node.id} to {target.node.id}")
 
 
-def zone_of(scope: Construct, config: Config) -> dns.IHostedZone:
+def hosted_zone(scope: Construct, config: Config) -> dns.IHostedZone:
     return dns.HostedZone.from_hosted_zone_attributes(scope, "Zone", hosted_zone_id=config.dns.zone_id, zone_name=config.dns.zone)
 
 
 def s3_endpoint_statements(config: Config) -> Sequence[iam.PolicyStatement]:
-    """Our own buckets, and the one from which ECR serves the layers of images: without it no task starts."""
+    """The policy of the S3 endpoint: our own buckets, and the bucket of ECR's image layers, without which no task starts."""
     ours = [f"arn:aws:s3:::{name}" for name in (config.bucket, f"{config.bucket}-logs")]
     return [
         iam.PolicyStatement(

@@ -1,29 +1,29 @@
-"""What each kind of task may do, as plain policy statements: least privilege, stated in one place and nowhere widened.
+"""The permissions of each kind of task as plain policy statements, with least privilege; no other module adds rights to a role.
 
-Names are literal (bucket, queue, cluster, family of runs), so that a policy can be read, and tested, as it stands.
+Names are literal (bucket, queue, cluster, task family), so that a policy can be read and tested as written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from deploy.aws.config import Config
 
-# What the pipeline writes. In a policy `*` crosses `/`.
+# The keys that the pipeline writes. In a policy `*` also matches `/`.
 PRODUCTS = (
     *("bw/*/georef/deflate/*", "nc/*/georef/deflate/*", "bw/*/cog/*", "nc/*/cog/*"),
     *("mapfiles/*", "derived/*", "geojson/*"),
 )
-# The list of rejected files, which the sensors keep and the front shows to staff; CloudFront does not reach it.
+# The list of rejected files, which the sensors write and the web front end shows to staff; it is not public on CloudFront.
 STAFF = "staff/*"
-# What MapServer opens: COGs, their later versions and overview mosaics (below derived/), and the mapfiles themselves;
-# and what the page for staff shows.
+# The keys that MapServer reads: COGs, their later versions and overview mosaics (below derived/), and mapfiles; and the list for
+# the staff page.
 SERVED = ("bw/*/cog/*", "nc/*/cog/*", "derived/*", "mapfiles/*", STAFF)
 
 
 def task_role(scope: Construct, name: str, statements: Sequence[iam.PolicyStatement]) -> iam.Role:
-    """A role of ECS tasks of this account, with its one policy inside; `name` is its logical id too."""
+    """A role for ECS tasks of this account with one inline policy; `name` is also its logical id."""
     documents = {"allowed": iam.PolicyDocument(statements=list(statements))} if statements else None
     role = iam.Role(scope, name, assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"), inline_policies=documents)
     resource = role.node.default_child
@@ -33,8 +33,9 @@ def task_role(scope: Construct, name: str, statements: Sequence[iam.PolicyStatem
 
 
 def execution(repositories: Sequence[str], log_group: str, secrets: Sequence[str], key: str) -> list[iam.PolicyStatement]:
+    """Rights of ECS itself: pull images, write the log, and read the secrets of the task."""
     statements = [
-        _allow("RegistryLogin", ["ecr:GetAuthorizationToken"], ["*"]),  # it belongs to no repository
+        _allow("RegistryLogin", ["ecr:GetAuthorizationToken"], ["*"]),  # this action does not support resources
         _allow("Images", ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], repositories),
         _allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], [log_group]),
     ]
@@ -47,7 +48,7 @@ def execution(repositories: Sequence[str], log_group: str, secrets: Sequence[str
 
 
 def run(config: Config) -> list[iam.PolicyStatement]:
-    """Reads all of the archive, writes its products; starts nothing and passes on nothing."""
+    """Rights of runs: read the whole archive and write products. They cannot start tasks or pass roles."""
     return [
         _list_bucket(config),
         _allow("ReadArchive", ["s3:GetObject", "s3:GetObjectTagging"], [_objects(config, "*")]),
@@ -57,12 +58,12 @@ def run(config: Config) -> list[iam.PolicyStatement]:
             [_objects(config, keys) for keys in PRODUCTS],
         ),
         *_write_output(config),
-        *_know_launcher(),
+        *_describe_task_definition(),
     ]
 
 
 def code_server(config: Config, queue: str, topic: str, key: str) -> list[iam.PolicyStatement]:
-    """Sensors: they take from the one queue, list the bucket and tell people by the one topic. They read no photograph."""
+    """Rights of the sensors: receive from the event queue, list the bucket and publish to the topic. They read no photographs."""
     return [
         _list_bucket(config),
         _allow(
@@ -70,48 +71,48 @@ def code_server(config: Config, queue: str, topic: str, key: str) -> list[iam.Po
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"],
             [queue],
         ),
-        _allow("Notices", ["sns:Publish"], [topic]),
-        # Whoever puts an object asks after it: what lies there now?
+        _allow("Notifications", ["sns:Publish"], [topic]),
+        # The storage class sends a HEAD request after each upload, which needs the right to read.
         _allow("StaffList", ["s3:GetObject", "s3:PutObject"], [_objects(config, STAFF)]),
-        _allow("NoticesKey", ["kms:Decrypt", "kms:GenerateDataKey"], [key]),
+        _allow("NotificationsKey", ["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         *_write_output(config),
-        *_know_launcher(),
+        *_describe_task_definition(),
     ]
 
 
 def daemon(config: Config, cluster: str, family: str, log_group: str, passed: Sequence[str]) -> list[iam.PolicyStatement]:
-    """Starts runs of one family in one cluster, as the two roles of that family. No right to any data."""
-    where = f"{config.region}:{config.account}"
-    in_cluster = {"ArnEquals": {"ecs:cluster": f"arn:aws:ecs:{where}:cluster/{cluster}"}}
-    tasks = f"arn:aws:ecs:{where}:task/{cluster}/*"
+    """Rights of the daemon: start runs of one task family in one cluster with that family's two roles. No access to data."""
+    region_account = f"{config.region}:{config.account}"
+    in_cluster = {"ArnEquals": {"ecs:cluster": f"arn:aws:ecs:{region_account}:cluster/{cluster}"}}
+    tasks = f"arn:aws:ecs:{region_account}:task/{cluster}/*"
     return [
-        _allow("StartRuns", ["ecs:RunTask"], [f"arn:aws:ecs:{where}:task-definition/{family}:*"], in_cluster),
+        _allow("StartRuns", ["ecs:RunTask"], [f"arn:aws:ecs:{region_account}:task-definition/{family}:*"], in_cluster),
         _allow("TagRuns", ["ecs:TagResource"], [tasks], {"StringEquals": {"ecs:CreateAction": "RunTask"}}),
         _allow("WatchRuns", ["ecs:DescribeTasks", "ecs:StopTask"], [tasks]),
         _allow("PassRunRoles", ["iam:PassRole"], passed, {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}),
-        _allow("LastWordsOfRuns", ["logs:GetLogEvents"], [log_group]),
-        *_know_launcher(),
+        _allow("ReadRunLogs", ["logs:GetLogEvents"], [log_group]),
+        *_describe_task_definition(),
     ]
 
 
 def webserver(config: Config, cluster: str) -> list[iam.PolicyStatement]:
-    """Shows the output of runs and ends them at a person's word."""
+    """Rights of the Dagster UI: show the output of runs and terminate runs."""
     tasks = f"arn:aws:ecs:{config.region}:{config.account}:task/{cluster}/*"
     return [
-        _allow("EndRuns", ["ecs:DescribeTasks", "ecs:StopTask"], [tasks]),
+        _allow("TerminateRuns", ["ecs:DescribeTasks", "ecs:StopTask"], [tasks]),
         _allow("ReadOutput", ["s3:GetObject"], [_output(config)]),
         _list_output(config),
-        *_know_launcher(),
+        *_describe_task_definition(),
     ]
 
 
 def map_server(config: Config) -> list[iam.PolicyStatement]:
-    """Reads what is served. It may list, as without that S3 would call an absent file a forbidden one."""
+    """Rights of the map server: read served files. Without the right to list, S3 returns 403 for a missing file, not 404."""
     return [_list_bucket(config), _allow("ReadServed", ["s3:GetObject"], [_objects(config, keys) for keys in SERVED])]
 
 
 def _allow(
-    sid: str, actions: Sequence[str], resources: Sequence[str], conditions: dict[str, object] | None = None
+    sid: str, actions: Sequence[str], resources: Sequence[str], conditions: Mapping[str, object] | None = None
 ) -> iam.PolicyStatement:
     return iam.PolicyStatement(sid=sid, actions=list(actions), resources=list(resources), conditions=conditions)
 
@@ -135,10 +136,10 @@ def _list_output(config: Config) -> iam.PolicyStatement:
 
 
 def _write_output(config: Config) -> list[iam.PolicyStatement]:
-    """What steps and sensors print, which the Dagster UI shows."""
+    """Rights to the output of steps and sensors, which the Dagster UI shows."""
     return [_allow("Output", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], [_output(config)]), _list_output(config)]
 
 
-def _know_launcher() -> list[iam.PolicyStatement]:
-    """Each of Dagster's processes makes the run launcher, which looks its task definition up; this action knows no resources."""
+def _describe_task_definition() -> list[iam.PolicyStatement]:
+    """Right to look up the run launcher's task definition in every Dagster process; the action does not support resources."""
     return [_allow("TaskDefinitions", ["ecs:DescribeTaskDefinition"], ["*"])]

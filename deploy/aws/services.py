@@ -1,4 +1,4 @@
-"""Dagster on Fargate: webserver behind an internal load balancer, one daemon, one code server, and the task of a run."""
+"""Dagster on Fargate: the webserver behind an internal load balancer, one daemon, one code server, and the task of a run."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_certificatemanager as acm
@@ -11,23 +11,23 @@ from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
 from deploy.aws import roles
-from deploy.aws.base import Base
+from deploy.aws.base import BaseStack
 from deploy.aws.cluster import DAGSTER_HOME, NAME, RUN_CONTAINER, RUN_FAMILY, add_container, subnet_ids
 from deploy.aws.config import Config
-from deploy.aws.events import QUEUE, Events
-from deploy.aws.network import CODE, DAGIT, HTTPS, MAPS
+from deploy.aws.events import QUEUE, BucketEvents
+from deploy.aws.network import CODE, DAGSTER_UI, HTTPS, MAPS
 
 DOMAIN = "ls4.internal"
 MAPS_NAME = "maps"
 TOPIC = "ls4-alarms"
-# Its whole definition of assets, for each of its processes, is about 600 MB.
+# The definitions of all assets take about 600 MB in each Dagster process.
 _MEMORY, _CPU = 2048, 1024
 
 
-class Dagster(Construct):
-    """`services` by name."""
+class DagsterServices(Construct):
+    """Dagster's services and the task definition of runs; `services` has the services by name."""
 
-    def __init__(self, scope: Construct, base: Base, events: Events, zone: dns.IHostedZone) -> None:
+    def __init__(self, scope: Construct, base: BaseStack, events: BucketEvents, zone: dns.IHostedZone) -> None:
         super().__init__(scope, "Dagster")
         self.base, self.config = base, base.config
         self.environment = _environment(base, events)
@@ -44,7 +44,7 @@ class Dagster(Construct):
         }
 
     def _run_task(self) -> tuple[ecs.TaskDefinition, list[iam.IRole]]:
-        """Registered once: the launcher starts this very definition and makes none of its own. Returns its two roles, too."""
+        """The task definition of runs, which the launcher uses unchanged, and its two roles."""
         runs = self.config.runs
         task_role = roles.task_role(self, "RunTaskRole", roles.run(self.config))
         execution_role = self._execution_role("RunExecutionRole", "run")
@@ -76,30 +76,32 @@ class Dagster(Construct):
         )
 
     def _daemon(self, run: ecs.TaskDefinition, run_roles: list[iam.IRole]) -> ecs.FargateService:
-        """Never two of them: the old one ends before the new one starts."""
+        """The daemon, of which only one may run: the old task stops before the new one starts."""
         log_group = self.base.cluster.logs["run"].log_group_arn
         passed = [role.role_arn for role in run_roles]
         task = self._task("Daemon", roles.daemon(self.config, NAME, RUN_FAMILY, log_group, passed), "daemon")
         health = ["CMD", "dagster-daemon", "liveness-check"]
         command = ["dagster-daemon", "run", "--workspace", f"{DAGSTER_HOME}/workspace.yaml"]
-        # A throttled RunTask would mark its run failed and drop it.
-        patient = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
-        # Read by nobody: its launcher looks the revision up when it starts, so a new one, by which the old one is deregistered,
-        # has to start the daemon anew.
+        # Without retries, a throttled RunTask marks its run as failed and drops it.
+        retries = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
+        # No code reads this variable. The launcher looks up the revision when the daemon starts, so a new revision, which
+        # deregisters the old one, must restart the daemon.
         revision = {"DAGSTER_RUN_TASK_DEFINITION": run.task_definition_arn}
-        self._container(task, "daemon", "daemon", command, health, environment=patient | revision)
+        self._container(task, "daemon", "daemon", command, health, environment=retries | revision)
         return self._service("Daemon", task, min_healthy_percent=0, max_healthy_percent=100)
 
     def _webserver(self, zone: dns.IHostedZone) -> ecs.FargateService:
         task = self._task("Webserver", roles.webserver(self.config, NAME), "webserver")
-        command = ["dagster-webserver", "--host", "0.0.0.0", "--port", str(DAGIT)]  # noqa: S104
-        self._container(task, "webserver", "webserver", [*command, "--workspace", f"{DAGSTER_HOME}/workspace.yaml"], port=DAGIT)
+        command = ["dagster-webserver", "--host", "0.0.0.0", "--port", str(DAGSTER_UI)]  # noqa: S104
+        self._container(
+            task, "webserver", "webserver", [*command, "--workspace", f"{DAGSTER_HOME}/workspace.yaml"], port=DAGSTER_UI
+        )
         service = self._service("Webserver", task, min_healthy_percent=100, max_healthy_percent=200)
-        balancer = load_balancer(self, "DagitBalancer", self.base, public=False)
-        listener = https_listener(balancer, self.config.dns.dagster_ui, zone)
+        balancer = load_balancer(self, "DagsterBalancer", self.base, public=False)
+        listener = https_listener(balancer, self.config.dns.dagster, zone)
         listener.add_targets(
             "Webserver",
-            port=DAGIT,
+            port=DAGSTER_UI,
             protocol=elb.ApplicationProtocol.HTTP,
             targets=[service],
             deregistration_delay=Duration.seconds(10),
@@ -156,7 +158,7 @@ class Dagster(Construct):
             else None,
         )
 
-    def _service(self, name: str, task: ecs.FargateTaskDefinition, **more: object) -> ecs.FargateService:
+    def _service(self, name: str, task: ecs.FargateTaskDefinition, **options: object) -> ecs.FargateService:
         network = self.base.network
         return ecs.FargateService(
             self,
@@ -171,12 +173,12 @@ class Dagster(Construct):
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
             capacity_provider_strategies=[ecs.CapacityProviderStrategy(capacity_provider="FARGATE", weight=1)],
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
-            **more,  # type: ignore[arg-type]  # healthy percents and names
+            **options,  # type: ignore[arg-type]  # healthy percentages and Cloud Map options
         )
 
 
-def _environment(base: Base, events: Events) -> dict[str, str]:
-    """One environment for all roles: what dagster.yaml names has to be there in each of them, runs included."""
+def _environment(base: BaseStack, events: BucketEvents) -> dict[str, str]:
+    """The environment of all Dagster containers, runs included: each needs every variable that dagster.yaml names."""
     config, network = base.config, base.network
     return {
         **{f"LS4_{name.upper()}": str(value) for name, value in config.settings.items()},
@@ -187,9 +189,9 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
         "LS4_DATABASE_URL": "postgresql+psycopg2://ls4@/ls4",
         "LS4_PUBLIC_URL": base.public_url,
         "LS4_MAP_URL": f"https://{config.dns.maps}",
-        # The public address leads out of the VPC, where runs have no way.
+        # The public address is outside the VPC, to which runs have no route.
         "LS4_MAP_INTERNAL_URL": f"http://{MAPS_NAME}.{DOMAIN}:{MAPS}",
-        "LS4_DAGSTER_URL": f"https://{config.dns.dagster_ui}",
+        "LS4_DAGSTER_URL": f"https://{config.dns.dagster}",
         "LS4_WORK_DIR": "/work",
         "LS4_EVENTS_QUEUE_URL": events.queue.queue_url,
         "LS4_FARGATE": "true",
@@ -204,12 +206,12 @@ def _environment(base: Base, events: Events) -> dict[str, str]:
 
 
 def topic_arn(config: Config) -> str:
-    """The topic of alarms gets what the pipeline has to tell, too."""
+    """The ARN of the topic for alarms and for the pipeline's notifications."""
     return f"arn:aws:sns:{config.region}:{config.account}:{TOPIC}"
 
 
-def load_balancer(scope: Construct, name: str, base: Base, *, public: bool) -> elb.ApplicationLoadBalancer:
-    """`name` is that of its security group too."""
+def load_balancer(scope: Construct, name: str, base: BaseStack, *, public: bool) -> elb.ApplicationLoadBalancer:
+    """An application load balancer; `name` is also the name of its security group."""
     balancer = elb.ApplicationLoadBalancer(
         scope,
         name,
@@ -225,7 +227,7 @@ def load_balancer(scope: Construct, name: str, base: Base, *, public: bool) -> e
 
 
 def https_listener(balancer: elb.ApplicationLoadBalancer, host: str, zone: dns.IHostedZone) -> elb.ApplicationListener:
-    """TLS with a certificate that renews itself, and the host's name."""
+    """An HTTPS listener with a certificate that renews automatically, and the DNS record of the host."""
     certificate = acm.Certificate(balancer, "Certificate", domain_name=host, validation=acm.CertificateValidation.from_dns(zone))
     target = dns.RecordTarget.from_alias(dns_targets.LoadBalancerTarget(balancer))
     dns.ARecord(balancer, "Address", zone=zone, record_name=f"{host}.", target=target)
@@ -234,5 +236,5 @@ def https_listener(balancer: elb.ApplicationLoadBalancer, host: str, zone: dns.I
         port=HTTPS,
         certificates=[certificate],
         ssl_policy=elb.SslPolicy.TLS13_RES,
-        open=False,  # who may come is said in network.py
+        open=False,  # network.py defines the permitted clients
     )
