@@ -69,7 +69,7 @@ def _commands(group: click.Group, prefix: str) -> Iterator[str]:
             yield from _commands(command, path)
             continue
         usage = " ".join([path, *command.collect_usage_pieces(click.Context(command, info_name=path))])
-        help_text = re.sub(r"\s*\n\s*", " ", (command.help or "").replace("\b", "").strip())
+        help_text = re.sub(r"(?<=\.) (?=[A-Z])", "\n", " ".join((command.help or "").replace("\b", "").split()))
         yield f"## {path}\n\n```\n{usage}\n```\n\n{help_text}\n"
         records = [option.get_help_record(click.Context(command)) for option in command.params]
         rows = [(f"`{names}`", _sentence(text)) for names, text in filter(None, records) if text]
@@ -90,7 +90,7 @@ def assets_table(definitions: dg.Definitions) -> str:
         node = graph.get(key)
         partitions = node.partitions_def.name if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition) else None
         kind = partitions.partition("/")[0].rstrip("s") if partitions else ""
-        rows.append((f"`{key.path[-1]}`", f"one a {kind}" if kind else "none", _one_line(node.description)))
+        rows.append((f"`{key.path[-1]}`", f"one per {kind}" if kind else "none", _one_line(node.description)))
     return table(("asset", "partitions", "content"), rows)
 
 

@@ -90,7 +90,7 @@ def _lifecycle() -> list[s3.LifecycleRule]:
 
 
 class DownloadDistribution(Construct):
-    """CloudFront for the public keys. The bucket's policy rejects all other keys, whatever CloudFront requests."""
+    """CloudFront for the public keys. The bucket's policy rejects all other keys, even in requests of CloudFront."""
 
     def __init__(self, scope: Construct, config: Config, archive: ArchiveBuckets) -> None:
         super().__init__(scope, "Downloads")

@@ -141,5 +141,5 @@ def _write_output(config: Config) -> list[iam.PolicyStatement]:
 
 
 def _describe_task_definition() -> list[iam.PolicyStatement]:
-    """Right to look up the run launcher's task definition in every Dagster process; the action does not support resources."""
+    """Right to describe the run launcher's task definition, for every Dagster process; the action does not support resources."""
     return [_allow("TaskDefinitions", ["ecs:DescribeTaskDefinition"], ["*"])]

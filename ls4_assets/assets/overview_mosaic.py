@@ -80,7 +80,7 @@ def refresh_overview_mosaic(archive: Archive, collection: Collection, *, force: 
                 mosaics.update_state(connection, collection, revision=state.revision, attempts=0)
                 return _result(collection, overview_mosaic="nothing to do", seconds=_seconds_since(started))
         if not state.published and len(changes) > MAP_FIRST:
-            return _result(collection, overview_mosaic=f"postponed until the map of {len(changes)} frames is online")
+            return _result(collection, overview_mosaic=f"skipped until the map of {len(changes)} frames is online")
         try:
             if state.rebuilds > _MAX_CRASHES:
                 raise FrameError(f"the last {state.rebuilds - 1} rebuilds crashed, so this one skips the mosaic")

@@ -92,7 +92,7 @@ def format_table(counts_by_name: Iterable[tuple[str, Mapping[ActionKind, int]]])
         (name or "without a collection", ", ".join(f"{number} {kind}" for kind, number in counts.items()))
         for name, counts in counts_by_name
     ]
-    return markdown.table(["collection", "differences"], rows) if rows else "everything is consistent"
+    return markdown.table(["collection", "inconsistencies"], rows) if rows else "everything is consistent"
 
 
 def _format_actions(actions: Sequence[Action], path: str) -> Iterator[str]:
