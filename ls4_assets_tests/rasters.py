@@ -64,7 +64,7 @@ def write_tif(path: Path, pixels: Pixels, *, mask: NDArray[np.bool_] | None = No
 
 
 def write_nodata_tag(path: Path, pixels: Pixels, value: str) -> Path:
-    """Write a GeoTIFF whose nodata tag is the text `value`, even one outside uint8, which GDAL refuses to write."""
+    """Write a GeoTIFF whose nodata tag is the text `value`, even one outside uint8, which GDAL cannot write."""
     photo = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
     write_tif(path, pixels)
     with tifffile.TiffFile(path) as tif:
