@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from ls4_assets.domain.names import STEPS, FilmType, Step
 from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
 
 
@@ -60,6 +61,18 @@ def test_hash_changes_only_with_options_of_the_step_or_an_earlier_step() -> None
 
 def test_jpeg_quality_does_not_affect_a_lossless_cog() -> None:
     assert BW.model_copy(update={"jpeg_quality": 70}).hash("cog") == BW.hash("cog")
+
+
+@pytest.mark.parametrize(
+    ("film_type", "hashes"),
+    [
+        ("bw", {"deflate": "31579473a675", "overviews": "0b96a541b891", "cog": "b69d67cba34b"}),
+        ("nc", {"deflate": "5b2b8ba025ec", "overviews": "45d5d2a12db9", "cog": "2ac2342b7740"}),
+    ],
+)
+def test_hashes_of_published_frames_stay(film_type: FilmType, hashes: dict[Step, str]) -> None:
+    """They are stored with every product: another value makes the whole archive stale."""
+    assert {step: PROFILES[film_type].hash(step) for step in STEPS} == hashes
 
 
 def test_hashes_differ_between_film_types_and_steps() -> None:
