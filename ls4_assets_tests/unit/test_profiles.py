@@ -3,12 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from ls4_assets.domain.names import STEPS, FilmType, Step
-from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import STEPS, Step
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
+from ls4_assets_tests.rasters import BW, NC
 
 
 def test_default_profiles() -> None:
-    assert PROFILES == {"bw": BW, "nc": NC}
     assert (BW.bands, BW.cog_compression, BW.blocksize) == (1, "DEFLATE", 512)
     assert (NC.bands, NC.cog_compression, NC.jpeg_quality) == (3, "JPEG", 85)
 

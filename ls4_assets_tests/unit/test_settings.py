@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.domain.profiles import NC
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import load_settings, read_shards
+from ls4_assets_tests.rasters import NC
 
 REQUIRED = {
     "LS4_STORAGE": "/srv/archive",
@@ -36,7 +36,7 @@ def test_environment_takes_precedence_over_the_file(monkeypatch: pytest.MonkeyPa
     file.write_text('public_url = "https://file.test"\nbatch_size = 7\n[profiles.nc]\njpeg_quality = 70\n')
     monkeypatch.setenv("LS4_CONFIG", str(file))
     settings = load_settings()
-    assert (settings.public_url, settings.batch_size, settings.profiles.nc.jpeg_quality) == ("https://cdn.test", 7, 70)
+    assert (settings.public_url, settings.batch_size, settings.profiles["nc"].jpeg_quality) == ("https://cdn.test", 7, 70)
 
 
 @pytest.mark.parametrize(
