@@ -20,6 +20,8 @@ from pydantic_core import PydanticUndefined
 
 from ls4_assets.cli.main import main as commands
 from ls4_assets.definitions import build_definitions
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import Settings
 from resources.archive import Archive
@@ -54,6 +56,29 @@ def _default(field: FieldInfo) -> str:
 
 def _sentence(text: str) -> str:
     return text if "://" in text.split(" ")[0] else text[:1].upper() + text[1:]
+
+
+def film_types_table() -> str:
+    """One row for each film type: its folder, what it is, its bands and its COG."""
+    rows = [
+        (f"`{film_type}`", spec.title, ", ".join(spec.band_names), spec.cog_compression) for film_type, spec in FILM_TYPES.items()
+    ]
+    return table(("film type", "photographs in", "bands, in this order", "COG by default"), rows)
+
+
+def profiles_table() -> str:
+    """One row for each option of a profile: its default for every film type and its meaning."""
+    rows = [
+        (f"`{name.upper()}`", *(_option(profile, name) for profile in PROFILES.values()), field.description or "")
+        for name, field in FrameProfile.model_fields.items()
+        if name != "film_type"
+    ]
+    return table(("option", *PROFILES, "meaning"), rows)
+
+
+def _option(profile: FrameProfile, name: str) -> str:
+    value = getattr(profile, name)
+    return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def commands_text() -> str:
@@ -139,6 +164,8 @@ def blocks() -> dict[str, str]:
     definitions = build_reference_definitions()
     return {
         "settings": settings_table(),
+        "profiles": profiles_table(),
+        "film-types": film_types_table(),
         "commands": commands_text(),
         "assets": assets_table(definitions),
         "checks": checks_table(definitions),

@@ -12,14 +12,15 @@ import tomllib
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.contact import Contact
-from ls4_assets.domain.names import FilmType, ShardKind, Shards
-from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
+from ls4_assets.domain.names import ShardKind, Shards
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.domain.regions import RegionBounds, available_outlines
 from ls4_assets.errors import ConfigurationError
 
@@ -30,26 +31,6 @@ OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_S
 }
 # Keys of the shards file that are not lists of shards.
 _REGION_KEYS = ("outlines", "extent", "extents")
-
-
-class Profiles(BaseModel, frozen=True):
-    """Frame profile of each film type."""
-
-    bw: FrameProfile = BW
-    nc: FrameProfile = NC
-
-    @field_validator("bw", "nc", mode="before")
-    @classmethod
-    def _merge_with_default(cls, given: object, field: ValidationInfo) -> object:
-        """Add the defaults to the options that the operator set, and the film type, which is the name of the field."""
-        default = PROFILES[cast(FilmType, field.field_name)].model_dump()
-        return {**default, **given, "film_type": field.field_name} if isinstance(given, dict) else given
-
-    def __getitem__(self, film_type: FilmType) -> FrameProfile:
-        return {"bw": self.bw, "nc": self.nc}[film_type]
-
-
-DEFAULT_PROFILES = Profiles()
 
 
 class Settings(BaseSettings):
@@ -85,7 +66,7 @@ class Settings(BaseSettings):
     mapfile_gid: int = Field(0, ge=0, description="numeric group ID that an s3fs mount shows for a mapfile")
     contact: Contact | None = Field(None, description="contact in the WMS capabilities: all of its fields or none")
 
-    profiles: Profiles = Profiles()
+    profiles: dict[FilmType, FrameProfile] = dict(PROFILES)
     max_pixels: int = Field(1_500_000_000, gt=0, description="maximum pixels of a frame; a larger one is rejected")
     max_source_bytes: int = Field(12_000_000_000, gt=0, description="maximum bytes of a georef tif; a larger one is rejected")
     shards_file: Path | None = Field(None, description="TOML file with the archive's own shards; None: Texas")
@@ -129,6 +110,24 @@ class Settings(BaseSettings):
         if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
             raise ValueError("not the ARN of an SNS topic; use one like arn:aws:sns:us-east-1:123456789012:ls4")
         return value
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _complete_profiles(cls, given: object) -> object:
+        """Add the defaults to the options that the operator set, and the film type, which is the name of the profile."""
+        if not isinstance(given, dict):
+            return given
+        if unknown := [name for name in given if name not in FILM_TYPES]:
+            close = difflib.get_close_matches(unknown[0], FILM_TYPES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use {join_or([*FILM_TYPES])}"
+            raise ValueError(f"{unknown[0]} is not a film type; {hint}")
+        # Anything but options, such as a whole profile, is validated as it is.
+        complete = {
+            name: {**PROFILES[name].model_dump(), **options, "film_type": name}
+            for name, options in given.items()
+            if isinstance(options, dict)
+        }
+        return {**PROFILES, **given, **complete}
 
     @model_validator(mode="after")
     def _check_queue_needs_bucket(self) -> "Settings":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
 from mapserver.files import change_owner, create_folder_if_writable, install_pages, write_atomically
@@ -129,6 +130,7 @@ def write_config(
             "mapfiles": mapfiles_dir,
             "archive": archive_dir,
             "rejections_file": rejections_file,
+            "film_types": [*FILM_TYPES],
             "collections_file": collections,
             "proxies": _parse_networks(proxies),
             "staff": _parse_networks(staff),

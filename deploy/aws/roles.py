@@ -9,17 +9,15 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from deploy.aws.config import Config
+from deploy.aws.keys import under_film_types
 
 # The keys that the pipeline writes. In a policy `*` also matches `/`.
-PRODUCTS = (
-    *("bw/*/georef/deflate/*", "nc/*/georef/deflate/*", "bw/*/cog/*", "nc/*/cog/*"),
-    *("mapfiles/*", "derived/*", "geojson/*"),
-)
+PRODUCTS = (*under_film_types("georef/deflate/*"), *under_film_types("cog/*"), "mapfiles/*", "derived/*", "geojson/*")
 # The list of rejected files, which the sensors write and the web front end shows to staff; it is not public on CloudFront.
 STAFF = "staff/*"
 # The keys that MapServer reads: COGs, their later versions and overview mosaics (below derived/), and mapfiles; and the list for
 # the staff page.
-SERVED = ("bw/*/cog/*", "nc/*/cog/*", "derived/*", "mapfiles/*", STAFF)
+SERVED = (*under_film_types("cog/*"), "derived/*", "mapfiles/*", STAFF)
 
 
 def task_role(scope: Construct, name: str, statements: Sequence[iam.PolicyStatement]) -> iam.Role:

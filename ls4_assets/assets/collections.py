@@ -21,8 +21,9 @@ from ls4_assets.db import tile_index as index
 from ls4_assets.db.overview_mosaics import load_resolution_on_map
 from ls4_assets.db.shapefile import write_shapefile
 from ls4_assets.domain.export_keys import stac_item_key
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.links import map_url
-from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.publishing import collection_list
 from ls4_assets.publishing.exports import publish_collection_lists
 from ls4_assets.publishing.public_cogs import remove_cogs, update_public_cogs, wait_for_readers

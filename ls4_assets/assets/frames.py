@@ -19,11 +19,11 @@ from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import STEPS, Frame
+from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
-from ls4_assets.settings import Profiles
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 

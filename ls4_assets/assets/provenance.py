@@ -3,8 +3,8 @@
 Dagster considers a frame stale when the asset's code version has changed (a profile was edited) or an input has a new data
 version (a new scan was dropped). Dagster adds these tags only to events that it creates, so ours get them here.
 
-An asset has one code version for all partitions, but each film type has its own profile, so the code version contains both. After
-one profile changes, the Dagster UI also marks the frames of the other film type as stale. `ls4 status` and
+An asset has one code version for all partitions, but each film type has its own profile, so the code version names several. After
+one profile changes, the Dagster UI also marks the frames of the other film types as stale. `ls4 status` and
 `ls4 rematerialize --stale` compare each frame's own profile and do not (ls4_assets/db/stale.py).
 """
 
@@ -23,14 +23,20 @@ from dagster._core.definitions.data_version import (
 
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
-from ls4_assets.domain.names import FILM_TYPES, STEPS, Step
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import STEPS, Step
+from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.processing.tasks import FrameOutcome
-from ls4_assets.settings import Profiles
 
 
 def code_version(profiles: Profiles, step: Step) -> str:
-    """Code version of a step's asset: the hashes of both film types' profiles for that step."""
-    return "-".join(f"{film_type}.{profiles[film_type].hash(step)}" for film_type in FILM_TYPES)
+    """Code version of a step's asset: the hashes of profiles for that step. `FilmTypeSpec.is_in_code_version` says which."""
+    hashes = {film_type: profiles[film_type].hash(step) for film_type in FILM_TYPES}
+    return "-".join(
+        f"{film_type}.{hashes[film_type]}"
+        for film_type, spec in FILM_TYPES.items()
+        if spec.is_in_code_version or hashes[film_type] != PROFILES[film_type].hash(step)
+    )
 
 
 def data_version(product: Product) -> str:

@@ -82,7 +82,7 @@ def refresh(connection: Connection, collection: Collection, storage: Storage, pu
     if is_owned_by_ls4(connection, collection) is False:
         raise ConfigurationError(
             f"The table {PUBLIC}.{collection.table} was not created by ls4, which leaves it unchanged; "
-            f"adopt it with `ls4 adopt {collection.folder('bw')} --apply`."
+            f"adopt it with `ls4 adopt {collection.command_path} --apply`."
         )
     table.create(connection, checkfirst=True)
     # Read from the unique index. The table may have been lost or emptied by hand since its rows were counted.

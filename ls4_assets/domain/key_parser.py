@@ -4,17 +4,16 @@ The dataclasses they are parsed into, and the rules for file names, are in `name
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import cast
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
 from ls4_assets.domain.names import (
     AGENCY_YEAR_PATTERN,
-    FILM_TYPES,
     FRAME_TYPES,
     MAX_NAME_LENGTH,
     SURVEY_PATTERN,
     Collection,
-    FilmType,
     Frame,
     ShardKind,
     Shards,
@@ -32,15 +31,11 @@ def parse_georef_key(key: str, shards: Shards) -> Frame:
     Raises InvalidNameError with one sentence that gives the expected name.
     """
     parts = key.split("/")
-    if parts[0] == "rgb":
-        raise InvalidNameError(f"{key}: three-band photographs belong under nc/, so move the file to nc/{'/'.join(parts[1:])}.")
     if parts[0] not in FILM_TYPES:
-        raise InvalidNameError(
-            f"{key}: the first folder must be bw (black and white) or nc (natural color); move the file there."
-        )
+        raise InvalidNameError(f"{key}: {_unknown_film_type(parts)}")
     if len(parts) != 6 or parts[4] != "georef":
         raise InvalidNameError(
-            f"{key}: a georeferenced tif belongs in <bw or nc>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "
+            f"{key}: a georeferenced tif belongs in <{join_or([*FILM_TYPES])}>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "
             "for example bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif; move the file to such a folder."
         )
     film_type, shard, survey, type_, _, file = parts
@@ -50,7 +45,7 @@ def parse_georef_key(key: str, shards: Shards) -> Frame:
         raise InvalidNameError(f"{key}: the folder after {survey} must be frames, index or mosaic, not {type_!r}; rename it.")
     collection = Collection(shard, survey, type_)
     _check_collection(key, collection, shards[shard])
-    frame = Frame(collection, cast(FilmType, film_type), PurePosixPath(file).stem)
+    frame = Frame(collection, film_type, PurePosixPath(file).stem)
     _check_file_name(key, frame)
     return frame
 
@@ -60,7 +55,8 @@ def parse_collection_path(path: str, shards: Shards) -> tuple[Collection, FilmTy
     parts = path.strip("/").split("/")
     if len(parts) != 4 or parts[0] not in FILM_TYPES or parts[3] not in FRAME_TYPES:
         raise InvalidNameError(
-            f"{path}: this is not a collection; write <bw or nc>/County/AGENCY_YYYY/type, like bw/Travis/USDA_1958/frames."
+            f"{path}: this is not a collection; write <{join_or([*FILM_TYPES])}>/County/AGENCY_YYYY/type, "
+            "like bw/Travis/USDA_1958/frames."
         )
     if parts[1] not in shards:
         raise InvalidNameError(f"{path}: {_unknown_shard(parts[1], shards)}")
@@ -84,6 +80,15 @@ def frame_stem(key: str) -> str | None:
             stem = key[: -len(suffix)]
             return stem[: -len(PurePosixPath(stem).suffix)] if suffix == ".aux.xml" and is_tif(stem) else stem
     return None
+
+
+def _unknown_film_type(parts: Sequence[str]) -> str:
+    for film_type, spec in FILM_TYPES.items():
+        if parts[0] in spec.aliases:
+            moved = "/".join([film_type, *parts[1:]])
+            return f"photographs in {spec.title} belong under {film_type}/, so move the file to {moved}."
+    folders = join_or([f"{film_type} ({spec.title})" for film_type, spec in FILM_TYPES.items()])
+    return f"the first folder must be {folders}; move the file there."
 
 
 def _unknown_shard(shard: str, shards: Shards) -> str:

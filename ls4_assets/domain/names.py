@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.errors import InvalidNameError
 
-FilmType = Literal["bw", "nc"]
 FrameType = Literal["frames", "index", "mosaic"]
 Step = Literal["deflate", "overviews", "cog"]
 ShardKind = Literal["county", "agency", "program"]
 Shards = Mapping[str, ShardKind]
 
-FILM_TYPES: tuple[FilmType, ...] = get_args(FilmType)
 FRAME_TYPES: tuple[FrameType, ...] = get_args(FrameType)
 STEPS: tuple[Step, ...] = get_args(Step)
 # Assets of a collection, in the order in which they are built from its frames.
@@ -55,7 +54,7 @@ _EXPECTED_NAMES = {
 
 @dataclass(frozen=True, order=True)
 class Collection:
-    """All frames of one type from one survey, of both film types.
+    """All frames of one type from one survey, of all film types.
 
     `shard` is the path segment after the film type: a county, an agency or a program. `survey` is the next segment: AGENCY_YYYY
     below a county, else a mission or a StratMap name.
@@ -116,6 +115,11 @@ class Collection:
         """Year in the survey's name; None if it contains none."""
         match = _YEAR.search(self.survey)
         return int(match[1]) if match else None
+
+    @property
+    def command_path(self) -> str:
+        """The path that names the collection in a command, for example bw/Travis/USDA_1958/frames. Any film type does."""
+        return self.folder(next(iter(FILM_TYPES)))
 
     def folder(self, film_type: FilmType) -> str:
         """Key prefix of one film type, without a trailing slash."""
@@ -225,12 +229,12 @@ class Frame:
     @classmethod
     def from_id(cls, id_: str) -> "Frame":
         film_type, shard, survey, type_, stem = id_.split("/")
-        return cls(Collection(shard, survey, cast(FrameType, type_)), cast(FilmType, film_type), stem)
+        return cls(Collection(shard, survey, cast(FrameType, type_)), film_type, stem)
 
     @classmethod
     def from_partition(cls, shard: str, partition: str) -> "Frame":
         survey, type_, film_type, stem = partition.split("/")
-        return cls(Collection(shard, survey, cast(FrameType, type_)), cast(FilmType, film_type), stem)
+        return cls(Collection(shard, survey, cast(FrameType, type_)), film_type, stem)
 
 
 def _name_rule(frame: Frame) -> tuple[str, list[re.Pattern[str]]]:

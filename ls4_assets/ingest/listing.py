@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import frame_stem, is_tif
-from ls4_assets.domain.names import FILM_TYPES
 from resources.storage import Storage, StoredObject, combined_version, folder_end, is_listed
 
 GEOREF = "georef"
@@ -92,7 +92,7 @@ def walk_key_ranges(storage: Storage, start: str, limit: int, deadline_passed: C
 
 
 def is_unmounted(storage: Storage) -> bool:
-    """Whether the archive's folder has neither bw/ nor nc/, as when its disk is not mounted; never true on S3.
+    """Whether the archive's folder has no folder of a film type, as when its disk is not mounted; never true on S3.
 
     Other folders prove nothing: the web front end creates some wherever it starts.
     """

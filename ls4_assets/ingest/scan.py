@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from ls4_assets.domain.film_types import FILM_TYPES, join_or
 from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
@@ -30,8 +31,9 @@ EMPTY_WAIT = timedelta(minutes=20)
 # The events of one large deletion arrive gradually; wait so that the deletion guard sees all of them.
 EVENTS_WAIT = timedelta(seconds=30)
 _UNMOUNTED = (
-    "The archive's folder has neither bw/ nor nc/, as when its disk is not mounted; nothing counts as deleted. "
-    "Mount the disk, or create an empty bw/ if all photographs are meant to go."
+    f"The archive's folder contains no {join_or([f'{film_type}/' for film_type in FILM_TYPES])}, as when its disk is not "
+    f"mounted; nothing counts as deleted. Mount the disk, or create an empty {next(iter(FILM_TYPES))}/ if all photographs are "
+    "meant to go."
 )
 
 

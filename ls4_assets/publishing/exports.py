@@ -15,7 +15,8 @@ from ls4_assets.db import export_state
 from ls4_assets.db import overview_mosaics as mosaics
 from ls4_assets.db.tile_index import collection_lock, has_table
 from ls4_assets.domain import export_keys
-from ls4_assets.domain.names import FILM_TYPES, Collection
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import Collection
 from ls4_assets.publishing import collection_list, stac
 from ls4_assets.publishing.footprints import write_geojson, write_parquet
 from ls4_assets.publishing.mosaic_index import write_mosaic_index

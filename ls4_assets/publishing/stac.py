@@ -11,8 +11,9 @@ from typing import Any
 
 from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.links import index_url, tiles_url, wms_url
-from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType
+from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.rows import Cog, IndexedFrame
 
 VERSION = "1.1.0"
@@ -27,7 +28,6 @@ GEOPACKAGE = "application/geopackage+sqlite3"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 # Prefix of a multihash: the code of SHA2-256 and the length, 32 bytes.
 _SHA256 = "1220"
-_BAND_NAMES: dict[FilmType, tuple[str, ...]] = {"bw": ("gray",), "nc": ("red", "green", "blue")}
 
 Document = dict[str, Any]
 
@@ -175,7 +175,7 @@ def _assets(indexed: IndexedFrame, urls: BaseUrls) -> Document:
         "type": _COG,
         "title": "Georeferenced photograph (COG)",
         "roles": ["data"],
-        "bands": [{"name": name, "data_type": "uint8"} for name in _BAND_NAMES[frame.film_type]],
+        "bands": [{"name": name, "data_type": "uint8"} for name in FILM_TYPES[frame.film_type].band_names],
     }
     if indexed.cog and indexed.cog.is_current:
         cog["file:size"] = indexed.cog.size

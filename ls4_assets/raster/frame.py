@@ -17,7 +17,8 @@ from pathlib import Path
 
 import rasterio
 
-from ls4_assets.domain.names import STEPS, FilmType, Step
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import STEPS, Step
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.cog import CogMethod, write_cog
 from ls4_assets.raster.deflate import write_deflate

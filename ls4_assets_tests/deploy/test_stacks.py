@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.key_parser import parse_georef_key
-from ls4_assets.domain.names import Collection, Shards
+from ls4_assets.domain.names import Collection, Frame, Shards
 from ls4_assets.settings import Settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
 from ls4_assets_tests.platform import CHECKOUT
@@ -156,6 +157,21 @@ def matches(patterns: tuple[str, ...], key: str) -> bool:
 )
 def test_rights_by_key(key: str, public: bool, written: bool, served: bool) -> None:
     assert (matches(PUBLIC_KEYS, key), matches(PRODUCTS, key), matches(SERVED, key)) == (public, written, served)
+
+
+@pytest.mark.parametrize("film_type", FILM_TYPES)
+def test_rights_are_those_of_every_film_type(film_type: FilmType) -> None:
+    """The map server could not read the COGs of an added film type."""
+    frame = Frame(COLLECTION, film_type, "02-08-60_6-107")
+    rights = {
+        f"{frame.folder}/georef/{frame.stem}.tif": (False, False, False),
+        f"{frame.scan_prefix}TIF": (True, False, False),
+        frame.deflate_key: (False, True, False),
+        frame.overviews_key: (False, True, False),
+        frame.cog_key: (True, True, True),
+        COLLECTION.tile_index_key(film_type, ".shp"): (True, True, True),
+    }
+    assert rights == {key: (matches(PUBLIC_KEYS, key), matches(PRODUCTS, key), matches(SERVED, key)) for key in rights}
 
 
 def test_run_can_start_no_task_and_pass_no_role(stacks: Stacks) -> None:

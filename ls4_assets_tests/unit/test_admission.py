@@ -100,7 +100,7 @@ def test_no_frame_takes_more_disk_than_estimated(
     """Pixels of pure noise, which does not compress."""
     from affine import Affine
 
-    profile = PROFILES[film_type]  # type: ignore[index]
+    profile = PROFILES[film_type]
     x, y = UTM_PLACE if crs == 26914 else (-10_880_000.0, 3_540_000.0)
     transform = Affine.translation(x, y) @ Affine.rotation(30 if rotated else 0) @ Affine.scale(1, -1)
     pixels = np.random.default_rng(1).integers(0, 256, (profile.bands, 1100, 1300), dtype=np.uint8)

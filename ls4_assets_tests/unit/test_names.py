@@ -110,7 +110,7 @@ def test_index_sheet_scan_omits_the_tile_and_keeps_the_dpi(stem: str) -> None:
         ("bw/StratMap/1996/frames/georef/02-08-60_6-107.tif", "3_107_02-08-96.tif"),
         ("bw/Travis/USDA_1958/georef/02-08-60_6-107.tif", "move the file to such a folder"),
         (f"bw/USDA/{'X' * 60}/frames/georef/02-08-60_6-107.tif", "shorten"),
-        ("02-08-60_6-107.tif", "bw .*or nc"),
+        ("02-08-60_6-107.tif", "bw .*nc .*or cir"),
     ],
 )
 def test_rejection_says_what_to_do(key: str, advice: str) -> None:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import shapely
 
-from ls4_assets.domain.names import STEPS, FilmType
-from ls4_assets.domain.profiles import BW, NC, PROFILES
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.source import Limits
-from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
+from ls4_assets_tests.rasters import BW, NC, photograph, rotated_rectangle, write_tif
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.domain.profiles import NC
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import load_settings, read_shards
+from ls4_assets_tests.rasters import NC
 
 REQUIRED = {
     "LS4_STORAGE": "/srv/archive",
@@ -31,12 +31,30 @@ def test_single_profile_option_can_be_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert profiles["bw"].overview_levels == (2, 4, 8)
 
 
+@pytest.mark.parametrize(("name", "advice"), [("NCC", "did you mean nc"), ("RGB", "use bw, nc or cir")])
+def test_misspelled_film_type_is_rejected_with_advice(monkeypatch: pytest.MonkeyPatch, name: str, advice: str) -> None:
+    """The profile of a misspelled film type was ignored silently."""
+    monkeypatch.setenv(f"LS4_PROFILES__{name}__JPEG_QUALITY", "90")
+    with pytest.raises(ConfigurationError, match=f"LS4_PROFILES: .*{name.lower()} is not a film type; {advice}"):
+        load_settings()
+
+
+def test_options_of_environment_and_file_are_merged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "ls4.toml"
+    file.write_text("[profiles.cir]\njpeg_quality = 70\ndetect_collar = false\n[profiles.bw]\nblocksize = 256\n")
+    monkeypatch.setenv("LS4_CONFIG", str(file))
+    monkeypatch.setenv("LS4_PROFILES__CIR__DETECT_COLLAR", "true")
+    profiles = load_settings().profiles
+    assert (profiles["cir"].jpeg_quality, profiles["cir"].detect_collar, profiles["bw"].blocksize) == (70, True, 256)
+    assert profiles["nc"] == NC
+
+
 def test_environment_takes_precedence_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "ls4.toml"
     file.write_text('public_url = "https://file.test"\nbatch_size = 7\n[profiles.nc]\njpeg_quality = 70\n')
     monkeypatch.setenv("LS4_CONFIG", str(file))
     settings = load_settings()
-    assert (settings.public_url, settings.batch_size, settings.profiles.nc.jpeg_quality) == ("https://cdn.test", 7, 70)
+    assert (settings.public_url, settings.batch_size, settings.profiles["nc"].jpeg_quality) == ("https://cdn.test", 7, 70)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path
-from ls4_assets.domain.names import FILM_TYPES, FRAME_TYPES, Collection, FilmType, Frame, Shards
+from ls4_assets.domain.names import FRAME_TYPES, Collection, Frame, Shards
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
 from resources.storage import Storage, StoredObject
@@ -68,7 +69,7 @@ def find_collections(storage: Storage, shards: Shards) -> tuple[list[Collection]
 
 
 def take_inventory(storage: Storage, collection: Collection) -> CollectionInventory:
-    """List all COGs of a collection, of both film types, sorted by partition."""
+    """List all COGs of a collection, of all film types, sorted by partition."""
     inventory = CollectionInventory()
     for film_type in FILM_TYPES:
         _add_film_type(storage, collection, film_type, inventory)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.key_parser import is_tif
-from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType, Frame
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.operations.reconcile.model import DOCUMENTS, ObservedState
 from mapserver.sync import VALIDATORS
 from resources.storage import Storage, StoredObject

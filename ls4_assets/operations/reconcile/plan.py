@@ -7,7 +7,8 @@ orphan: it may be the only copy of a photograph, so it is only reported. A missi
 from collections.abc import Iterator
 
 from ls4_assets.db.schema import LIVE_STATES, SourceState
-from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, Action, ActionKind, ObservedState, RecordedState
 
 # The size of a shapefile's .shx gives its number of records.

@@ -13,6 +13,7 @@ export const DEFAULTS = Object.freeze({
   agency: "",
   year: "",
   type: "",
+  film: "",
   at: "", // x,y in EPSG:3857 meters: only collections at this place
   frame: null, // <film type>/<stem>
   frameSide: "", // "right": the frame belongs to the compared collection; the parameter `of` in the address
@@ -23,7 +24,7 @@ export const DEFAULTS = Object.freeze({
   footprints: true,
 });
 
-export const FILTERS = ["q", "county", "agency", "year", "type", "at"];
+export const FILTERS = ["q", "county", "agency", "year", "type", "film", "at"];
 
 const number = (text, low, high) => {
   const value = Number.parseFloat(text);
