@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     storage: str = Field(
-        description="the archive: a folder (/srv/archive), a bucket on S3 (s3://name) or an Azure container (az://name)"
+        description="the archive: a folder (/srv/archive), a bucket on S3 (s3://bucket) or one on Azure (az://container)"
     )
     s3_endpoint_url: str | None = Field(None, description="URL of an S3 server other than AWS")
     s3_region: str | None = Field(None, description="AWS region of the bucket; None: the region of the AWS environment")

@@ -139,7 +139,7 @@ class AzureStorage:
         return True
 
     def copy(self, key: str, to: str) -> StoredObject:
-        # Through a file: the service copies asynchronously, and obstore does not tell when such a copy is complete.
+        # Through a file: the service copies asynchronously, and obstore does not report when such a copy is complete.
         with tempfile.TemporaryDirectory(prefix="ls4-copy-") as folder:
             path = Path(folder) / "copy"
             self.download(key, path)

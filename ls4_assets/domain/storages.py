@@ -12,7 +12,7 @@ from ls4_assets.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What differs between storages.
+    """What differs between storages. The reference page shows these lines.
 
     has_local_paths: GDAL's path of an object is a file of this machine, which needs no credentials and whose disk can fill.
     can_be_unmounted: the storage is empty while its disk is not mounted, so an empty listing proves nothing.

@@ -1,4 +1,7 @@
-"""Properties of one kind of storage: races and paths of a file system; tags, multipart uploads and signatures of S3."""
+"""Properties of one kind of storage: races and paths of a file system; tags, multipart uploads and signatures of S3.
+
+Those of Azure Blob Storage are in test_storage_azure.py.
+"""
 
 import os
 import threading
@@ -13,7 +16,6 @@ from ls4_assets_tests.azure_server import azure_server_fixture  # noqa: F401
 from ls4_assets_tests.integration.storage_fixtures import (  # noqa: F401
     KEY,
     MEGABYTE,
-    azure_only,
     folder_only,
     keys,
     put_raw,
