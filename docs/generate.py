@@ -6,10 +6,12 @@ asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls
 compares their page.
 """
 
+import inspect
 import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ls4_assets.cli.main import main as commands
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
+from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import Settings
 from resources.archive import Archive
@@ -152,6 +155,19 @@ def events_table() -> str:
     return table(("event", "meaning"), [(f"`{name}`", meaning) for name, meaning in EVENTS.items()])
 
 
+def storages_table() -> str:
+    """One row for each capability: what it means, and which kinds of storage have it."""
+    kinds = list(KINDS.values())
+    lines = inspect.cleandoc(Capabilities.__doc__ or "").splitlines()
+    meanings = dict(line.split(": ", 1) for line in lines if ": " in line)
+    capabilities = [
+        (_sentence(meanings[each.name]), *("yes" if getattr(kind.capabilities, each.name) else "no" for kind in kinds))
+        for each in fields(Capabilities)
+    ]
+    addresses = [("address", *(f"`{kind.example}`" for kind in kinds))]
+    return table(("capability", *(kind.name for kind in kinds)), [*addresses, *capabilities])
+
+
 def alarms_table(resources: Mapping[str, Mapping[str, Any]]) -> str:
     """One row for each CloudWatch alarm of the synthesized stacks."""
     alarms = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
@@ -171,6 +187,7 @@ def blocks() -> dict[str, str]:
         "checks": checks_table(definitions),
         "sensors": sensors_table(definitions),
         "log-events": events_table(),
+        "storages": storages_table(),
     }
 
 

@@ -22,6 +22,7 @@ from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
 from ls4_assets.domain.names import ShardKind, Shards
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.domain.regions import RegionBounds, available_outlines
+from ls4_assets.domain.storages import KINDS, parse_address
 from ls4_assets.errors import ConfigurationError
 
 # Variables that are not fields of Settings: the settings file, the state folder of the demo, the database of dagster.yaml, test
@@ -38,10 +39,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    storage: str = Field(description="the archive: a folder (/srv/archive) or a bucket (s3://name)")
+    storage: str = Field(
+        description="the archive: a folder (/srv/archive), a bucket on S3 (s3://bucket) or one on Azure (az://container)"
+    )
     s3_endpoint_url: str | None = Field(None, description="URL of an S3 server other than AWS")
     s3_region: str | None = Field(None, description="AWS region of the bucket; None: the region of the AWS environment")
-    legacy_bucket: str = Field("ls4", description="bucket named in `location` (/vsis3/<bucket>/<key>) when storage is a folder")
+    legacy_bucket: str = Field("ls4", description="bucket named in the legacy column `location` when the storage is not on S3")
     database_url: SecretStr = Field(description="postgresql+psycopg2://ls4:...@host/ls4")
     public_url: str = Field(description="base URL of the download links in the tile index, without a trailing slash")
     map_url: str = Field(description="public URL of the web front end, without a trailing slash")
@@ -130,9 +133,10 @@ class Settings(BaseSettings):
         return {**PROFILES, **given, **complete}
 
     @model_validator(mode="after")
-    def _check_queue_needs_bucket(self) -> "Settings":
-        if self.events_queue_url and not self.storage.startswith("s3://"):
-            raise ValueError("LS4_EVENTS_QUEUE_URL needs a bucket, but LS4_STORAGE is a folder")
+    def _check_storage_sends_events(self) -> "Settings":
+        if self.events_queue_url and not parse_address(self.storage)[0].capabilities.sends_events:
+            senders = " or ".join(kind.example for kind in KINDS.values() if kind.capabilities.sends_events)
+            raise ValueError(f"LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as {senders}")
         return self
 
     @cached_property

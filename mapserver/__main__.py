@@ -1,8 +1,9 @@
 """The map server's container: `python -m mapserver` writes the configuration and runs nginx and the workers until SIGTERM.
 
 When one of the two processes exits, the other is stopped and this process exits with status 1, so that the container is
-restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), S3 by
-AWS_*. The configuration itself is in `config`; on S3 the sidecar `python -m mapserver.sync` copies the mapfiles.
+restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), a bucket
+by AWS_* or AZURE_*. The configuration itself is in `config`; for a bucket the sidecar `python -m mapserver.sync` copies the
+mapfiles.
 """
 
 import argparse
@@ -15,16 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ls4_assets.domain.storages import KINDS
 from ls4_assets.errors import ConfigurationError
 from mapserver.config import PostgresService, ServingConfig, write_config
 
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 0.2
 # GDAL's access to the bucket. FastCGI discards the environment, so these variables are written to mapserver.conf.
-_GDAL_VARIABLES = (
-    *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_S3_ENDPOINT", "AWS_HTTPS", "AWS_VIRTUAL_HOSTING"),
-)
+_GDAL_VARIABLES = [name for kind in KINDS.values() for name in kind.gdal_variables]
 
 
 def database_service(environment: Mapping[str, str]) -> PostgresService:

@@ -97,18 +97,18 @@ def write_config(
     mapfiles_dir: the folder in which `<name>.map` files appear and are replaced (by os.replace): `<archive>/mapfiles` for an
       archive in a folder. Where permitted, it is created and the footprint layer's HTML template is written to it.
     database: written as service `ls4` to a file that only `user` can read.
-    archive_dir: the archive's folder, whose public part is served at `/archive/`; None when the archive is a bucket on S3.
+    archive_dir: the archive's folder, whose public part is served at `/archive/`; None when the archive is a bucket.
     collections_file: the JSON list that the pipeline writes for the map page; `run_dir/collections.json` when None. Until it
       exists, the page shows no collection.
     user: the account of nginx's workers and of mapserv when this process is root (www-data when None); otherwise they run as the
       current user.
-    workers: number of mapserv processes; None: two per core on a folder, four on S3, where they mostly wait.
+    workers: number of mapserv processes; None: two per core on a folder, four for a bucket, where they mostly wait.
     worker_memory_mb: a worker whose resident memory exceeds this is replaced.
     tile_cache_mb: maximum disk space of cached tiles; 0 disables the cache.
     proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are trusted.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
     staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
-    gdal_options: additional GDAL configuration of mapserv (AWS_*, an endpoint), because FastCGI discards the environment.
+    gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
     log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
     Raises ConfigurationError for a path that nginx or a Unix socket cannot use, an invalid GDAL option, an invalid proxy or staff

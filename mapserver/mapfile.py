@@ -34,7 +34,7 @@ _LAYER = re.compile(r"^  LAYER$(.*?)^  END$", re.MULTILINE | re.DOTALL)
 _SCALE_VALUES = re.compile(rf'^\s*NAME "{SCALE_TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILINE | re.DOTALL)
 _SCALE_SUFFIX = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
 _ALLOWED_CONFIG = ("ON_MISSING_DATA",)
-_SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\baws_\w+|\w*_key\b", re.IGNORECASE)
+_SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\b(?:aws|azure)_\w+|\w*_key\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

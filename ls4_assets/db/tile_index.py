@@ -115,12 +115,12 @@ def refresh(connection: Connection, collection: Collection, storage: Storage, pu
 
 
 def served_root(storage: Storage) -> str:
-    """Returns the prefix of keys in `served_location`: /srv/archive/ or /vsis3/<bucket>/."""
+    """Returns the prefix of keys in `served_location`, such as /srv/archive/."""
     return storage.gdal_path("x")[:-1]
 
 
 def cog_location(bucket: str, key: str) -> str:
-    """Returns the `location` of a COG, which is the same for every storage. The key "" gives the prefix of all locations."""
+    """Returns the `location` of a COG, which names S3 for every storage, as published tables do. The key "" gives the prefix."""
     return f"/vsis3/{bucket}/{key}"
 
 

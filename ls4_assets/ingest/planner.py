@@ -49,7 +49,8 @@ class SourceChanges:
 
 @dataclass(frozen=True)
 class Rules:
-    """`settle`: how long a version must not change before it is read, and a file be missing before it is gone; zero on S3.
+    """`settle`: how long a version must not change before it is read, and a file be missing before it is gone; zero for
+    a storage that lists only complete files.
 
     `settle_empty` applies instead while a file has no bytes. `tables` maps each table name to the collection that has it.
     """

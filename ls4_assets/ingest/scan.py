@@ -104,10 +104,11 @@ def recheck_pending(archive: Archive) -> ScanReport:
 def _open_scanner(archive: Archive, report: ScanReport, deadline: float) -> Iterator["_Scanner"]:
     with archive.database.connect() as connection:
         settings = archive.settings
-        settle = timedelta(seconds=settings.settle_seconds if archive.storage.is_folder else 0.0)
+        capabilities = archive.storage.capabilities
+        settle = timedelta(seconds=settings.settle_seconds if capabilities.lists_partial_files else 0.0)
         with connection.begin():
             tables = sources.load_table_names(connection)
-        rules = Rules(settings.shards, settle, settle if archive.storage.is_folder else EMPTY_WAIT, tables)
+        rules = Rules(settings.shards, settle, EMPTY_WAIT if capabilities.lists_placeholders else settle, tables)
         guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
         missing_wait = EVENTS_WAIT if settings.events_queue_url else settle
         yield _Scanner(archive.storage, connection, report, deadline, rules, guard, missing_wait)

@@ -177,8 +177,8 @@ class _FrameJob:
         admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
 
     def _archive_folders(self) -> list[Path]:
-        """The folder of the archive; empty on S3, which never fills up."""
-        return [Path(self.storage.gdal_path(""))] if self.storage.is_folder else []
+        """The folder of the archive; empty for a storage in the cloud, which never fills up."""
+        return [Path(self.storage.gdal_path(""))] if self.storage.capabilities.has_local_paths else []
 
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
         """Download tif and sidecars, with suffixes in lower case so that GDAL pairs them; returns path and content hash."""

@@ -40,7 +40,6 @@ from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401
 from mapserver.config import PostgresService, write_config
 from mapserver.sync import MapfileSync
-from resources.open import gdal_s3_options
 from resources.s3_storage import S3Storage
 
 pytestmark = pytest.mark.slow
@@ -245,8 +244,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Client]:
     """MapServer over the bucket, with the files that `mapserver.sync` copies."""
-    storage, settings = production.platform.storage, production.platform.settings
-    assert isinstance(storage, S3Storage)
+    storage = production.platform.storage
     serving = Path(tempfile.mkdtemp(prefix="srv-", dir=production.home))
     serving.chmod(0o755)
     config = write_config(
@@ -256,7 +254,7 @@ def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Clien
         database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
         workers=1,
         gdal_options={
-            **gdal_s3_options(settings),
+            **storage.gdal_options(),
             **{name: CREDENTIALS[name] for name in CREDENTIALS if "DEFAULT" not in name},
         },
     )

@@ -17,7 +17,7 @@ from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
 from resources.storage import Storage, StoredObject
 
-# Listing a bucket on S3 is mostly waiting.
+# Listing over the network is mostly waiting.
 _LISTING_THREADS = 16
 
 

@@ -52,8 +52,8 @@ def list_derived_collections(storage: Storage) -> Iterator[Collection]:
 
 
 def fingerprint_cog(storage: Storage, size: int, version: str) -> str:
-    """Return what identifies a COG's content. In a folder it is only the size: files copied to another disk get new versions."""
-    return str(size) if storage.is_folder else f"{size} {version}"
+    """Return what identifies a COG's content: only the size where the archive gets new versions when it is copied elsewhere."""
+    return f"{size} {version}" if storage.capabilities.keeps_versions else str(size)
 
 
 def check_document(storage: Storage, document: StoredObject) -> list[str]:
