@@ -28,6 +28,7 @@ from sqlalchemy import URL, Engine, create_engine
 
 from ls4_assets.db.bootstrap import bootstrap
 from ls4_assets.db.schema import tile_index
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.names import Collection
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
@@ -36,6 +37,7 @@ from mapserver.config import PostgresService, ServingConfig, write_config
 from mapserver.mapfile import MapfileContext, render
 from mapserver.rendering import Extent
 
+CAPABILITIES = read_archive_file(None).capabilities
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 NAME, TABLE = COLLECTION.name, COLLECTION.table
 LINKS = "https://archive.example.org"
@@ -198,7 +200,7 @@ def publish_mapfile(archive: Path, context: MapfileContext) -> None:
 def mapfile_context(collection: Collection) -> MapfileContext:
     words = collection.name.split("_")
     title = " ".join(word.capitalize() for word in words)
-    return MapfileContext(collection.name, "".join(words).upper(), title, collection.table, EXTENT)
+    return MapfileContext(collection.name, "".join(words).upper(), title, collection.table, EXTENT, CAPABILITIES)
 
 
 @pytest.fixture(scope="module", name="map_server")
