@@ -8,7 +8,6 @@ Constants that no operator changes belong in the module that uses them.
 import difflib
 import os
 import re
-import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import cast

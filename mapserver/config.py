@@ -114,8 +114,8 @@ def write_config(
     gdal_options: additional GDAL configuration of mapserv (AWS_*, an endpoint), because FastCGI discards the environment.
     log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
-    Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option, an invalid proxy or staff
-    address, an unknown user, and where nginx's JavaScript module is missing.
+    Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option,
+    an invalid proxy or staff address, an unknown user, and where nginx's JavaScript module is missing.
     """
     for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
         _require_nginx_path(path)

@@ -46,7 +46,7 @@ class MapPage:
 
 @dataclass(frozen=True)
 class ArchiveDescription:
-    """The content of an archive file. `organization` is responsible for the archive; `license_url` has the license's full text."""
+    """The content of an archive file. `organization` publishes the archive; `license_url` has the license's full text."""
 
     title: str
     organization: str | None

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.folder import ingest_folder
-from ls4_assets.domain.archive_file import read_archive_file
 from resources.directory_storage import DirectoryStorage
 
 COLLECTION = "bw/Travis/USDA_1958/frames"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import frame_stem, parse_collection_path, parse_georef_key
 from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.errors import InvalidNameError
-from ls4_assets.domain.archive_file import read_archive_file
 
 NAMING = read_archive_file(None).naming
 SHARED = Path(os.environ.get("LS4_SHARED", Path(__file__).parents[2].parent / "shared"))

@@ -8,8 +8,8 @@ import pytest
 import rasterio.warp
 import shapely
 
-from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.archive_file import SHIPPED, read_archive_file
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.regions import RegionBounds
 from ls4_assets.domain.regions.distance import distance_km, footprint_center
 from ls4_assets.errors import ConfigurationError
@@ -110,7 +110,7 @@ def test_shards_of_another_archive_have_an_extent_or_no_region(tmp_path: Path) -
 def test_invalid_regions_are_rejected(tmp_path: Path, line: str) -> None:
     file = tmp_path / "archive.toml"
     file.write_text(f'county = ["Kern"]\n{line}\n')
-    with pytest.raises(ConfigurationError, match="use texas|write degrees"):
+    with pytest.raises(ConfigurationError, match="ships with ls4: texas|write degrees"):
         read_archive_file(file)
 
 

@@ -11,10 +11,10 @@ from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 from rasterio.warp import reproject
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.local.sample_data import BASTROP, TRAVIS, UTM, sample_views, write_sample_data
 from ls4_assets.local.synthetic_terrain import TerrainSpec, render_terrain
-from ls4_assets.domain.archive_file import read_archive_file
 
 FRAMES = "bw/Travis/USDA_1958/frames/georef"
 
