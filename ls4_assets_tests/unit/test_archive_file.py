@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_every_value_of_a_file_is_read() -> None:
     assert archive.region_bounds.rings("RioClaro") == [[(-71, -34), (-70, -34), (-70, -33), (-71, -33), (-71, -34)]]
     assert archive.region_bounds.rings("Norte") == [[(-71, -33), (-70, -33), (-70, -32), (-71, -32), (-71, -33)]]
     assert archive.region_bounds.rings("SAF") == [[(-72, -35), (-69, -35), (-69, -32), (-72, -32), (-72, -35)]]
+
+
+def test_example_of_the_documentation_is_valid_and_shows_every_key(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "reference" / "settings.md").read_text().partition("## The archive file")[2]
+    lines = page.partition("```toml\n")[2].partition("```")[0]
+    for name in ("outlines.geojson", "base_map.geojson", "places.csv"):
+        (tmp_path / name).write_bytes((VALLEY.parent / name).read_bytes())
+    read_archive_file(write(tmp_path, lines))
+    assert flatten(tomllib.loads(lines)) == flatten(tomllib.loads(VALLEY.read_text()))
+
+
+def flatten(table: dict[str, Any]) -> set[str]:
+    """The keys of a table and of the tables in it."""
+    return {*table, *(f"{name}.{key}" for name, value in table.items() if isinstance(value, dict) for key in value)}
 
 
 def test_smallest_file_has_shards_and_defaults(tmp_path: Path) -> None:
