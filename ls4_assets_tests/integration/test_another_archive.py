@@ -77,7 +77,7 @@ def valley(cluster: Cluster) -> Iterator[Valley]:
         stack.callback(shutil.rmtree, home)
         platform = stack.enter_context(running_platform(cluster, home, archive_file=str(VALLEY)))
         for seed, (key, (left, top)) in enumerate(places.items()):
-            place = {"crs": "EPSG:32719", "transform": Affine(RESOLUTION, 0, left, 0, -RESOLUTION, top)}
+            place: dict[str, Any] = {"crs": "EPSG:32719", "transform": Affine(RESOLUTION, 0, left, 0, -RESOLUTION, top)}
             platform.drop(key, write_tif(home / f"{seed}.tif", pixels(seed), **place))
         platform.settle()
         platform.settle()
