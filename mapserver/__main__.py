@@ -2,8 +2,8 @@
 
 When one of the two processes exits, the other is stopped and this process exits with status 1, so that the container is
 restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), a bucket
-by AWS_* or AZURE_*. The configuration itself is in `config`; for a bucket the sidecar `python -m mapserver.sync` copies the
-mapfiles.
+by AWS_* or AZURE_*, and the archive by the file in LS4_ARCHIVE_FILE. The configuration itself is in `config`; for a bucket the
+sidecar `python -m mapserver.sync` copies the mapfiles.
 """
 
 import argparse
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--rejections", type=Path, help="the staff page's list of rejected files; default: no staff page")
     add("--staff", action="append", default=[], help="address or network that may read the staff page; repeatable")
     add("--archive", type=Path, help="the archive, if it is a folder")
+    add("--archive-file", type=Path, default=os.environ.get("LS4_ARCHIVE_FILE") or None, help="TOML file that describes it")
     add("--listen", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
     add("--proxy", action="append", default=[], help="address or network of a load balancer; repeatable")
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             listen=options.listen,
             mapfiles_dir=options.mapfiles,
             archive_dir=options.archive,
+            archive_file=options.archive_file,
             collections_file=options.collections,
             rejections_file=options.rejections,
             staff=options.staff,

@@ -61,7 +61,7 @@ class Storage(Protocol):
     """
 
     def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
-        """Yields one level below `folder` ("" or ending in "/") in key order: objects, and subfolders as text ("bw/Travis/").
+        """Yields one level below `folder` ("" or ending in "/") in key order: objects, and subfolders as text ("bw/Adams/").
 
         With `after`, only objects with a greater key and subfolders that may have one. Raises midway when the listing fails,
         because keys that were not listed may exist.

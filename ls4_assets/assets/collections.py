@@ -132,7 +132,7 @@ def publish_map(archive: Archive, collection: Collection) -> dg.MaterializeResul
                 table=collection.table,
                 extent=extent,
                 overview_resolution=overview_resolution,
-                contact=settings.contact,
+                capabilities=settings.archive_description.capabilities,
                 service=settings.postgres_service,
             )
         )

@@ -180,7 +180,7 @@ def _build_backfill(
 ) -> PartitionBackfill:
     shard = launched.shard
     if shard not in settings.shards:
-        raise ConfigurationError(f"{shard} is no longer in the list of shards; add it to the file in LS4_SHARDS_FILE.")
+        raise ConfigurationError(f"{shard} is no longer in the list of shards; add it to the file in LS4_ARCHIVE_FILE.")
     # Definitions of this shard only: loading all shards would take longer than everything else here.
     shards = {shard: settings.shards[shard]}
     graph = build_definitions(shards, Archive(), settings.sensor_seconds, settings.profiles).resolve_asset_graph()

@@ -15,8 +15,10 @@ from ls4_assets.domain.names import (
     SURVEY_PATTERN,
     Collection,
     Frame,
+    Naming,
     ShardKind,
     Shards,
+    check_file_name,
 )
 from ls4_assets.errors import InvalidNameError
 
@@ -25,7 +27,7 @@ _TIF_SUFFIXES = (".tif", ".tiff")
 _SIDECAR_SUFFIXES = (".aux.xml", ".tifw", ".tiffw", ".tfw", ".wld", ".prj")
 
 
-def parse_georef_key(key: str, shards: Shards) -> Frame:
+def parse_georef_key(key: str, naming: Naming) -> Frame:
     """Frame of a dropped tif's key, `<film type>/<shard>/<survey>/<type>/georef/<file>.tif`.
 
     Raises InvalidNameError with one sentence that gives the expected name.
@@ -36,32 +38,34 @@ def parse_georef_key(key: str, shards: Shards) -> Frame:
     if len(parts) != 6 or parts[4] != "georef":
         raise InvalidNameError(
             f"{key}: a georeferenced tif belongs in <{join_or([*FILM_TYPES])}>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "
-            "for example bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif; move the file to such a folder."
+            f"for example {naming.example}/georef/02-08-60_6-107.tif; move the file to such a folder."
         )
     film_type, shard, survey, type_, _, file = parts
-    if shard not in shards:
-        raise InvalidNameError(f"{key}: {_unknown_shard(shard, shards)}")
+    if shard not in naming.shards:
+        raise InvalidNameError(f"{key}: {_unknown_shard(shard, naming.shards)}")
     if type_ not in FRAME_TYPES:
         raise InvalidNameError(f"{key}: the folder after {survey} must be frames, index or mosaic, not {type_!r}; rename it.")
     collection = Collection(shard, survey, type_)
-    _check_collection(key, collection, shards[shard])
+    _check_collection(key, collection, naming.shards[shard])
     frame = Frame(collection, film_type, PurePosixPath(file).stem)
-    _check_file_name(key, frame)
+    try:
+        check_file_name(frame, naming)
+    except InvalidNameError as error:
+        raise InvalidNameError(f"{key}: {error}") from None
     return frame
 
 
-def parse_collection_path(path: str, shards: Shards) -> tuple[Collection, FilmType]:
-    """Collection and film type of a folder such as `bw/Travis/USDA_1958/frames`. Raises InvalidNameError."""
+def parse_collection_path(path: str, naming: Naming) -> tuple[Collection, FilmType]:
+    """Collection and film type of a folder such as `bw/Adams/USDA_1958/frames`. Raises InvalidNameError."""
     parts = path.strip("/").split("/")
     if len(parts) != 4 or parts[0] not in FILM_TYPES or parts[3] not in FRAME_TYPES:
         raise InvalidNameError(
-            f"{path}: this is not a collection; write <{join_or([*FILM_TYPES])}>/County/AGENCY_YYYY/type, "
-            "like bw/Travis/USDA_1958/frames."
+            f"{path}: this is not a collection; write <{join_or([*FILM_TYPES])}>/County/AGENCY_YYYY/type, like {naming.example}."
         )
-    if parts[1] not in shards:
-        raise InvalidNameError(f"{path}: {_unknown_shard(parts[1], shards)}")
+    if parts[1] not in naming.shards:
+        raise InvalidNameError(f"{path}: {_unknown_shard(parts[1], naming.shards)}")
     collection = Collection(parts[1], parts[2], parts[3])
-    _check_collection(path, collection, shards[parts[1]])
+    _check_collection(path, collection, naming.shards[parts[1]])
     return collection, parts[0]
 
 
@@ -109,10 +113,3 @@ def _check_collection(key: str, collection: Collection, kind: ShardKind) -> None
             f"{key}: the collection's name {collection.name} is longer than {MAX_NAME_LENGTH} characters; "
             "shorten the folder's name."
         )
-
-
-def _check_file_name(key: str, frame: Frame) -> None:
-    try:
-        _ = frame.attributes
-    except InvalidNameError as error:
-        raise InvalidNameError(f"{key}: {error}") from None

@@ -1,13 +1,13 @@
 """Collections and frames as frozen dataclasses, and the object keys, partition keys, tables and attributes derived from them.
 
 These names are a contract with the staff who drop scans and with published maps (docs/reference/names.md). Parsing a dropped
-file's key is in `key_parser`, keys of exports are in `export_keys`, and public URLs are in `links`. Nothing here accesses
-storage.
+file's key is in `key_parser`, keys of exports are in `export_keys`, and public URLs are in `links`. What differs from archive to
+archive is in the archive file (`archive_file`). Nothing here accesses storage.
 """
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -25,8 +25,6 @@ STEPS: tuple[Step, ...] = get_args(Step)
 COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile", "exports")
 
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
-STRATMAP = "StratMap"
-NO_ROLL_AGENCIES = frozenset({"AMS", "USGS"})
 # PostgreSQL truncates identifiers to 63 bytes, and index and constraint names add a suffix to the table's name.
 MAX_NAME_LENGTH = 50
 
@@ -39,17 +37,41 @@ _FRAME = re.compile(rf"{_DATE}_(?P<roll>{_WORD})-(?P<frame_num>{_WORD})")
 _FRAME_NO_ROLL = re.compile(rf"{_DATE}_(?P<frame_num>{_WORD})")
 _INDEX = re.compile(rf"(?P<scan>(?P<roll>{_WORD})_(?P<date>\d{{4}})_(?P<frame_num>{_WORD}?)(?:_\d+dpi)?)(?:_(?P<tile>{_WORD}))?")
 _MOSAIC = re.compile(r"mosaic(?P<frame_num>\d{2,})")
-_STRATMAP = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>\d{{4,6}}))?")
+_PROGRAM_FRAME = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>\d{{4,6}}))?")
+# No name matches two of them, so the attributes of a frame do not depend on the archive's rules.
+_PATTERNS: Mapping[FrameType, Sequence[re.Pattern[str]]] = {
+    "frames": (_FRAME, _FRAME_NO_ROLL, _PROGRAM_FRAME),
+    "index": (_INDEX,),
+    "mosaic": (_MOSAIC,),
+}
 _YEAR = re.compile(r"(?:^|_)((?:18|19|20)\d{2})(?:_|$)")
 
 # The file name that each rule expects, for messages.
 _EXPECTED_NAMES = {
     "frames": "MM-DD-YY_<roll>-<frame>.tif, for example 02-08-60_6-107.tif",
     "no_roll": "MM-DD-YY_<frame>.tif, for example 03-10-54_1234.tif",
-    "stratmap": "<roll>_<frame>_<MM-DD-YY>.tif, for example 3_107_02-08-96.tif",
+    "program": "<roll>_<frame>_<MM-DD-YY>.tif, for example 3_107_02-08-96.tif",
     "index": "<AGENCY>_<YYYY>_<SHEET>.tif, for example USDA_1958_1.tif",
     "mosaic": "mosaic<NN>.tif, for example mosaic01.tif",
 }
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The names that one archive accepts, from its archive file.
+
+    shards: the path segments after the film type. agencies_without_rolls: agencies that numbered their frames without rolls, so
+    file names may omit the roll. example: the path of a collection, for messages.
+    """
+
+    shards: Shards
+    agencies_without_rolls: frozenset[str]
+    example: str
+
+    @property
+    def example_collection(self) -> str:
+        """The name of the collection at `example`."""
+        return "_".join(self.example.split("/")[1:])
 
 
 @dataclass(frozen=True, order=True)
@@ -57,7 +79,7 @@ class Collection:
     """All frames of one type from one survey, of all film types.
 
     `shard` is the path segment after the film type: a county, an agency or a program. `survey` is the next segment: AGENCY_YYYY
-    below a county, else a mission or a StratMap name.
+    below a county, else a mission or a name that the program chose.
     """
 
     shard: str
@@ -66,7 +88,7 @@ class Collection:
 
     @property
     def name(self) -> str:
-        """Name of the tile index and prefix of the map layers, for example Travis_USDA_1958_frames."""
+        """Name of the tile index and prefix of the map layers, for example Adams_USDA_1958_frames."""
         return f"{self.shard}_{self.survey}_{self.type}"
 
     @property
@@ -88,7 +110,7 @@ class Collection:
 
     @property
     def map_name(self) -> str:
-        """NAME of the MapServer map, for example TRAVISUSDA1958FRAMES."""
+        """NAME of the MapServer map, for example ADAMSUSDA1958FRAMES."""
         return self.name.replace("_", "").upper()
 
     @property
@@ -101,13 +123,8 @@ class Collection:
         return f"{self.survey}/{self.type}"
 
     @property
-    def may_lack_roll(self) -> bool:
-        """Whether file names may omit the roll. AMS and USGS numbered frames without rolls."""
-        return not {self.shard, self.survey.partition("_")[0]}.isdisjoint(NO_ROLL_AGENCIES)
-
-    @property
     def agency(self) -> str:
-        """The agency that flew the survey: USDA for Travis/USDA_1958 and USDA/DLK, StratMap for StratMap/..."""
+        """The agency that flew the survey: USDA for Adams/USDA_1958 and USDA/DLK; else the shard."""
         return self.survey.partition("_")[0] if AGENCY_YEAR_PATTERN.fullmatch(self.survey) else self.shard
 
     @property
@@ -136,7 +153,7 @@ class Collection:
 
     @classmethod
     def from_name(cls, name: str) -> "Collection | None":
-        """Collection with a name such as Travis_USDA_1958_frames; None if it is not a valid collection name."""
+        """Collection with a name such as Adams_USDA_1958_frames; None if it is not a valid collection name."""
         shard, _, rest = name.partition("_")
         survey, _, type_ = rest.rpartition("_")
         return cls(shard, survey, type_) if shard and SURVEY_PATTERN.fullmatch(survey) and type_ in FRAME_TYPES else None
@@ -162,7 +179,7 @@ class Frame:
 
     @property
     def id(self) -> str:
-        """Primary key in the database, for example bw/Travis/USDA_1958/frames/02-08-60_6-107."""
+        """Primary key in the database, for example bw/Adams/USDA_1958/frames/02-08-60_6-107."""
         return f"{self.folder}/{self.stem}"
 
     @property
@@ -237,28 +254,37 @@ class Frame:
         return cls(Collection(shard, survey, cast(FrameType, type_)), film_type, stem)
 
 
-def _name_rule(frame: Frame) -> tuple[str, list[re.Pattern[str]]]:
+def check_file_name(frame: Frame, naming: Naming) -> None:
+    """Raise InvalidNameError unless the archive accepts the frame's file name and the date in it is valid."""
+    rule, patterns = _name_rule(frame, naming)
+    if not any(pattern.fullmatch(frame.stem) for pattern in patterns):
+        raise _invalid_name(frame, rule)
+    _ = frame.attributes
+
+
+def _name_rule(frame: Frame, naming: Naming) -> tuple[str, Sequence[re.Pattern[str]]]:
     """Key into `_EXPECTED_NAMES`, and the patterns that the stem may match."""
     collection = frame.collection
-    if collection.type == "index":
-        return "index", [_INDEX]
-    if collection.type == "mosaic":
-        return "mosaic", [_MOSAIC]
-    if collection.shard == STRATMAP:
-        return "stratmap", [_STRATMAP]
-    if collection.may_lack_roll:
+    if collection.type != "frames":
+        return collection.type, _PATTERNS[collection.type]
+    if naming.shards.get(collection.shard) == "program":
+        return "program", [_PROGRAM_FRAME]
+    if not {collection.shard, collection.survey.partition("_")[0]}.isdisjoint(naming.agencies_without_rolls):
         return "no_roll", [_FRAME_NO_ROLL, _FRAME]
     return "frames", [_FRAME]
 
 
 def _match_stem(frame: Frame) -> re.Match[str]:
-    """Match of the stem with the rule of its type. Raises InvalidNameError."""
-    rule, patterns = _name_rule(frame)
-    for pattern in patterns:
+    """Match of the stem with a pattern of its type. Raises InvalidNameError."""
+    for pattern in _PATTERNS[frame.collection.type]:
         if match := pattern.fullmatch(frame.stem):
             return match
+    raise _invalid_name(frame, frame.collection.type)
+
+
+def _invalid_name(frame: Frame, rule: str) -> InvalidNameError:
     subject = {"index": "an index sheet", "mosaic": "a mosaic"}.get(rule, f"a frame of {frame.collection.survey}")
-    raise InvalidNameError(
+    return InvalidNameError(
         f"{frame.stem!r} is not a valid name for {subject}, which must be {_EXPECTED_NAMES[rule]}; rename the file."
     )
 

@@ -108,7 +108,7 @@ def _open_scanner(archive: Archive, report: ScanReport, deadline: float) -> Iter
         settle = timedelta(seconds=settings.settle_seconds if capabilities.lists_partial_files else 0.0)
         with connection.begin():
             tables = sources.load_table_names(connection)
-        rules = Rules(settings.shards, settle, EMPTY_WAIT if capabilities.lists_placeholders else settle, tables)
+        rules = Rules(settings.naming, settle, EMPTY_WAIT if capabilities.lists_placeholders else settle, tables)
         guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
         missing_wait = EVENTS_WAIT if settings.events_queue_url else settle
         yield _Scanner(archive.storage, connection, report, deadline, rules, guard, missing_wait)

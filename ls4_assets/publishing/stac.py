@@ -34,11 +34,15 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class BaseUrls:
-    """Base URLs, without a trailing slash, of the public objects and of the maps. `host` is the organization that runs both."""
+    """Base URLs, without a trailing slash, of the public objects and of the maps.
+
+    `host` is the organization that runs both; `license` is the address of the license's text.
+    """
 
     public: str
     maps: str
     host: str | None = None
+    license: str | None = None
 
 
 def item_id(indexed: IndexedFrame) -> str:
@@ -110,6 +114,7 @@ def build_collection(
             {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
+            *([{"rel": "license", "href": urls.license, "title": "License"}] if urls.license else []),
             *_map_links(collection, urls),
             *items,
         ],

@@ -11,7 +11,7 @@ from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.domain.names import Collection, Frame, Shards
 from ls4_assets.settings import Settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
-from ls4_assets_tests.platform import CHECKOUT
+from ls4_assets_tests.platform import CHECKOUT, frame_of
 from resources.s3_storage import INTERMEDIATE_TAG
 
 require_cdk()
@@ -19,9 +19,8 @@ from deploy.aws.archive import PUBLIC_KEYS  # noqa: E402  # they import the CDK,
 from deploy.aws.events import NEVER_DROPS  # noqa: E402
 from deploy.aws.roles import PRODUCTS, SERVED  # noqa: E402
 
-SHARDS: Shards = {"Travis": "county"}
 DROP = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
-FRAME = parse_georef_key(DROP, SHARDS)
+FRAME = frame_of(DROP)
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 SNAPSHOT = CHECKOUT / "ls4_assets_tests" / "deploy" / "access.json"
 

@@ -116,7 +116,13 @@ class MosaicArchive:
         assert extent
         mapfile = render(
             MapfileContext(
-                COLLECTION.name, COLLECTION.map_name, COLLECTION.title, COLLECTION.table, extent, overview_resolution=resolution
+                COLLECTION.name,
+                COLLECTION.map_name,
+                COLLECTION.title,
+                COLLECTION.table,
+                extent,
+                self.archive.settings.archive_description.capabilities,
+                overview_resolution=resolution,
             )
         )
         assert validate_mapfile(mapfile) == []

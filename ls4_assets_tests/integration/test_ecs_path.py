@@ -49,7 +49,7 @@ NAME, TABLE = "Travis_USDA_1958_frames", "travis_usda_1958_frames"
 TIMEOUT_SECONDS = 120.0
 # Variables that only this test sets: few shards, short waits, one worker, a server in place of AWS.
 TEST_ONLY = {
-    "LS4_SHARDS_FILE",
+    "LS4_ARCHIVE_FILE",
     "LS4_SENSOR_SECONDS",
     "LS4_READER_GRACE_SECONDS",
     "LS4_S3_ENDPOINT_URL",
@@ -179,12 +179,12 @@ def event_queue(bucket: S3Storage) -> str:
 
 def environment_of(stacks: Stacks, platform: Platform, home: Path, server: S3Server) -> dict[str, str]:
     """The environment of a run's container in the template, with the servers, folders and passwords of this test."""
-    (home / "shards.toml").write_text('county = ["Travis"]\n')
+    (home / "archive.toml").write_text('county = ["Travis"]\n')
     settings = {name.upper(): value for name, value in platform.archive.overrides.items()}
     database = make_url(platform.settings.database_url.get_secret_value())
     overrides = {
         **{f"LS4_{name}": value for name, value in settings.items() if name != "SETTLE_SECONDS"},
-        "LS4_SHARDS_FILE": str(home / "shards.toml"),
+        "LS4_ARCHIVE_FILE": str(home / "archive.toml"),
         "LS4_SENSOR_SECONDS": "1",
         "LS4_NOTIFY_TOPIC": boto3.client("sns", endpoint_url=server.endpoint_url).create_topic(Name="ls4-alarms")["TopicArn"],
         "PGHOST": str(database.host),

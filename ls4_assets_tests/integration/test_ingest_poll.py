@@ -283,7 +283,7 @@ def test_frame_is_made_from_the_existing_file(ingest: Ingest, before: str, after
     ingest.scan()
     assert ingest.states() == {old: "done", new: "settling"}
     with ingest.archive.database.connect() as connection:
-        record = load_source(connection, parse_georef_key(new, ingest.archive.settings.shards))
+        record = load_source(connection, parse_georef_key(new, ingest.archive.settings.naming))
     assert record and record.key == new
 
 

@@ -51,10 +51,10 @@ def platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def daemon(platform: Platform, folder: Path) -> Iterator["Daemon"]:
-    shards = folder / "shards.toml"
+    shards = folder / "archive.toml"
     shards.write_text("\n".join(f"{kind} = {[name for name in SHARDS if SHARDS[name] == kind]}" for kind in set(SHARDS.values())))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (platform.archive.overrides | {"shards_file": str(shards)}).items():
+        for name, value in (platform.archive.overrides | {"archive_file": str(shards)}).items():
             patch.setenv(f"LS4_{name.upper()}", value)
         with _daemon(folder) as running:
             yield running

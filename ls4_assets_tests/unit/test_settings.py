@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.settings import load_settings, read_shards
+from ls4_assets.settings import load_settings
 from ls4_assets_tests.rasters import NC
 
 REQUIRED = {
@@ -82,13 +83,15 @@ def test_password_is_not_in_the_repr() -> None:
     assert "secret" not in repr(load_settings())
 
 
-def test_archive_can_have_its_own_shards(tmp_path: Path) -> None:
-    file = tmp_path / "shards.toml"
+def test_archive_file_is_read_and_an_empty_variable_means_the_shipped_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LS4_ARCHIVE_FILE", "")
+    assert load_settings().archive_description == read_archive_file(None)
+    file = tmp_path / "archive.toml"
     file.write_text('county = ["Adams", "Ashland"]\nagency = ["USDA"]\n')
-    assert read_shards(file) == {"Adams": "county", "Ashland": "county", "USDA": "agency"}
-    file.write_text('county = ["St. Croix"]\n')
-    with pytest.raises(ConfigurationError, match="letters and digits"):
-        read_shards(file)
+    monkeypatch.setenv("LS4_ARCHIVE_FILE", str(file))
+    assert load_settings().shards == {"Adams": "county", "Ashland": "county", "USDA": "agency"}
 
 
 def test_misspelled_setting_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +101,8 @@ def test_misspelled_setting_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_missing_file_is_reported_by_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="LS4_SHARDS_FILE"):
-        read_shards(tmp_path / "none.toml")
+    with pytest.raises(ConfigurationError, match="LS4_ARCHIVE_FILE"):
+        read_archive_file(tmp_path / "none.toml")
     monkeypatch.setenv("LS4_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(ConfigurationError, match="LS4_CONFIG"):
         load_settings()

@@ -98,7 +98,7 @@ class _Adopter:
 
     def run(self) -> AdoptReport:
         report, timer = AdoptReport(self.collection), _StageTimer()
-        inventory = take_inventory(self.storage, self.collection)
+        inventory = take_inventory(self.storage, self.collection, self.task.settings.naming)
         with self.engine.connect() as connection:
             existing = records.load_existing_frames(connection, self.collection)
             legacy_rows = read_legacy_rows(connection, self.collection)

@@ -97,7 +97,7 @@ class Reconciler:
     @cached_property
     def _bucket_collections(self) -> list[Collection]:
         with _complete_listing():
-            collections = find_collections(self.archive.storage, self.archive.settings.shards)[0]
+            collections = find_collections(self.archive.storage, self.archive.settings.naming)[0]
             return sorted({*collections, *observed_state.list_derived_collections(self.archive.storage)})
 
     @cached_property

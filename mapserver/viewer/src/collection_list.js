@@ -36,7 +36,7 @@ function describe(entry, titles) {
   };
 }
 
-/** VanZandt becomes Van Zandt; McLennan and DeWitt stay as they are. */
+/** SaintPaul becomes Saint Paul; McHenry and DeKalb stay as they are. */
 export function splitWords(name) {
   return name.replace(/(?<!\bMc|\bDe)(?<=[a-z])(?=[A-Z])/g, " ");
 }
