@@ -35,6 +35,7 @@ from ls4_assets.db.schema import PUBLIC, WEB_MERCATOR
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import COG
 from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.locks import exclusive_lock
 from resources.storage import Storage
@@ -133,7 +134,7 @@ def cog_location(bucket: str, key: str) -> str:
 
 def cog_key_expression(frame_id: ColumnElement[str]) -> ColumnElement[str]:
     """`Frame.cog_key` in SQL, from the frame's id."""
-    return func.regexp_replace(frame_id, "/([^/]*)$", r"/cog/\1.tif")
+    return func.regexp_replace(frame_id, "/([^/]*)$", COG.key.format(folder="", stem=r"\1"))
 
 
 def location_key_expression(location: ColumnElement[str]) -> ColumnElement[str]:
