@@ -33,8 +33,9 @@ from ls4_assets.db.frames import FrameFacts, Product, SourceRecord
 from ls4_assets.db.schema import WEB_MERCATOR, SourceState
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.chunks import chunks
-from ls4_assets.domain.names import STEPS, Collection, Frame, Step
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.profiles import PROFILES
+from ls4_assets.domain.products import STEPS, Step
 from ls4_assets.operations.status import collect
 from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.rebuilds import pending_rebuilds

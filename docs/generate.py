@@ -2,7 +2,7 @@
 
 A page is written by hand around its tables. A table stands between the markers `<!-- generated: NAME -->` and
 `<!-- end -->`. ls4_assets_tests/unit/test_reference.py fails when a page is out of date, and when a setting, command,
-asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
+product, asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
 compares their page.
 """
 
@@ -25,6 +25,7 @@ from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.domain.storages import KINDS, Capabilities
+from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import Settings
 from resources.archive import Archive
@@ -105,6 +106,23 @@ def _commands(group: click.Group, prefix: str) -> Iterator[str]:
             yield table(("option", "meaning"), rows)
 
 
+def products_table() -> str:
+    """One row for each product of a frame."""
+    fields = {
+        "folder": "<film type>/<collection>/<type>",
+        "collection": "<Name>",
+        "film_type": "<film type>",
+        "stem": "<stem>",
+    }
+    rows = []
+    for product in PRODUCTS:
+        access = "public" if product.is_public else "private"
+        kept = "may expire" if product.is_intermediate else "stays"
+        asset = f"`{product.name}`" if product.is_step else f"with `{product.upstream}`"
+        rows.append((product.title, f"`{product.key.format(**fields)}`", access, kept, product.content_type, asset))
+    return table(("product", "key", "access", "lifecycle", "media type", "asset"), rows)
+
+
 def build_reference_definitions() -> dg.Definitions:
     """The platform with one shard, which stands for all of them."""
     return build_definitions({"Travis": "county"}, Archive(), 5)
@@ -183,6 +201,7 @@ def blocks() -> dict[str, str]:
         "profiles": profiles_table(),
         "film-types": film_types_table(),
         "commands": commands_text(),
+        "products": products_table(),
         "assets": assets_table(definitions),
         "checks": checks_table(definitions),
         "sensors": sensors_table(definitions),

@@ -24,8 +24,8 @@ from dagster._core.definitions.data_version import (
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.names import STEPS, Step
 from ls4_assets.domain.profiles import PROFILES, Profiles
+from ls4_assets.domain.products import Step, previous_step
 from ls4_assets.processing.tasks import FrameOutcome
 
 
@@ -67,11 +67,10 @@ class Provenance:
             DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
             CODE_VERSION_TAG: code_version(self.profiles, step),
         }
-        shard, position = outcome.frame.collection.shard, STEPS.index(step)
-        if position == 0:
+        shard, previous = outcome.frame.collection.shard, previous_step(step)
+        if previous is None:
             source_version = outcome.source.version if outcome.source else ""
             return tags | _input_tags(keys.georef(shard), source_version, self.last_event_id)
-        previous = STEPS[position - 1]
         if previous not in products:
             return tags
         # The event of an input that this run materializes has no ID yet.

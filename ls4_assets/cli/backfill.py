@@ -19,7 +19,8 @@ from ls4_assets.db.lookup import find_collection
 from ls4_assets.db.schema import LIVE_STATES, source
 from ls4_assets.db.stale import find_stale_partitions
 from ls4_assets.definitions import build_definitions
-from ls4_assets.domain.names import STEPS, Collection
+from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import STEPS
 from ls4_assets.errors import ConfigurationError, UnknownCollectionError
 from ls4_assets.settings import Settings
 from resources.archive import Archive

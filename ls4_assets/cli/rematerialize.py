@@ -5,7 +5,7 @@ import sys
 import click
 
 from ls4_assets.cli.configuration import load_command_settings
-from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 
 
 @click.command()

@@ -4,7 +4,9 @@ The dataclasses they are parsed into, and the rules for file names, are in `name
 """
 
 import difflib
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
@@ -20,6 +22,7 @@ from ls4_assets.domain.names import (
     Shards,
     check_file_name,
 )
+from ls4_assets.domain.products import PRODUCTS, FrameProduct
 from ls4_assets.errors import InvalidNameError
 
 _TIF_SUFFIXES = (".tif", ".tiff")
@@ -67,6 +70,33 @@ def parse_collection_path(path: str, naming: Naming) -> tuple[Collection, FilmTy
     collection = Collection(parts[1], parts[2], parts[3])
     _check_collection(path, collection, naming.shards[parts[1]])
     return collection, parts[0]
+
+
+def parse_product_key(key: str, collection: Collection) -> tuple[FrameProduct, Frame] | None:
+    """Product and frame of an object's key; None if no frame of `collection` has a product with that key.
+
+    Also a tif whose suffix ls4 would not write, such as x.TIF, counts: lambda-s4 wrote COGs of that name.
+    """
+    for product, pattern in _product_patterns(collection):
+        if match := pattern.fullmatch(key):
+            return product, Frame(collection, match["film_type"], match["stem"])
+    return None
+
+
+@lru_cache(maxsize=8)
+def _product_patterns(collection: Collection) -> tuple[tuple[FrameProduct, re.Pattern[str]], ...]:
+    templates = [(product, product.key) for product in PRODUCTS]
+    templates += [(product, f"{product.versions_folder}{{version}}.tif") for product in PRODUCTS if product.versions_folder]
+    film_type = f"(?P<film_type>{'|'.join(FILM_TYPES)})"
+    fields = {
+        "folder": f"{film_type}/{re.escape(f'{collection.shard}/{collection.survey}/{collection.type}')}",
+        "collection": re.escape(collection.name),
+        "film_type": film_type,
+        "stem": "(?P<stem>[^/]+)",
+        "version": "[^/]+",
+    }
+    patterns = ((product, key.replace(".", r"\.").replace(r"\.tif", r"(?i:\.tiff?)")) for product, key in templates)
+    return tuple((product, re.compile(pattern.format(**fields))) for product, pattern in patterns)
 
 
 def is_tif(key: str) -> bool:

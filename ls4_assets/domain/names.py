@@ -1,8 +1,8 @@
 """Collections and frames as frozen dataclasses, and the object keys, partition keys, tables and attributes derived from them.
 
 These names are a contract with the staff who drop scans and with published maps (docs/reference/names.md). Parsing a dropped
-file's key is in `key_parser`, keys of exports are in `export_keys`, and public URLs are in `links`. What differs from archive to
-archive is in the archive file (`archive_file`). Nothing here accesses storage.
+file's key is in `key_parser`, keys of each frame's products are in `products`, keys of exports in `export_keys`, and public URLs
+in `links`. What differs from archive to archive is in the archive file (`archive_file`). Nothing here accesses storage.
 """
 
 import datetime
@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
+from ls4_assets.domain.products import COG, ProductName, product_of
 from ls4_assets.errors import InvalidNameError
 
 FrameType = Literal["frames", "index", "mosaic"]
-Step = Literal["deflate", "overviews", "cog"]
 ShardKind = Literal["county", "agency", "program"]
 Shards = Mapping[str, ShardKind]
 
 FRAME_TYPES: tuple[FrameType, ...] = get_args(FrameType)
-STEPS: tuple[Step, ...] = get_args(Step)
-# Assets of a collection, in the order in which they are built from its frames.
-COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile", "exports")
 
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 # PostgreSQL truncates identifiers to 63 bytes, and index and constraint names add a suffix to the table's name.
@@ -142,6 +139,10 @@ class Collection:
         """Key prefix of one film type, without a trailing slash."""
         return f"{film_type}/{self.shard}/{self.survey}/{self.type}"
 
+    def cog_folder(self, film_type: FilmType) -> str:
+        """Key prefix of the public COGs of one film type."""
+        return COG.key.removesuffix("{stem}.tif").format(folder=self.folder(film_type))
+
     def tile_index_key(self, film_type: FilmType, suffix: str) -> str:
         """Key of one file of the published tile index; `suffix` is one of SHAPEFILE_SUFFIXES or `_idx.zip`."""
         return f"{self.folder(film_type)}/cog/tile_index/{self.name}{suffix}"
@@ -193,15 +194,15 @@ class Frame:
 
     @property
     def deflate_key(self) -> str:
-        return f"{self.folder}/georef/deflate/{self.stem}.tif"
+        return self.product_key("deflate")
 
     @property
     def overviews_key(self) -> str:
-        return f"{self.deflate_key}.ovr"
+        return self.product_key("overviews")
 
     @property
     def cog_key(self) -> str:
-        return f"{self.folder}/cog/{self.stem}.tif"
+        return self.product_key("cog")
 
     @property
     def served_folder(self) -> str:
@@ -209,11 +210,11 @@ class Frame:
 
         Overwriting the public key would break map servers that have it open.
         """
-        return f"derived/{self.collection.name}/served/{self.film_type}/{self.stem}/"
+        return self._fill(str(COG.versions_folder))
 
     @property
     def thumbnail_key(self) -> str:
-        return f"derived/{self.collection.name}/thumbnails/{self.film_type}/{self.stem}.webp"
+        return self.product_key("thumbnail")
 
     @property
     def scan_stem(self) -> str | None:
@@ -229,8 +230,11 @@ class Frame:
         """Key of the raw scan up to and including the dot before its suffix; None for a mosaic sheet."""
         return f"{self.folder}/scanned/{self.scan_stem}." if self.scan_stem else None
 
-    def product_key(self, step: Step) -> str:
-        return {"deflate": self.deflate_key, "overviews": self.overviews_key, "cog": self.cog_key}[step]
+    def product_key(self, product: ProductName) -> str:
+        return self._fill(product_of(product).key)
+
+    def _fill(self, template: str) -> str:
+        return template.format(folder=self.folder, collection=self.collection.name, film_type=self.film_type, stem=self.stem)
 
     @property
     def attributes(self) -> Attributes:

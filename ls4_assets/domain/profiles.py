@@ -1,7 +1,7 @@
 """Frame profiles: the processing options of each film type, with the reason for each default. Operators may change any of them.
 
 A profile's hash for a step covers everything that affects the bytes of that step's product. A product is stale when its hash
-differs from the active profile's. The code that applies the options to pixels is in `ls4_assets.raster`.
+differs from the active profile's. `products` says which options affect which product; `ls4_assets.raster` applies them to pixels.
 """
 
 import hashlib
@@ -13,16 +13,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ls4_assets.domain.film_types import FILM_TYPES, CogCompression, FilmType, join_or
-from ls4_assets.domain.names import STEPS, Step
+from ls4_assets.domain.products import Step, product_of, upstream_steps
 
 PIXELS_VERSION = 1
 """Part of every hash. Increment it when a change in `ls4_assets.raster` produces different pixels from the same profile."""
 
-_OPTIONS_BY_STEP: dict[Step, tuple[str, ...]] = {
-    "deflate": ("film_type", "resampling", "blocksize", "deflate_zlevel", "detect_collar"),
-    "overviews": ("overview_resampling", "overview_levels"),
-    "cog": ("cog_compression", "jpeg_quality"),
-}
 # Names of fields in the hash. The hash is stored with every product, so renaming a field here would make all products stale.
 _HASHED_AS = {"film_type": "band"}
 
@@ -114,8 +109,8 @@ class FrameProfile(BaseModel):
 
     def hash(self, step: Step) -> str:
         """Twelve hex digits over PIXELS_VERSION and the options that affect `step` or an earlier step."""
-        upstream = STEPS[: STEPS.index(step) + 1]
-        options = {_HASHED_AS.get(name, name): getattr(self, name) for each in upstream for name in _OPTIONS_BY_STEP[each]}
+        names = (name for each in (*upstream_steps(step), step) for name in product_of(each).profile_options)
+        options = {_HASHED_AS.get(name, name): getattr(self, name) for name in names}
         if self.cog_compression != "JPEG":
             options.pop("jpeg_quality", None)
         text = json.dumps([PIXELS_VERSION, options], sort_keys=True)

@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import frame_stem, is_tif
+from ls4_assets.domain.products import GEOREF, product_folders
 from resources.storage import Storage, StoredObject, combined_version, folder_end, is_listed
 
-GEOREF = "georef"
-PRODUCT_FOLDERS = frozenset({"scanned", "cog"})
+PRODUCT_FOLDERS = frozenset({"scanned", *(folder.partition("/")[0] for folder in product_folders())} - {GEOREF})
 TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson", "staff"})
 # Images that staff expect on the map: rejected with advice. Any other file in georef/ (notes, Thumbs.db) is ignored.
 FOREIGN_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".jp2", ".img", ".sid", ".ecw", ".pdf", ".bmp", ".zip"})

@@ -14,6 +14,7 @@ from ls4_assets.domain import export_keys
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.links import index_url, tiles_url, wms_url
 from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import COG, PRODUCTS
 from ls4_assets.publishing.rows import Cog, IndexedFrame
 
 VERSION = "1.1.0"
@@ -179,17 +180,17 @@ def _assets(indexed: IndexedFrame, urls: BaseUrls) -> Document:
         "href": columns["dl_georef"],
         "type": _COG,
         "title": "Georeferenced photograph (COG)",
-        "roles": ["data"],
+        "roles": [COG.stac_role],
         "bands": [{"name": name, "data_type": "uint8"} for name in FILM_TYPES[frame.film_type].band_names],
     }
     if indexed.cog and indexed.cog.is_current:
         cog["file:size"] = indexed.cog.size
         cog |= {"file:checksum": f"{_SHA256}{indexed.cog.sha256}"} if indexed.cog.sha256 else {}
-    thumbnail = f"{urls.public}/{frame.thumbnail_key}"
-    assets = {
-        "cog": cog,
-        "thumbnail": {"href": thumbnail, "type": "image/webp", "title": "Thumbnail", "roles": ["thumbnail"]},
-    }
+    assets: dict[str, Document] = {COG.name: cog}
+    for product in PRODUCTS:
+        if product.is_public and product is not COG:
+            href, title = f"{urls.public}/{frame.product_key(product.name)}", product.title.capitalize()
+            assets[product.name] = {"href": href, "type": product.content_type, "title": title, "roles": [product.stac_role]}
     if indexed.scan_file:
         assets["scan"] = {"href": columns["dl_orig"], "type": "image/tiff", "title": "Raw scan", "roles": ["source"]}
     return assets

@@ -15,9 +15,7 @@ from ls4_assets_tests.platform import CHECKOUT, frame_of
 from resources.s3_storage import INTERMEDIATE_TAG
 
 require_cdk()
-from deploy.aws.archive import PUBLIC_KEYS  # noqa: E402  # they import the CDK, which may be missing
-from deploy.aws.events import NEVER_DROPS  # noqa: E402
-from deploy.aws.roles import PRODUCTS, SERVED  # noqa: E402
+from deploy.aws.keys import NEVER_DROPS, PUBLIC_KEYS, SERVED_KEYS, WRITTEN_KEYS  # noqa: E402
 
 DROP = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
 FRAME = frame_of(DROP)
@@ -123,7 +121,7 @@ def test_products_are_not_drops(stacks: Stacks, key: str, is_drop: bool) -> None
 
 
 def test_no_key_that_a_run_may_write_is_a_drop() -> None:
-    for keys in PRODUCTS:
+    for keys in WRITTEN_KEYS:
         example = keys.replace("*", "x")
         assert any(fnmatchcase(example, each) for each in NEVER_DROPS), keys
 
@@ -155,7 +153,7 @@ def matches(patterns: tuple[str, ...], key: str) -> bool:
     ],
 )
 def test_rights_by_key(key: str, public: bool, written: bool, served: bool) -> None:
-    assert (matches(PUBLIC_KEYS, key), matches(PRODUCTS, key), matches(SERVED, key)) == (public, written, served)
+    assert (matches(PUBLIC_KEYS, key), matches(WRITTEN_KEYS, key), matches(SERVED_KEYS, key)) == (public, written, served)
 
 
 @pytest.mark.parametrize("film_type", FILM_TYPES)
@@ -170,7 +168,7 @@ def test_rights_are_those_of_every_film_type(film_type: FilmType) -> None:
         frame.cog_key: (True, True, True),
         COLLECTION.tile_index_key(film_type, ".shp"): (True, True, True),
     }
-    assert rights == {key: (matches(PUBLIC_KEYS, key), matches(PRODUCTS, key), matches(SERVED, key)) for key in rights}
+    assert rights == {key: (matches(PUBLIC_KEYS, key), matches(WRITTEN_KEYS, key), matches(SERVED_KEYS, key)) for key in rights}
 
 
 def test_run_can_start_no_task_and_pass_no_role(stacks: Stacks) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ls4_assets.assets import keys
 from ls4_assets.cli import backfill
 from ls4_assets.cli.backfill import follow, launch, read_progress
-from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 from ls4_assets.errors import UnknownCollectionError
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import SHARDS, Platform, frame_of, running_platform

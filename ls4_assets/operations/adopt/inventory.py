@@ -87,7 +87,7 @@ def _add_film_type(
     for tif in pair_sidecars(dropped):
         sources_by_stem.setdefault(PurePosixPath(tif.key).stem, []).append(tif)
     inventory.source_count += sum(len(sources) for sources in sources_by_stem.values())
-    cogs = [stored for stored in _objects(storage, f"{folder}/cog/") if is_tif(stored.key)]
+    cogs = [stored for stored in _objects(storage, collection.cog_folder(film_type)) if is_tif(stored.key)]
     scan_files = _scan_files(_objects(storage, f"{folder}/scanned/")) if cogs else {}
     for cog in cogs:
         frame = Frame(collection, film_type, PurePosixPath(cog.key).stem)

@@ -70,16 +70,6 @@ def has_rows(connection: Connection) -> bool:
     return has_live_rows(connection) or connection.execute(select(source.c.key).limit(1)).first() is not None
 
 
-def list_index_tables(connection: Connection) -> set[str]:
-    """Return the tables in `public` that this role owns and whose columns are those of a tile index."""
-    tables = """
-        SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
-         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
-           AND attname IN ('location', 'served_location', 'profile_hash') GROUP BY relname HAVING count(*) = 3
-    """
-    return set(connection.scalars(text(tables)))
-
-
 def list_public_relations(connection: Connection) -> set[str]:
     """Return every table and view in `public`, regardless of its owner."""
     return set(connection.scalars(text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")))
