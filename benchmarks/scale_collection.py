@@ -34,8 +34,8 @@ from ls4_assets.db.schema import WEB_MERCATOR, SourceState
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.domain.products import STEPS, Step
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.operations.status import collect
 from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.rebuilds import pending_rebuilds

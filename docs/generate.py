@@ -23,9 +23,9 @@ from pydantic_core import PydanticUndefined
 from ls4_assets.cli.main import main as commands
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.domain.storages import KINDS, Capabilities
-from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import Settings
 from resources.archive import Archive

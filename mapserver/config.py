@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
 from mapserver.archive_page import ARCHIVE_DOCUMENT, install_archive_page

@@ -19,8 +19,8 @@ from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
-from ls4_assets.domain.profiles import Profiles
 from ls4_assets.domain.products import STEPS, product_of
+from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask

@@ -24,8 +24,8 @@ from dagster._core.definitions.data_version import (
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.domain.products import Step, previous_step
+from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.processing.tasks import FrameOutcome
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path, parse_georef_key
-from ls4_assets.domain.names import Naming, Shards
+from ls4_assets.domain.names import Naming
 from ls4_assets.domain.products import GEOREF
 from ls4_assets.errors import InvalidNameError
 from resources.storage import Storage

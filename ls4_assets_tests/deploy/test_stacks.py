@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
-from ls4_assets.domain.key_parser import parse_georef_key
-from ls4_assets.domain.names import Collection, Frame, Shards
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.settings import Settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
 from ls4_assets_tests.platform import CHECKOUT, frame_of

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 
 from ls4_assets.db.tile_index import find_point_on_frame
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.azure_server import AzureServer, azure_server_fixture  # noqa: F401

@@ -23,7 +23,8 @@ from PIL import Image
 from ls4_assets.assets import keys
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
-from ls4_assets.domain.names import STEPS, Collection, Frame
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.reconcile.run import Reconciler
 from ls4_assets_tests.integration.serving_fixtures import serve_archive

@@ -13,6 +13,7 @@ from rasterio.enums import ColorInterp
 from docs.generate import blocks
 from ls4_assets.assets.provenance import code_version
 from ls4_assets.domain import film_types
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.film_types import FILM_TYPES, CogCompression, FilmType
 from ls4_assets.domain.key_parser import parse_collection_path, parse_georef_key
 from ls4_assets.domain.names import Collection, Frame
@@ -25,11 +26,12 @@ from ls4_assets.processing.quality import validate_frame
 from ls4_assets.raster.frame import FrameResult, process
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets.settings import Settings, load_settings
-from ls4_assets_tests.platform import CHECKOUT, SHARDS
+from ls4_assets_tests.platform import CHECKOUT
 from ls4_assets_tests.rasters import photograph, write_tif
 from mapserver.config import PostgresService, write_config
 from resources.directory_storage import DirectoryStorage
 
+NAMING = read_archive_file(None).naming
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 STEM = "02-08-60_6-107"
 
@@ -78,17 +80,17 @@ def test_no_two_film_types_share_a_profile_hash() -> None:
 @every_film_type
 def test_key_is_parsed(film_type: FilmType) -> None:
     key = f"{film_type}/Travis/USDA_1958/frames/georef/{STEM}.tif"
-    frame = parse_georef_key(key, SHARDS)
+    frame = parse_georef_key(key, NAMING)
     assert frame == Frame(COLLECTION, film_type, STEM) and frame.id.startswith(f"{film_type}/")
     assert Frame.from_id(frame.id) == Frame.from_partition("Travis", frame.partition) == frame
-    assert parse_collection_path(f"{film_type}/Travis/USDA_1958/frames", SHARDS) == (COLLECTION, film_type)
+    assert parse_collection_path(f"{film_type}/Travis/USDA_1958/frames", NAMING) == (COLLECTION, film_type)
     assert is_drop_key(key)
     for misplaced in ("photos/x.tif", f"{film_type}/Travis/x.tif", "x.tif"):
         with pytest.raises(InvalidNameError, match=rf"\b{film_type}\b"):
-            parse_georef_key(misplaced, SHARDS)
+            parse_georef_key(misplaced, NAMING)
     for alias in FILM_TYPES[film_type].aliases:
         with pytest.raises(InvalidNameError, match=f"move the file to {film_type}/Travis"):
-            parse_georef_key(key.replace(film_type, alias, 1), SHARDS)
+            parse_georef_key(key.replace(film_type, alias, 1), NAMING)
 
 
 @every_film_type

@@ -11,8 +11,9 @@ import pytest
 
 from deploy.aws.keys import NEVER_DROPS, PUBLIC_KEYS, WRITTEN_KEYS
 from ls4_assets.domain import products as registry
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import parse_product_key
-from ls4_assets.domain.names import FILM_TYPES, Collection, Frame
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import (
     COG,
     GEOREF,
@@ -28,7 +29,7 @@ from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.ingest.listing import is_drop_key
 from ls4_assets.raster.frame import WRITERS
 from ls4_assets_tests.platform import CHECKOUT
-from resources.s3_storage import _content_type
+from resources.storage import content_type
 
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 FRAMES = [Frame(COLLECTION, film_type, "02-08-60_6-107") for film_type in FILM_TYPES]
@@ -85,8 +86,8 @@ def missing_rules(product: FrameProduct, key: str) -> Iterator[str]:
         yield f"{key}: runs on AWS may not write it"
     if not matches(NEVER_DROPS, key) or is_drop_key(key):
         yield f"{key}: counts as a drop"
-    if _content_type(key) != product.content_type:
-        yield f"{key}: S3 stores it as {_content_type(key)}"
+    if content_type(key) != product.content_type:
+        yield f"{key}: S3 stores it as {content_type(key)}"
 
 
 def test_every_product_has_all_its_parts() -> None:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from ls4_assets.domain.film_types import FilmType
-from ls4_assets.domain.names import STEPS, Step
+from ls4_assets.domain.products import STEPS, Step
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets_tests.rasters import BW, NC
 

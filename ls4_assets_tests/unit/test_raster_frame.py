@@ -8,8 +8,8 @@ import pytest
 import shapely
 
 from ls4_assets.domain.film_types import FilmType
-from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.domain.products import PRODUCTS, STEPS
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.source import Limits

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from ls4_assets.db.schema import LIVE_STATES, SourceState
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.domain.key_parser import parse_product_key
+from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, Action, ActionKind, ObservedState, RecordedState
 
 # The size of a shapefile's .shx gives its number of records.
