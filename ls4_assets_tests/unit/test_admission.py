@@ -1,6 +1,7 @@
 """Tests of disk estimates, disk reservations and memory limits, with real processes and real limits."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +169,11 @@ def test_out_of_memory_is_not_reported_as_a_corrupt_file(tmp_path: Path) -> None
     """A worker that ran out of memory reported a good scan as truncated."""
     scan = write_tif(tmp_path / "x.tif", photograph(4000, 4000), compress="LZW", blockysize=4000)
     results = {}
+    # One arena and one thread: what they reserve ahead would count as memory that is in use already.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
     for megabytes in (14, 25, 800):
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(scan), str(tmp_path / str(megabytes)), str(megabytes)]
-        results[megabytes] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        results[megabytes] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        )
     assert results == {14: "out of memory", 25: "out of memory", 800: "done"}
