@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from ls4_assets.domain.capabilities import Capabilities
 from ls4_assets.domain.contact import Contact
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import parse_collection_path
 from ls4_assets.domain.names import Naming, ShardKind, Shards
 from ls4_assets.domain.regions import Extent, RegionBounds, load_outlines
@@ -186,7 +187,8 @@ def _read_naming(table: _Table, shards: Shards) -> Naming:
 def _example(shards: Shards) -> str:
     first, kind = next(iter(shards.items()))
     agency = next((name for name, kind in shards.items() if kind == "agency"), "USDA")
-    return f"bw/{first}/{agency}_1958/frames" if kind == "county" else f"bw/{first}/1958/frames"
+    survey = f"{agency}_1958" if kind == "county" else "1958"
+    return f"{next(iter(FILM_TYPES))}/{first}/{survey}/frames"
 
 
 def _read_region_bounds(table: _Table, shards: Shards) -> RegionBounds:

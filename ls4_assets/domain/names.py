@@ -132,7 +132,7 @@ class Collection:
 
     @property
     def command_path(self) -> str:
-        """The path that names the collection in a command, for example bw/Travis/USDA_1958/frames. Any film type does."""
+        """The path that names the collection in a command, for example bw/Adams/USDA_1958/frames. Any film type does."""
         return self.folder(next(iter(FILM_TYPES)))
 
     def folder(self, film_type: FilmType) -> str:

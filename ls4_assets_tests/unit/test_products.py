@@ -48,6 +48,7 @@ def matches(patterns: Sequence[str], key: str) -> bool:
 def served_by_nginx(key: str) -> bool:
     """Whether the web front end of one machine serves the key below /archive."""
     template = (CHECKOUT / "mapserver" / "templates" / "nginx.conf.j2").read_text()
+    template = template.replace('{{ film_types | join("|") }}', "|".join(FILM_TYPES))
     locations = re.findall(r'location ~ "\^/archive/\(\?<key>(.+)\)\$"', template)
     assert len(locations) == 3
     return any(re.fullmatch(location, key) for location in locations)
