@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepare a bare Debian 12 or Ubuntu 24.04 for ls4: system packages, uv, and the locked Python environment in .venv.
+# Prepare a bare Debian 12, Debian 13 or Ubuntu 24.04 for ls4: system packages, uv, and the locked Python environment in .venv.
 #
 # Run it as root or as a user with sudo; `make install` calls it. It exits at once when nothing has changed since its last
 # success. It starts no service: it neither creates nor enables the system's own PostgreSQL cluster and web server, and does
@@ -132,7 +132,7 @@ azurite() {
 python_environment() {
   local uv
   python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || fail \
-    "ls4 needs Python 3.11, 3.12 or 3.13, but this system has $(python3 -V): use Debian 12 or Ubuntu 24.04."
+    "ls4 needs Python 3.11, 3.12 or 3.13, but this system has $(python3 -V): use Debian 12, Debian 13 or Ubuntu 24.04."
   uv=$(command -v uv || true)
   if [ -z "$uv" ]; then
     uv=.tools/bin/uv
