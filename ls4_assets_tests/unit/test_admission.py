@@ -169,11 +169,12 @@ def test_out_of_memory_is_not_reported_as_a_corrupt_file(tmp_path: Path) -> None
     """A worker that ran out of memory reported a good scan as truncated."""
     scan = write_tif(tmp_path / "x.tif", photograph(4000, 4000), compress="LZW", blockysize=4000)
     results = {}
-    # One arena and one thread: what they reserve ahead would count as memory that is in use already.
+    # One arena and one thread: what they reserve ahead would count as memory that is in use already. 14 MB is too little in any
+    # environment; from 25 MB on it depends on what the imports left free.
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
-    for megabytes in (14, 25, 800):
+    for megabytes in (14, 800):
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(scan), str(tmp_path / str(megabytes)), str(megabytes)]
         results[megabytes] = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
         )
-    assert results == {14: "out of memory", 25: "out of memory", 800: "done"}
+    assert results == {14: "out of memory", 800: "done"}
