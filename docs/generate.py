@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import dagster as dg
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -27,7 +28,7 @@ from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
-from ls4_assets.settings import Settings
+from ls4_assets.settings import CONCERNS, Unit
 from resources.archive import Archive
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -42,14 +43,25 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def settings_table() -> str:
-    """One row for each setting: environment variable, default, meaning with its unit."""
+def settings_tables() -> str:
+    """A heading and a table for each concern. One row for each setting: environment variable, default, unit, meaning."""
+    return "\n".join(
+        f"### {inspect.getdoc(concern) or ''}".rstrip(".") + "\n\n" + _settings_table(concern) for concern in CONCERNS
+    )
+
+
+def _settings_table(concern: type[BaseModel]) -> str:
     rows = [
-        (f"`LS4_{name.upper()}`", _default(field), _sentence(field.description or ""))
-        for name, field in Settings.model_fields.items()
+        (f"`LS4_{name.upper()}`", _default(field), unit(field) or "", _sentence(field.description or ""))
+        for name, field in concern.model_fields.items()
         if name not in _NESTED
     ]
-    return table(("setting", "default", "meaning"), rows)
+    return table(("setting", "default", "unit", "meaning"), rows)
+
+
+def unit(field: FieldInfo) -> str | None:
+    """The unit of a numeric setting."""
+    return next((item.name for item in field.metadata if isinstance(item, Unit)), None)
 
 
 def _default(field: FieldInfo) -> str:
@@ -197,7 +209,7 @@ def blocks() -> dict[str, str]:
     """The content of every block that needs no AWS CDK, by name."""
     definitions = build_reference_definitions()
     return {
-        "settings": settings_table(),
+        "settings": settings_tables(),
         "profiles": profiles_table(),
         "film-types": film_types_table(),
         "commands": commands_text(),

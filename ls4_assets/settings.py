@@ -1,17 +1,20 @@
-"""All settings of ls4, validated: everything that an operator can configure.
+"""All settings of ls4, validated: everything that an operator can configure, one class for each concern.
 
 Set a field as `LS4_<FIELD>` in the environment, or in the TOML file named by `LS4_CONFIG`; the environment takes precedence.
 Nested fields are written with two underscores (`LS4_PROFILES__NC__JPEG_QUALITY=90`). docs/reference/settings.md lists them.
-Constants that no operator changes belong in the module that uses them.
+A new field goes into the class of its concern, with its unit and default. Constants that no operator changes belong in the
+module that uses them.
 """
 
 import difflib
 import os
 import re
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
@@ -29,10 +32,22 @@ OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_S
 }
 
 
-class Settings(BaseSettings):
-    """The settings. Sizes are in bytes or pixels, times in seconds."""
+@dataclass(frozen=True)
+class Unit:
+    """Unit of a numeric setting, for docs/reference/settings.md."""
 
-    model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    name: str
+
+
+Seconds = Annotated[float, Unit("s")]
+WholeSeconds = Annotated[int, Unit("s")]
+Bytes = Annotated[int, Unit("bytes")]
+Frames = Annotated[int, Unit("frames")]
+Runs = Annotated[int, Unit("runs")]
+
+
+class ArchiveSettings(BaseModel):
+    """Archive and storage."""
 
     storage: str = Field(
         description="the archive: a folder (/srv/archive), a bucket on S3 (s3://bucket) or one on Azure (az://container)"
@@ -44,102 +59,16 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, description="URL of an S3 server other than AWS")
     s3_region: str | None = Field(None, description="AWS region of the bucket; None: the region of the AWS environment")
     legacy_bucket: str = Field("ls4", description="bucket named in the legacy column `location` when the storage is not on S3")
+    mapfile_uid: Annotated[int, Unit("user ID")] = Field(
+        0, ge=0, description="user that an s3fs mount shows as owner of a mapfile"
+    )
+    mapfile_gid: Annotated[int, Unit("group ID")] = Field(0, ge=0, description="group that an s3fs mount shows for a mapfile")
     database_url: SecretStr = Field(description="postgresql+psycopg2://ls4:...@host/ls4")
-    public_url: str = Field(description="base URL of the download links in the tile index, without a trailing slash")
-    map_url: str = Field(description="public URL of the web front end, without a trailing slash")
-    map_internal_url: str = Field("", description="URL of the web front end for smoke tests by runs; empty: map_url")
-    dagster_url: str = Field("", description="URL of the Dagster UI, for links in messages and command output")
-    staff_url: str = Field("", description="URL of the quarantine page of rejected files, for links in notifications")
-    notify_topic: str = Field("", description="ARN of the SNS topic for notifications; empty: only log and file")
-    notify_endpoint_url: str | None = Field(None, description="URL of an SNS server other than AWS")
-    notify_file: Path | None = Field(None, description="file to which each notification is also appended")
-    notify_group_wait_seconds: float = Field(
-        60.0, ge=0, description="seconds without a new file after which an incident is reported"
-    )
-    notify_repeat_interval_seconds: float = Field(
-        3600.0, ge=0, description="minimum seconds between two notifications of the same incident"
-    )
-    stall_alert_seconds: float = Field(
-        7200.0, gt=0, description="seconds that frames wait, while none is finished, before that is reported"
-    )
-    log_file: Path | None = Field(None, description="file to which all processes also append their log lines, besides stderr")
-    postgres_service: str = Field("ls4", description="libpq service by which MapServer connects to the database")
-    mapfile_uid: int = Field(0, ge=0, description="numeric user ID that an s3fs mount shows as owner of a mapfile")
-    mapfile_gid: int = Field(0, ge=0, description="numeric group ID that an s3fs mount shows for a mapfile")
-
-    profiles: dict[FilmType, FrameProfile] = dict(PROFILES)
-    max_pixels: int = Field(1_500_000_000, gt=0, description="maximum pixels of a frame; a larger one is rejected")
-    max_source_bytes: int = Field(12_000_000_000, gt=0, description="maximum bytes of a georef tif; a larger one is rejected")
-
-    batch_size: int = Field(100, ge=1, le=1000, description="maximum frames in one run")
-    batches_per_tick: int = Field(10, ge=1, le=20, description="maximum runs that one sensor tick requests")
-    open_batches: int = Field(20, ge=1, description="maximum runs that are queued or running at the same time")
-    open_batches_per_shard: int = Field(10, ge=1, description="maximum of those runs for one shard")
-    open_batches_per_collection: int = Field(6, ge=1, description="maximum of those runs for one collection")
-    max_attempts: int = Field(5, ge=1, description="crashed runs after which a frame counts as failed")
-    settle_seconds: float = Field(3.0, ge=0, description="seconds without a change before a file counts as completely copied")
-    events_queue_url: str = Field("", description="URL of the SQS queue of bucket events; empty: the bucket is polled")
-    events_per_tick: int = Field(1000, ge=1, le=10_000, description="maximum queue messages that one sensor tick receives")
-    full_scan_hour: int = Field(8, ge=0, le=23, description="UTC hour of the daily full scan of a bucket with an event queue")
-    sensor_seconds: int = Field(5, ge=1, description="seconds between two ticks of the ingest sensor")
-    scan_seconds: float = Field(20.0, gt=0, le=40, description="maximum seconds of one scan; the next tick resumes it")
-    scan_keys: int = Field(50_000, ge=1, description="maximum keys that one scan compares; the next tick resumes behind them")
-    deletion_guard_share: float = Field(
-        0.2, ge=0, le=1, description="share of a collection; deletions above it wait for confirmation"
-    )
-    deletion_guard_frames: int = Field(20, ge=0, description="number of frames that may be deleted without confirmation")
-    fargate: bool = Field(False, description="runs are Fargate tasks whose CPU, memory and disk are sized by their frames")
-    worker_processes: int = Field(0, ge=0, description="frames that a run processes at once; 0: one for each CPU core")
-    worker_memory_mb: int = Field(
-        1500, ge=1000, description="megabytes of memory reserved for a worker; less memory means fewer workers"
-    )
-    frame_timeout_seconds: float = Field(3600.0, gt=0, description="seconds after which a frame is stopped and counts as failed")
-    reader_grace_seconds: float = Field(
-        10.0, ge=0, description="seconds that a replaced or removed COG is kept for clients that still read it"
-    )
-    work_dir: Path | None = Field(None, description="scratch folder of the workers; None: the system's temporary folder")
 
     @field_validator("archive_file", mode="before")
     @classmethod
     def _empty_means_default(cls, value: object) -> object:
         return value or None
-
-    @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "staff_url")
-    @classmethod
-    def _strip_trailing_slash(cls, value: str) -> str:
-        return value.rstrip("/")
-
-    @field_validator("notify_topic")
-    @classmethod
-    def _check_topic_arn(cls, value: str) -> str:
-        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
-            raise ValueError("not the ARN of an SNS topic; use one like arn:aws:sns:us-east-1:123456789012:ls4")
-        return value
-
-    @field_validator("profiles", mode="before")
-    @classmethod
-    def _complete_profiles(cls, given: object) -> object:
-        """Add the defaults to the options that the operator set, and the film type, which is the name of the profile."""
-        if not isinstance(given, dict):
-            return given
-        if unknown := [name for name in given if name not in FILM_TYPES]:
-            close = difflib.get_close_matches(unknown[0], FILM_TYPES, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"use {join_or([*FILM_TYPES])}"
-            raise ValueError(f"{unknown[0]} is not a film type; {hint}")
-        # Anything but options, such as a whole profile, is validated as it is.
-        complete = {
-            name: {**PROFILES[name].model_dump(), **options, "film_type": name}
-            for name, options in given.items()
-            if isinstance(options, dict)
-        }
-        return {**PROFILES, **given, **complete}
-
-    @model_validator(mode="after")
-    def _check_storage_sends_events(self) -> "Settings":
-        if self.events_queue_url and not parse_address(self.storage)[0].capabilities.sends_events:
-            senders = " or ".join(kind.example for kind in KINDS.values() if kind.capabilities.sends_events)
-            raise ValueError(f"LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as {senders}")
-        return self
 
     @cached_property
     def archive_description(self) -> ArchiveDescription:
@@ -161,10 +90,153 @@ class Settings(BaseSettings):
         """Where photographs may be."""
         return self.archive_description.region_bounds
 
+
+class AddressSettings(BaseModel):
+    """Addresses, for links."""
+
+    public_url: str = Field(description="base URL of the download links in the tile index, without a trailing slash")
+    map_url: str = Field(description="public URL of the web front end, without a trailing slash")
+    map_internal_url: str = Field("", description="URL of the web front end for smoke tests by runs; empty: map_url")
+    dagster_url: str = Field("", description="URL of the Dagster UI, for links in messages and command output")
+    staff_url: str = Field("", description="URL of the quarantine page of rejected files, for links in notifications")
+
+    @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "staff_url")
+    @classmethod
+    def _strip_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+
+class IngestSettings(BaseModel):
+    """Ingest: from the bucket to the queue."""
+
+    sensor_seconds: WholeSeconds = Field(5, ge=1, description="time between two ticks of the ingest sensor")
+    scan_seconds: Seconds = Field(20.0, gt=0, le=40, description="maximum duration of one scan; the next tick resumes it")
+    scan_keys: Annotated[int, Unit("keys")] = Field(
+        50_000, ge=1, description="maximum keys that one scan compares; the next tick resumes behind them"
+    )
+    settle_seconds: Seconds = Field(3.0, ge=0, description="time without a change before a file counts as completely copied")
+    events_queue_url: str = Field("", description="URL of the SQS queue of bucket events; empty: the bucket is polled")
+    events_per_tick: Annotated[int, Unit("messages")] = Field(
+        1000, ge=1, le=10_000, description="maximum queue messages that one sensor tick receives"
+    )
+    full_scan_hour: Annotated[int, Unit("hour UTC")] = Field(
+        8, ge=0, le=23, description="hour of the daily full scan of a bucket with an event queue"
+    )
+    deletion_guard_share: Annotated[float, Unit("share, 0 to 1")] = Field(
+        0.2, ge=0, le=1, description="share of a collection; deletions above it wait for confirmation"
+    )
+    deletion_guard_frames: Frames = Field(20, ge=0, description="deletions of one collection that need no confirmation")
+
+
+class RunSettings(BaseModel):
+    """Runs: how frames are batched, and how many runs are open."""
+
+    batch_size: Frames = Field(100, ge=1, le=1000, description="maximum frames in one run")
+    batches_per_tick: Runs = Field(10, ge=1, le=20, description="maximum runs that one sensor tick requests")
+    open_batches: Runs = Field(20, ge=1, description="maximum runs that are queued or running at the same time")
+    open_batches_per_shard: Runs = Field(10, ge=1, description="maximum of those runs for one shard")
+    open_batches_per_collection: Runs = Field(6, ge=1, description="maximum of those runs for one collection")
+    max_attempts: Runs = Field(5, ge=1, description="crashed runs after which a frame counts as failed")
+    fargate: bool = Field(False, description="runs are Fargate tasks whose CPU, memory and disk are sized by their frames")
+
+
+class FrameSettings(BaseModel):
+    """Frames: what is accepted, and how it is processed."""
+
+    profiles: dict[FilmType, FrameProfile] = dict(PROFILES)
+    max_pixels: Annotated[int, Unit("px")] = Field(
+        1_500_000_000, gt=0, description="maximum size of a frame; a larger one is rejected"
+    )
+    max_source_bytes: Bytes = Field(12_000_000_000, gt=0, description="maximum size of a georef tif; a larger one is rejected")
+    worker_processes: Frames = Field(0, ge=0, description="frames that a run processes at once; 0: one for each CPU core")
+    worker_memory_mb: Annotated[int, Unit("MB")] = Field(
+        1500, ge=1000, description="memory reserved for a worker; less memory means fewer workers"
+    )
+    frame_timeout_seconds: Seconds = Field(3600.0, gt=0, description="time after which a frame is stopped and counts as failed")
+    reader_grace_seconds: Seconds = Field(
+        10.0, ge=0, description="time that a replaced or removed COG is kept for clients that still read it"
+    )
+    work_dir: Path | None = Field(None, description="scratch folder of the workers; None: the system's temporary folder")
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _complete_profiles(cls, given: object) -> object:
+        """Add the defaults to the options that the operator set, and the film type, which is the name of the profile."""
+        if not isinstance(given, dict):
+            return given
+        if unknown := [name for name in given if name not in FILM_TYPES]:
+            close = difflib.get_close_matches(unknown[0], FILM_TYPES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use {join_or([*FILM_TYPES])}"
+            raise ValueError(f"{unknown[0]} is not a film type; {hint}")
+        # Anything but options, such as a whole profile, is validated as it is.
+        complete = {
+            name: {**PROFILES[name].model_dump(), **options, "film_type": name}
+            for name, options in given.items()
+            if isinstance(options, dict)
+        }
+        return {**PROFILES, **given, **complete}
+
     @property
     def workers(self) -> int:
         """Frames that a run processes at once."""
         return self.worker_processes or len(os.sched_getaffinity(0))
+
+
+class MapSettings(BaseModel):
+    """Maps."""
+
+    postgres_service: str = Field("ls4", description="libpq service by which MapServer connects to the database")
+
+
+class NotificationSettings(BaseModel):
+    """Notifications and logs."""
+
+    notify_topic: str = Field("", description="ARN of the SNS topic for notifications; empty: only log and file")
+    notify_endpoint_url: str | None = Field(None, description="URL of an SNS server other than AWS")
+    notify_file: Path | None = Field(None, description="file to which each notification is also appended")
+    notify_group_wait_seconds: Seconds = Field(
+        60.0, ge=0, description="time without a new file after which an incident is reported"
+    )
+    notify_repeat_interval_seconds: Seconds = Field(
+        3600.0, ge=0, description="minimum time between two notifications of the same incident"
+    )
+    stall_alert_seconds: Seconds = Field(
+        7200.0, gt=0, description="time that frames wait, while none is finished, before that is reported"
+    )
+    log_file: Path | None = Field(None, description="file to which all processes also append their log lines, besides stderr")
+
+    @field_validator("notify_topic")
+    @classmethod
+    def _check_topic_arn(cls, value: str) -> str:
+        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
+            raise ValueError("not the ARN of an SNS topic; use one like arn:aws:sns:us-east-1:123456789012:ls4")
+        return value
+
+
+# The concerns, in the order of docs/reference/settings.md.
+CONCERNS = (ArchiveSettings, AddressSettings, IngestSettings, RunSettings, FrameSettings, MapSettings, NotificationSettings)
+
+
+class Settings(
+    ArchiveSettings,
+    AddressSettings,
+    IngestSettings,
+    RunSettings,
+    FrameSettings,
+    MapSettings,
+    NotificationSettings,
+    BaseSettings,
+):
+    """All settings. A function that needs one concern takes that class."""
+
+    model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _check_storage_sends_events(self) -> "Settings":
+        if self.events_queue_url and not parse_address(self.storage)[0].capabilities.sends_events:
+            senders = " or ".join(kind.example for kind in KINDS.values() if kind.capabilities.sends_events)
+            raise ValueError(f"LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as {senders}")
+        return self
 
     @classmethod
     def settings_customise_sources(

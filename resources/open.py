@@ -4,18 +4,18 @@ from functools import lru_cache
 
 from sqlalchemy import Engine, NullPool, create_engine
 
-from ls4_assets.settings import Settings
+from ls4_assets.settings import ArchiveSettings, NotificationSettings
 from resources.buckets import BucketOptions, open_bucket
 from resources.notifier import FileNotifier, LogNotifier, Notifier, Notifiers, SnsNotifier
 from resources.storage import Storage
 
 
-def open_storage(settings: Settings) -> Storage:
+def open_storage(settings: ArchiveSettings) -> Storage:
     """Returns the storage of `settings.storage`. Raises ConfigurationError when the setting is invalid."""
     return open_bucket(settings.storage, bucket_options(settings))
 
 
-def bucket_options(settings: Settings) -> BucketOptions:
+def bucket_options(settings: ArchiveSettings) -> BucketOptions:
     """Returns the options of the settings for any bucket."""
     return BucketOptions(
         legacy_bucket=settings.legacy_bucket,
@@ -25,7 +25,7 @@ def bucket_options(settings: Settings) -> BucketOptions:
     )
 
 
-def open_notifier(settings: Settings) -> Notifier:
+def open_notifier(settings: NotificationSettings) -> Notifier:
     """Returns the notifiers of the settings, those that may fail first."""
     notifiers: list[Notifier] = []
     if settings.notify_topic:

@@ -29,7 +29,7 @@ from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.ingest.late_raw_scans import find_late_raw_scans
 from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock
 from ls4_assets.processing.run_size import RunSize, choose_run_size
-from ls4_assets.settings import Settings
+from ls4_assets.settings import FrameSettings, RunSettings, Settings
 from resources.archive import Archive
 
 # Scans from a cursor; returns the report and the cursor of the next tick.
@@ -183,13 +183,13 @@ def run_request(batch: Batch, settings: Settings) -> dg.RunRequest:
     )
 
 
-def task_size(batch: Batch, settings: Settings) -> RunSize:
+def task_size(batch: Batch, settings: FrameSettings) -> RunSize:
     """The size of the batch's Fargate task; larger after runs of one of its frames crashed."""
     sizes, crash_count = [claimed.size for claimed in batch.sources], max(claimed.crash_count for claimed in batch.sources)
     return choose_run_size(sizes, crash_count, settings.worker_memory_mb)
 
 
-def batch_limits(settings: Settings, open_batches: int) -> BatchLimits:
+def batch_limits(settings: RunSettings, open_batches: int) -> BatchLimits:
     """How much may be claimed now, while `open_batches` batches are open."""
     new_batches = min(settings.batches_per_tick, settings.open_batches - open_batches)
     return BatchLimits(settings.batch_size, new_batches, settings.open_batches_per_shard, settings.open_batches_per_collection)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ls4_assets.notifications.planner import Incident, IncidentKey, IncidentKind, Notification, Transition
 from ls4_assets.notifications.rejections import Rejection
-from ls4_assets.settings import Settings
+from ls4_assets.settings import AddressSettings
 
 # Maximum reasons in a message, and file names under each; the quarantine page lists all.
 MAX_REASONS, MAX_NAMES = 5, 3
@@ -29,7 +29,7 @@ class MessageText:
 
 
 def compose_message(
-    notification: Notification, files: Mapping[IncidentKey, Sequence[Rejection]], settings: Settings
+    notification: Notification, files: Mapping[IncidentKey, Sequence[Rejection]], settings: AddressSettings
 ) -> MessageText:
     """The text of a notification. `files` has the files to list for each incident of single files."""
     if len(notification.incidents) > 1:
@@ -137,7 +137,7 @@ def _resolution(incident: Incident) -> str:
     }[incident.kind] + f" Last reported on {incident.since:%Y-%m-%d %H:%M} UTC; no action is needed."
 
 
-def _compose_digest(notification: Notification, settings: Settings) -> MessageText:
+def _compose_digest(notification: Notification, settings: AddressSettings) -> MessageText:
     """One message with a list of scopes, instead of one message for each."""
     count, is_resolved = len(notification.incidents), notification.transition == Transition.RESOLVED
     what = {
@@ -158,7 +158,7 @@ def _compose_digest(notification: Notification, settings: Settings) -> MessageTe
     return MessageText(f"ls4: {subject}", _join_paragraphs(head, "\n".join(lines), advice, links))
 
 
-def _links(incident: Incident, settings: Settings, count: int = 1) -> str:
+def _links(incident: Incident, settings: AddressSettings, count: int = 1) -> str:
     """Addresses of the pages about `count` incidents like this one; addresses that are not configured are omitted."""
     is_of_files = incident.kind in (IncidentKind.REJECTED, IncidentKind.FAILED)
     is_of_collection = "/" not in incident.scope and incident.kind != IncidentKind.RUN

@@ -15,7 +15,7 @@ from pebble import ProcessPool
 
 from ls4_assets.processing import admission
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
-from ls4_assets.settings import Settings
+from ls4_assets.settings import FrameSettings
 
 Processor = Callable[[FrameTask], FrameOutcome]
 
@@ -24,7 +24,7 @@ _MAX_POOLS = 3
 
 
 def run_tasks(
-    process: Processor, tasks: Sequence[FrameTask], settings: Settings
+    process: Processor, tasks: Sequence[FrameTask], settings: FrameSettings
 ) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
     """Yield each task with its outcome, in the order of completion.
 
@@ -43,7 +43,7 @@ def run_tasks(
 
 
 def _run_pool(
-    process: Processor, tasks: Sequence[FrameTask], settings: Settings
+    process: Processor, tasks: Sequence[FrameTask], settings: FrameSettings
 ) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
     # Not fork: the run process has threads. The server process imports the pixel code once for all workers.
     context = multiprocessing.get_context("forkserver")

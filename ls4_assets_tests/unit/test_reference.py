@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 
-from docs.generate import REFERENCE, blocks, rendered
+from docs.generate import REFERENCE, blocks, rendered, unit
 from ls4_assets.logs import EVENTS, EventName
-from ls4_assets.settings import Settings
+from ls4_assets.settings import CONCERNS, Settings
 from ls4_assets_tests.platform import CHECKOUT
 
 
@@ -30,6 +30,18 @@ def test_every_block_stands_on_a_page(content: dict[str, str]) -> None:
 
 def test_every_setting_has_a_description() -> None:
     assert not [name for name, field in Settings.model_fields.items() if not field.description and name != "profiles"]
+
+
+def test_every_number_has_a_unit() -> None:
+    """`LS4_FULL_SCAN_HOUR` did not say in which time zone."""
+    numbers = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
+    assert numbers
+    assert not [name for name, field in numbers.items() if unit(field) is None]
+
+
+def test_every_setting_belongs_to_one_concern() -> None:
+    """A setting of no concern would be missing in the reference."""
+    assert sorted(name for concern in CONCERNS for name in concern.model_fields) == sorted(Settings.model_fields)
 
 
 def test_every_log_event_has_a_meaning() -> None:
