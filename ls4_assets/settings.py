@@ -106,6 +106,14 @@ class AddressSettings(BaseModel):
         return value.rstrip("/")
 
 
+class DagsterUiSettings(BaseModel):
+    """Dagster UI."""
+
+    dagster_password: SecretStr | None = Field(
+        None, description="password of the user `operator` of the Dagster UI; empty: the UI asks for no login"
+    )
+
+
 class IngestSettings(BaseModel):
     """Ingest: from the bucket to the queue."""
 
@@ -214,12 +222,22 @@ class NotificationSettings(BaseModel):
 
 
 # The concerns, in the order of docs/reference/settings.md.
-CONCERNS = (ArchiveSettings, AddressSettings, IngestSettings, RunSettings, FrameSettings, MapSettings, NotificationSettings)
+CONCERNS = (
+    ArchiveSettings,
+    AddressSettings,
+    DagsterUiSettings,
+    IngestSettings,
+    RunSettings,
+    FrameSettings,
+    MapSettings,
+    NotificationSettings,
+)
 
 
 class Settings(
     ArchiveSettings,
     AddressSettings,
+    DagsterUiSettings,
     IngestSettings,
     RunSettings,
     FrameSettings,

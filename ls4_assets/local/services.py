@@ -141,7 +141,7 @@ def _code_server(port: int) -> Service:
 
 def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Service]:
     workspace = ("--workspace", str(state.dagster / "workspace.yaml"))
-    webserver = _program("dagster-webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
+    webserver = (sys.executable, "-m", "ls4_assets.runtime.webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
     daemon = _program("dagster-daemon", "run", *workspace)
     environment = dict(os.environ)
     return (
