@@ -27,7 +27,7 @@ from ls4_assets.errors import ConfigurationError
 
 # Variables that are not fields of Settings: the settings file, the state folder of the demo, the database of dagster.yaml, test
 # data; and the input of `ls4 db init`.
-OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
+OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED", "LS4_RUN_SERVER"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
 

@@ -23,6 +23,7 @@ from ls4_assets.local.state import CHECKOUT, StateDirectory
 from ls4_assets.local.supervisor import Service, ServiceSupervisor
 from ls4_assets.notifications.rejections import STAFF_KEY
 from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
+from ls4_assets.runtime import run_client
 from ls4_assets.runtime.local_launcher import ProcessState, process_state
 from ls4_assets.settings import load_settings
 from mapserver.config import PostgresService, write_config
@@ -64,7 +65,7 @@ def start_services(state: StateDirectory, supervisor: ServiceSupervisor, map_por
     shutil.rmtree(state.work, ignore_errors=True)
     state.work.mkdir()
     _create_dagster_home(state, ports["code_server"])
-    supervisor.start(_code_server(ports["code_server"]), *_map_services(state, ports, passwords["mapserver"]))
+    supervisor.start(_code_server(ports["code_server"]), _run_server(), *_map_services(state, ports, passwords["mapserver"]))
     fail_interrupted_runs()
     supervisor.start(*_dagster_services(state, ports["dagster_ui"]))
     return urls
@@ -105,6 +106,7 @@ def _environment(state: StateDirectory, port: int, passwords: dict[str, str], ur
         "LS4_LOG_FILE": str(state.logs / "ls4.jsonl"),
         "LS4_WORK_DIR": str(state.work),
         "LS4_DAGSTER_DATABASE_URL": database_url("dagster"),
+        run_client.SOCKET_VARIABLE: str(state.home / "run-server.sock"),
         "DAGSTER_HOME": str(state.dagster),
     }
 
@@ -148,6 +150,12 @@ def _code_server(port: int) -> Service:
     argv = _program("dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4")
     argv += ("--host", "127.0.0.1", "--port", str(port))
     return Service("code-server", argv, lambda: _is_listening(port), dict(os.environ))
+
+
+def _run_server() -> Service:
+    path = Path(os.environ[run_client.SOCKET_VARIABLE])
+    argv = (sys.executable, "-m", "ls4_assets.runtime.run_server", str(path))
+    return Service("run-server", argv, lambda: run_client.is_running(path), {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
 
 
 def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Service]:

@@ -10,7 +10,13 @@ import psutil
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.events import DagsterEventType, EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import serialize_value
+
+from ls4_assets.runtime import run_client
+from ls4_assets.runtime.run_client import RunServerUnavailableError
 
 # Maximum difference between the clocks of the kernel (process start) and the database client (first event).
 _CLOCK_SECONDS = 2.0
@@ -30,6 +36,28 @@ class LocalRunLauncher(DefaultRunLauncher):
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start the run in the run server, or in the code server when there is no run server."""
+        run, path = context.dagster_run, run_client.server_socket()
+        if path is None:
+            super().launch_run(context)
+            return
+        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref(), set_exit_code_on_failure=True)
+        try:
+            pid = run_client.start_run(path, run.run_id, serialize_value(arguments))
+        except RunServerUnavailableError as error:
+            self._instance.report_engine_event(f"{error} The run starts in the code server, which takes longer.", run)
+            super().launch_run(context)
+            return
+        self._instance.report_engine_event(f"The run server forked process {pid}.", run, EngineEventData.in_process(pid))
+
+    def terminate(self, run_id: str) -> bool:
+        path, run = run_client.server_socket(), self._instance.get_run_by_id(run_id)
+        if path is None or run is None or run.is_finished or GRPC_INFO_TAG in run.tags:
+            return super().terminate(run_id)
+        self._instance.report_run_canceling(run)
+        return run_client.interrupt_run(path, run_id)
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         if process_state(self._instance, run) is ProcessState.GONE:

@@ -1,0 +1,76 @@
+"""What the process of a run does that was forked from the run server: the same as `dagster api execute_run`.
+
+The server itself is in ``run_server.py``; the worker processes of a run's frames are in `ls4_assets.processing.pool`.
+"""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from multiprocessing import connection, forkserver, resource_tracker
+from typing import NoReturn
+
+from dagster._cli import api
+
+# Modules that Dagster imports only when a run starts.
+PRELOAD = (
+    "dagster_postgres",
+    "dagster._core.execution.api",
+    "dagster._core.executor.in_process",
+    "dagster._core.storage.fs_io_manager",
+)
+
+
+def warm_up() -> None:
+    """Build what every run builds, so that a fork finds it."""
+    from ls4_assets.definitions import defs
+
+    definitions = defs()
+    definitions.get_repository_def().get_job("__ASSET_JOB")
+    resource_tracker.ensure_running()
+
+
+def execute(arguments: str) -> NoReturn:
+    """Execute the run in this process, which was just forked, and exit with the status of `dagster api execute_run`."""
+    status = 1
+    try:
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        start_pool_server()
+        assert api.execute_run_command.callback is not None
+        api.execute_run_command.callback(arguments, None)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def start_pool_server() -> None:
+    """Fork the server that forks this run's workers while this process still has one thread.
+
+    `multiprocessing` would start its fork server as a new Python process, which imports everything again. This one is a fork of
+    warm code, and `multiprocessing` uses it as its own, because the variables that it checks name it.
+    """
+    address = connection.arbitrary_address("AF_UNIX")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write_end)
+        try:
+            forkserver.main(listener.detach(), read_end, [])
+        finally:
+            os._exit(0)
+    os.close(read_end)
+    listener.close()
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, write_end, pid

@@ -1,0 +1,174 @@
+"""`python -m ls4_assets.runtime.run_server SOCKET`: a process that has imported everything a run needs, and forks each run.
+
+A run that starts as a process of its own spends three CPU seconds on imports and definitions; a fork spends none. The server has
+one thread and opens no connection, because neither survives a fork. It does not decide which runs start, it does not watch them,
+and it keeps no state that a restart would lose: runs go on without it. What a fork does is in ``run_process.py``.
+"""
+
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from ls4_assets import logs
+from ls4_assets.runtime import run_process
+from ls4_assets.settings import load_settings
+
+_PACKAGES = ("ls4_assets", "resources", "sensors", "mapserver")
+_PRELOAD = ("ls4_assets.definitions", "ls4_assets.processing.worker", *run_process.PRELOAD)
+_CLIENT_SECONDS = 5.0
+_MAX_REQUEST_BYTES = 10_000_000
+
+
+class RunServer:
+    """The server. `listener` is bound and listens."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._runs: dict[int, str] = {}
+        self._code = code_version()
+
+    def serve(self) -> None:
+        """Answer requests until SIGTERM."""
+        wakeup, self._wakeup = socket.socketpair()
+        for end in (wakeup, self._wakeup, self._listener):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno())
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, self._stop)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(wakeup, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is wakeup:
+                        wakeup.recv(4096)
+                        self._reap()
+                    else:
+                        self._accept()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # the client has gone
+        with connection:
+            connection.settimeout(_CLIENT_SECONDS)
+            try:
+                with connection.makefile("rb") as file:
+                    request = json.loads(file.readline(_MAX_REQUEST_BYTES))
+                response = self._answer(request, connection)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                response = {"error": f"{type(error).__name__}: {error}"}
+            try:
+                connection.sendall(json.dumps(response).encode() + b"\n")
+            except OSError:
+                return  # the client has gone
+
+    def _answer(self, request: dict[str, str], connection: socket.socket) -> dict[str, object]:
+        if "start" in request:
+            if code_version() != self._code:
+                self._reload()
+            return {"pid": self._fork(request["start"], request["arguments"], connection)}
+        if "interrupt" in request:
+            return {"interrupted": self._interrupt(request["interrupt"])}
+        return {"pid": os.getpid()}
+
+    def _fork(self, run_id: str, arguments: str, connection: socket.socket) -> int:
+        if found := find_open_resources():
+            raise OSError(f"a fork is unsafe: {', '.join(found)}")
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for end in (self._listener, self._wakeup, connection):
+                end.close()
+            run_process.execute(arguments)
+        self._runs[pid] = run_id
+        return pid
+
+    def _interrupt(self, run_id: str) -> bool:
+        pids = [pid for pid, run in self._runs.items() if run == run_id]
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)  # a child that is not reaped yet keeps its process ID
+        return bool(pids)
+
+    def _reap(self) -> None:
+        while self._runs:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if run_id := self._runs.pop(pid, None):
+                logs.emit("run_process_ended", run_id=run_id, pid=pid, exit_code=os.waitstatus_to_exitcode(status))
+
+    def _reload(self) -> NoReturn:
+        """Replace this process by a new one with the changed code; the socket and the runs stay."""
+        os.set_inheritable(self._listener.fileno(), True)
+        os.execv(sys.executable, [sys.executable, "-m", "ls4_assets.runtime.run_server", f"--fd={self._listener.fileno()}"])
+
+    def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
+        """The machine stops: interrupt the runs, so that they record their end."""
+        for pid in self._runs:
+            os.kill(pid, signal.SIGTERM)
+        sys.exit(0)
+
+
+def code_version() -> tuple[int, int]:
+    """Number and latest change of the source files and of the settings file; changes with the code that a run would import."""
+    root = Path(__file__).parents[2]
+    files = [file for package in _PACKAGES for file in (root / package).rglob("*.py")]
+    files += [Path(os.environ[name]) for name in ("LS4_CONFIG", "LS4_ARCHIVE_FILE") if os.environ.get(name)]
+    return len(files), max(file.stat().st_mtime_ns for file in files)
+
+
+def find_open_resources() -> list[str]:
+    """What would not survive a fork: threads of Python or of a library, and connections."""
+    found = [f"thread {thread.name}" for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not found and (count := len(os.listdir("/proc/self/task"))) > 1:
+        found.append(f"{count - 1} threads of libraries")
+    with open("/proc/self/net/tcp") as file:
+        inodes = {line.split()[9] for line in file.readlines()[1:]}
+    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(link) for link in links if os.path.lexists(link)]
+    found += [f"TCP connection {target}" for target in targets if target.removeprefix("socket:[").rstrip("]") in inodes]
+    return found
+
+
+def preload() -> None:
+    """Import all modules of a run and build the definitions. Raises ConfigurationError."""
+    settings = load_settings()
+    logs.configure(settings.log_file)
+    for module in _PRELOAD:
+        importlib.import_module(module)
+    run_process.warm_up()
+    gc.freeze()
+
+
+def main(argument: str) -> None:
+    """Serve on a socket path, or on the listening socket `--fd=N` of the process that this one replaces."""
+    preload()
+    if argument.startswith("--fd="):
+        listener = socket.socket(fileno=int(argument.removeprefix("--fd=")))
+        listener.set_inheritable(False)
+    else:
+        path = Path(argument)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(64)
+    RunServer(listener).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
