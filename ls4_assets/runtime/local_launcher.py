@@ -43,6 +43,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         if path is None:
             super().launch_run(context)
             return
+        assert run.job_code_origin is not None  # every launched run has one
         arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref(), set_exit_code_on_failure=True)
         try:
             pid = run_client.start_run(path, run.run_id, serialize_value(arguments))
@@ -55,7 +56,7 @@ class LocalRunLauncher(DefaultRunLauncher):
     def terminate(self, run_id: str) -> bool:
         path, run = run_client.server_socket(), self._instance.get_run_by_id(run_id)
         if path is None or run is None or run.is_finished or GRPC_INFO_TAG in run.tags:
-            return super().terminate(run_id)
+            return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         self._instance.report_run_canceling(run)
         return run_client.interrupt_run(path, run_id)
 

@@ -1,7 +1,7 @@
 """The client of the run server: start a run in a warm process, interrupt it, and ask for its state.
 
-One request and one response, each a line of JSON, over a Unix socket. The server is ``run_server.py``; when to use it is decided by
-the launcher.
+One request and one response, each a line of JSON, over a Unix socket. The server is ``run_server.py``; ``local_launcher.py``
+decides when to use it.
 """
 
 import json

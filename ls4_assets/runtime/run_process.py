@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
-from multiprocessing import connection, forkserver, resource_tracker
-from typing import NoReturn
+from multiprocessing import forkserver, resource_tracker
+from typing import Any, NoReturn
 
 from dagster._cli import api
 
@@ -44,7 +45,7 @@ def execute(arguments: str) -> NoReturn:
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # the process exits, whatever happened
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -58,7 +59,7 @@ def start_pool_server() -> None:
     `multiprocessing` would start its fork server as a new Python process, which imports everything again. This one is a fork of
     warm code, and `multiprocessing` uses it as its own, because the variables that it checks name it.
     """
-    address = connection.arbitrary_address("AF_UNIX")
+    address = tempfile.mktemp(prefix="ls4-pool-")  # noqa: S306  # bind fails when the name is taken
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -72,5 +73,5 @@ def start_pool_server() -> None:
             os._exit(0)
     os.close(read_end)
     listener.close()
-    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, write_end, pid

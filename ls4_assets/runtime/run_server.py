@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import psutil
+
 from ls4_assets import logs
 from ls4_assets.runtime import run_process
 from ls4_assets.settings import load_settings
@@ -114,7 +116,8 @@ class RunServer:
     def _reload(self) -> NoReturn:
         """Replace this process by a new one with the changed code; the socket and the runs stay."""
         os.set_inheritable(self._listener.fileno(), True)
-        os.execv(sys.executable, [sys.executable, "-m", "ls4_assets.runtime.run_server", f"--fd={self._listener.fileno()}"])
+        arguments = [sys.executable, "-m", "ls4_assets.runtime.run_server", f"--fd={self._listener.fileno()}"]
+        os.execv(sys.executable, arguments)  # noqa: S606  # not the command of a user
 
     def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
         """The machine stops: interrupt the runs, so that they record their end."""
@@ -132,16 +135,12 @@ def code_version() -> tuple[int, int]:
 
 
 def find_open_resources() -> list[str]:
-    """What would not survive a fork: threads of Python or of a library, and connections."""
+    """What would not survive a fork: threads of Python or of a library, and network connections."""
     found = [f"thread {thread.name}" for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if not found and (count := len(os.listdir("/proc/self/task"))) > 1:
+    process = psutil.Process()
+    if not found and (count := process.num_threads()) > 1:
         found.append(f"{count - 1} threads of libraries")
-    with open("/proc/self/net/tcp") as file:
-        inodes = {line.split()[9] for line in file.readlines()[1:]}
-    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    targets = [os.readlink(link) for link in links if os.path.lexists(link)]
-    found += [f"TCP connection {target}" for target in targets if target.removeprefix("socket:[").rstrip("]") in inodes]
-    return found
+    return found + [f"connection to {connection.raddr}" for connection in process.net_connections("inet")]
 
 
 def preload() -> None:
