@@ -12,10 +12,10 @@ import tomllib
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.contact import Contact
 from ls4_assets.domain.names import FilmType, ShardKind, Shards
@@ -28,6 +28,10 @@ from ls4_assets.errors import ConfigurationError
 OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
+# Names of the map publishers (ls4_assets/publishing/maps.py).
+MapPublisherName = Literal["mapserver", "mosaicjson"]
+MosaicJsonAddresses = Literal["public", "storage"]
+DEFAULT_MAP_PUBLISHERS: tuple[MapPublisherName, ...] = ("mapserver",)
 # Keys of the shards file that are not lists of shards.
 _REGION_KEYS = ("outlines", "extent", "extents")
 
@@ -81,6 +85,14 @@ class Settings(BaseSettings):
     )
     log_file: Path | None = Field(None, description="file to which all processes also append their log lines, besides stderr")
     postgres_service: str = Field("ls4", description="libpq service by which MapServer connects to the database")
+    map_publishers: Annotated[tuple[MapPublisherName, ...], NoDecode] = Field(
+        DEFAULT_MAP_PUBLISHERS,
+        min_length=1,
+        description="map servers for which each collection is published, in this order: mapserver, mosaicjson",
+    )
+    mosaicjson_addresses: MosaicJsonAddresses = Field(
+        "public", description="addresses of the COGs in MosaicJSON documents: their public URLs, or storage: GDAL paths"
+    )
     mapfile_uid: int = Field(0, ge=0, description="numeric user ID that an s3fs mount shows as owner of a mapfile")
     mapfile_gid: int = Field(0, ge=0, description="numeric group ID that an s3fs mount shows for a mapfile")
     contact: Contact | None = Field(None, description="contact in the WMS capabilities: all of its fields or none")
@@ -122,6 +134,19 @@ class Settings(BaseSettings):
     @classmethod
     def _strip_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+    @field_validator("map_publishers", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        """Accept a list separated by commas, as in the environment."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("map_publishers")
+    @classmethod
+    def _check_no_duplicates(cls, value: tuple[MapPublisherName, ...]) -> tuple[MapPublisherName, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a map publisher is listed twice; list each once")
+        return value
 
     @field_validator("notify_topic")
     @classmethod

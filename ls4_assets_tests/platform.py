@@ -140,7 +140,9 @@ class Platform:
 
 
 def definitions_of(archive: Archive) -> dg.Definitions:
-    return build_definitions(SHARDS, archive, 5, archive.settings.profiles, has_events=bool(archive.settings.events_queue_url))
+    settings = archive.settings
+    has_events = bool(settings.events_queue_url)
+    return build_definitions(SHARDS, archive, 5, settings.profiles, has_events=has_events, map_publishers=settings.map_publishers)
 
 
 def frame_of(key: str) -> Frame:

@@ -20,6 +20,11 @@ def mosaic_index_key(collection: Collection, film_type: FilmType) -> str:
     return f"derived/{collection.name}/{collection.name}_{film_type}.gti.gpkg"
 
 
+def mosaicjson_key(collection: Collection) -> str:
+    """Key of the document that titiler reads."""
+    return f"derived/{collection.name}/mosaic.json"
+
+
 def stac_folder(collection: Collection) -> str:
     return f"derived/{collection.name}/stac/"
 

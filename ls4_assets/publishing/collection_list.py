@@ -9,25 +9,28 @@ from sqlalchemy import Connection, Row, exists, func, or_, select
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, export_state, source
 from ls4_assets.domain import export_keys
-from ls4_assets.domain.links import index_url, map_url
-from ls4_assets.domain.names import Collection, FilmType, Shards
+from ls4_assets.domain.links import index_url
+from ls4_assets.domain.names import Collection, FilmType
+from ls4_assets.publishing.maps import map_links
+from ls4_assets.settings import Settings
 
 COLLECTIONS_KEY = "derived/collections.json"
 
 
-def collections_json(connection: Connection, map_base_url: str, public_url: str, shards: Shards) -> bytes:
+def collections_json(connection: Connection, settings: Settings) -> bytes:
     """JSON list of published collections.
 
     Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
     missions over several counties, and `exports` is null until the first export.
     """
+    public_url = settings.public_url
     entries = [
         {
             "name": row.name,
             "title": row.title,
             "table": row.table_name,
             "shard": row.shard,
-            "county": row.shard if shards.get(row.shard) == "county" else None,
+            "county": row.shard if settings.shards.get(row.shard) == "county" else None,
             "agency": row.agency,
             "year": row.year,
             "type": row.type,
@@ -36,7 +39,7 @@ def collections_json(connection: Connection, map_base_url: str, public_url: str,
             "extent": [round(value, 1) for value in (row.minx, row.miny, row.maxx, row.maxy)],
             "version": row.index_revision,
             "updated": row.indexed_at.isoformat(timespec="seconds"),
-            "wms": map_url(_collection(row), map_base_url),
+            **map_links(_collection(row), settings).listed,
             "index": index_url(_collection(row), row.film_types[0], public_url),
             "exports": _export_urls(_collection(row), row.film_types, public_url) if row.exported else None,
         }

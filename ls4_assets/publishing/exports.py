@@ -18,6 +18,7 @@ from ls4_assets.domain import export_keys
 from ls4_assets.domain.names import FILM_TYPES, Collection
 from ls4_assets.publishing import collection_list, stac
 from ls4_assets.publishing.footprints import write_geojson, write_parquet
+from ls4_assets.publishing.maps import map_links
 from ls4_assets.publishing.mosaic_index import write_mosaic_index
 from ls4_assets.publishing.rows import IndexedFrame, read_indexed_frames
 from ls4_assets.settings import Settings
@@ -60,11 +61,11 @@ def publish_exports(archive: Archive, collection: Collection, *, force: bool = F
             _withdraw(archive, collection, state)
             return ExportResult(0, 0, ())
         host = settings.contact.organization if settings.contact else None
-        urls = stac.BaseUrls(settings.public_url, settings.map_url, host)
+        urls = stac.BaseUrls(settings.public_url, host)
         items = {indexed.frame.id: stac.build_item(indexed, json.loads(indexed.geojson), urls) for indexed in frames}
         keeps_items = state.format_version == format_version(settings) and not force
         changed = [indexed for indexed in frames if not (keeps_items and indexed.exported_revision == indexed.revision)]
-        document = stac.build_collection(collection, frames, overview_key, urls)
+        document = stac.build_collection(collection, frames, overview_key, urls, map_links(collection, settings).stac)
         keys = _put_files(archive, collection, frames, list(items.values()), document)
         _put_items(archive, changed, items)
         storage.put(export_keys.stac_collection_key(collection), _json(document))
@@ -89,9 +90,9 @@ def publish_collection_lists(archive: Archive) -> None:
     with archive.database.begin() as connection:
         # Without the lock, one of two concurrent rebuilds could overwrite the newer list with its older one.
         lock_until_commit(connection, "exports")
-        content = collection_list.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
+        content = collection_list.collections_json(connection, settings)
         archive.storage.put(collection_list.COLLECTIONS_KEY, content)
-        urls = stac.BaseUrls(settings.public_url, settings.map_url)
+        urls = stac.BaseUrls(settings.public_url)
         catalog = stac.build_root_catalog(export_state.list_exported(connection), urls)
         archive.storage.put(export_keys.ROOT_CATALOG_KEY, _json(catalog))
 

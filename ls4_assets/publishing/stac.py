@@ -11,7 +11,7 @@ from typing import Any
 
 from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain import export_keys
-from ls4_assets.domain.links import index_url, tiles_url, wms_url
+from ls4_assets.domain.links import index_url
 from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType
 from ls4_assets.publishing.rows import Cog, IndexedFrame
 
@@ -34,10 +34,9 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class BaseUrls:
-    """Base URLs, without a trailing slash, of the public objects and of the maps. `host` is the organization that runs both."""
+    """Base URL, without a trailing slash, of the public objects. `host` is the organization that publishes them."""
 
     public: str
-    maps: str
     host: str | None = None
 
 
@@ -78,9 +77,13 @@ def build_item(indexed: IndexedFrame, geometry: Document, urls: BaseUrls) -> Doc
 
 
 def build_collection(
-    collection: Collection, frames: Sequence[IndexedFrame], overview_key: str | None, urls: BaseUrls
+    collection: Collection,
+    frames: Sequence[IndexedFrame],
+    overview_key: str | None,
+    urls: BaseUrls,
+    map_links: Sequence[Document],
 ) -> Document:
-    """Collection document with links to all items. `overview_key` is the key of the overview mosaic."""
+    """Collection document with links to its maps and all items. `overview_key` is the key of the overview mosaic."""
     intervals = [_acquired_interval(indexed) for indexed in frames]
     sides = list(zip(*(indexed.box for indexed in frames), strict=True))
     box = [min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3])]
@@ -110,7 +113,7 @@ def build_collection(
             {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
-            *_map_links(collection, urls),
+            *map_links,
             *items,
         ],
         "assets": _collection_assets(collection, frames, overview_key, urls.public),
@@ -214,20 +217,6 @@ def _collection_assets(
     if overview_key:
         assets["overview"] = asset(overview_key, _COG, "Overview mosaic, coarse (COG)", "overview")
     return assets
-
-
-def _map_links(collection: Collection, urls: BaseUrls) -> list[Document]:
-    png = {"type": "image/png", "title": collection.title}
-    return [
-        {"rel": "wms", "href": wms_url(collection, urls.maps), "wms:layers": [collection.name], "wms:transparent": True, **png},
-        {"rel": "xyz", "href": f"{tiles_url(collection, urls.maps)}/{{z}}/{{x}}/{{y}}.png", **png},
-        {
-            "rel": "tilejson",
-            "href": f"{tiles_url(collection, urls.maps)}/tilejson.json",
-            "type": "application/json",
-            "title": collection.title,
-        },
-    ]
 
 
 def _film_types(frames: Sequence[IndexedFrame]) -> list[FilmType]:
