@@ -133,7 +133,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Legacy:
-    """lambda-s4's mapfile with a new mapserv process for each request, whatever the number of workers."""
+    """lambda-s4's mapfile with a new mapserv process for each request; the number of workers has no effect."""
 
     home: Path
     database: PostgresService

@@ -15,8 +15,9 @@ from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
+from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.publishing.maps import MAP_PUBLISHERS
-from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, DEFAULT_PROFILES, MapPublisherName, Profiles, load_settings
+from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, load_settings
 from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
@@ -30,7 +31,7 @@ def build_definitions(
     shards: Shards,
     archive: Archive,
     sensor_seconds: int,
-    profiles: Profiles = DEFAULT_PROFILES,
+    profiles: Profiles = PROFILES,
     *,
     has_events: bool = False,
     map_publishers: Sequence[MapPublisherName] = DEFAULT_MAP_PUBLISHERS,

@@ -9,6 +9,7 @@ import tifffile
 from affine import Affine
 from numpy.typing import NDArray
 
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.gdal_env import gdal_env
 
 Pixels = NDArray[np.uint8]
@@ -19,6 +20,8 @@ UTM_PLACE = (620_000.0, 3_350_000.0)
 """A point in Texas in EPSG:26914."""
 
 NODATA_TAG = 42113
+
+BW, NC = PROFILES["bw"], PROFILES["nc"]
 
 
 def photograph(height: int, width: int, bands: int = 1, seed: int = 7) -> Pixels:
@@ -64,7 +67,7 @@ def write_tif(path: Path, pixels: Pixels, *, mask: NDArray[np.bool_] | None = No
 
 
 def write_nodata_tag(path: Path, pixels: Pixels, value: str) -> Path:
-    """Write a GeoTIFF whose nodata tag is the text `value`, even one outside uint8, which GDAL refuses to write."""
+    """Write a GeoTIFF whose nodata tag is the text `value`, even one outside uint8, which GDAL cannot write."""
     photo = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
     write_tif(path, pixels)
     with tifffile.TiffFile(path) as tif:

@@ -84,7 +84,7 @@ class DagsterServices(Construct):
         command = ["dagster-daemon", "run", "--workspace", f"{DAGSTER_HOME}/workspace.yaml"]
         # Without retries, a throttled RunTask marks its run as failed and drops it.
         retries = {"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "12"}
-        # No code reads this variable. The launcher looks up the revision when the daemon starts, so a new revision, which
+        # No code reads this variable. The daemon resolves the revision only when it starts, so a new revision, which
         # deregisters the old one, must restart the daemon.
         revision = {"DAGSTER_RUN_TASK_DEFINITION": run.task_definition_arn}
         self._container(task, "daemon", "daemon", command, health, environment=retries | revision)
@@ -183,6 +183,7 @@ def _environment(base: BaseStack, events: BucketEvents) -> dict[str, str]:
     return {
         **{f"LS4_{name.upper()}": str(value) for name, value in config.settings.items()},
         **base.database.environment,
+        **config.archive_environment,
         "LS4_STORAGE": f"s3://{config.bucket}",
         "LS4_S3_REGION": config.region,
         # Server and password: libpq's PGHOST and PGPASSWORD.

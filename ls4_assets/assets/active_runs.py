@@ -5,7 +5,8 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINI
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 
 from ls4_assets.assets import keys
-from ls4_assets.domain.names import STEPS, Collection, Frame
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import STEPS
 
 # With this many unfinished runs every collection counts as in progress, which also keeps the queue from growing.
 _MAX_RUNS = 500

@@ -1,4 +1,4 @@
-"""A check of the map from a visitor's side: request a picture from the web front end and look for imagery in it."""
+"""A check of the map from a visitor's side: request a picture from the web front end and check that it shows imagery."""
 
 import warnings
 

@@ -1,7 +1,7 @@
 """A private PostgreSQL cluster with PostGIS inside the state directory.
 
 The cluster of the operating system is never used or changed: this one has its own data directory, its own port on 127.0.0.1, no
-Unix socket, and scram passwords only. PostgreSQL refuses to run as root, so root runs it as an unprivileged OS user. Roles,
+Unix socket, and scram passwords only. PostgreSQL does not run as root, so root runs it as an unprivileged OS user. Roles,
 databases and grants are created by ``ls4_assets.db.bootstrap``, not here.
 """
 
@@ -84,8 +84,8 @@ class Cluster:
     def process(self) -> psutil.Process | None:
         """The running postmaster of this data directory, or None.
 
-        The PID in postmaster.pid alone proves nothing: after a reboot it may belong to any process, and PostgreSQL then refuses
-        to start. The working directory of a postmaster is its data directory.
+        The PID in postmaster.pid alone proves nothing: after a reboot it may belong to any process, and PostgreSQL then does not
+        start. The working directory of a postmaster is its data directory.
         """
         try:
             pid = int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -103,7 +103,7 @@ class Cluster:
         return True
 
     def _initialize(self) -> None:
-        """Run initdb next to the final path, then rename: an interrupted initdb never looks like a cluster."""
+        """Run initdb next to the final path, then rename: an interrupted initdb leaves no data directory."""
         temporary = self.data_dir.with_name(self.data_dir.name + ".new")
         password_file = self.data_dir.with_name("initdb.password")
         shutil.rmtree(temporary, ignore_errors=True)

@@ -153,7 +153,7 @@ def available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 def limit_memory(worker_memory_mb: int) -> None:
     """Limit this process to that much memory beyond its current use.
 
-    The kernel then refuses to allocate more, which fails only the frame that the process works on.
+    The kernel then fails allocations beyond it, which fails only the frame that the process works on.
     """
     status = Path("/proc/self/status").read_text()
     (used,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))

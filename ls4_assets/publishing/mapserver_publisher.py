@@ -37,7 +37,7 @@ class MapServerPublisher:
         return _VERSION
 
     def render(self, archive: Archive, state: CollectionMap) -> Documents:
-        collection = state.collection
+        collection, capabilities = state.collection, archive.settings.archive_description.capabilities
         context = mapfile.MapfileContext(
             name=collection.name,
             map_name=collection.map_name,
@@ -45,10 +45,18 @@ class MapServerPublisher:
             table=collection.table,
             extent=state.extent,
             overview_resolution=state.overview_resolution,
-            contact=archive.settings.contact,
+            capabilities=capabilities,
             service=archive.settings.postgres_service,
         )
-        tiles = TileSet(collection.name, collection.table, collection.title, state.extent, state.pixel_size, state.revision)
+        tiles = TileSet(
+            collection.name,
+            collection.table,
+            collection.title,
+            state.extent,
+            state.pixel_size,
+            state.revision,
+            capabilities.attribution,
+        )
         return {
             str(PurePosixPath(collection.map_key).with_name(FOOTPRINT_TEMPLATE.name)): FOOTPRINT_TEMPLATE.read_bytes(),
             collection.map_key: mapfile.render(context).encode(),
@@ -101,9 +109,9 @@ def _stac_links(collection: Collection, map_base_url: str) -> tuple[dict[str, An
 
 
 def _draw(archive: Archive, collection: Collection, point: Point) -> SmokeTest:
-    """Draw with this machine's mapserv if the archive is a folder, otherwise through the web front end."""
+    """Draw with this machine's mapserv if the archive has local paths, otherwise through the web front end."""
     settings = archive.settings
-    if archive.storage.is_folder:
+    if archive.storage.capabilities.has_local_paths:
         published, url = archive.storage.read(collection.map_key).decode(), settings.database_url.get_secret_value()
         if test := smoke_test_mapserv(collection, published, point, settings.postgres_service, url):
             return test

@@ -19,7 +19,6 @@ from ls4_assets.publishing.map_publisher import CollectionMap, Documents, MapLin
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.settings import MapPublisherName, MosaicJsonAddresses, Settings
 from resources.archive import Archive
-from resources.open import gdal_s3_options
 
 # Raise it when the same collection gets another document: all documents are then rewritten.
 _VERSION = "1"
@@ -71,7 +70,7 @@ class MosaicJsonPublisher:
             return SmokeTestResult("the document", "the document lists no COG where a photograph should be")
         # A run may not reach the public URL, but it always reaches the storage.
         renderer = None if archive.settings.mosaicjson_addresses == "public" else "GDAL"
-        with rasterio.Env(GDAL_HTTP_TIMEOUT=_TIMEOUT_SECONDS, **gdal_s3_options(archive.settings)):
+        with rasterio.Env(GDAL_HTTP_TIMEOUT=_TIMEOUT_SECONDS, **archive.storage.gdal_options()):
             for address in addresses:
                 try:
                     with rasterio.open(address) as cog:

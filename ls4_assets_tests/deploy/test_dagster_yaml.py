@@ -26,8 +26,8 @@ def test_production_differs_only_in_launcher_logs_concurrency_and_connection() -
     local, production = read(LOCAL), read(PRODUCTION)
     differing = {name for name in local.keys() | production.keys() if local.get(name) != production.get(name)}
     assert differing == {"run_launcher", "compute_logs", "concurrency", "storage", "run_monitoring"}
-    here, there = local["run_monitoring"], production["run_monitoring"]
-    assert {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)} == LAUNCHER_OPTIONS
+    options, other = local["run_monitoring"], production["run_monitoring"]
+    assert {name for name in options.keys() | other.keys() if options.get(name) != other.get(name)} == LAUNCHER_OPTIONS
     # The number of parallel runs differs; the limits for runs that exclude each other do not.
     assert local["concurrency"]["runs"]["tag_concurrency_limits"] == production["concurrency"]["runs"]["tag_concurrency_limits"]
     assert local["concurrency"]["pools"]["granularity"] == production["concurrency"]["pools"]["granularity"]

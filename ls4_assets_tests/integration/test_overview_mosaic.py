@@ -215,7 +215,7 @@ def test_large_collection_gets_its_map_first(survey: MosaicArchive, monkeypatch:
     monkeypatch.setattr(asset, "MAP_FIRST", 5)
     with survey.archive.database.begin() as connection:
         connection.execute(update(collection).values(published_at=None))
-    assert "postponed" in str(survey.rebuild()["overview_mosaic"])
+    assert "skipped until the map" in str(survey.rebuild()["overview_mosaic"])
     assert is_due(survey) and survey.row() is None
     with survey.archive.database.begin() as connection:
         connection.execute(update(collection).values(published_at=text("now()")))

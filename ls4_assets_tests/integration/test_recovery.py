@@ -47,7 +47,7 @@ TESTED_ELSEWHERE = {
     "the index database is lost, and there is a dump of it":
         "test_db_restore.py::test_a_dump_older_than_the_bucket_catches_up_automatically",
     "a folder was deleted, moved or renamed": "test_deletion_guard.py::test_command_lists_files_and_asks",
-    "a bad mapfile would be published": "test_secrets.py::test_a_secret_in_a_setting_fails_the_check_and_the_last_good_map_stays",
+    "a bad mapfile would be published": "test_secrets.py::test_secret_in_a_setting_fails_the_check_and_keeps_the_last_map",
     "a table of lambda-s4 has a collection's name":
         "test_adopt.py::test_a_rebuild_leaves_a_foreign_table_and_the_error_has_the_fix",
     "a mapfile was edited by hand": "test_rematerialize.py::test_index_and_map_are_rebuilt_without_the_frames",
@@ -60,7 +60,7 @@ TESTED_ELSEWHERE = {
     "the archive's disk is not mounted": "test_ingest_poll.py::test_disk_unmounted_during_a_scan_deletes_nothing",
     "S3 does not answer": "test_sync.py::test_from_the_bucket_to_the_map_and_on_through_an_outage",
     "the raw scan came after the georef tif":
-        "test_checks.py::test_a_missing_scan_warns_and_resolves_by_itself_when_it_arrives",
+        "test_checks.py::test_missing_scan_warns_until_it_arrives",
 }  # fmt: skip
 
 CauseFault = Callable[[Platform, Path], None]

@@ -21,7 +21,7 @@ import { baseLayers } from "./base.js";
 
 const MAX_TILE_ZOOM = 21; // zoom of the finest tiles requested; closer up they are enlarged
 const IMAGERY_BELOW = 150; // meters per pixel: when zoomed out further, the statewide map draws outlines only
-const MAX_OUTLINES = 40; // more outlines than this cannot be told apart statewide; counties are shaded by their number instead
+const MAX_OUTLINES = 40; // more outlines than this clutter the statewide map; counties are shaded by their number instead
 const OUTLINES_BELOW = 200; // meters per pixel: closer up, all outlines are drawn
 const MIN_OUTLINE_PX = 10; // a collection that is drawn smaller than this gets a dot
 
