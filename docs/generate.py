@@ -2,8 +2,8 @@
 
 A page is written by hand around its tables. A table stands between the markers `<!-- generated: NAME -->` and
 `<!-- end -->`. ls4_assets_tests/unit/test_reference.py fails when a page is out of date, and when a setting, command,
-product, asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
-compares their page.
+product, export, asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so
+ls4_assets_tests/deploy/test_alarms.py compares their page.
 """
 
 import inspect
@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 
 from ls4_assets.cli.main import main as commands
 from ls4_assets.definitions import build_definitions
+from ls4_assets.domain.exports import EXPORTS
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
@@ -125,6 +126,17 @@ def products_table() -> str:
     return table(("product", "key", "access", "lifecycle", "media type", "asset"), rows)
 
 
+def exports_table() -> str:
+    """One row for each export of a collection."""
+    rows = []
+    for export in EXPORTS:
+        key = export.key.format(collection="<Name>", film_type="<film type>")
+        suffix = "_<film type>" if export.is_per_film_type else ""
+        listed = f"`{export.listed_as}`" if export.listed_as else "no"
+        rows.append((export.title, f"`{key}`", export.content_type, f"`{export.name}{suffix}`", listed))
+    return table(("export", "key", "media type", "asset in STAC", "field of `exports` in `collections.json`"), rows)
+
+
 def build_reference_definitions() -> dg.Definitions:
     """The platform with one shard, which stands for all of them."""
     return build_definitions({"Travis": "county"}, Archive(), 5)
@@ -204,6 +216,7 @@ def blocks() -> dict[str, str]:
         "film-types": film_types_table(),
         "commands": commands_text(),
         "products": products_table(),
+        "exports": exports_table(),
         "assets": assets_table(definitions),
         "checks": checks_table(definitions),
         "sensors": sensors_table(definitions),

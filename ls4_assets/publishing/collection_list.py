@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, exists, func, or_, select
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, export_state, source
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import EXPORTS
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.links import index_url
 from ls4_assets.domain.names import Collection
@@ -72,12 +73,17 @@ def _published_rows(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def _export_urls(collection: Collection, film_types: Sequence[FilmType], public_url: str) -> dict[str, Any]:
-    return {
-        "geojson": f"{public_url}/{export_keys.footprints_key(collection, '.geojson')}",
-        "parquet": f"{public_url}/{export_keys.footprints_key(collection, '.parquet')}",
-        "stac": f"{public_url}/{export_keys.stac_collection_key(collection)}",
-        "mosaics": {film_type: f"{public_url}/{export_keys.mosaic_index_key(collection, film_type)}" for film_type in film_types},
-    }
+    """Addresses by the field of each listed export; those of film types by film type."""
+    listed: dict[str, Any] = {"stac": f"{public_url}/{export_keys.stac_collection_key(collection)}"}
+    for export in EXPORTS:
+        if not export.listed_as:
+            continue
+        if export.is_per_film_type:
+            urls = {film_type: f"{public_url}/{export.key_of(collection, film_type)}" for film_type in film_types}
+            listed[export.listed_as] = urls
+        else:
+            listed[export.listed_as] = f"{public_url}/{export.key_of(collection)}"
+    return listed
 
 
 def _collection(row: Row[Any]) -> Collection:
