@@ -4,6 +4,7 @@ Only this module puts them together. Assets are in `ls4_assets.assets`, sensors 
 """
 
 import gc
+from collections.abc import Sequence
 from functools import cache
 
 import dagster as dg
@@ -15,7 +16,8 @@ from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
 from ls4_assets.domain.profiles import PROFILES, Profiles
-from ls4_assets.settings import load_settings
+from ls4_assets.publishing.maps import MAP_PUBLISHERS
+from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, load_settings
 from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
@@ -26,16 +28,23 @@ from sensors.statewide_exports import statewide_exports_sensor
 
 
 def build_definitions(
-    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = PROFILES, *, has_events: bool = False
+    shards: Shards,
+    archive: Archive,
+    sensor_seconds: int,
+    profiles: Profiles = PROFILES,
+    *,
+    has_events: bool = False,
+    map_publishers: Sequence[MapPublisherName] = DEFAULT_MAP_PUBLISHERS,
 ) -> dg.Definitions:
-    """Definitions for these shards and profiles. `has_events`: the bucket sends events, so the sensor does not poll it."""
+    """Definitions for these shards, profiles and map publishers. `has_events`: the bucket sends events and is not polled."""
     ingest_sensor = ingest_events_sensor if has_events else ingest_poll_sensor
     rejected_files = dg.AssetSpec(
         keys.REJECTED_FILES,
         group_name="archive",
         description="Dropped files that ls4 cannot process, each with the reason and what to do.",
     )
-    assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard))]
+    publishers = [MAP_PUBLISHERS[name] for name in map_publishers]
+    assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard, publishers))]
     return dg.Definitions(
         assets=[rejected_files, archive_consistency, compiled_indexes_asset(), *assets],
         asset_checks=[checks.archive_counts_match],
@@ -70,7 +79,12 @@ def _load() -> dg.Definitions:
     gc.disable()
     try:
         definitions = build_definitions(
-            settings.shards, Archive(), settings.sensor_seconds, settings.profiles, has_events=has_events
+            settings.shards,
+            Archive(),
+            settings.sensor_seconds,
+            settings.profiles,
+            has_events=has_events,
+            map_publishers=settings.map_publishers,
         )
         # Build the repository now, so that it is frozen too; Dagster caches it in the definitions.
         definitions.get_repository_def()

@@ -142,7 +142,8 @@ class Platform:
 
 def definitions_of(archive: Archive) -> dg.Definitions:
     settings = archive.settings
-    return build_definitions(_shards_of(archive), archive, 5, settings.profiles, has_events=bool(settings.events_queue_url))
+    shards, has_events = _shards_of(archive), bool(settings.events_queue_url)
+    return build_definitions(shards, archive, 5, settings.profiles, has_events=has_events, map_publishers=settings.map_publishers)
 
 
 def _shards_of(archive: Archive) -> Shards:
