@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ls4_assets.assets import keys
 from ls4_assets.db.export_state import load_statewide_build
+from ls4_assets.runtime.dagster_names import UNFINISHED_STATUSES
 from resources.archive import Archive
 
 RUN_KIND = "statewide"
@@ -43,4 +43,4 @@ def statewide_exports_sensor() -> dg.SensorDefinition:
 
 
 def _has_active_run(instance: DagsterInstance) -> bool:
-    return bool(instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={keys.KIND_TAG: RUN_KIND}), limit=1))
+    return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES, tags={keys.KIND_TAG: RUN_KIND}), limit=1))

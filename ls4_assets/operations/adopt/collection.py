@@ -14,7 +14,6 @@ from typing import Any
 
 import rasterio
 from dagster import DagsterInstance
-from dagster._core.instance.ref import InstanceRef
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import AWSSession
 from sqlalchemy import Engine
@@ -28,6 +27,7 @@ from ls4_assets.operations.adopt.cog_header import read_header
 from ls4_assets.operations.adopt.inventory import Candidate, CollectionInventory, take_inventory
 from ls4_assets.operations.adopt.legacy_table import LegacyRow, read_legacy_rows, replace_legacy_table
 from ls4_assets.operations.adopt.records import Adoption
+from ls4_assets.runtime.instance import InstanceReference
 from ls4_assets.settings import Settings
 from resources.open import gdal_s3_options, open_database, open_storage
 from resources.storage import Storage
@@ -47,7 +47,7 @@ class AdoptTask:
     settings: Settings
     collection: Collection
     ignore_times: bool
-    instance: InstanceRef | None
+    instance: InstanceReference | None
 
 
 @dataclass
