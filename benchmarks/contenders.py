@@ -16,7 +16,7 @@ from rasterio.enums import Resampling
 from rio_cogeo.cogeo import cog_translate
 from rio_cogeo.profiles import cog_profiles
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.gdal_env import CACHE_BYTES

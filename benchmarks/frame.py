@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, measure
 from benchmarks.photographs import write_photograph
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FilmType
 
 Figures = dict[str, dict[str, float]]
 

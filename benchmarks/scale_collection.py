@@ -33,8 +33,9 @@ from ls4_assets.db.frames import FrameFacts, Product, SourceRecord
 from ls4_assets.db.schema import WEB_MERCATOR, SourceState
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.chunks import chunks
-from ls4_assets.domain.names import STEPS, Collection, Frame, Step
-from ls4_assets.domain.profiles import BW
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import STEPS, Step
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.operations.status import collect
 from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.rebuilds import pending_rebuilds
@@ -140,7 +141,7 @@ class _SyntheticCollection:
 
 
 def _products() -> dict[Step, Product]:
-    return {step: Product("0" * 64, BW.hash(step), 50_000_000, "1", "run") for step in STEPS}
+    return {step: Product("0" * 64, PROFILES["bw"].hash(step), 50_000_000, "1", "run") for step in STEPS}
 
 
 class _Template:
@@ -172,7 +173,7 @@ def small_cog() -> bytes:
         shape = {"width": _COG_SIDE_PX, "height": _COG_SIDE_PX, "count": 1, "dtype": "uint8"}
         with rasterio.open(folder / "scan.tif", "w", driver="GTiff", **shape, **place) as scan:
             scan.write(pixels)
-        process(folder / "scan.tif", folder, "scan", "bw", BW, Limits(_COG_SIDE_PX**2, 10**9))
+        process(folder / "scan.tif", folder, "scan", "bw", PROFILES["bw"], Limits(_COG_SIDE_PX**2, 10**9))
         return product_path(folder, "scan", "cog").read_bytes()
 
 

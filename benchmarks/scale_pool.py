@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from ls4_assets.domain.profiles import BW
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.source import Limits
 
@@ -37,6 +37,6 @@ def bare_pool(paths: Sequence[Path], workers: int, keep: bool = False) -> float:
 def _pixels(kept: Path, keep: bool, path: Path) -> None:
     folder = kept / path.stem
     folder.mkdir()
-    process(path, folder, path.stem, "bw", BW, Limits(10**9, 10**10))
+    process(path, folder, path.stem, "bw", PROFILES["bw"], Limits(10**9, 10**10))
     if not keep:
         shutil.rmtree(folder)

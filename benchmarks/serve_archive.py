@@ -27,7 +27,7 @@ from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
 from ls4_assets.db import schema
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.domain.profiles import BW
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.frame import process, product_path
 from ls4_assets.raster.overview_grid import zoom_resolution
 from ls4_assets.raster.source import Limits
@@ -98,7 +98,7 @@ def make_sample_cog() -> SampleCog:
         write_photograph(source, SIDE, 1, collar=True)
         with rasterio.open(source, "r+") as tif:
             tif.transform = Affine(PIXEL, 0, _WEST, 0, -PIXEL, _NORTH)
-        result = process(source, work, "scan", "bw", BW, Limits())
+        result = process(source, work, "scan", "bw", PROFILES["bw"], Limits())
         assert result.footprint_wkb
         assert result.valid_share
         return SampleCog(product_path(work, "scan", "cog").read_bytes(), from_wkb(result.footprint_wkb), result.valid_share)
@@ -143,7 +143,13 @@ def _outline(cog: SampleCog, corner: tuple[float, float]) -> MultiPolygon:
 
 
 def _row(cog: SampleCog, frame: Frame, corner: tuple[float, float]) -> dict[str, object]:
-    product = {"content": frame.stem, "profile": BW.hash("cog"), "size": len(cog.data), "version": "1", "made_by": "benchmark"}
+    product = {
+        "content": frame.stem,
+        "profile": PROFILES["bw"].hash("cog"),
+        "size": len(cog.data),
+        "version": "1",
+        "made_by": "benchmark",
+    }
     return {
         "id": frame.id, "shard": frame.collection.shard, "collection": frame.collection.name, "partition": frame.partition,
         "source_key": frame.cog_key, "source_version": "1", "content_hash": frame.stem, "products": {"cog": product},

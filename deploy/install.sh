@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Prepare a bare Debian 12 or Ubuntu 24.04 for ls4: system packages, uv, and the locked Python environment in .venv.
+# Prepare a bare Debian 12, Debian 13 or Ubuntu 24.04 for ls4: system packages, uv, and the locked Python environment in .venv.
 #
 # Run it as root or as a user with sudo; `make install` calls it. It exits at once when nothing has changed since its last
 # success. It starts no service: it neither creates nor enables the system's own PostgreSQL cluster and web server, and does
 # not change existing ones.
 #
 #   deploy/install.sh         what ls4 needs
-#   deploy/install.sh tests   also what tests and `make check` need: a browser for the map page, Node and the CDK for the stacks
+#   deploy/install.sh tests   also what tests and `make check` need: a browser for the map page, Node and the CDK for the stacks,
+#                             Azurite for Azure Blob Storage
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +18,7 @@ packages=(
   python3 python3-venv procps util-linux
 )
 stamp=.venv/.ls4-installed${1:+-$1}
-wanted=$(cat uv.lock pyproject.toml deploy/install.sh | sha256sum)
+wanted=$(cat uv.lock pyproject.toml deploy/install.sh ls4_assets_tests/azurite/package-lock.json | sha256sum)
 
 log() { printf 'install: %s\n' "$*"; }
 fail() { printf 'install: %s\n' "$*" >&2; exit 1; }
@@ -115,11 +116,23 @@ node_for_cdk() {
   fi
 }
 
+# Azurite, the server for the tests of Azure Blob Storage. Without npm these tests are skipped.
+azurite() {
+  if ! command -v npm >/dev/null; then
+    log "This system has no npm: the tests of Azure Blob Storage will be skipped."
+    return
+  fi
+  log "Installing Azurite in .tools/azurite."
+  mkdir -p .tools/azurite
+  cp ls4_assets_tests/azurite/package.json ls4_assets_tests/azurite/package-lock.json .tools/azurite/
+  npm ci --prefix .tools/azurite --ignore-scripts --no-audit --no-fund --silent
+}
+
 # Arguments: additional options of `uv sync`.
 python_environment() {
   local uv
   python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || fail \
-    "ls4 needs Python 3.11, 3.12 or 3.13, but this system has $(python3 -V): use Debian 12 or Ubuntu 24.04."
+    "ls4 needs Python 3.11, 3.12 or 3.13, but this system has $(python3 -V): use Debian 12, Debian 13 or Ubuntu 24.04."
   uv=$(command -v uv || true)
   if [ -z "$uv" ]; then
     uv=.tools/bin/uv
@@ -141,7 +154,8 @@ if [ "${#missing[@]}" -gt 0 ]; then system_packages "${missing[@]}"; fi
 if [ "${1:-}" = tests ]; then
   browser
   node_for_cdk
-  python_environment --group deploy
+  python_environment --group deploy --extra azure
+  azurite
 else
   python_environment
 fi

@@ -28,6 +28,8 @@ COPY --from=build /opt/venv /opt/venv
 COPY ls4_assets /opt/ls4/ls4_assets
 COPY resources /opt/ls4/resources
 COPY mapserver /opt/ls4/mapserver
+# The archive file of this installation, if it has one of its own (LS4_ARCHIVE_FILE).
+COPY deploy/archive /opt/archive
 ENV PYTHONPATH=/opt/ls4 \
     PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \

@@ -2,14 +2,16 @@
 
 A page is written by hand around its tables. A table stands between the markers `<!-- generated: NAME -->` and
 `<!-- end -->`. ls4_assets_tests/unit/test_reference.py fails when a page is out of date, and when a setting, command,
-asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
+product, asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
 compares their page.
 """
 
+import inspect
 import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from pydantic_core import PydanticUndefined
 
 from ls4_assets.cli.main import main as commands
 from ls4_assets.definitions import build_definitions
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.products import PRODUCTS
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
+from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import Settings
 from resources.archive import Archive
@@ -27,7 +33,7 @@ from resources.archive import Archive
 REFERENCE = Path(__file__).parent / "reference"
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Described by hand on the page, because they are nested.
-_NESTED = ("profiles", "contact")
+_NESTED = ("profiles",)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -56,6 +62,29 @@ def _sentence(text: str) -> str:
     return text if "://" in text.split(" ")[0] else text[:1].upper() + text[1:]
 
 
+def film_types_table() -> str:
+    """One row for each film type: its folder, what it is, its bands and its COG."""
+    rows = [
+        (f"`{film_type}`", spec.title, ", ".join(spec.band_names), spec.cog_compression) for film_type, spec in FILM_TYPES.items()
+    ]
+    return table(("film type", "photographs in", "bands, in this order", "COG by default"), rows)
+
+
+def profiles_table() -> str:
+    """One row for each option of a profile: its default for every film type and its meaning."""
+    rows = [
+        (f"`{name.upper()}`", *(_option(profile, name) for profile in PROFILES.values()), field.description or "")
+        for name, field in FrameProfile.model_fields.items()
+        if name != "film_type"
+    ]
+    return table(("option", *PROFILES, "meaning"), rows)
+
+
+def _option(profile: FrameProfile, name: str) -> str:
+    value = getattr(profile, name)
+    return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
 def commands_text() -> str:
     """A section for each command: usage, what it does, its arguments and options."""
     return "\n".join(_commands(commands, "ls4"))
@@ -75,6 +104,23 @@ def _commands(group: click.Group, prefix: str) -> Iterator[str]:
         rows = [(f"`{names}`", _sentence(text)) for names, text in filter(None, records) if text]
         if rows:
             yield table(("option", "meaning"), rows)
+
+
+def products_table() -> str:
+    """One row for each product of a frame."""
+    fields = {
+        "folder": "<film type>/<collection>/<type>",
+        "collection": "<Name>",
+        "film_type": "<film type>",
+        "stem": "<stem>",
+    }
+    rows = []
+    for product in PRODUCTS:
+        access = "public" if product.is_public else "private"
+        kept = "may expire" if product.is_intermediate else "stays"
+        asset = f"`{product.name}`" if product.is_step else f"with `{product.upstream}`"
+        rows.append((product.title, f"`{product.key.format(**fields)}`", access, kept, product.content_type, asset))
+    return table(("product", "key", "access", "lifecycle", "media type", "asset"), rows)
 
 
 def build_reference_definitions() -> dg.Definitions:
@@ -127,6 +173,19 @@ def events_table() -> str:
     return table(("event", "meaning"), [(f"`{name}`", meaning) for name, meaning in EVENTS.items()])
 
 
+def storages_table() -> str:
+    """One row for each capability: what it means, and which kinds of storage have it."""
+    kinds = list(KINDS.values())
+    lines = inspect.cleandoc(Capabilities.__doc__ or "").splitlines()
+    meanings = dict(line.split(": ", 1) for line in lines if ": " in line)
+    capabilities = [
+        (_sentence(meanings[each.name]), *("yes" if getattr(kind.capabilities, each.name) else "no" for kind in kinds))
+        for each in fields(Capabilities)
+    ]
+    addresses = [("address", *(f"`{kind.example}`" for kind in kinds))]
+    return table(("capability", *(kind.name for kind in kinds)), [*addresses, *capabilities])
+
+
 def alarms_table(resources: Mapping[str, Mapping[str, Any]]) -> str:
     """One row for each CloudWatch alarm of the synthesized stacks."""
     alarms = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
@@ -139,11 +198,15 @@ def blocks() -> dict[str, str]:
     definitions = build_reference_definitions()
     return {
         "settings": settings_table(),
+        "profiles": profiles_table(),
+        "film-types": film_types_table(),
         "commands": commands_text(),
+        "products": products_table(),
         "assets": assets_table(definitions),
         "checks": checks_table(definitions),
         "sensors": sensors_table(definitions),
         "log-events": events_table(),
+        "storages": storages_table(),
     }
 
 

@@ -14,7 +14,8 @@ from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
-from ls4_assets.settings import DEFAULT_PROFILES, Profiles, load_settings
+from ls4_assets.domain.profiles import PROFILES, Profiles
+from ls4_assets.settings import load_settings
 from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
@@ -25,7 +26,7 @@ from sensors.statewide_exports import statewide_exports_sensor
 
 
 def build_definitions(
-    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = DEFAULT_PROFILES, *, has_events: bool = False
+    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = PROFILES, *, has_events: bool = False
 ) -> dg.Definitions:
     """Definitions for these shards and profiles. `has_events`: the bucket sends events, so the sensor does not poll it."""
     ingest_sensor = ingest_events_sensor if has_events else ingest_poll_sensor

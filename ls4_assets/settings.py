@@ -8,19 +8,18 @@ Constants that no operator changes belong in the module that uses them.
 import difflib
 import os
 import re
-import tomllib
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from ls4_assets.domain.contact import Contact
-from ls4_assets.domain.names import FilmType, ShardKind, Shards
-from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
-from ls4_assets.domain.regions import RegionBounds, available_outlines
+from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
+from ls4_assets.domain.names import Naming, Shards
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
+from ls4_assets.domain.regions import RegionBounds
+from ls4_assets.domain.storages import KINDS, parse_address
 from ls4_assets.errors import ConfigurationError
 
 # Variables that are not fields of Settings: the settings file, the state folder of the demo, the database of dagster.yaml, test
@@ -28,28 +27,6 @@ from ls4_assets.errors import ConfigurationError
 OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
-# Keys of the shards file that are not lists of shards.
-_REGION_KEYS = ("outlines", "extent", "extents")
-
-
-class Profiles(BaseModel, frozen=True):
-    """Frame profile of each film type."""
-
-    bw: FrameProfile = BW
-    nc: FrameProfile = NC
-
-    @field_validator("bw", "nc", mode="before")
-    @classmethod
-    def _merge_with_default(cls, given: object, field: ValidationInfo) -> object:
-        """Add the defaults to the options that the operator set, and the film type, which is the name of the field."""
-        default = PROFILES[cast(FilmType, field.field_name)].model_dump()
-        return {**default, **given, "film_type": field.field_name} if isinstance(given, dict) else given
-
-    def __getitem__(self, film_type: FilmType) -> FrameProfile:
-        return {"bw": self.bw, "nc": self.nc}[film_type]
-
-
-DEFAULT_PROFILES = Profiles()
 
 
 class Settings(BaseSettings):
@@ -57,10 +34,16 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    storage: str = Field(description="the archive: a folder (/srv/archive) or a bucket (s3://name)")
+    storage: str = Field(
+        description="the archive: a folder (/srv/archive), a bucket on S3 (s3://bucket) or one on Azure (az://container)"
+    )
+    archive_file: Path | None = Field(
+        None,
+        description="TOML file that describes the archive: its shards, services and map page; empty: the one that ships with ls4",
+    )
     s3_endpoint_url: str | None = Field(None, description="URL of an S3 server other than AWS")
     s3_region: str | None = Field(None, description="AWS region of the bucket; None: the region of the AWS environment")
-    legacy_bucket: str = Field("ls4", description="bucket named in `location` (/vsis3/<bucket>/<key>) when storage is a folder")
+    legacy_bucket: str = Field("ls4", description="bucket named in the legacy column `location` when the storage is not on S3")
     database_url: SecretStr = Field(description="postgresql+psycopg2://ls4:...@host/ls4")
     public_url: str = Field(description="base URL of the download links in the tile index, without a trailing slash")
     map_url: str = Field(description="public URL of the web front end, without a trailing slash")
@@ -83,12 +66,10 @@ class Settings(BaseSettings):
     postgres_service: str = Field("ls4", description="libpq service by which MapServer connects to the database")
     mapfile_uid: int = Field(0, ge=0, description="numeric user ID that an s3fs mount shows as owner of a mapfile")
     mapfile_gid: int = Field(0, ge=0, description="numeric group ID that an s3fs mount shows for a mapfile")
-    contact: Contact | None = Field(None, description="contact in the WMS capabilities: all of its fields or none")
 
-    profiles: Profiles = Profiles()
+    profiles: dict[FilmType, FrameProfile] = dict(PROFILES)
     max_pixels: int = Field(1_500_000_000, gt=0, description="maximum pixels of a frame; a larger one is rejected")
     max_source_bytes: int = Field(12_000_000_000, gt=0, description="maximum bytes of a georef tif; a larger one is rejected")
-    shards_file: Path | None = Field(None, description="TOML file with the archive's own shards; None: Texas")
 
     batch_size: int = Field(100, ge=1, le=1000, description="maximum frames in one run")
     batches_per_tick: int = Field(10, ge=1, le=20, description="maximum runs that one sensor tick requests")
@@ -118,6 +99,11 @@ class Settings(BaseSettings):
     )
     work_dir: Path | None = Field(None, description="scratch folder of the workers; None: the system's temporary folder")
 
+    @field_validator("archive_file", mode="before")
+    @classmethod
+    def _empty_means_default(cls, value: object) -> object:
+        return value or None
+
     @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "staff_url")
     @classmethod
     def _strip_trailing_slash(cls, value: str) -> str:
@@ -130,21 +116,50 @@ class Settings(BaseSettings):
             raise ValueError("not the ARN of an SNS topic; use one like arn:aws:sns:us-east-1:123456789012:ls4")
         return value
 
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _complete_profiles(cls, given: object) -> object:
+        """Add the defaults to the options that the operator set, and the film type, which is the name of the profile."""
+        if not isinstance(given, dict):
+            return given
+        if unknown := [name for name in given if name not in FILM_TYPES]:
+            close = difflib.get_close_matches(unknown[0], FILM_TYPES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use {join_or([*FILM_TYPES])}"
+            raise ValueError(f"{unknown[0]} is not a film type; {hint}")
+        # Anything but options, such as a whole profile, is validated as it is.
+        complete = {
+            name: {**PROFILES[name].model_dump(), **options, "film_type": name}
+            for name, options in given.items()
+            if isinstance(options, dict)
+        }
+        return {**PROFILES, **given, **complete}
+
     @model_validator(mode="after")
-    def _check_queue_needs_bucket(self) -> "Settings":
-        if self.events_queue_url and not self.storage.startswith("s3://"):
-            raise ValueError("LS4_EVENTS_QUEUE_URL needs a bucket, but LS4_STORAGE is a folder")
+    def _check_storage_sends_events(self) -> "Settings":
+        if self.events_queue_url and not parse_address(self.storage)[0].capabilities.sends_events:
+            senders = " or ".join(kind.example for kind in KINDS.values() if kind.capabilities.sends_events)
+            raise ValueError(f"LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as {senders}")
         return self
 
     @cached_property
-    def shards(self) -> Shards:
-        """Shards of the archive with their kind. Raises ConfigurationError."""
-        return read_shards(self.shards_file)
+    def archive_description(self) -> ArchiveDescription:
+        """The content of the archive file. Raises ConfigurationError."""
+        return read_archive_file(self.archive_file)
 
-    @cached_property
+    @property
+    def naming(self) -> Naming:
+        """The names that the archive accepts."""
+        return self.archive_description.naming
+
+    @property
+    def shards(self) -> Shards:
+        """Shards of the archive with their kind."""
+        return self.naming.shards
+
+    @property
     def region_bounds(self) -> RegionBounds:
-        """Where photographs may be. Raises ConfigurationError."""
-        return read_region_bounds(self.shards_file)
+        """Where photographs may be."""
+        return self.archive_description.region_bounds
 
     @property
     def workers(self) -> int:
@@ -185,41 +200,3 @@ def _reject_unknown_variables() -> None:
             close = difflib.get_close_matches(name.upper(), fields, n=1)
             hint = f"; did you mean {close[0]}?" if close else "; see docs/reference/settings.md."
             raise ConfigurationError(f"{name} is not a setting of ls4{hint} Correct or unset it.")
-
-
-def read_shards(path: Path | None) -> Shards:
-    """Read the shards: TOML lists `county`, `agency` and `program`. Raises ConfigurationError."""
-    lists = _read_shards_file(path)
-    kinds = get_args(ShardKind)
-    if unknown := set(lists) - {*kinds, *_REGION_KEYS}:
-        raise ConfigurationError(f"{path}: {', '.join(unknown)} is not a kind of shard; use {', '.join(kinds)}.")
-    shards = {name: kind for kind in kinds for name in lists.get(kind, [])}
-    if invalid := [name for name in shards if not (name.isascii() and name.isalnum())]:
-        raise ConfigurationError(
-            f"{path}: the name of a shard may contain only letters and digits; correct {', '.join(invalid)}."
-        )
-    return shards
-
-
-def read_region_bounds(path: Path | None) -> RegionBounds:
-    """Read where photographs may be, from the same file: `outlines`, `extent` and the table `extents`, in degrees (EPSG:4326).
-
-    Raises ConfigurationError.
-    """
-    content = _read_shards_file(path)
-    bounds = RegionBounds(content.get("outlines"), content.get("extent"), content.get("extents", {}))
-    if bounds.outlines not in (None, *available_outlines()):
-        raise ConfigurationError(
-            f"{path}: there are no outlines named {bounds.outlines}; use {', '.join(available_outlines())}, or omit `outlines`."
-        )
-    for extent in (*bounds.extents.values(), *([bounds.extent] if bounds.extent else [])):
-        if len(extent) != 4 or not (extent[0] < extent[2] and extent[1] < extent[3]):
-            raise ConfigurationError(f"{path}: {list(extent)} is not an extent; write degrees as [west, south, east, north].")
-    return bounds
-
-
-def _read_shards_file(path: Path | None) -> dict[str, Any]:
-    try:
-        return tomllib.loads((path or files("ls4_assets.domain.regions") / "shards.toml").read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"The shards file {path} cannot be read ({error}); correct LS4_SHARDS_FILE.") from None

@@ -16,18 +16,19 @@ from sqlalchemy import URL, Engine, make_url, text
 from ls4_assets.assets import keys
 from ls4_assets.db.bootstrap import ROLES, bootstrap
 from ls4_assets.definitions import build_definitions
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.domain.names import Frame, Shards
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.settings import Settings, read_shards
+from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.storage import Storage
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PASSWORDS = dict.fromkeys(ROLES, "only-for-tests")
-SHARDS: Shards = {
-    name: kind for name, kind in read_shards(None).items() if name in ("Travis", "Bastrop", "USDA", "AMS", "StratMap")
-}
+NAMING = read_archive_file(None).naming
+# The shards that the tests of the shipped archive need; a test with an archive file of its own has all of its shards.
+SHARDS: Shards = {name: kind for name, kind in NAMING.shards.items() if name in ("Travis", "Bastrop", "USDA", "AMS", "StratMap")}
 
 
 @dataclass
@@ -140,11 +141,16 @@ class Platform:
 
 
 def definitions_of(archive: Archive) -> dg.Definitions:
-    return build_definitions(SHARDS, archive, 5, archive.settings.profiles, has_events=bool(archive.settings.events_queue_url))
+    settings = archive.settings
+    return build_definitions(_shards_of(archive), archive, 5, settings.profiles, has_events=bool(settings.events_queue_url))
+
+
+def _shards_of(archive: Archive) -> Shards:
+    return archive.settings.shards if archive.settings.archive_file else SHARDS
 
 
 def frame_of(key: str) -> Frame:
-    return parse_georef_key(key, SHARDS)
+    return parse_georef_key(key, NAMING)
 
 
 @contextmanager
@@ -177,7 +183,7 @@ def running_platform(cluster: Cluster, folder: Path, storage: str | None = None,
     with ExitStack() as stack:
         archive = stack.enter_context(empty_archive(cluster, folder, storage, **overrides))
         url = make_url(cluster.admin_url).set(drivername="postgresql+psycopg2")
-        instance = stack.enter_context(_instance(folder / "dagster", _role_url(url, "dagster")))
+        instance = stack.enter_context(_instance(folder / "dagster", _role_url(url, "dagster"), _shards_of(archive)))
         yield Platform(archive, instance, definitions_of(archive))
 
 
@@ -197,14 +203,14 @@ def _empty(database: Engine) -> None:
 
 
 @contextmanager
-def _instance(home: Path, url: str) -> Iterator[dg.DagsterInstance]:
+def _instance(home: Path, url: str, shards: Shards) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance on PostgreSQL, emptied before use."""
     home.mkdir(parents=True, exist_ok=True)
     config = {"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
     (home / "dagster.yaml").write_text(json.dumps(config))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.wipe()
-        for shard in SHARDS:
+        for shard in shards:
             for kind in ("frames", "collections"):
                 for key in instance.get_dynamic_partitions(f"{kind}/{shard}"):
                     instance.delete_dynamic_partition(f"{kind}/{shard}", key)

@@ -9,6 +9,7 @@ import tifffile
 from affine import Affine
 from numpy.typing import NDArray
 
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.gdal_env import gdal_env
 
 Pixels = NDArray[np.uint8]
@@ -19,6 +20,8 @@ UTM_PLACE = (620_000.0, 3_350_000.0)
 """A point in Texas in EPSG:26914."""
 
 NODATA_TAG = 42113
+
+BW, NC = PROFILES["bw"], PROFILES["nc"]
 
 
 def photograph(height: int, width: int, bands: int = 1, seed: int = 7) -> Pixels:

@@ -53,9 +53,9 @@ def aws_environment() -> Iterator[None]:
         for name, value in variables.items():
             patch.setenv(name, value)
         patch.setattr(boto3, "DEFAULT_SESSION", None)  # the session caches credentials
-        _renew_workers()
+        renew_workers()
         yield
-    _renew_workers()
+    renew_workers()
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def s3_server_fixture() -> Iterator[Callable[[str], S3Server]]:
         yield get_server
 
 
-def _renew_workers() -> None:
+def renew_workers() -> None:
     """Stop the fork server that the first pool of this process started: workers inherit its environment."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]  # "used by unit tests to stop the server"
 

@@ -1,8 +1,9 @@
 """The map server's container: `python -m mapserver` writes the configuration and runs nginx and the workers until SIGTERM.
 
 When one of the two processes exits, the other is stopped and this process exits with status 1, so that the container is
-restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), S3 by
-AWS_*. The configuration itself is in `config`; on S3 the sidecar `python -m mapserver.sync` copies the mapfiles.
+restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), a bucket
+by AWS_* or AZURE_*, and the archive by the file in LS4_ARCHIVE_FILE. The configuration itself is in `config`; for a bucket the
+sidecar `python -m mapserver.sync` copies the mapfiles.
 """
 
 import argparse
@@ -15,16 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ls4_assets.domain.storages import KINDS
 from ls4_assets.errors import ConfigurationError
 from mapserver.config import PostgresService, ServingConfig, write_config
 
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 0.2
 # GDAL's access to the bucket. FastCGI discards the environment, so these variables are written to mapserver.conf.
-_GDAL_VARIABLES = (
-    *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_S3_ENDPOINT", "AWS_HTTPS", "AWS_VIRTUAL_HOSTING"),
-)
+_GDAL_VARIABLES = [name for kind in KINDS.values() for name in kind.gdal_variables]
 
 
 def database_service(environment: Mapping[str, str]) -> PostgresService:
@@ -79,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--rejections", type=Path, help="the staff page's list of rejected files; default: no staff page")
     add("--staff", action="append", default=[], help="address or network that may read the staff page; repeatable")
     add("--archive", type=Path, help="the archive, if it is a folder")
+    add("--archive-file", type=Path, default=os.environ.get("LS4_ARCHIVE_FILE") or None, help="TOML file that describes it")
     add("--listen", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
     add("--proxy", action="append", default=[], help="address or network of a load balancer; repeatable")
@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             listen=options.listen,
             mapfiles_dir=options.mapfiles,
             archive_dir=options.archive,
+            archive_file=options.archive_file,
             collections_file=options.collections,
             rejections_file=options.rejections,
             staff=options.staff,

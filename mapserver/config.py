@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
+from mapserver.archive_page import ARCHIVE_DOCUMENT, install_archive_page
 from mapserver.files import change_owner, create_folder_if_writable, install_pages, write_atomically
 from mapserver.rendering import FOOTPRINT_TEMPLATE, TEMPLATES, render_template
 
@@ -76,6 +79,7 @@ def write_config(
     mapfiles_dir: Path,
     database: PostgresService,
     archive_dir: Path | None = None,
+    archive_file: Path | None = None,
     collections_file: Path | None = None,
     user: str | None = None,
     workers: int | None = None,
@@ -96,25 +100,27 @@ def write_config(
     mapfiles_dir: the folder in which `<name>.map` files appear and are replaced (by os.replace): `<archive>/mapfiles` for an
       archive in a folder. Where permitted, it is created and the footprint layer's HTML template is written to it.
     database: written as service `ls4` to a file that only `user` can read.
-    archive_dir: the archive's folder, whose public part is served at `/archive/`; None when the archive is a bucket on S3.
+    archive_dir: the archive's folder, whose public part is served at `/archive/`; None when the archive is a bucket.
+    archive_file: the TOML file that describes the archive; None: the one that ships with ls4.
     collections_file: the JSON list that the pipeline writes for the map page; `run_dir/collections.json` when None. Until it
       exists, the page shows no collection.
     user: the account of nginx's workers and of mapserv when this process is root (www-data when None); otherwise they run as the
       current user.
-    workers: number of mapserv processes; None: two per core on a folder, four on S3, where they mostly wait.
+    workers: number of mapserv processes; None: two per core on a folder, four for a bucket, where they mostly wait.
     worker_memory_mb: a worker whose resident memory exceeds this is replaced.
     tile_cache_mb: maximum disk space of cached tiles; 0 disables the cache.
     proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are trusted.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
     staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
-    gdal_options: additional GDAL configuration of mapserv (AWS_*, an endpoint), because FastCGI discards the environment.
+    gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
     log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
-    Raises ConfigurationError for a path that nginx or a Unix socket cannot use, an invalid GDAL option, an invalid proxy or staff
-    address, an unknown user, and where nginx's JavaScript module is missing.
+    Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option,
+    an invalid proxy or staff address, an unknown user, and where nginx's JavaScript module is missing.
     """
     for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
         _require_nginx_path(path)
+    archive = read_archive_file(archive_file)
     run = _RunDirectory.create(run_dir, _serving_account(user), log_to_stderr)
     collections = collections_file or run.collections
     # In a read-only archive the pipeline creates folder and template with the first map.
@@ -122,13 +128,15 @@ def write_config(
     if os.access(mapfiles_dir, os.W_OK):
         write_atomically(mapfiles_dir / FOOTPRINT_TEMPLATE.name, FOOTPRINT_TEMPLATE.read_bytes())
     install_pages(run.static)
-    _write_mapserver_config(run, database, _GDAL_OPTIONS | _validate_gdal_options(gdal_options or {}))
+    install_archive_page(run.static, archive)
+    _write_mapserver_config(run, database, archive, _GDAL_OPTIONS | _validate_gdal_options(gdal_options or {}))
     _write_nginx_config(
         run,
         {
             "mapfiles": mapfiles_dir,
             "archive": archive_dir,
             "rejections_file": rejections_file,
+            "film_types": [*FILM_TYPES],
             "collections_file": collections,
             "proxies": _parse_networks(proxies),
             "staff": _parse_networks(staff),
@@ -204,12 +212,14 @@ class _RunDirectory:
         return run
 
 
-def _write_mapserver_config(run: _RunDirectory, database: PostgresService, gdal_options: Mapping[str, str]) -> None:
+def _write_mapserver_config(
+    run: _RunDirectory, database: PostgresService, archive: ArchiveDescription, gdal_options: Mapping[str, str]
+) -> None:
     """Write everything that mapserv reads except the mapfiles of collections."""
     conf, service_file = run.conf, run.conf / "pg_service.conf"
     write_atomically(service_file, _service_file(database), mode=0o600, account=run.account)
     write_atomically(conf / "health.map", render_template("health.map.j2", service=SERVICE))
-    for name, text in statewide_map.render_documents(SERVICE).items():
+    for name, text in statewide_map.render_documents(SERVICE, archive).items():
         write_atomically(conf / name, text)
     aliases = {name: conf / f"{name}.map" for name in (_HEALTH, statewide_map.NAME)}
     options = {"html_templates": _HTML_TEMPLATES, "gdal_options": gdal_options, "aliases": aliases}
@@ -224,7 +234,7 @@ def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> No
     fixed = {
         "run": run.path, "conf": conf, "socket": run.socket, "static": run.static, "error_log": run.nginx_log,
         "user": run.account.pw_name if run.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
-        "catalog": statewide_map.NAME, "catalog_layers": statewide_map.TILE_LAYERS,
+        "catalog": statewide_map.NAME, "catalog_layers": statewide_map.TILE_LAYERS, "archive_document": ARCHIVE_DOCUMENT,
     }  # fmt: skip
     write_atomically(conf / _NGINX_SCRIPT.name, _NGINX_SCRIPT.read_text())
     write_atomically(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())

@@ -11,12 +11,8 @@ A collection without frames has no mapfile.
 import re
 from dataclasses import dataclass
 
-from ls4_assets.domain.contact import Contact
+from ls4_assets.domain.capabilities import Capabilities
 from mapserver.rendering import Extent, render_template
-
-# Coordinate systems that clients may request: those of web maps, then UTM (NAD83 and WGS 84), the Texas state planes and Albers.
-_EPSG_CODES = (3857, 4326, 900913, 4269, 26913, 26914, 26915, 32613, 32614, 32615, 2275, 2276, 2277, 2278, 2279, 3081)
-SRS = " ".join(f"EPSG:{code}" for code in _EPSG_CODES)
 
 # The attributes of a footprint in GetFeatureInfo and WFS, in this order.
 ATTRIBUTES = ("date", "roll", "frame_num", "acquired", "band", "dl_orig", "dl_georef", "dl_index")
@@ -24,7 +20,7 @@ ATTRIBUTES = ("date", "roll", "frame_num", "acquired", "band", "dl_orig", "dl_ge
 # The imagery layer reads frames or, when zoomed out, the overview mosaic: MapServer replaces the token by one of the suffixes.
 SCALE_TOKEN, FRAMES_SUFFIX, OVERVIEW_SUFFIX = "%lod%", "tileindex", "overview"
 # The overview mosaic is read when a map pixel is at least this many mosaic pixels wide. Web maps request exactly 1, 2 or 1/2;
-# maps in degrees measure ground meters, and 1 m of EPSG:3857 is 0.87 m on the ground in central Texas.
+# maps in degrees measure ground meters, and 1 m of EPSG:3857 is 0.87 m on the ground at 30 degrees of latitude.
 _MIN_OVERVIEW_PIXELS = 0.85
 # MapServer computes scale denominators with 72 pixels per inch.
 _PIXELS_PER_METER = 72 * 39.3701
@@ -34,19 +30,19 @@ _LAYER = re.compile(r"^  LAYER$(.*?)^  END$", re.MULTILINE | re.DOTALL)
 _SCALE_VALUES = re.compile(rf'^\s*NAME "{SCALE_TOKEN}"\s+VALUES$(.*?)^\s*END$', re.MULTILINE | re.DOTALL)
 _SCALE_SUFFIX = re.compile(r'^\s*"[\d.]+" "(\w+)"$', re.MULTILINE)
 _ALLOWED_CONFIG = ("ON_MISSING_DATA",)
-_SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\baws_\w+|\w*_key\b", re.IGNORECASE)
+_SECRET = re.compile(r"\b(?:password|passwd|user|secret|credentials?)\s*=|\b(?:aws|azure)_\w+|\w*_key\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class MapfileContext:
     """The input of one mapfile. Raises ValueError for values that cannot be served.
 
-    name: the collection's Name, also the imagery layer (`Travis_USDA_1958_frames`).
-    map_name: MAP NAME; must differ from every layer name (`TRAVISUSDA1958FRAMES`).
-    title: WMS title (`Travis Usda 1958 Frames`).
-    table: index table, also the address under `/wms/` (`travis_usda_1958_frames`).
+    name: the collection's Name, also the imagery layer (`Adams_USDA_1958_frames`).
+    map_name: MAP NAME; must differ from every layer name (`ADAMSUSDA1958FRAMES`).
+    title: WMS title (`Adams Usda 1958 Frames`).
+    table: index table, also the address under `/wms/` (`adams_usda_1958_frames`).
     extent: minx, miny, maxx, maxy of all footprints, in EPSG:3857 meters.
-    contact: printed in the capabilities; None: no contact block.
+    capabilities: what the archive file adds to the capabilities, such as the coordinate systems.
     service: the PostgreSQL service that mapserv connects to.
     overview_resolution: EPSG:3857 meters per pixel of the overview mosaic; None: frames are read at every scale.
     """
@@ -56,7 +52,7 @@ class MapfileContext:
     title: str
     table: str
     extent: Extent
-    contact: Contact | None = None
+    capabilities: Capabilities
     service: str = "ls4"
     overview_resolution: float | None = None
 
@@ -109,7 +105,9 @@ class MapfileContext:
 def render(context: MapfileContext) -> str:
     """The mapfile's text."""
     suffixes = {"token": SCALE_TOKEN, "frames": FRAMES_SUFFIX, "overview": OVERVIEW_SUFFIX}
-    return render_template("collection.map.j2", context=context, attributes=ATTRIBUTES, srs=SRS, **suffixes)
+    return render_template(
+        "collection.map.j2", context=context, attributes=ATTRIBUTES, capabilities=context.capabilities, **suffixes
+    )
 
 
 def validate_mapfile(text: str) -> list[str]:

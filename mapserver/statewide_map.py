@@ -4,7 +4,7 @@ Zoomed out it shows the outlines of collections, closer their overview mosaics, 
 collection is added or removed. One collection's mapfile is in `mapfile`.
 """
 
-from mapserver.mapfile import SRS
+from ls4_assets.domain.archive_file import ArchiveDescription
 from mapserver.rendering import TEMPLATES, render_template
 from mapserver.tiles import (
     HALF_WORLD_METERS,
@@ -18,7 +18,6 @@ from mapserver.tiles import (
 
 # The published address and layer name.
 NAME = "catalog"
-TITLE = "All collections"
 IMAGERY, COLLECTIONS = "imagery", "collections"
 # Outlines are drawn over the imagery.
 TILE_LAYERS = f"{IMAGERY},{COLLECTIONS}"
@@ -36,29 +35,31 @@ ATTRIBUTES = (
 _WORLD = (-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_METERS, HALF_WORLD_METERS)
 
 
-def render_documents(service: str) -> dict[str, str]:
+def render_documents(service: str, archive: ArchiveDescription) -> dict[str, str]:
     """The mapfile and its documents, by file name. `service`: the PostgreSQL service that mapserv connects to."""
+    capabilities = archive.capabilities
     # The whole world: the document must stay valid as collections are added.
-    tile_set = TileSet(NAME, NAME, TITLE, _WORLD, ZOOM_0_RESOLUTION / 2**20, version=None)
+    resolution = ZOOM_0_RESOLUTION / 2**20
+    tile_set = TileSet(NAME, NAME, capabilities.title, _WORLD, resolution, None, capabilities.attribution)
     return {
-        f"{NAME}.map": render(service),
+        f"{NAME}.map": render(service, archive),
         f"{NAME}.html": (TEMPLATES / f"{NAME}.html").read_text(),
         f"{NAME}{TILEJSON_SUFFIX}": render_tilejson(tile_set),
         f"{NAME}{WMTS_SUFFIX}": render_wmts(tile_set),
     }
 
 
-def render(service: str) -> str:
+def render(service: str, archive: ArchiveDescription) -> str:
     """The mapfile's text."""
     return render_template(
         "catalog.map.j2",
         service=service,
         extent=_WORLD,
-        title=TITLE,
+        capabilities=archive.capabilities,
+        example=archive.naming.example_collection,
         imagery=IMAGERY,
         collections=COLLECTIONS,
         imagery_below=IMAGERY_BELOW,
         frames_below=FRAMES_BELOW,
         attributes=ATTRIBUTES,
-        srs=SRS,
     )

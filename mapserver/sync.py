@@ -1,9 +1,10 @@
-"""The mapfile sidecar: `python -m mapserver.sync` copies published maps from a bucket on S3 to MapServer's folder.
+"""The mapfile sidecar: `python -m mapserver.sync` copies published maps from a bucket to MapServer's folder.
 
 Every two seconds it lists `mapfiles/`, fetches what changed and replaces the local files atomically. MapServer and nginx read
-only that folder, so they keep serving while S3 hangs or fails. An invalid file is rejected and the last good version stays; a map
-is removed only after several complete listings without it. The process takes no locks and keeps no state across restarts, so it
-can be killed at any time. Publishing to the bucket is in `ls4_assets.publishing`; the validators are in `mapfile` and `tiles`.
+only that folder, so they keep serving while the bucket's server hangs or fails. An invalid file is rejected and the last good
+version stays; a map is removed only after several complete listings without it. The process takes no locks and keeps no state
+across restarts, so it can be killed at any time. Publishing to the bucket is in `ls4_assets.publishing`; the validators are in
+`mapfile` and `tiles`.
 """
 
 import argparse
@@ -19,15 +20,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from ls4_assets import logs
+from ls4_assets.domain.storages import KINDS, parse_address
 from ls4_assets.errors import ConfigurationError, Ls4Error, NotFoundError
 from mapserver import mapfile
 from mapserver.rendering import FOOTPRINT_TEMPLATE
 from mapserver.tiles import TILEJSON_SUFFIX, WMTS_SUFFIX, validate_tilejson, validate_wmts
-from resources.s3_storage import S3Storage
-from resources.storage import StoredObject
+from resources.buckets import BucketOptions, open_bucket
+from resources.storage import Storage, StoredObject
 
 PREFIX = "mapfiles/"
 # The list for the map page, written by ls4_assets.publishing.collection_list.
@@ -90,7 +90,7 @@ class MapfileSync:
     state: a JSON file that is written after each complete sync; a health check reads its age.
     """
 
-    storage: S3Storage
+    storage: Storage
     folder: Path
     collections: Path
     state: Path
@@ -103,11 +103,12 @@ class MapfileSync:
 
     def run(self, interval_seconds: float) -> None:
         """Sync forever. A failed sync changes no file; it is logged."""
+        failures: tuple[type[Exception], ...] = (*self.storage.errors.outage, Ls4Error, OSError)
         while True:
             self._log_every_minute(HEARTBEAT_EVENT)
             try:
                 self.sync_once()
-            except (BotoCoreError, ClientError, Ls4Error, OSError) as error:
+            except failures as error:
                 self.logged.pop("sync", None)
                 self._log_every_minute(FAILED_EVENT, logging.ERROR, reason=str(error))
             time.sleep(interval_seconds)
@@ -177,7 +178,7 @@ class MapfileSync:
             return candidate, self.storage.read(candidate.key, 0, MAX_BYTES)
         except NotFoundError:
             return candidate, None  # deleted after the listing: the next sync handles it
-        except ClientError as error:
+        except self.storage.errors.rejected as error:
             self._log_once(candidate.key, "mapfile_unreadable", logging.ERROR, key=candidate.key, reason=str(error))
             return candidate, None
 
@@ -252,21 +253,23 @@ def replace_atomically(path: Path, data: bytes) -> bool:
     return True
 
 
-def open_bucket(storage: str, endpoint_url: str | None, region: str | None) -> S3Storage:
-    """The bucket of an address such as s3://name. Raises ConfigurationError for any other address."""
-    scheme, _, bucket = storage.partition("://")
-    if scheme != "s3" or not bucket.strip("/"):
+def open_remote_bucket(address: str, endpoint_url: str | None, region: str | None) -> Storage:
+    """The bucket of an address such as s3://bucket. Raises ConfigurationError for any other address."""
+    kind, _ = parse_address(address)
+    if kind.capabilities.has_local_paths:
+        examples = " or ".join(each.example for each in KINDS.values() if not each.capabilities.has_local_paths)
         raise ConfigurationError(
-            f"{storage!r} is not a bucket such as s3://name: for an archive in a folder, let MapServer read that folder."
+            f"{address!r} is not a bucket such as {examples}: for an archive in a folder, let MapServer read that folder."
         )
-    return S3Storage(bucket.strip("/"), endpoint_url, region, read_timeout=READ_TIMEOUT_SECONDS)
+    options = BucketOptions(s3_endpoint_url=endpoint_url, s3_region=region, read_timeout_seconds=READ_TIMEOUT_SECONDS)
+    return open_bucket(address, options)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Sync until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser("python -m mapserver.sync", description="Copy published maps from S3 to MapServer.")
+    parser = argparse.ArgumentParser("python -m mapserver.sync", description="Copy published maps from a bucket to MapServer.")
     add, environment = parser.add_argument, os.environ.get
-    add("--storage", default=environment("LS4_STORAGE", ""), help="the bucket, s3://name (default: LS4_STORAGE)")
+    add("--storage", default=environment("LS4_STORAGE", ""), help="the bucket, such as s3://bucket (default: LS4_STORAGE)")
     add("--endpoint-url", default=environment("LS4_S3_ENDPOINT_URL"), help="an S3 server other than AWS")
     add("--region", default=environment("LS4_S3_REGION"), help="the bucket's region")
     add("--mapfiles", type=Path, required=True, help="MapServer's folder of mapfiles")
@@ -287,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        bucket = open_bucket(options.storage, options.endpoint_url, options.region)
+        bucket = open_remote_bucket(options.storage, options.endpoint_url, options.region)
     except ConfigurationError as error:
         parser.error(str(error))
     MapfileSync(bucket, options.mapfiles, options.collections, options.state, options.rejections).run(options.seconds)

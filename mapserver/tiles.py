@@ -30,9 +30,9 @@ _ZOOM_TOLERANCE = 0.2
 class TileSet:
     """The input of one collection's documents.
 
-    name: the imagery layer (`Travis_USDA_1958_frames`). table: the address under `/tiles/`.
+    name: the imagery layer (`Adams_USDA_1958_frames`). table: the address under `/tiles/`.
     extent: of all footprints, in EPSG:3857 meters. resolution: EPSG:3857 meters per pixel of the frames.
-    version: changes with everything that the map shows; None: tiles must not be cached.
+    version: changes with everything that the map shows; None: tiles must not be cached. attribution: clients show it on the map.
     """
 
     name: str
@@ -41,6 +41,7 @@ class TileSet:
     extent: Extent
     resolution: float
     version: int | None
+    attribution: str | None = None
 
     @property
     def maxzoom(self) -> int:
@@ -88,6 +89,7 @@ def render_tilejson(tile_set: TileSet) -> str:
         "name": tile_set.title,
         "description": f"Scanned and georeferenced aerial photographs: {tile_set.title}.",
         **({} if tile_set.version is None else {"version": f"1.{tile_set.version}.0"}),
+        **({"attribution": tile_set.attribution} if tile_set.attribution else {}),
         "scheme": "xyz",
         "tiles": [tile_set.template],
         "minzoom": 0,

@@ -23,12 +23,13 @@ from types import FrameType
 import psutil
 
 from ls4_assets import logs
+from ls4_assets.domain.backoff import Backoff
 
 LISTEN_BACKLOG = 512
 POLL_SECONDS = 0.5
 # A worker that exits sooner than this after its start is restarted with backoff.
 MIN_UPTIME_SECONDS = 5.0
-MAX_BACKOFF_SECONDS = 30.0
+_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30)
 GRACE_SECONDS = 5.0
 # Frames stay open between requests, and the usual limit is 1,024 files per process.
 MAX_OPEN_FILES = 600
@@ -104,7 +105,7 @@ class WorkerSupervisor:
             logs.emit("mapserv_exited", logging.ERROR, pid=slot.process.pid, code=slot.process.returncode)
         is_early = now - slot.started_at < MIN_UPTIME_SECONDS and not was_signaled
         slot.failures = slot.failures + 1 if is_early else 0
-        slot.retry_after = now + (min(MAX_BACKOFF_SECONDS, 0.25 * 2**slot.failures) if is_early else 0.0)
+        slot.retry_after = now + _BACKOFF.seconds(slot.failures)
         slot.process = None
 
     def _kill_disconnected(self, now: float) -> None:

@@ -11,9 +11,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
+from ls4_assets.domain.storages import FOLDER, Capabilities
 from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.scratch import scratch_folder
-from resources.storage import StoredObject, folder_end, is_listed
+from resources.storage import StorageErrors, StoredObject, folder_end, is_listed, walk
 
 # The map server runs as another user and must read products, whatever the umask of the process that wrote them.
 FILE_MODE = 0o644
@@ -30,8 +31,12 @@ class DirectoryStorage:
         self._bucket = bucket
 
     @property
-    def is_folder(self) -> bool:
-        return True
+    def capabilities(self) -> Capabilities:
+        return FOLDER.capabilities
+
+    @property
+    def errors(self) -> StorageErrors:
+        return StorageErrors(outage=(OSError,))
 
     @property
     def bucket(self) -> str:
@@ -53,8 +58,7 @@ class DirectoryStorage:
                     yield _stored(key, entry.stat())
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        parent = prefix.rpartition("/")[0]
-        yield from self._walk(f"{parent}/" if parent else "", prefix)
+        return walk(self, prefix)
 
     def head(self, key: str) -> StoredObject | None:
         try:
@@ -116,6 +120,9 @@ class DirectoryStorage:
         # No check that the archive is mounted: that is up to the process that opens the path.
         return str(self.root / _inside(key))
 
+    def gdal_options(self) -> dict[str, str]:
+        return {}
+
     def _path(self, key: str) -> Path:
         if not self.root.is_dir():
             # An unmounted disk must not look like an empty archive, which would cause deletions or writes to the mount point.
@@ -153,14 +160,6 @@ class DirectoryStorage:
             problem = f"{self._path(key).parent} is on another disk than the archive folder {self.root}"
             raise ConfigurationError(f"{problem}, so objects cannot be written in one step; mount one disk for both.") from None
         return stored
-
-    def _walk(self, folder: str, prefix: str) -> Iterator[StoredObject]:
-        for item in self.list_level(folder):
-            if isinstance(item, StoredObject):
-                if item.key.startswith(prefix):
-                    yield item
-            elif item.startswith(prefix) or prefix.startswith(item):
-                yield from self._walk(item, prefix)
 
 
 def _link(path: Path, target: Path) -> bool:

@@ -1,30 +1,28 @@
 """Creation of the clients that the settings name: bucket, database and notifier. Only here."""
 
 from functools import lru_cache
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, NullPool, create_engine
 
-from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import Settings
-from resources.directory_storage import DirectoryStorage
+from resources.buckets import BucketOptions, open_bucket
 from resources.notifier import FileNotifier, LogNotifier, Notifier, Notifiers, SnsNotifier
-from resources.s3_storage import S3Storage
 from resources.storage import Storage
 
 
 def open_storage(settings: Settings) -> Storage:
     """Returns the storage of `settings.storage`. Raises ConfigurationError when the setting is invalid."""
-    scheme, separator, rest = settings.storage.partition("://")
-    if not separator:
-        return DirectoryStorage(Path(settings.storage), settings.legacy_bucket)
-    if scheme == "file":
-        return DirectoryStorage(Path(rest), settings.legacy_bucket)
-    if scheme == "s3" and rest.strip("/") and "/" not in rest.strip("/"):
-        owner = (settings.mapfile_uid, settings.mapfile_gid)
-        return S3Storage(rest.strip("/"), settings.s3_endpoint_url, settings.s3_region, mapfile_owner=owner)
-    raise ConfigurationError(f"LS4_STORAGE={settings.storage} is neither a folder nor s3://<bucket>; correct the setting.")
+    return open_bucket(settings.storage, bucket_options(settings))
+
+
+def bucket_options(settings: Settings) -> BucketOptions:
+    """Returns the options of the settings for any bucket."""
+    return BucketOptions(
+        legacy_bucket=settings.legacy_bucket,
+        s3_endpoint_url=settings.s3_endpoint_url,
+        s3_region=settings.s3_region,
+        mapfile_owner=(settings.mapfile_uid, settings.mapfile_gid),
+    )
 
 
 def open_notifier(settings: Settings) -> Notifier:
@@ -35,15 +33,6 @@ def open_notifier(settings: Settings) -> Notifier:
     if settings.notify_file:
         notifiers.append(FileNotifier(settings.notify_file))
     return Notifiers(*notifiers, LogNotifier())
-
-
-def gdal_s3_options(settings: Settings) -> dict[str, str]:
-    """Returns GDAL options for the S3 server of the settings; none for AWS."""
-    if not settings.s3_endpoint_url:
-        return {}
-    server = urlsplit(settings.s3_endpoint_url)
-    https = "YES" if server.scheme == "https" else "NO"
-    return {"AWS_S3_ENDPOINT": server.netloc, "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
 
 
 @lru_cache(maxsize=4)

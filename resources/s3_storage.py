@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from ls4_assets.domain.storages import S3, Capabilities
 from ls4_assets.errors import ConfigurationError, NotFoundError
-from resources.storage import StoredObject, folder_end, is_listed
+from resources.storage import StorageErrors, StoredObject, content_type, folder_end, is_listed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -30,15 +32,6 @@ _UNORDERED = (
     "use a bucket that lists in key order, such as an S3 general purpose bucket."
 )
 _MISSING = ("404", "NoSuchKey", "NotFound")
-_TYPES = {
-    ".tif": "image/tiff",
-    ".webp": "image/webp",
-    ".json": "application/json",
-    ".geojson": "application/geo+json",
-    ".parquet": "application/vnd.apache.parquet",
-    ".gpkg": "application/geopackage+sqlite3",
-    ".zip": "application/zip",
-}
 
 
 class S3Storage:
@@ -61,8 +54,12 @@ class S3Storage:
         self._read_timeout = read_timeout
 
     @property
-    def is_folder(self) -> bool:
-        return False
+    def capabilities(self) -> Capabilities:
+        return S3.capabilities
+
+    @property
+    def errors(self) -> StorageErrors:
+        return StorageErrors(outage=(BotoCoreError, ClientError), rejected=(ClientError,))
 
     @property
     def bucket(self) -> str:
@@ -128,18 +125,18 @@ class S3Storage:
             raise _translate(error, key) from error
 
     def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
-        extra = {"ContentType": _content_type(key)} | ({"Tagging": INTERMEDIATE_TAG} if intermediate else {})
+        extra = {"ContentType": content_type(key)} | ({"Tagging": INTERMEDIATE_TAG} if intermediate else {})
         self.client.upload_file(str(path), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
         return self._written(key)
 
     def put(self, key: str, data: bytes) -> StoredObject:
         metadata = self._s3fs_metadata() if key.startswith(_MOUNTED) else {}
-        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), Metadata=metadata)
+        self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=content_type(key), Metadata=metadata)
         return self._written(key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         try:
-            self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(key), IfNoneMatch="*")
+            self.client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=content_type(key), IfNoneMatch="*")
         except ClientError as error:
             if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
                 return False
@@ -148,7 +145,7 @@ class S3Storage:
 
     def copy(self, key: str, to: str) -> StoredObject:
         # Set explicitly, because a multipart copy does not inherit it.
-        extra = {"ContentType": _content_type(to), "MetadataDirective": "REPLACE"}
+        extra = {"ContentType": content_type(to), "MetadataDirective": "REPLACE"}
         try:
             self.client.copy({"Bucket": self._bucket, "Key": key}, self._bucket, to, ExtraArgs=extra, Config=_TRANSFER)
         except ClientError as error:
@@ -160,6 +157,14 @@ class S3Storage:
 
     def gdal_path(self, key: str) -> str:
         return f"/vsis3/{self._bucket}/{key}"
+
+    def gdal_options(self) -> dict[str, str]:
+        region = {"AWS_REGION": self._region} if self._region else {}
+        if not self._endpoint_url:
+            return region
+        server = urlsplit(self._endpoint_url)
+        https = "YES" if server.scheme == "https" else "NO"
+        return {**region, "AWS_S3_ENDPOINT": server.netloc, "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
 
     def _s3fs_metadata(self) -> dict[str, str]:
         uid, gid = self._mapfile_owner
@@ -180,10 +185,6 @@ class S3Storage:
 
 def _stored(entry: Any) -> StoredObject:
     return StoredObject(entry["Key"], entry["Size"], entry["ETag"].strip('"'), entry["LastModified"])
-
-
-def _content_type(key: str) -> str:
-    return _TYPES.get(Path(key).suffix, "application/octet-stream")
 
 
 def _translate(error: ClientError, key: str) -> Exception:

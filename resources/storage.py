@@ -1,7 +1,7 @@
-"""The storage port: the interface of the archive's bucket, which is a folder on one machine and S3 in production.
+"""The storage port: the interface of the archive's bucket, which is a folder on one machine and a cloud storage in production.
 
-The port has what both can do. State is in Postgres and never in object metadata. Keys are relative paths with "/" between
-segments; a segment that begins with a dot is never listed.
+The port has what all kinds can do; `capabilities` says what differs. State is in Postgres and never in object metadata. Keys are
+relative paths with "/" between segments; a segment that begins with a dot is never listed.
 """
 
 import hashlib
@@ -10,6 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+from ls4_assets.domain.storages import Capabilities
+
+CONTENT_TYPES = {
+    ".tif": "image/tiff",
+    ".webp": "image/webp",
+    ".json": "application/json",
+    ".geojson": "application/geo+json",
+    ".parquet": "application/vnd.apache.parquet",
+    ".gpkg": "application/geopackage+sqlite3",
+    ".zip": "application/zip",
+}
+"""What browsers need to know of an object, by suffix."""
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +44,15 @@ def combined_version(tif: StoredObject, sidecars: Iterable[StoredObject]) -> str
     return f"{tif.version}+{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
 
 
+@dataclass(frozen=True)
+class StorageErrors:
+    """The exceptions of a storage's client library. outage: of any request that failed, without an answer too. rejected: of a
+    request that was answered with an error, which may concern only its object."""
+
+    outage: tuple[type[Exception], ...] = ()
+    rejected: tuple[type[Exception], ...] = ()
+
+
 class Storage(Protocol):
     """The interface of a bucket. A missing key raises NotFoundError, except in `head` and `delete`.
 
@@ -39,7 +61,7 @@ class Storage(Protocol):
     """
 
     def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
-        """Yields one level below `folder` ("" or ending in "/") in key order: objects, and subfolders as text ("bw/Travis/").
+        """Yields one level below `folder` ("" or ending in "/") in key order: objects, and subfolders as text ("bw/Adams/").
 
         With `after`, only objects with a greater key and subfolders that may have one. Raises midway when the listing fails,
         because keys that were not listed may exist.
@@ -70,15 +92,40 @@ class Storage(Protocol):
         """Delete an object if it exists."""
 
     def gdal_path(self, key: str) -> str:
-        """Returns the path by which GDAL opens the object (MapServer's TILEITEM)."""
+        """Returns the path by which GDAL opens the object (MapServer's TILEITEM). Of a storage with local paths, the key "" gives
+        the folder."""
+
+    def gdal_options(self) -> dict[str, str]:
+        """Returns GDAL's options to open such a path, without credentials: GDAL finds these as the storage's client does."""
 
     @property
-    def is_folder(self) -> bool:
-        """True for a folder, which lists files that are still being copied and is empty when its disk is not mounted."""
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def errors(self) -> StorageErrors: ...
 
     @property
     def bucket(self) -> str:
-        """The bucket in the legacy column `location`, /vsis3/<bucket>/<key>."""
+        """The bucket in the legacy column `location`."""
+
+
+def walk(storage: Storage, prefix: str) -> Iterator[StoredObject]:
+    """Yields every object below `prefix` in key order, level by level: `list` of a storage that cannot list below a prefix."""
+    parent = prefix.rpartition("/")[0]
+    yield from _walk(storage, f"{parent}/" if parent else "", prefix)
+
+
+def _walk(storage: Storage, folder: str, prefix: str) -> Iterator[StoredObject]:
+    for item in storage.list_level(folder):
+        if isinstance(item, StoredObject):
+            if item.key.startswith(prefix):
+                yield item
+        elif item.startswith(prefix) or prefix.startswith(item):
+            yield from _walk(storage, item, prefix)
+
+
+def content_type(key: str) -> str:
+    return CONTENT_TYPES.get(Path(key).suffix, "application/octet-stream")
 
 
 def folder_end(folder: str) -> str:

@@ -14,7 +14,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.ingest import sources
 from ls4_assets.ingest.batches import (
     Batch,

@@ -76,9 +76,9 @@ def dispatch(context: dg.SensorEvaluationContext, archive: Archive) -> dg.Sensor
 def is_mounted(archive: Archive) -> bool:
     """False for an empty folder of an archive that has photographs: its disk is not mounted.
 
-    A file written there would be hidden by the disk once it is mounted. A bucket on S3 is always mounted.
+    A file written there would be hidden by the disk once it is mounted. A storage in the cloud is always mounted.
     """
-    if not (archive.storage.is_folder and is_unmounted(archive.storage)):
+    if not (archive.storage.capabilities.can_be_unmounted and is_unmounted(archive.storage)):
         return True
     with archive.database.connect() as connection:
         return not sources.has_photographs(connection)

@@ -11,11 +11,10 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from deploy.aws.config import Config
+from deploy.aws.keys import PUBLIC_KEYS
 from deploy.aws.network import hosted_zone
 from resources.s3_storage import INTERMEDIATE_TAG
 
-# Public keys. In a policy `*` also matches `/`: none of these may match below georef/ or mapfiles/.
-PUBLIC_KEYS = ("bw/*/scanned/*", "nc/*/scanned/*", "bw/*/cog/*", "nc/*/cog/*", "derived/*", "geojson/*")
 # Retained, except after a failed first deployment: the leftovers would block the next one.
 KEPT = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
 INTERMEDIATE_DAYS, NONCURRENT_DAYS, LOG_DAYS = 30, 90, 90

@@ -7,15 +7,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.processing.run_size import FARGATE
 from ls4_assets.settings import Settings
+
+# Copied into both images as /opt/archive.
+ARCHIVE_FOLDER = Path(__file__).parents[1] / "archive"
 
 Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
 # Settings that the stacks set themselves; a different value in [settings] would reach only some of the containers.
 _SET_BY_STACKS = {
     *(
+        "archive_file",
         "storage",
         "s3_region",
         "s3_endpoint_url",
@@ -140,6 +145,7 @@ class Config(_Section):
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
     dns: DnsConfig
     alarm_emails: tuple[str, ...] = ()
+    archive_file: Annotated[str, Field(pattern=r"^[\w.-]+\.toml$")] | None = None
     downloads: DownloadsConfig = DownloadsConfig()
     network: NetworkConfig = NetworkConfig()
     database: DatabaseConfig = DatabaseConfig()
@@ -147,6 +153,20 @@ class Config(_Section):
     maps: MapsConfig = MapsConfig()
     settings: dict[str, str | int | float | bool] = {}
     mount: MountConfig | None = None
+
+    @field_validator("archive_file")
+    @classmethod
+    def _is_a_valid_archive_file(cls, value: str | None) -> str | None:
+        try:
+            read_archive_file(ARCHIVE_FOLDER / value if value else None)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def archive_environment(self) -> dict[str, str]:
+        """The variable that names the archive file in the containers of both images."""
+        return {"LS4_ARCHIVE_FILE": f"/opt/archive/{self.archive_file}"} if self.archive_file else {}
 
     @field_validator("settings")
     @classmethod

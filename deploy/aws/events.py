@@ -7,12 +7,9 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from deploy.aws.config import Config
+from deploy.aws.keys import NEVER_DROPS
 
 QUEUE = "ls4-georef"
-# A pattern `*/georef/*.tif` would also match georef/deflate/x.tif, and products would trigger products without end. EventBridge
-# combines the values of one array by OR, so a wildcard next to an anything-but would exclude nothing: one list has all
-# exclusions.
-NEVER_DROPS = ("*/georef/deflate/*", "*/cog/*", "*/scanned/*", "mapfiles/*", "derived/*", "geojson/*", "*/")
 
 
 class BucketEvents(Construct):

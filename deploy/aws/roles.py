@@ -9,17 +9,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from deploy.aws.config import Config
-
-# The keys that the pipeline writes. In a policy `*` also matches `/`.
-PRODUCTS = (
-    *("bw/*/georef/deflate/*", "nc/*/georef/deflate/*", "bw/*/cog/*", "nc/*/cog/*"),
-    *("mapfiles/*", "derived/*", "geojson/*"),
-)
-# The list of rejected files, which the sensors write and the web front end shows to staff; it is not public on CloudFront.
-STAFF = "staff/*"
-# The keys that MapServer reads: COGs, their later versions and overview mosaics (below derived/), and mapfiles; and the list for
-# the staff page.
-SERVED = ("bw/*/cog/*", "nc/*/cog/*", "derived/*", "mapfiles/*", STAFF)
+from deploy.aws.keys import SERVED_KEYS, STAFF, WRITTEN_KEYS
 
 
 def task_role(scope: Construct, name: str, statements: Sequence[iam.PolicyStatement]) -> iam.Role:
@@ -55,7 +45,7 @@ def run(config: Config) -> list[iam.PolicyStatement]:
         _allow(
             "WriteProducts",
             ["s3:PutObject", "s3:PutObjectTagging", "s3:DeleteObject", "s3:AbortMultipartUpload"],
-            [_objects(config, keys) for keys in PRODUCTS],
+            [_objects(config, keys) for keys in WRITTEN_KEYS],
         ),
         *_write_output(config),
         *_describe_task_definition(),
@@ -108,7 +98,7 @@ def webserver(config: Config, cluster: str) -> list[iam.PolicyStatement]:
 
 def map_server(config: Config) -> list[iam.PolicyStatement]:
     """Rights of the map server: read served files. Without the right to list, S3 returns 403 for a missing file, not 404."""
-    return [_list_bucket(config), _allow("ReadServed", ["s3:GetObject"], [_objects(config, keys) for keys in SERVED])]
+    return [_list_bucket(config), _allow("ReadServed", ["s3:GetObject"], [_objects(config, keys) for keys in SERVED_KEYS])]
 
 
 def _allow(

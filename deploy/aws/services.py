@@ -183,6 +183,7 @@ def _environment(base: BaseStack, events: BucketEvents) -> dict[str, str]:
     return {
         **{f"LS4_{name.upper()}": str(value) for name, value in config.settings.items()},
         **base.database.environment,
+        **config.archive_environment,
         "LS4_STORAGE": f"s3://{config.bucket}",
         "LS4_S3_REGION": config.region,
         # Server and password: libpq's PGHOST and PGPASSWORD.

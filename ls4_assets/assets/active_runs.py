@@ -3,7 +3,8 @@
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 
 from ls4_assets.assets import keys
-from ls4_assets.domain.names import STEPS, Collection, Frame
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import STEPS
 from ls4_assets.runtime.dagster_names import ACTIVE_STATUSES, PARTITION_RANGE_TAGS, PARTITION_TAG, UNFINISHED_STATUSES
 
 # With this many unfinished runs every collection counts as in progress, which also keeps the queue from growing.

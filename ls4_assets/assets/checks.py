@@ -89,7 +89,7 @@ def _run_smoke_test(archive: Archive, collection: Collection) -> SmokeTest:
         point = index.find_point_on_frame(connection, collection)
     if point is None:
         return SmokeTest(None, "the index has no frames")
-    if archive.storage.is_folder:
+    if archive.storage.capabilities.has_local_paths:
         published, url = archive.storage.read(collection.map_key).decode(), settings.database_url.get_secret_value()
         if test := smoke_test_mapserv(collection, published, point, settings.postgres_service, url):
             return test

@@ -21,11 +21,13 @@ from ls4_assets.db import tile_index as index
 from ls4_assets.db.overview_mosaics import load_resolution_on_map
 from ls4_assets.db.shapefile import write_shapefile
 from ls4_assets.domain.export_keys import stac_item_key
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.links import map_url
-from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.publishing import collection_list
 from ls4_assets.publishing.exports import publish_collection_lists
-from ls4_assets.publishing.public_cogs import remove_cogs, update_public_cogs, wait_for_readers
+from ls4_assets.publishing.public_cogs import remove_versions, update_public_cogs, wait_for_readers
 from ls4_assets.publishing.tile_documents import publish_tiles, withdraw_tiles
 from mapserver import mapfile as mapfiles
 from mapserver.rendering import FOOTPRINT_TEMPLATE
@@ -131,7 +133,7 @@ def publish_map(archive: Archive, collection: Collection) -> dg.MaterializeResul
                 table=collection.table,
                 extent=extent,
                 overview_resolution=overview_resolution,
-                contact=settings.contact,
+                capabilities=settings.archive_description.capabilities,
                 service=settings.postgres_service,
             )
         )
@@ -183,9 +185,10 @@ def _delete_products(archive: Archive, frame: Frame) -> None:
         record = records.load_frame(connection, frame)
         if record is None or not record.deleted:
             return
-        remove_cogs(archive, frame)
-        for key in (frame.deflate_key, frame.overviews_key, frame.thumbnail_key, stac_item_key(frame)):
-            archive.storage.delete(key)
+        for product in reversed(PRODUCTS):
+            archive.storage.delete(frame.product_key(product.name))
+        remove_versions(archive, frame)
+        archive.storage.delete(stac_item_key(frame))
         records.delete_frame(connection, frame)
 
 

@@ -16,7 +16,8 @@ from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets.assets.provenance import Provenance
 from ls4_assets.db.frames import mark_done
 from ls4_assets.domain.links import build_links
-from ls4_assets.domain.names import STEPS, Collection, Frame, Step
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import Step, upstream_steps
 from ls4_assets.processing.tasks import FrameOutcome
 from resources.archive import Archive
 
@@ -158,7 +159,7 @@ def _stage_fields(outcome: FrameOutcome, step: Step) -> dict[str, float]:
     assert outcome.result is not None
     sizes = {step: product.size for step, product in (outcome.products or {}).items()} | outcome.result.sizes
     source_bytes = outcome.source.size if outcome.source else 0
-    earlier_steps = STEPS[: STEPS.index(step)]
+    earlier_steps = upstream_steps(step)
     bytes_in = sum(sizes.get(earlier, 0) for earlier in earlier_steps) if earlier_steps else source_bytes
     return {"seconds": outcome.result.seconds[step], "bytes_in": bytes_in, "bytes_out": sizes[step]}
 

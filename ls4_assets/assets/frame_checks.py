@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from ls4_assets.assets import keys
-from ls4_assets.domain.names import Frame, Step
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import Step
 from ls4_assets.processing.tasks import FrameOutcome
 
 COG_VALID = "cog_valid"

@@ -18,12 +18,13 @@ from ls4_assets.assets import events, frame_checks, keys
 from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
-from ls4_assets.domain.names import STEPS, Frame
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import STEPS, product_of
+from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
-from ls4_assets.settings import Profiles
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
@@ -31,12 +32,6 @@ from resources.scratch import scratch_folder
 BACKFILL_BATCH = 100
 
 FrameEvent = dg.AssetObservation | dg.AssetCheckEvaluation
-
-_DESCRIPTIONS = {
-    "deflate": "Tiled DEFLATE-compressed tif in EPSG:3857 with its collar masked. Intermediate: not public, and it may expire.",
-    "overviews": "External overviews (.ovr) of the deflate tif. Intermediate: not public, and they may expire.",
-    "cog": "Cloud Optimized GeoTIFF that the map shows and people download.",
-}
 
 
 class FramesConfig(dg.Config):
@@ -61,18 +56,17 @@ def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | d
         group_name=shard,
         description="Georeferenced tif that staff dropped under georef/.",
     )
-    upstream = (georef.key, *(keys.product(shard, step) for step in STEPS))
     specs = [
         dg.AssetSpec(
             keys.product(shard, step),
-            deps=[dependency],
+            deps=[keys.upstream(shard, step)],
             skippable=True,
             group_name=shard,
             code_version=code_version(profiles, step),
             kinds={"geotiff"},
-            description=_DESCRIPTIONS[step],
+            description=product_of(step).description,
         )
-        for step, dependency in zip(STEPS, upstream, strict=False)
+        for step in STEPS
     ]
 
     @dg.multi_asset(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from ls4_assets.domain.names import COLLECTION_STEPS, STEPS, Step
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS, Step, previous_step
 
 REJECTED_FILES = dg.AssetKey("rejected_files")
 COMPILED_INDEXES = dg.AssetKey("compiled_historical_indexes")
@@ -36,6 +36,12 @@ def georef(shard: str) -> dg.AssetKey:
 
 def product(shard: str, step: Step) -> dg.AssetKey:
     return dg.AssetKey([shard, step])
+
+
+def upstream(shard: str, step: Step) -> dg.AssetKey:
+    """The asset that a step reads."""
+    previous = previous_step(step)
+    return product(shard, previous) if previous else georef(shard)
 
 
 def tile_index(shard: str) -> dg.AssetKey:

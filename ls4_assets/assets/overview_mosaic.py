@@ -22,9 +22,7 @@ from ls4_assets.errors import FrameError, NotFoundError
 from ls4_assets.raster.overview_grid import Box, Grid, choose_zoom, zoom_resolution
 from ls4_assets.raster.overview_mosaic import PAINTING_VERSION, MosaicResult, MosaicTask, build_overview_mosaic
 from ls4_assets.raster.overview_painting import PlacedFrame
-from ls4_assets.settings import Settings
 from resources.archive import Archive
-from resources.open import gdal_s3_options
 from resources.scratch import scratch_folder
 
 # A new collection with more frames than this gets its map first, and its mosaic in a separate rebuild.
@@ -125,7 +123,7 @@ def _build(
                 return mosaics.load_frames(connection, collection, box)
 
         grid, out = Grid.covering(extent, zoom), folder / "overview_mosaic.tif"
-        task = MosaicTask(grid, state.bands, frames_in, boxes, previous, _gdal_options(archive.settings))
+        task = MosaicTask(grid, state.bands, frames_in, boxes, previous, storage.gdal_options())
         result = build_overview_mosaic(task, out, folder)
         if result.left_out and not result.frames:
             raise FrameError(f"none of {len(result.left_out)} frames can be read ({next(iter(result.left_out.values()))})")
@@ -165,12 +163,6 @@ def _delete_other_versions(archive: Archive, collection: Collection, kept: tuple
         key = entry if isinstance(entry, str) else entry.key
         if key.startswith(prefix) and key.endswith(suffix) and key not in kept:
             archive.storage.delete(key)
-
-
-def _gdal_options(settings: Settings) -> dict[str, str]:
-    """GDAL options for the bucket's server and region. GDAL finds credentials as boto3 does."""
-    region = {"AWS_REGION": settings.s3_region} if settings.s3_region else {}
-    return region | gdal_s3_options(settings)
 
 
 def _digest(path: Path) -> str:

@@ -3,8 +3,8 @@
 Dagster considers a frame stale when the asset's code version has changed (a profile was edited) or an input has a new data
 version (a new scan was dropped). Dagster adds these tags only to events that it creates, so ours get them here.
 
-An asset has one code version for all partitions, but each film type has its own profile, so the code version contains both. After
-one profile changes, the Dagster UI also marks the frames of the other film type as stale. `ls4 status` and
+An asset has one code version for all partitions, but each film type has its own profile, so the code version names several. After
+one profile changes, the Dagster UI also marks the frames of the other film types as stale. `ls4 status` and
 `ls4 rematerialize --stale` compare each frame's own profile and do not (ls4_assets/db/stale.py).
 """
 
@@ -15,7 +15,9 @@ import dagster as dg
 
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
-from ls4_assets.domain.names import FILM_TYPES, STEPS, Step
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.products import Step, previous_step
+from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.processing.tasks import FrameOutcome
 from ls4_assets.runtime.dagster_names import (
     CODE_VERSION_TAG,
@@ -25,12 +27,16 @@ from ls4_assets.runtime.dagster_names import (
     INPUT_EVENT_POINTER_TAG,
     NO_EVENT_POINTER,
 )
-from ls4_assets.settings import Profiles
 
 
 def code_version(profiles: Profiles, step: Step) -> str:
-    """Code version of a step's asset: the hashes of both film types' profiles for that step."""
-    return "-".join(f"{film_type}.{profiles[film_type].hash(step)}" for film_type in FILM_TYPES)
+    """Code version of a step's asset: the hashes of profiles for that step. `FilmTypeSpec.is_in_code_version` says which."""
+    hashes = {film_type: profiles[film_type].hash(step) for film_type in FILM_TYPES}
+    return "-".join(
+        f"{film_type}.{hashes[film_type]}"
+        for film_type, spec in FILM_TYPES.items()
+        if spec.is_in_code_version or hashes[film_type] != PROFILES[film_type].hash(step)
+    )
 
 
 def data_version(product: Product) -> str:
@@ -61,11 +67,10 @@ class Provenance:
             DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
             CODE_VERSION_TAG: code_version(self.profiles, step),
         }
-        shard, position = outcome.frame.collection.shard, STEPS.index(step)
-        if position == 0:
+        shard, previous = outcome.frame.collection.shard, previous_step(step)
+        if previous is None:
             source_version = outcome.source.version if outcome.source else ""
             return tags | _input_tags(keys.georef(shard), source_version, self.last_event_id)
-        previous = STEPS[position - 1]
         if previous not in products:
             return tags
         # The event of an input that this run materializes has no ID yet.

@@ -13,7 +13,9 @@ from sqlalchemy import BigInteger, Connection, Row, Select, func, or_, select
 
 from ls4_assets.assets.markdown import table
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
-from ls4_assets.domain.names import FILM_TYPES, STEPS, Collection
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import STEPS
 
 # `ls4 status NAME --json` lists all.
 MAX_LISTED = 50

@@ -16,7 +16,7 @@ from ls4_assets.cli.configuration import load_command_settings
 def adopt(collection_paths: tuple[str, ...], apply_: bool, ignore_times: bool) -> None:
     """Adopt finished COGs that are already in the archive.
 
-    COLLECTION_PATHS are like bw/Travis/USDA_1958/frames. Without them, the COGs of all collections are adopted.
+    COLLECTION_PATHS are like bw/Adams/USDA_1958/frames. Without them, the COGs of all collections are adopted.
     """
     from ls4_assets.operations.adopt.run import run
 
@@ -32,7 +32,7 @@ def adopt(collection_paths: tuple[str, ...], apply_: bool, ignore_times: bool) -
 def reconcile(names: tuple[str, ...], apply_: bool, delete_many: bool, as_json: bool) -> None:
     """Compare bucket, database and Dagster, and fix differences.
 
-    NAMES are collections like Travis_USDA_1958_frames. Without them, all collections are compared.
+    NAMES are collections like Adams_USDA_1958_frames. Without them, all collections are compared.
     """
     from ls4_assets.operations.reconcile.messages import ReconcileSummary
     from ls4_assets.operations.reconcile.run import Reconciler

@@ -16,7 +16,8 @@ from ls4_assets.db.lookup import find_collection
 from ls4_assets.db.schema import LIVE_STATES, source
 from ls4_assets.db.stale import find_stale_partitions
 from ls4_assets.definitions import build_definitions
-from ls4_assets.domain.names import STEPS, Collection
+from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import STEPS
 from ls4_assets.errors import ConfigurationError, UnknownCollectionError
 from ls4_assets.runtime import backfills
 from ls4_assets.runtime.backfills import BackfillProgress, BackfillStatus
@@ -164,7 +165,7 @@ def _store(
 ) -> None:
     shard = launched.shard
     if shard not in settings.shards:
-        raise ConfigurationError(f"{shard} is no longer in the list of shards; add it to the file in LS4_SHARDS_FILE.")
+        raise ConfigurationError(f"{shard} is no longer in the list of shards; add it to the file in LS4_ARCHIVE_FILE.")
     # Definitions of this shard only: loading all shards would take longer than everything else here.
     shards = {shard: settings.shards[shard]}
     graph = build_definitions(shards, Archive(), settings.sensor_seconds, settings.profiles).resolve_asset_graph()

@@ -32,12 +32,14 @@ def init() -> None:
 
 @db.command("upgrade")
 def upgrade() -> None:
-    """Upgrade the tables to this version of ls4. Run it before the services of a new version start."""
-    from ls4_assets.db.migrate import upgrade as upgrade_tables
+    """Upgrade the tables to this version of ls4. Run it before the services of a new version start.
+
+    Maps keep serving during the upgrade. Run it again after an interruption: it continues.
+    """
+    from ls4_assets.db.migrate import upgrade_database
     from resources.open import open_database
 
-    with open_database(load_command_settings().database_url.get_secret_value()).begin() as connection:
-        click.echo(upgrade_tables(connection))
+    click.echo(upgrade_database(open_database(load_command_settings().database_url.get_secret_value())))
 
 
 @db.command("restore")

@@ -10,7 +10,7 @@ from ls4_assets.cli.configuration import load_command_settings
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--collection", "collection_path", required=True, help="Target collection, like bw/Travis/USDA_1958/frames.")
+@click.option("--collection", "collection_path", required=True, help="Target collection, like bw/Adams/USDA_1958/frames.")
 @click.option("--replace", is_flag=True, help="Overwrite files that are already there with other content.")
 def ingest(folder: Path, collection_path: str, replace: bool) -> None:
     """Copy the tifs of FOLDER, with their sidecars, to a collection."""
@@ -18,7 +18,7 @@ def ingest(folder: Path, collection_path: str, replace: bool) -> None:
     from resources.open import open_storage
 
     settings = load_command_settings()
-    report = ingest_folder(folder, collection_path, open_storage(settings), settings.shards, replace=replace)
+    report = ingest_folder(folder, collection_path, open_storage(settings), settings.naming, replace=replace)
     for name in report.uploaded:
         click.echo(f"uploaded: {name}")
     for message in report.rejected:
@@ -32,7 +32,7 @@ def ingest(folder: Path, collection_path: str, replace: bool) -> None:
 
 
 @click.command()
-@click.option("--collection", "name", help="Only this collection, like Travis_USDA_1958_frames.")
+@click.option("--collection", "name", help="Only this collection, like Adams_USDA_1958_frames.")
 def retry(name: str | None) -> None:
     """Queue failed frames again. First fix what made them fail."""
     from ls4_assets.db.lookup import find_collection
@@ -55,7 +55,7 @@ def retry(name: str | None) -> None:
 def confirm_deletion(name: str, yes: bool) -> None:
     """Confirm the held deletions of a collection.
 
-    Deletions are held when an unusually large share of a collection is deleted at once. NAME is like Travis_USDA_1958_frames.
+    Deletions are held when an unusually large share of a collection is deleted at once. NAME is like Adams_USDA_1958_frames.
     """
     from ls4_assets.ingest.confirm import confirm_deletion as confirm
     from resources.archive import Archive

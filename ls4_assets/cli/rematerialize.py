@@ -5,7 +5,7 @@ import sys
 import click
 
 from ls4_assets.cli.configuration import load_command_settings
-from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 
 
 @click.command()
@@ -16,13 +16,13 @@ from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
 def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
     """Rebuild a collection from a step on, as a Dagster backfill.
 
-    NAME is like Travis_USDA_1958_frames. The step is the first to run: a step of the frames, or one of the index and map.
+    NAME is like Adams_USDA_1958_frames. The step is the first to run: a step of the frames, or one of the index and map.
     """
     from ls4_assets.cli.backfill import follow, launch, launch_stale_backfills
     from ls4_assets.runtime.instance import open_instance
 
     if not (name or stale):
-        raise click.UsageError("Give the name of a collection, like Travis_USDA_1958_frames, or --stale.")
+        raise click.UsageError("Give the name of a collection, like Adams_USDA_1958_frames, or --stale.")
     settings = load_command_settings()
     with open_instance() as instance:
         launched = launch_stale_backfills(instance, settings, name) if stale else [launch(instance, settings, str(name), step)]

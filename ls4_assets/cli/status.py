@@ -14,7 +14,7 @@ from ls4_assets.cli.configuration import load_command_settings
 def status(name: str | None, as_json: bool) -> None:
     """Report the state of dropped files and their collections.
 
-    NAME is a collection like Travis_USDA_1958_frames. With it, the details of that collection are reported.
+    NAME is a collection like Adams_USDA_1958_frames. With it, the details of that collection are reported.
     """
     from ls4_assets.operations.status import TERMINAL_LIMIT, collect, format_status
 

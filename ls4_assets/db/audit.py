@@ -11,8 +11,9 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from ls4_assets.db import schema, tile_index
 from ls4_assets.db.schema import LIVE_STATES, PENDING_STATES, SourceState
 from ls4_assets.db.stale import count_stale
-from ls4_assets.domain.names import FILM_TYPES, STEPS, Collection, Frame
-from ls4_assets.settings import Profiles
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.profiles import Profiles
 from resources.storage import Storage, StoredObject
 
 # A larger collection is counted in Postgres only, so that listing its COGs does not slow down every rebuild. The nightly
@@ -129,7 +130,7 @@ def _load_cog_keys(connection: Connection, *conditions: ColumnElement[bool]) -> 
 
 
 def _list_cogs(storage: Storage, collection: Collection) -> set[str]:
-    """Returns the keys of the COGs of both film types in the bucket."""
-    folders = (f"{collection.folder(film_type)}/{STEPS[-1]}/" for film_type in FILM_TYPES)
+    """Returns the keys of the COGs of all film types in the bucket."""
+    folders = (collection.cog_folder(film_type) for film_type in FILM_TYPES)
     found = (item for folder in folders for item in storage.list_level(folder))
     return {item.key for item in found if isinstance(item, StoredObject) and item.key.endswith(".tif")}

@@ -13,7 +13,7 @@ from psycopg2.extensions import encrypt_password
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from ls4_assets.db.migrate import Upgrade, upgrade
+from ls4_assets.db.migrate import Upgrade, upgrade_database
 from ls4_assets.db.schema import SCHEMA
 from ls4_assets.errors import ConfigurationError
 
@@ -44,10 +44,8 @@ def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> Upgrade:
         index.execute(text("ALTER ROLE mapserver SET default_transaction_read_only = on"))
         # The map server can read each tile index as soon as the pipeline creates it.
         index.execute(text("ALTER DEFAULT PRIVILEGES FOR ROLE ls4 IN SCHEMA public GRANT SELECT ON TABLES TO mapserver"))
-    with create_engine(index_url, poolclass=NullPool).begin() as index:
-        # The pipeline's role must own its tables to alter them later.
-        index.execute(text("SET LOCAL ROLE ls4"))
-        return upgrade(index)
+    # The pipeline's role must own its tables to alter them later.
+    return upgrade_database(create_engine(index_url, poolclass=NullPool), role="ls4")
 
 
 def _autocommit(url: URL) -> Connection:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, export_state, statewide_build
+from ls4_assets.domain.backoff import Backoff
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection, Frame
 
@@ -21,6 +22,8 @@ STATEWIDE = "compiled_historical_indexes"
 _MIN_GAP = timedelta(seconds=60)
 _BUSY_GAP = timedelta(minutes=15)
 _GAP_PER_DURATION = 10
+# After a build that failed or crashed, up to the gap of a busy archive.
+_BACKOFF = Backoff(first_seconds=120, longest_seconds=_BUSY_GAP.total_seconds())
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,7 @@ class StatewideBuild:
     def waits_until(self) -> datetime | None:
         """Returns the earliest time of the next build; None: at once."""
         if self.attempts and self.started_at:
-            # The last build failed or crashed: exponential backoff, up to the gap of a busy archive.
-            return self.started_at + min(_MIN_GAP * int(2 ** min(self.attempts, 10)), _BUSY_GAP)
+            return self.started_at + timedelta(seconds=_BACKOFF.seconds(self.attempts))
         if self.compiled_at is None:
             return None
         gap = max(_MIN_GAP, _GAP_PER_DURATION * timedelta(seconds=self.seconds))

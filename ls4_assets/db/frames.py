@@ -16,7 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db import schema
 from ls4_assets.db.schema import WEB_MERCATOR, SourceState
-from ls4_assets.domain.names import Frame, Step
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import Step
 from resources.locks import lock_until_commit
 
 ADOPTED = "adopted"

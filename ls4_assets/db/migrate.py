@@ -1,10 +1,11 @@
 """The upgrade of the index database to the schema of this version: `ls4 db upgrade`, `ls4 db init` and each local start.
 
 A new database is created from `schema.metadata`, an older one is upgraded by the revisions in `migrations/`. Both have the same
-result (test_migrations.py compares them). The upgrade is one transaction: it succeeds as a whole or changes nothing.
+result (test_migrations.py compares them). The revisions are one transaction: they succeed as a whole or change nothing. The tile
+indexes of collections follow, each in a transaction of its own (`tile_index_columns.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from geoalchemy2 import alembic_helpers
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from ls4_assets.db.schema import SCHEMA, metadata
+from ls4_assets.db.tile_index_columns import upgrade_tile_indexes
 from ls4_assets.db.triggers import create_triggers
 from ls4_assets.db.views import create_views, drop_views
 from ls4_assets.errors import ConfigurationError
@@ -50,17 +52,37 @@ ALEMBIC_OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Upgrade:
-    """The revisions before and after an upgrade. `before` is None for a new database."""
+    """The revisions before (None: a new database) and after an upgrade, and how many tile indexes gained columns."""
 
     before: str | None
     after: str
+    tile_indexes: int = 0
 
     def __str__(self) -> str:
+        gained = f" {self.tile_indexes} tile indexes gained columns, which the next rebuilds fill." if self.tile_indexes else ""
+        return f"{self._describe_revisions()}{gained}"
+
+    def _describe_revisions(self) -> str:
         if self.before == self.after:
             return f"The index database is up to date (revision {self.after})."
         if self.before is None:
             return f"The index database was created at revision {self.after}."
         return f"The index database was upgraded from revision {self.before} to {self.after}."
+
+
+def upgrade_database(engine: Engine, role: str | None = None) -> Upgrade:
+    """Upgrade the schema and the tile indexes. `role`: the owner of the tables, if the engine connects as another role.
+
+    Running it again continues an upgrade that was interrupted. Raises ConfigurationError as `upgrade` and
+    `upgrade_tile_indexes` do.
+    """
+    with engine.connect() as connection:
+        if role:
+            with connection.begin():
+                connection.execute(text(f"SET ROLE {role}"))
+        with connection.begin():
+            upgraded = upgrade(connection)
+        return replace(upgraded, tile_indexes=upgrade_tile_indexes(connection))
 
 
 def upgrade(connection: Connection) -> Upgrade:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.db import schema
 from ls4_assets.db.schema import WEB_MERCATOR, overview_mosaic, overview_mosaic_frame, overview_mosaics
 from ls4_assets.domain.chunks import chunks
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Collection
 from ls4_assets.raster.overview_grid import Box, zoom_resolution
 from ls4_assets.raster.overview_painting import PlacedFrame
@@ -50,7 +51,7 @@ class MosaicState:
 
     revision: revision of the tile index.
     published: the collection has a map. rebuilds: rebuilds requested since the last success, including the current one.
-    extent: bounds of all footprints in EPSG:3857; None without frames. bands: 3 when any frame is in color, else 1.
+    extent: bounds of all footprints in EPSG:3857; None without frames. bands: 3 when any frame has as many, else 1.
     attempts, key, format_version, zoom: columns of `overview_mosaic`. on_map: the map has a mosaic.
     """
 
@@ -85,7 +86,7 @@ def load_state(connection: Connection, collection: Collection) -> MosaicState:
         published=row.published_at is not None,
         rebuilds=row.rebuilds,
         extent=None if row.minx is None else (row.minx, row.miny, row.maxx, row.maxy),
-        bands=3 if "nc" in row.film_types else 1,
+        bands=max((FILM_TYPES[film_type].bands for film_type in row.film_types), default=1),
         attempts=row.attempts,
         key=row.key,
         format_version=row.format_version,

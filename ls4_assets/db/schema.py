@@ -3,7 +3,7 @@
 Schema `ls4` holds the pipeline's own tables; schema `public`, which the map server and legacy consumers read, holds the tile
 index of each collection (`tile_index`) and the overview mosaics. Queries are in the other modules of this package, triggers in
 `triggers.py` and the statewide views in `views.py`. These tables are the only record of state: the event log of Dagster is
-history. A change of `metadata` needs a revision in `migrations/` (docs/how-to/operate.md).
+history. A change of `metadata` needs a revision in `migrations/`, one of `tile_index` an entry in `tile_index_columns.py`.
 """
 
 from enum import StrEnum
@@ -289,8 +289,18 @@ overview_mosaics = Table(
 )
 
 
+# The columns that every tile index of ls4 has had since the first version. A table without them is not one.
+TILE_INDEX_MARK = (
+    *("oid", "location", "src_srs", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index"),
+    *("band", "acquired", "served_location", "source_version", "profile_hash", "geom"),
+)
+
+
 def tile_index(collection: Collection) -> Table:
-    """The tile index of a collection. The columns up to `dl_index` and `geom` are legacy: published consumers read them."""
+    """The tile index of a collection. The columns up to `dl_index` and `geom` are legacy: published consumers read them.
+
+    A new column follows the last one here, and goes into `tile_index_columns.py`, which adds it to the existing tables.
+    """
     return Table(
         collection.table,
         # An explicit schema: ls4 comes first in the pipeline's search path, and the map server has no access to it.

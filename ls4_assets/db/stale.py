@@ -10,8 +10,8 @@ from sqlalchemy import Connection, String, bindparam, column, func, select, text
 
 from ls4_assets.db.frames import ADOPTED
 from ls4_assets.db.schema import LIVE_STATES, frame, source
-from ls4_assets.domain.names import FILM_TYPES
-from ls4_assets.settings import Profiles
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.profiles import Profiles
 
 # SELECT DISTINCT reads the whole index. This recursion looks up the next greater profile instead, once per distinct profile.
 _PROFILES = """

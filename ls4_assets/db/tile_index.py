@@ -35,6 +35,7 @@ from ls4_assets.db.schema import PUBLIC, WEB_MERCATOR
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import COG
 from ls4_assets.errors import ConfigurationError, NotFoundError
 from resources.locks import exclusive_lock
 from resources.storage import Storage
@@ -44,15 +45,17 @@ Extent = tuple[float, float, float, float]
 LEGACY = "legacy"
 """Replaces the profile hash in a row adopted from lambda-s4 for which ls4 has no frame yet."""
 
-# A table belongs to ls4 if its owner, its columns and its unique key on `location`, which every refresh relies on, are ours.
-_OWNERSHIP = text(
+# A table belongs to ls4 if its owner, the columns that it has had since the first version, and its unique key on `location`, on
+# which every refresh relies, are ours. Columns that came later do not count: `ls4 db upgrade` adds them to the tables found here.
+_OWNED_TABLES = text(
     """
-    SELECT pg_get_userbyid(relowner) = current_user AS owned,
-           ARRAY(SELECT attname::text FROM pg_attribute
-                  WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped) AS columns,
-           EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
-                    WHERE indrelid = relation.oid AND indisunique AND indnatts = 1 AND attname = 'location') AS keyed
-      FROM pg_class AS relation WHERE relation.oid = to_regclass(:name)
+    SELECT relname, columns FROM pg_class AS relation, LATERAL
+           (SELECT array_agg(attname::text) AS columns FROM pg_attribute
+             WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped) AS attributes
+     WHERE relnamespace = to_regnamespace(:schema) AND relname = coalesce(:table, relname) AND relkind = 'r'
+       AND pg_get_userbyid(relowner) = current_user AND columns @> CAST(:mark AS text[])
+       AND EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+                    WHERE indrelid = relation.oid AND indisunique AND indnatts = 1 AND attname = 'location')
     """
 )
 
@@ -82,9 +85,14 @@ def refresh(connection: Connection, collection: Collection, storage: Storage, pu
     if is_owned_by_ls4(connection, collection) is False:
         raise ConfigurationError(
             f"The table {PUBLIC}.{collection.table} was not created by ls4, which leaves it unchanged; "
-            f"adopt it with `ls4 adopt {collection.folder('bw')} --apply`."
+            f"adopt it with `ls4 adopt {collection.command_path} --apply`."
         )
     table.create(connection, checkfirst=True)
+    present = list_owned_tables(connection, collection.table)[collection.table]
+    if missing := [column.name for column in table.columns if column.name not in present]:
+        raise ConfigurationError(
+            f"The table {PUBLIC}.{collection.table} lacks the columns {', '.join(missing)} of this version; run `ls4 db upgrade`."
+        )
     # Read from the unique index. The table may have been lost or emptied by hand since its rows were counted.
     first, last = connection.execute(select(func.min(table.c.location), func.max(table.c.location))).one()
     has_rows = first is not None
@@ -115,18 +123,18 @@ def refresh(connection: Connection, collection: Collection, storage: Storage, pu
 
 
 def served_root(storage: Storage) -> str:
-    """Returns the prefix of keys in `served_location`: /srv/archive/ or /vsis3/<bucket>/."""
+    """Returns the prefix of keys in `served_location`, such as /srv/archive/."""
     return storage.gdal_path("x")[:-1]
 
 
 def cog_location(bucket: str, key: str) -> str:
-    """Returns the `location` of a COG, which is the same for every storage. The key "" gives the prefix of all locations."""
+    """Returns the `location` of a COG, which names S3 for every storage, as published tables do. The key "" gives the prefix."""
     return f"/vsis3/{bucket}/{key}"
 
 
 def cog_key_expression(frame_id: ColumnElement[str]) -> ColumnElement[str]:
     """`Frame.cog_key` in SQL, from the frame's id."""
-    return func.regexp_replace(frame_id, "/([^/]*)$", r"/cog/\1.tif")
+    return func.regexp_replace(frame_id, "/([^/]*)$", COG.key.format(folder="", stem=r"\1"))
 
 
 def location_key_expression(location: ColumnElement[str]) -> ColumnElement[str]:
@@ -176,11 +184,22 @@ def has_table(connection: Connection, collection: Collection) -> bool:
 
 def is_owned_by_ls4(connection: Connection, collection: Collection) -> bool | None:
     """True when ls4 created the collection's table, False when lambda-s4 or someone else did, None without a table."""
-    row = connection.execute(_OWNERSHIP, {"name": f"{PUBLIC}.{collection.table}"}).first()
-    if row is None:
+    if not has_table(connection, collection):
         return None
-    expected = {column.name for column in schema.tile_index(collection).columns}
-    return bool(row.owned and row.keyed and expected <= set(row.columns))
+    return bool(list_owned_tables(connection, collection.table))
+
+
+def list_owned_tables(connection: Connection, table: str | None = None) -> dict[str, set[str]]:
+    """Returns the columns of each tile index that ls4 created, of all or of one table. `ls4 adopt` takes over the others."""
+    parameters = {"schema": PUBLIC, "table": table, "mark": list(schema.TILE_INDEX_MARK)}
+    return {row.relname: set(row.columns) for row in connection.execute(_OWNED_TABLES, parameters)}
+
+
+def mark_rebuild_pending(connection: Connection, name: str) -> None:
+    """Have the next rebuild of the collection write every row, without waiting for a backoff."""
+    frames = update(schema.frame).where(schema.frame.c.collection == name)
+    connection.execute(frames.values(revision=schema.frame.c.revision + 1, updated_at=func.now()))
+    connection.execute(update(schema.collection).where(schema.collection.c.name == name).values(attempts=0))
 
 
 def drop_table(connection: Connection, collection: Collection) -> None:

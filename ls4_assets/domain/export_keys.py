@@ -3,7 +3,8 @@
 The exports of a collection are below derived/<Name>/. docs/reference/names.md lists all keys.
 """
 
-from ls4_assets.domain.names import Collection, FilmType, Frame
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import Collection, Frame
 
 ROOT_CATALOG_KEY = "derived/catalog.json"
 COMPILED_GEOJSON_KEY = "geojson/compiled_historical_indexes.geojson"

@@ -5,7 +5,8 @@ The links are a contract with published tile indexes (legacy columns dl_orig, dl
 
 from dataclasses import dataclass
 
-from ls4_assets.domain.names import Collection, FilmType, Frame
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import Collection, Frame
 
 
 @dataclass(frozen=True)

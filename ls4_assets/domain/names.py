@@ -1,33 +1,27 @@
 """Collections and frames as frozen dataclasses, and the object keys, partition keys, tables and attributes derived from them.
 
 These names are a contract with the staff who drop scans and with published maps (docs/reference/names.md). Parsing a dropped
-file's key is in `key_parser`, keys of exports are in `export_keys`, and public URLs are in `links`. Nothing here accesses
-storage.
+file's key is in `key_parser`, keys of each frame's products are in `products`, keys of exports in `export_keys`, and public URLs
+in `links`. What differs from archive to archive is in the archive file (`archive_file`). Nothing here accesses storage.
 """
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
+from ls4_assets.domain.products import COG, ProductName, product_of
 from ls4_assets.errors import InvalidNameError
 
-FilmType = Literal["bw", "nc"]
 FrameType = Literal["frames", "index", "mosaic"]
-Step = Literal["deflate", "overviews", "cog"]
 ShardKind = Literal["county", "agency", "program"]
 Shards = Mapping[str, ShardKind]
 
-FILM_TYPES: tuple[FilmType, ...] = get_args(FilmType)
 FRAME_TYPES: tuple[FrameType, ...] = get_args(FrameType)
-STEPS: tuple[Step, ...] = get_args(Step)
-# Assets of a collection, in the order in which they are built from its frames.
-COLLECTION_STEPS = ("tile_index", "overview_mosaic", "mapfile", "exports")
 
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
-STRATMAP = "StratMap"
-NO_ROLL_AGENCIES = frozenset({"AMS", "USGS"})
 # PostgreSQL truncates identifiers to 63 bytes, and index and constraint names add a suffix to the table's name.
 MAX_NAME_LENGTH = 50
 
@@ -40,25 +34,49 @@ _FRAME = re.compile(rf"{_DATE}_(?P<roll>{_WORD})-(?P<frame_num>{_WORD})")
 _FRAME_NO_ROLL = re.compile(rf"{_DATE}_(?P<frame_num>{_WORD})")
 _INDEX = re.compile(rf"(?P<scan>(?P<roll>{_WORD})_(?P<date>\d{{4}})_(?P<frame_num>{_WORD}?)(?:_\d+dpi)?)(?:_(?P<tile>{_WORD}))?")
 _MOSAIC = re.compile(r"mosaic(?P<frame_num>\d{2,})")
-_STRATMAP = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>\d{{4,6}}))?")
+_PROGRAM_FRAME = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>\d{{4,6}}))?")
+# No name matches two of them, so the attributes of a frame do not depend on the archive's rules.
+_PATTERNS: Mapping[FrameType, Sequence[re.Pattern[str]]] = {
+    "frames": (_FRAME, _FRAME_NO_ROLL, _PROGRAM_FRAME),
+    "index": (_INDEX,),
+    "mosaic": (_MOSAIC,),
+}
 _YEAR = re.compile(r"(?:^|_)((?:18|19|20)\d{2})(?:_|$)")
 
 # The file name that each rule expects, for messages.
 _EXPECTED_NAMES = {
     "frames": "MM-DD-YY_<roll>-<frame>.tif, for example 02-08-60_6-107.tif",
     "no_roll": "MM-DD-YY_<frame>.tif, for example 03-10-54_1234.tif",
-    "stratmap": "<roll>_<frame>_<MM-DD-YY>.tif, for example 3_107_02-08-96.tif",
+    "program": "<roll>_<frame>_<MM-DD-YY>.tif, for example 3_107_02-08-96.tif",
     "index": "<AGENCY>_<YYYY>_<SHEET>.tif, for example USDA_1958_1.tif",
     "mosaic": "mosaic<NN>.tif, for example mosaic01.tif",
 }
 
 
+@dataclass(frozen=True)
+class Naming:
+    """The names that one archive accepts, from its archive file.
+
+    shards: the path segments after the film type. agencies_without_rolls: agencies that numbered their frames without rolls, so
+    file names may omit the roll. example: the path of a collection, for messages.
+    """
+
+    shards: Shards
+    agencies_without_rolls: frozenset[str]
+    example: str
+
+    @property
+    def example_collection(self) -> str:
+        """The name of the collection at `example`."""
+        return "_".join(self.example.split("/")[1:])
+
+
 @dataclass(frozen=True, order=True)
 class Collection:
-    """All frames of one type from one survey, of both film types.
+    """All frames of one type from one survey, of all film types.
 
     `shard` is the path segment after the film type: a county, an agency or a program. `survey` is the next segment: AGENCY_YYYY
-    below a county, else a mission or a StratMap name.
+    below a county, else a mission or a name that the program chose.
     """
 
     shard: str
@@ -67,7 +85,7 @@ class Collection:
 
     @property
     def name(self) -> str:
-        """Name of the tile index and prefix of the map layers, for example Travis_USDA_1958_frames."""
+        """Name of the tile index and prefix of the map layers, for example Adams_USDA_1958_frames."""
         return f"{self.shard}_{self.survey}_{self.type}"
 
     @property
@@ -89,7 +107,7 @@ class Collection:
 
     @property
     def map_name(self) -> str:
-        """NAME of the MapServer map, for example TRAVISUSDA1958FRAMES."""
+        """NAME of the MapServer map, for example ADAMSUSDA1958FRAMES."""
         return self.name.replace("_", "").upper()
 
     @property
@@ -102,13 +120,8 @@ class Collection:
         return f"{self.survey}/{self.type}"
 
     @property
-    def may_lack_roll(self) -> bool:
-        """Whether file names may omit the roll. AMS and USGS numbered frames without rolls."""
-        return not {self.shard, self.survey.partition("_")[0]}.isdisjoint(NO_ROLL_AGENCIES)
-
-    @property
     def agency(self) -> str:
-        """The agency that flew the survey: USDA for Travis/USDA_1958 and USDA/DLK, StratMap for StratMap/..."""
+        """The agency that flew the survey: USDA for Adams/USDA_1958 and USDA/DLK; else the shard."""
         return self.survey.partition("_")[0] if AGENCY_YEAR_PATTERN.fullmatch(self.survey) else self.shard
 
     @property
@@ -117,9 +130,18 @@ class Collection:
         match = _YEAR.search(self.survey)
         return int(match[1]) if match else None
 
+    @property
+    def command_path(self) -> str:
+        """The path that names the collection in a command, for example bw/Adams/USDA_1958/frames. Any film type does."""
+        return self.folder(next(iter(FILM_TYPES)))
+
     def folder(self, film_type: FilmType) -> str:
         """Key prefix of one film type, without a trailing slash."""
         return f"{film_type}/{self.shard}/{self.survey}/{self.type}"
+
+    def cog_folder(self, film_type: FilmType) -> str:
+        """Key prefix of the public COGs of one film type."""
+        return COG.key.removesuffix("{stem}.tif").format(folder=self.folder(film_type))
 
     def tile_index_key(self, film_type: FilmType, suffix: str) -> str:
         """Key of one file of the published tile index; `suffix` is one of SHAPEFILE_SUFFIXES or `_idx.zip`."""
@@ -132,7 +154,7 @@ class Collection:
 
     @classmethod
     def from_name(cls, name: str) -> "Collection | None":
-        """Collection with a name such as Travis_USDA_1958_frames; None if it is not a valid collection name."""
+        """Collection with a name such as Adams_USDA_1958_frames; None if it is not a valid collection name."""
         shard, _, rest = name.partition("_")
         survey, _, type_ = rest.rpartition("_")
         return cls(shard, survey, type_) if shard and SURVEY_PATTERN.fullmatch(survey) and type_ in FRAME_TYPES else None
@@ -158,7 +180,7 @@ class Frame:
 
     @property
     def id(self) -> str:
-        """Primary key in the database, for example bw/Travis/USDA_1958/frames/02-08-60_6-107."""
+        """Primary key in the database, for example bw/Adams/USDA_1958/frames/02-08-60_6-107."""
         return f"{self.folder}/{self.stem}"
 
     @property
@@ -172,15 +194,15 @@ class Frame:
 
     @property
     def deflate_key(self) -> str:
-        return f"{self.folder}/georef/deflate/{self.stem}.tif"
+        return self.product_key("deflate")
 
     @property
     def overviews_key(self) -> str:
-        return f"{self.deflate_key}.ovr"
+        return self.product_key("overviews")
 
     @property
     def cog_key(self) -> str:
-        return f"{self.folder}/cog/{self.stem}.tif"
+        return self.product_key("cog")
 
     @property
     def served_folder(self) -> str:
@@ -188,11 +210,11 @@ class Frame:
 
         Overwriting the public key would break map servers that have it open.
         """
-        return f"derived/{self.collection.name}/served/{self.film_type}/{self.stem}/"
+        return self._fill(str(COG.versions_folder))
 
     @property
     def thumbnail_key(self) -> str:
-        return f"derived/{self.collection.name}/thumbnails/{self.film_type}/{self.stem}.webp"
+        return self.product_key("thumbnail")
 
     @property
     def scan_stem(self) -> str | None:
@@ -208,8 +230,11 @@ class Frame:
         """Key of the raw scan up to and including the dot before its suffix; None for a mosaic sheet."""
         return f"{self.folder}/scanned/{self.scan_stem}." if self.scan_stem else None
 
-    def product_key(self, step: Step) -> str:
-        return {"deflate": self.deflate_key, "overviews": self.overviews_key, "cog": self.cog_key}[step]
+    def product_key(self, product: ProductName) -> str:
+        return self._fill(product_of(product).key)
+
+    def _fill(self, template: str) -> str:
+        return template.format(folder=self.folder, collection=self.collection.name, film_type=self.film_type, stem=self.stem)
 
     @property
     def attributes(self) -> Attributes:
@@ -225,36 +250,45 @@ class Frame:
     @classmethod
     def from_id(cls, id_: str) -> "Frame":
         film_type, shard, survey, type_, stem = id_.split("/")
-        return cls(Collection(shard, survey, cast(FrameType, type_)), cast(FilmType, film_type), stem)
+        return cls(Collection(shard, survey, cast(FrameType, type_)), film_type, stem)
 
     @classmethod
     def from_partition(cls, shard: str, partition: str) -> "Frame":
         survey, type_, film_type, stem = partition.split("/")
-        return cls(Collection(shard, survey, cast(FrameType, type_)), cast(FilmType, film_type), stem)
+        return cls(Collection(shard, survey, cast(FrameType, type_)), film_type, stem)
 
 
-def _name_rule(frame: Frame) -> tuple[str, list[re.Pattern[str]]]:
+def check_file_name(frame: Frame, naming: Naming) -> None:
+    """Raise InvalidNameError unless the archive accepts the frame's file name and the date in it is valid."""
+    rule, patterns = _name_rule(frame, naming)
+    if not any(pattern.fullmatch(frame.stem) for pattern in patterns):
+        raise _invalid_name(frame, rule)
+    _ = frame.attributes
+
+
+def _name_rule(frame: Frame, naming: Naming) -> tuple[str, Sequence[re.Pattern[str]]]:
     """Key into `_EXPECTED_NAMES`, and the patterns that the stem may match."""
     collection = frame.collection
-    if collection.type == "index":
-        return "index", [_INDEX]
-    if collection.type == "mosaic":
-        return "mosaic", [_MOSAIC]
-    if collection.shard == STRATMAP:
-        return "stratmap", [_STRATMAP]
-    if collection.may_lack_roll:
+    if collection.type != "frames":
+        return collection.type, _PATTERNS[collection.type]
+    if naming.shards.get(collection.shard) == "program":
+        return "program", [_PROGRAM_FRAME]
+    if not {collection.shard, collection.survey.partition("_")[0]}.isdisjoint(naming.agencies_without_rolls):
         return "no_roll", [_FRAME_NO_ROLL, _FRAME]
     return "frames", [_FRAME]
 
 
 def _match_stem(frame: Frame) -> re.Match[str]:
-    """Match of the stem with the rule of its type. Raises InvalidNameError."""
-    rule, patterns = _name_rule(frame)
-    for pattern in patterns:
+    """Match of the stem with a pattern of its type. Raises InvalidNameError."""
+    for pattern in _PATTERNS[frame.collection.type]:
         if match := pattern.fullmatch(frame.stem):
             return match
+    raise _invalid_name(frame, frame.collection.type)
+
+
+def _invalid_name(frame: Frame, rule: str) -> InvalidNameError:
     subject = {"index": "an index sheet", "mosaic": "a mosaic"}.get(rule, f"a frame of {frame.collection.survey}")
-    raise InvalidNameError(
+    return InvalidNameError(
         f"{frame.stem!r} is not a valid name for {subject}, which must be {_EXPECTED_NAMES[rule]}; rename the file."
     )
 

@@ -1,26 +1,23 @@
 """Frame profiles: the processing options of each film type, with the reason for each default. Operators may change any of them.
 
 A profile's hash for a step covers everything that affects the bytes of that step's product. A product is stale when its hash
-differs from the active profile's. The code that applies the options to pixels is in `ls4_assets.raster`.
+differs from the active profile's. `products` says which options affect which product; `ls4_assets.raster` applies them to pixels.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ls4_assets.domain.names import STEPS, FilmType, Step
+from ls4_assets.domain.film_types import FILM_TYPES, CogCompression, FilmType, join_or
+from ls4_assets.domain.products import Step, product_of, upstream_steps
 
 PIXELS_VERSION = 1
 """Part of every hash. Increment it when a change in `ls4_assets.raster` produces different pixels from the same profile."""
 
-_OPTIONS_BY_STEP: dict[Step, tuple[str, ...]] = {
-    "deflate": ("film_type", "resampling", "blocksize", "deflate_zlevel", "detect_collar"),
-    "overviews": ("overview_resampling", "overview_levels"),
-    "cog": ("cog_compression", "jpeg_quality"),
-}
 # Names of fields in the hash. The hash is stored with every product, so renaming a field here would make all products stale.
 _HASHED_AS = {"film_type": "band"}
 
@@ -30,37 +27,54 @@ class FrameProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Determines how many bands a frame must have (bw 1, nc 3) and its photometric interpretation.
+    # Determines the bands that a frame must have and its photometric interpretation (`film_types`).
     film_type: FilmType
 
     # Used only when a frame is reprojected. Cubic preserves the edges and the grain of a photograph. Bilinear blurs them, nearest
     # shifts lines by up to half a pixel, and lanczos rings around the fiducial marks and the writing on the film.
-    resampling: Literal["nearest", "bilinear", "cubic", "cubic_spline", "lanczos"] = "cubic"
+    resampling: Literal["nearest", "bilinear", "cubic", "cubic_spline", "lanczos"] = Field(
+        "cubic", description="used where a frame is reprojected to EPSG:3857"
+    )
 
     # Tile size in pixels. With 512 a 256 px map tile reads one to four tiles, and the headers stay small. TIFF requires multiples
     # of 16.
-    blocksize: Annotated[int, Field(ge=64, le=4096, multiple_of=16)] = 512
+    blocksize: int = Field(512, ge=64, le=4096, multiple_of=16, description="tiles of deflate tif, overviews and COG, in pixels")
 
     # DEFLATE level of the deflate tif and the overviews. After the predictor a photograph is grain without repetition, so higher
     # levels gain little: over six real frames level 6 is between 5 % larger and 8 % smaller than level 1 and takes 1.2 to 2.4
     # times the CPU. Level 9 saves another 2 to 5 % for three times that CPU.
-    deflate_zlevel: Annotated[int, Field(ge=1, le=12)] = 1
+    deflate_zlevel: int = Field(1, ge=1, le=12, description="effort of DEFLATE")
 
     # Average smooths grain as the eye does. It uses valid pixels only, so collars do not darken the edges.
-    overview_resampling: Literal["average", "bilinear", "cubic", "gauss", "lanczos", "nearest"] = "average"
+    overview_resampling: Literal["average", "bilinear", "cubic", "gauss", "lanczos", "nearest"] = Field(
+        "average", description="valid pixels only, so that collars do not darken the edges"
+    )
 
     # Decimation factors. None: 2, 4, 8, ... until a level fits one block. A list (legacy gdaladdoLayers: 2 4 8 16 32 64) also
     # ends with the first level that fits one block, because smaller levels cost requests and are never displayed.
-    overview_levels: tuple[int, ...] | None = None
+    overview_levels: tuple[int, ...] | None = Field(
+        None, description="none: by halves until a level fits one block; or a list, `[2,4,8,16]`"
+    )
 
     # DEFLATE is lossless. JPEG (YCbCr for three bands, with an internal mask for the collar) is a tenth of the size.
-    cog_compression: Literal["DEFLATE", "JPEG"]
+    cog_compression: CogCompression = Field(description="`DEFLATE` (lossless) or `JPEG`")
 
     # JPEG COGs only. 85 shows no block artifacts on film grain; 95 doubles the size.
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 85
+    jpeg_quality: int = Field(85, ge=1, le=100, description="for JPEG only")
 
     # Whether to detect collars of pure black or white in frames without a nodata tag or mask. False keeps every pixel of those.
-    detect_collar: bool = True
+    detect_collar: bool = Field(
+        True,
+        description="find black or white collars that the file does not declare: "
+        "what lies outside the convex hull of everything else",
+    )
+
+    @field_validator("film_type")
+    @classmethod
+    def _known_film_type(cls, film_type: FilmType) -> FilmType:
+        if film_type not in FILM_TYPES:
+            raise ValueError(f"{film_type} is not a film type: use {join_or([*FILM_TYPES])}")
+        return film_type
 
     @field_validator("overview_levels")
     @classmethod
@@ -78,7 +92,7 @@ class FrameProfile(BaseModel):
     @property
     def bands(self) -> int:
         """Number of bands of the products, excluding the mask."""
-        return 1 if self.film_type == "bw" else 3
+        return FILM_TYPES[self.film_type].bands
 
     def levels_for(self, width: int, height: int) -> tuple[int, ...]:
         """Decimation factors of the overviews of an image of `width` x `height` pixels.
@@ -95,14 +109,17 @@ class FrameProfile(BaseModel):
 
     def hash(self, step: Step) -> str:
         """Twelve hex digits over PIXELS_VERSION and the options that affect `step` or an earlier step."""
-        upstream = STEPS[: STEPS.index(step) + 1]
-        options = {_HASHED_AS.get(name, name): getattr(self, name) for each in upstream for name in _OPTIONS_BY_STEP[each]}
+        names = (name for each in (*upstream_steps(step), step) for name in product_of(each).profile_options)
+        options = {_HASHED_AS.get(name, name): getattr(self, name) for name in names}
         if self.cog_compression != "JPEG":
             options.pop("jpeg_quality", None)
         text = json.dumps([PIXELS_VERSION, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-BW = FrameProfile(film_type="bw", cog_compression="DEFLATE")
-NC = FrameProfile(film_type="nc", cog_compression="JPEG")
-PROFILES: dict[FilmType, FrameProfile] = {"bw": BW, "nc": NC}
+Profiles = Mapping[FilmType, FrameProfile]
+"""The frame profile of each film type."""
+
+PROFILES: Profiles = {
+    film_type: FrameProfile(film_type=film_type, cog_compression=spec.cog_compression) for film_type, spec in FILM_TYPES.items()
+}

@@ -12,15 +12,16 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, Interval, Select, and_, cast, func, literal, or_, select, true, update
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, true, update
 
+from ls4_assets.db.backoff import backoff_interval
 from ls4_assets.db.frames import requeue_values
 from ls4_assets.db.schema import SourceState, collection, source
+from ls4_assets.domain.backoff import Backoff
 from ls4_assets.domain.names import Frame
 
 # Backoff after a crashed run: 30 s, 2 min, 8 min ... An outage of storage or database should end before the attempts do.
-_FIRST_WAIT_SECONDS = 30
-_WAIT_GROWTH = 4
+_BACKOFF = Backoff(first_seconds=30, growth=4)
 # Wait after a run that could not start: no capacity, a missing permission, no code server.
 _START_RETRY_WAIT = timedelta(minutes=2)
 # `_start_budget` finds the sources that wait for this reason by this exact text.
@@ -155,11 +156,10 @@ def release_batch(engine: Engine, batch_id: str, max_attempts: int) -> int:
         "Dagster UI, then run `ls4 retry`.",
         func.coalesce(" Last error: " + source.c.reason, ""),
     )
-    wait = cast(literal(_FIRST_WAIT_SECONDS) * func.power(_WAIT_GROWTH, source.c.attempts - 1), source.c.attempts.type)
     with engine.begin() as connection:
         failed = update(source).where(unfinished, source.c.attempts >= max_attempts)
         connection.execute(failed.values(state=SourceState.FAILED, reason=exhausted, changed_at=func.now()))
-        retry_after = func.now() + wait * cast(literal("1 second"), Interval)
+        retry_after = func.now() + backoff_interval(_BACKOFF, source.c.attempts)
         values = {"state": SourceState.QUEUED, "retry_after": retry_after, "changed_at": func.now()}
         return connection.execute(update(source).where(unfinished).values(values)).rowcount
 

@@ -9,14 +9,15 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Protocol
 from urllib.parse import unquote_plus
 
 from sqlalchemy import Connection, Engine, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
+from ls4_assets.db.backoff import backoff_interval
 from ls4_assets.db.schema import inbox
+from ls4_assets.domain.backoff import Backoff
 from ls4_assets.ingest.listing import is_drop_key
 from ls4_assets.ingest.scan import ScanReport, check_keys
 from resources.archive import Archive
@@ -25,7 +26,7 @@ from resources.queue import QueueMessage
 # Keys checked together; in the worst case, each in a folder of its own, this many listings.
 _KEYS_PER_CHECK = 200
 # Backoff for a folder that cannot be listed: 30 s, 2 min, 8 min, then every 30 min.
-_FIRST_WAIT_SECONDS, _WAIT_GROWTH, _LONGEST_WAIT_SECONDS = 30, 4, 1800
+_BACKOFF = Backoff(first_seconds=30, growth=4, longest_seconds=1800)
 
 
 class Queue(Protocol):
@@ -129,8 +130,8 @@ def _remove(connection: Connection, checked: Mapping[str, int]) -> None:
 
 
 def _defer(connection: Connection, unlisted: Collection[str]) -> None:
-    wait = func.least(_FIRST_WAIT_SECONDS * func.power(_WAIT_GROWTH, inbox.c.attempts), _LONGEST_WAIT_SECONDS)
-    deferred = {"attempts": inbox.c.attempts + 1, "retry_after": func.now() + wait * timedelta(seconds=1)}
+    failures = inbox.c.attempts + 1
+    deferred = {"attempts": failures, "retry_after": func.now() + backoff_interval(_BACKOFF, failures)}
     connection.execute(update(inbox).where(inbox.c.key.in_(unlisted)).values(deferred))
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path, parse_georef_key
-from ls4_assets.domain.names import Shards
+from ls4_assets.domain.names import Naming
+from ls4_assets.domain.products import GEOREF
 from ls4_assets.errors import InvalidNameError
-from ls4_assets.ingest.listing import GEOREF
 from resources.storage import Storage
 
 
@@ -20,18 +20,18 @@ class IngestReport:
     skipped: list[str] = field(default_factory=list)
 
 
-def ingest_folder(folder: Path, collection_path: str, storage: Storage, shards: Shards, *, replace: bool = False) -> IngestReport:
+def ingest_folder(folder: Path, collection_path: str, storage: Storage, naming: Naming, *, replace: bool = False) -> IngestReport:
     """Upload every tif directly in `folder` that has a valid name, with its sidecars.
 
     Sidecars go first, so that a tif always finds its world file. A file that is in the archive with different content is
     overwritten only with `replace`. Raises InvalidNameError when `collection_path` is not valid.
     """
-    collection, film_type = parse_collection_path(collection_path, shards)
+    collection, film_type = parse_collection_path(collection_path, naming)
     report = IngestReport()
     georef = f"{collection.folder(film_type)}/{GEOREF}"
     files = sorted(path for path in folder.iterdir() if path.is_file() and frame_stem(path.name))
     report.skipped = sorted(path.name for path in folder.iterdir() if path not in files and not path.name.startswith("."))
-    valid_stems = _find_valid_stems(files, georef, shards, report)
+    valid_stems = _find_valid_stems(files, georef, naming, report)
     selected = [path for path in files if frame_stem(path.name) in valid_stems]
     for path in sorted(selected, key=lambda path: (is_tif(path.name), path.name)):
         key = f"{georef}/{path.name}"
@@ -47,12 +47,12 @@ def ingest_folder(folder: Path, collection_path: str, storage: Storage, shards: 
     return report
 
 
-def _find_valid_stems(files: list[Path], georef: str, shards: Shards, report: IngestReport) -> set[str | None]:
+def _find_valid_stems(files: list[Path], georef: str, naming: Naming, report: IngestReport) -> set[str | None]:
     """Stems of the tifs that may be uploaded; the others are added to the report's rejections."""
     stems: set[str | None] = set()
     for path in (path for path in files if is_tif(path.name)):
         try:
-            parse_georef_key(f"{georef}/{path.name}", shards)
+            parse_georef_key(f"{georef}/{path.name}", naming)
         except InvalidNameError as rejection:
             report.rejected.append(str(rejection))
             continue

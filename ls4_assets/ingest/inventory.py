@@ -23,8 +23,9 @@ from ls4_assets.errors import ConfigurationError
 from ls4_assets.ingest import events, sources
 from ls4_assets.ingest.listing import is_drop_key, pair_sidecars
 from resources.archive import Archive
-from resources.s3_storage import S3Storage
-from resources.storage import StoredObject
+from resources.buckets import open_bucket
+from resources.open import bucket_options
+from resources.storage import Storage, StoredObject
 
 _ROWS = 5_000
 
@@ -67,7 +68,7 @@ def enqueue_differences(archive: Archive, address: str) -> InventoryDifferences:
             "Set it where the bucket sends events."
         )
     bucket, _, key = address.removeprefix("s3://").partition("/")
-    reports = S3Storage(bucket, settings.s3_endpoint_url, settings.s3_region)
+    reports = open_bucket(f"s3://{bucket}", bucket_options(settings))
     manifest = json.loads(reports.read(key))
     if (manifest.get("sourceBucket"), manifest.get("fileFormat")) != (archive.storage.bucket, "CSV"):
         raise ConfigurationError(
@@ -86,7 +87,7 @@ def enqueue_differences(archive: Archive, address: str) -> InventoryDifferences:
     return InventoryDifferences(listed, changed, missing)
 
 
-def _read_drops(reports: S3Storage, manifest: Mapping[str, Any]) -> Iterator[StoredObject]:
+def _read_drops(reports: Storage, manifest: Mapping[str, Any]) -> Iterator[StoredObject]:
     """The tifs and sidecars in the report; in a versioned bucket, their current versions."""
     columns = [name.strip() for name in manifest["fileSchema"].split(",")]
     for part in manifest["files"]:

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import frame_stem, is_tif
-from ls4_assets.domain.names import FILM_TYPES
+from ls4_assets.domain.products import GEOREF, product_folders
 from resources.storage import Storage, StoredObject, combined_version, folder_end, is_listed
 
-GEOREF = "georef"
-PRODUCT_FOLDERS = frozenset({"scanned", "cog"})
+PRODUCT_FOLDERS = frozenset({"scanned", *(folder.partition("/")[0] for folder in product_folders())} - {GEOREF})
 TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson", "staff"})
 # Images that staff expect on the map: rejected with advice. Any other file in georef/ (notes, Thumbs.db) is ignored.
 FOREIGN_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".jp2", ".img", ".sid", ".ecw", ".pdf", ".bmp", ".zip"})
 # Sorts after every key.
 END = "\U0010ffff"
-# Up to this many stems of a folder are listed one by one; for more, the folder's listing is read.
+# Up to this many stems of a folder are listed one by one, where a listing can start at a key; else the folder's listing is read.
 _FEW_STEMS = 8
 
 
@@ -92,18 +92,20 @@ def walk_key_ranges(storage: Storage, start: str, limit: int, deadline_passed: C
 
 
 def is_unmounted(storage: Storage) -> bool:
-    """Whether the archive's folder has neither bw/ nor nc/, as when its disk is not mounted; never true on S3.
+    """Whether the archive's folder has no folder of a film type, as when its disk is not mounted; never true in the cloud.
 
     Other folders prove nothing: the web front end creates some wherever it starts.
     """
-    return {f"{film_type}/" for film_type in FILM_TYPES}.isdisjoint(storage.list_level("")) and storage.is_folder
+    is_empty = {f"{film_type}/" for film_type in FILM_TYPES}.isdisjoint(storage.list_level(""))
+    return is_empty and storage.capabilities.can_be_unmounted
 
 
 def list_siblings(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:
     """Drops of `folder` with the path and stem of one of the keys. Raises the storage's errors."""
     stems = sorted({_stem(key) for key in keys})
     is_georef = _is_georef(folder)
-    for chunk in [stems] if len(stems) > _FEW_STEMS else [[stem] for stem in stems]:
+    is_one_by_one = storage.capabilities.lists_after_key and len(stems) <= _FEW_STEMS
+    for chunk in [[stem] for stem in stems] if is_one_by_one else [stems]:
         requested, last = set(chunk), f"{chunk[-1]}."
         for item in storage.list_level(folder, chunk[0]):
             key = item if isinstance(item, str) else item.key

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.key_parser import is_tif, parse_georef_key
-from ls4_assets.domain.names import Frame, Shards
+from ls4_assets.domain.names import Frame, Naming
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile
 
@@ -49,12 +49,13 @@ class SourceChanges:
 
 @dataclass(frozen=True)
 class Rules:
-    """`settle`: how long a version must not change before it is read, and a file be missing before it is gone; zero on S3.
+    """`settle`: how long a version must not change before it is read, and a file be missing before it is gone; zero for
+    a storage that lists only complete files.
 
     `settle_empty` applies instead while a file has no bytes. `tables` maps each table name to the collection that has it.
     """
 
-    shards: Shards
+    naming: Naming
     settle: timedelta
     settle_empty: timedelta
     tables: Mapping[str, str]
@@ -70,7 +71,7 @@ def plan_changes(
     for dropped in listed:
         before = recorded.get(dropped.key)
         try:
-            frame = _parse_frame(dropped, duplicates, rules.shards, tables)
+            frame = _parse_frame(dropped, duplicates, rules.naming, tables)
         except InvalidNameError as rejection:
             if before is None or (before.version, before.reason) != (dropped.version, str(rejection)):
                 changes.rows.append(SourceChange(dropped, SourceState.REJECTED, reason=str(rejection)))
@@ -111,14 +112,14 @@ def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: dateti
     return None
 
 
-def _parse_frame(dropped: DroppedFile, duplicates: Mapping[str, str], shards: Shards, tables: Mapping[str, str]) -> Frame:
+def _parse_frame(dropped: DroppedFile, duplicates: Mapping[str, str], naming: Naming, tables: Mapping[str, str]) -> Frame:
     """The frame of a file. Raises InvalidNameError, whose text is "<problem>; <what to do>.", as staff read it."""
     if not is_tif(dropped.key):
         stem = PurePosixPath(dropped.key).stem
         raise InvalidNameError(
             f"{dropped.key}: only georeferenced tifs are accepted; export it as {stem}.tif and drop that file."
         )
-    frame = parse_georef_key(dropped.key, shards)
+    frame = parse_georef_key(dropped.key, naming)
     if first := duplicates.get(dropped.key):
         raise InvalidNameError(
             f"{dropped.key}: {PurePosixPath(first).name} with the same name is already there; remove one of the two."

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from ls4_assets.domain.film_types import FILM_TYPES, join_or
 from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
@@ -30,8 +31,9 @@ EMPTY_WAIT = timedelta(minutes=20)
 # The events of one large deletion arrive gradually; wait so that the deletion guard sees all of them.
 EVENTS_WAIT = timedelta(seconds=30)
 _UNMOUNTED = (
-    "The archive's folder has neither bw/ nor nc/, as when its disk is not mounted; nothing counts as deleted. "
-    "Mount the disk, or create an empty bw/ if all photographs are meant to go."
+    f"The archive's folder contains no {join_or([f'{film_type}/' for film_type in FILM_TYPES])}, as when its disk is not "
+    f"mounted; nothing counts as deleted. Mount the disk, or create an empty {next(iter(FILM_TYPES))}/ if all photographs are "
+    "meant to go."
 )
 
 
@@ -102,10 +104,11 @@ def recheck_pending(archive: Archive) -> ScanReport:
 def _open_scanner(archive: Archive, report: ScanReport, deadline: float) -> Iterator["_Scanner"]:
     with archive.database.connect() as connection:
         settings = archive.settings
-        settle = timedelta(seconds=settings.settle_seconds if archive.storage.is_folder else 0.0)
+        capabilities = archive.storage.capabilities
+        settle = timedelta(seconds=settings.settle_seconds if capabilities.lists_partial_files else 0.0)
         with connection.begin():
             tables = sources.load_table_names(connection)
-        rules = Rules(settings.shards, settle, settle if archive.storage.is_folder else EMPTY_WAIT, tables)
+        rules = Rules(settings.naming, settle, EMPTY_WAIT if capabilities.lists_placeholders else settle, tables)
         guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
         missing_wait = EVENTS_WAIT if settings.events_queue_url else settle
         yield _Scanner(archive.storage, connection, report, deadline, rules, guard, missing_wait)

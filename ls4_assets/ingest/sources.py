@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from ls4_assets.db.schema import LIVE_STATES, SourceState, collection, frame, source
 from ls4_assets.domain.chunks import chunks
-from ls4_assets.domain.names import FILM_TYPES
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.ingest.planner import SourceChange, SourceChanges, SourceSnapshot
 
 _ROWS = 500
@@ -53,7 +53,7 @@ def has_sources(connection: Connection) -> bool:
 
 
 def has_photographs(connection: Connection) -> bool:
-    """Whether any file is recorded below bw/ or nc/. Rejected files elsewhere do not make an archive."""
+    """Whether any file is recorded below the folder of a film type. Rejected files elsewhere do not make an archive."""
     below = or_(*(source.c.key.startswith(f"{film_type}/") for film_type in FILM_TYPES))
     return bool(connection.scalar(select(exists().where(source.c.state != SourceState.DELETED, below))))
 

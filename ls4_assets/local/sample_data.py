@@ -20,6 +20,7 @@ from rasterio.warp import calculate_default_transform, reproject
 from rasterio.warp import transform as transform_points
 from scipy import ndimage
 
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.local.sample_files import Image, format_world_file, write_label, write_sidecar, write_tif
 from ls4_assets.local.synthetic_terrain import TerrainSpec, render_terrain
 
@@ -61,7 +62,7 @@ class SampleCollection:
 
     @property
     def bands(self) -> int:
-        return 1 if self.prefix.startswith("bw/") else 3
+        return FILM_TYPES[self.prefix.partition("/")[0]].bands
 
 
 TRAVIS = SampleCollection(

@@ -22,6 +22,7 @@ from ls4_assets.local.supervisor import Service, ServiceSupervisor
 from ls4_assets.notifications.rejections import STAFF_KEY
 from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets.runtime.local_launcher import ProcessState, process_state
+from ls4_assets.settings import load_settings
 from mapserver.config import PostgresService, write_config
 
 PORTS = ("postgres", "maps", "dagster_ui", "code_server")
@@ -35,7 +36,7 @@ class ServiceUrls:
     maps: str
 
     def wms(self, collection_name: str) -> str:
-        """The WMS address of a collection with a name such as ``Travis_USDA_1958_frames``."""
+        """The WMS address of a collection with a name such as ``Adams_USDA_1958_frames``."""
         return f"{self.maps}/?map=/mapfiles/{collection_name.lower()}.map"
 
 
@@ -122,6 +123,7 @@ def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -
         mapfiles_dir=mapfiles,
         database=PostgresService("127.0.0.1", ports["postgres"], "ls4", "mapserver", password),
         archive_dir=state.archive,
+        archive_file=load_settings().archive_file,
         collections_file=state.archive / COLLECTIONS_KEY,
         rejections_file=state.archive / STAFF_KEY,
         staff=("127.0.0.0/8",),

@@ -18,12 +18,14 @@ from types import TracebackType
 
 import psutil
 
+from ls4_assets.domain.backoff import Backoff
 from ls4_assets.errors import Ls4Error
 from ls4_assets.local.postgres import run_as
 
 # A service that exits this soon after its start, this many times in a row, has a fault that a restart does not fix.
 EARLY_EXIT_SECONDS = 30.0
 MAX_EARLY_EXITS = 5
+_BACKOFF = Backoff(first_seconds=1)
 
 
 class ServiceError(Ls4Error):
@@ -117,7 +119,8 @@ class ServiceSupervisor:
             raise ServiceError(f"{running.service.name} keeps exiting right after its start; {self._log_tail(running.service)}")
         self._echo(f"{running.service.name} exited with status {running.process.returncode}; restarting it.")
         self._stop_service(running)  # its child processes must not get in the way of the next start
-        running.restart_at = now + (0.25 * 2**running.early_exits if running.early_exits > 1 else 0)
+        # The first early exit is restarted at once.
+        running.restart_at = now + _BACKOFF.seconds(running.early_exits - 1)
 
     def stop(self) -> None:
         """Stop all services in reverse order; returns when all their processes are gone."""

@@ -13,7 +13,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.assets import keys
 from ls4_assets.db.schema import failed_run
-from ls4_assets.domain.names import COLLECTION_STEPS, STEPS, Collection
+from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 from ls4_assets.notifications.planner import IncidentKind
 from ls4_assets.runtime.dagster_names import PARTITION_TAG
 

@@ -134,7 +134,8 @@ def format_status(status: Status) -> list[str]:
         page = f": {quarantine.url}" if quarantine.url else ""
         lines.append(f"Quarantine: {quarantine.open:,} open, {quarantine.resolved:,} resolved{page}")
     return lines or [
-        "The archive is empty: drop a georeferenced tif, or run `ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames`."
+        "The archive is empty: drop a georeferenced tif, or run "
+        "`ls4 ingest FOLDER --collection bw/<County>/<AGENCY_YYYY>/frames`."
     ]
 
 

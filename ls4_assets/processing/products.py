@@ -12,12 +12,13 @@ from sqlalchemy import Engine
 
 from ls4_assets.db import frames as records
 from ls4_assets.db.frames import FrameFacts, FrameRecord, Product, SourceRecord
-from ls4_assets.domain.names import STEPS, Frame, Step
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import STEPS, FrameProduct, Step, made_with, product_of
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.processing.raw_scans import find_raw_scan, raw_scan_state
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.raster.frame import FrameResult, product_path
-from resources.storage import Storage
+from resources.storage import Storage, StoredObject
 
 
 class SupersededError(Exception):
@@ -92,13 +93,12 @@ class FrameProducts:
                 key = self.frame.product_key(step)
                 if step == "cog":
                     key = served_key = self._choose_served_key(served_key, source.version_count, content_hash)
-                path = product_path(scratch, self.frame.stem, step)
-                stored = self.storage.upload(path, key, intermediate=step != "cog", may_link=True)
+                stored = self._upload(product_of(step), key, scratch)
+                for product in made_with(step):
+                    self._upload(product, self.frame.product_key(product.name), scratch)
                 sha256 = result.cog_sha256 if step == "cog" else None
                 profile_hash = self.profile.hash(step)
                 products[step] = Product(content_hash, profile_hash, stored.size, stored.version, self.task.run_id, sha256)
-            if result.thumbnail:
-                self.storage.put(self.frame.thumbnail_key, result.thumbnail)
             facts, scan_file = _facts(result), find_raw_scan(self.storage, self.frame)
             complete = self._is_complete(products, content_hash)
             records.publish(connection, self.frame, self.source, content_hash, products, facts, served_key, scan_file, complete)
@@ -106,6 +106,10 @@ class FrameProducts:
         outcome = FrameOutcome(self.frame, "made", None, self.source, content_hash, products, all_facts, result, complete)
         was_missing = previous is not None and previous.scan_file is None
         return replace(outcome, raw_scan=raw_scan_state(self.frame, scan_file, was_missing=was_missing))
+
+    def _upload(self, product: FrameProduct, key: str, scratch: Path) -> StoredObject:
+        path = product_path(scratch, self.frame.stem, product.name)
+        return self.storage.upload(path, key, intermediate=product.is_intermediate, may_link=True)
 
     def _stored_key(self, step: Step) -> str:
         served_key = self.record.served_key if self.record else None

@@ -8,6 +8,7 @@ Dagster UI.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.regions import RegionBounds
 from ls4_assets.domain.regions.distance import distance_km, footprint_center
@@ -60,8 +61,8 @@ def validate_frame(
 
 def _check_layout(result: FrameResult) -> Finding:
     levels = " ".join(map(str, result.overview_levels))
-    bands = "1 band" if result.film_type == "bw" else "3 bands"
-    measured = f"strictly valid COG in EPSG:3857, {bands} of 8 bits, overviews {levels}"
+    bands = FILM_TYPES[result.film_type].required_bands
+    measured = f"strictly valid COG in EPSG:3857, {bands} of 8 bits each, overviews {levels}"
     error = f"its COG does not match its profile ({', '.join(result.cog_findings)}); report this as a defect"
     return Finding("layout", measured, error) if result.cog_findings else Finding("layout", measured)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from ls4_assets.db.frames import FrameFacts, Product, SourceRecord
-from ls4_assets.domain.names import Frame, Step
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import Step
 from ls4_assets.processing.quality import Finding
 from ls4_assets.processing.raw_scans import RawScanState
 from ls4_assets.raster.frame import FrameResult

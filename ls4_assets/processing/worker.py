@@ -16,7 +16,8 @@ from typing import Literal
 from ls4_assets.db import frames as records
 from ls4_assets.db.frames import FrameFacts, FrameRecord, SourceRecord
 from ls4_assets.db.schema import SourceState
-from ls4_assets.domain.names import STEPS, Frame, Step
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import STEPS, Step, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError, InsufficientResourcesError, Ls4Error, NotFoundError
 from ls4_assets.processing import admission
@@ -177,8 +178,8 @@ class _FrameJob:
         admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
 
     def _archive_folders(self) -> list[Path]:
-        """The folder of the archive; empty on S3, which never fills up."""
-        return [Path(self.storage.gdal_path(""))] if self.storage.is_folder else []
+        """The folder of the archive; empty for a storage in the cloud, which never fills up."""
+        return [Path(self.storage.gdal_path(""))] if self.storage.capabilities.has_local_paths else []
 
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
         """Download tif and sidecars, with suffixes in lower case so that GDAL pairs them; returns path and content hash."""
@@ -209,7 +210,7 @@ class _FrameJob:
 
     def _fetch_upstream(self, first: Step, content_hash: str, scratch: Path) -> list[Step]:
         """Download the products that the step `first` reads; returns the steps that must run before it (expired, stale)."""
-        upstream = STEPS[: STEPS.index(first)]
+        upstream = upstream_steps(first)
         with self._measure("fetch"):
             for index, step in enumerate(upstream):
                 if not self.products.is_up_to_date(step, content_hash, rebuild=False):

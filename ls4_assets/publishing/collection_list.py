@@ -9,14 +9,15 @@ from sqlalchemy import Connection, Row, exists, func, or_, select
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, export_state, source
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.links import index_url, map_url
-from ls4_assets.domain.names import Collection, FilmType, Shards
+from ls4_assets.domain.names import Collection, Shards
 
 COLLECTIONS_KEY = "derived/collections.json"
 
 
 def collections_json(connection: Connection, map_base_url: str, public_url: str, shards: Shards) -> bytes:
-    """JSON list of published collections.
+    """JSON list of published collections, and the titles of the film types that their `bands` name.
 
     Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
     missions over several counties, and `exports` is null until the first export.
@@ -43,7 +44,8 @@ def collections_json(connection: Connection, map_base_url: str, public_url: str,
         for row in _published_rows(connection)
         if row.frames
     ]
-    return json.dumps({"collections": entries}, indent=1).encode()
+    titles = {film_type: spec.title for film_type, spec in FILM_TYPES.items()}
+    return json.dumps({"film_types": titles, "collections": entries}, indent=1).encode()
 
 
 def has_sources_or_frames(connection: Connection, collection: Collection) -> bool:

@@ -15,7 +15,8 @@ from ls4_assets.db import export_state
 from ls4_assets.db import overview_mosaics as mosaics
 from ls4_assets.db.tile_index import collection_lock, has_table
 from ls4_assets.domain import export_keys
-from ls4_assets.domain.names import FILM_TYPES, Collection
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import Collection
 from ls4_assets.publishing import collection_list, stac
 from ls4_assets.publishing.footprints import write_geojson, write_parquet
 from ls4_assets.publishing.mosaic_index import write_mosaic_index
@@ -42,7 +43,9 @@ class ExportResult:
 
 def format_version(settings: Settings) -> str:
     """Version of everything but frames that exports depend on. When it changes, all exports are rewritten."""
-    return f"{FORMAT_VERSION} {settings.public_url} {settings.map_url}"
+    description = settings.archive_description
+    texts = [text for text in (description.organization, description.license_url) if text]
+    return " ".join([str(FORMAT_VERSION), settings.public_url, settings.map_url, *texts])
 
 
 def publish_exports(archive: Archive, collection: Collection, *, force: bool = False) -> ExportResult:
@@ -59,8 +62,8 @@ def publish_exports(archive: Archive, collection: Collection, *, force: bool = F
         if not frames:
             _withdraw(archive, collection, state)
             return ExportResult(0, 0, ())
-        host = settings.contact.organization if settings.contact else None
-        urls = stac.BaseUrls(settings.public_url, settings.map_url, host)
+        description = settings.archive_description
+        urls = stac.BaseUrls(settings.public_url, settings.map_url, description.organization, description.license_url)
         items = {indexed.frame.id: stac.build_item(indexed, json.loads(indexed.geojson), urls) for indexed in frames}
         keeps_items = state.format_version == format_version(settings) and not force
         changed = [indexed for indexed in frames if not (keeps_items and indexed.exported_revision == indexed.revision)]

@@ -17,7 +17,7 @@ GEOJSON_FOOTER = b"\n]}\n"
 
 
 def feature_properties(collection: Collection, indexed: IndexedFrame, public_url: str) -> dict[str, Any]:
-    """Properties of a feature. `collection` has the legacy wording, TRAVIS USDA 1958; `name` is the collection's name."""
+    """Properties of a feature. `collection` has the legacy wording, ADAMS USDA 1958; `name` is the collection's name."""
     return {
         "tablename": collection.table,
         "collection": f"{collection.shard} {collection.survey}".replace("_", " ").upper(),

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median_low
 
 from ls4_assets.db.schema import WEB_MERCATOR
-from ls4_assets.domain.names import Collection, FilmType
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
+from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.footprints import feature_properties
 from ls4_assets.publishing.rows import Cog, IndexedFrame
 
-_COLOR_INTERPRETATION: dict[FilmType, str] = {"bw": "gray", "nc": "red,green,blue"}
 # The frames' own overviews: each has half the resolution of the previous one.
 _OVERVIEW_FACTORS = (2, 4, 8, 16)
 
@@ -47,14 +47,14 @@ def write_mosaic_index(
 
 def _metadata(film_type: FilmType, cogs: Sequence[Cog]) -> dict[str, str]:
     """Layer metadata of the index. The mosaic has the frames' median resolution."""
-    colors = _COLOR_INTERPRETATION[film_type]
+    spec = FILM_TYPES[film_type]
     return {
         # Exactly the resolution of one frame, so that its pixels align with the mosaic's.
         "RESX": repr(median_low(cog.transform[0] for cog in cogs)),
         "RESY": repr(median_low(-cog.transform[4] for cog in cogs)),
-        "BAND_COUNT": str(len(colors.split(","))),
+        "BAND_COUNT": str(spec.bands),
         "DATA_TYPE": "Byte",
-        "COLOR_INTERPRETATION": colors,
+        "COLOR_INTERPRETATION": ",".join(spec.color_interpretation),
         "MASK_BAND": "YES",
         "SORT_FIELD": "oid",
         "BLOCKXSIZE": "512",

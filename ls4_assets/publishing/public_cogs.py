@@ -36,9 +36,8 @@ def wait_for_readers(archive: Archive, collection: Collection) -> None:
         sleep(min(max(0.0, grace_seconds - elapsed_seconds), grace_seconds))
 
 
-def remove_cogs(archive: Archive, frame: Frame) -> None:
-    """Delete every COG of a frame that was removed from the index."""
-    archive.storage.delete(frame.cog_key)
+def remove_versions(archive: Archive, frame: Frame) -> None:
+    """Delete the COGs of a frame that are not under its public key."""
     for served in list(archive.storage.list(frame.served_folder)):
         archive.storage.delete(served.key)
 

@@ -11,11 +11,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db import schema
 from ls4_assets.db.schema import LIVE_STATES, SourceState, export_state, overview_mosaic, source
+from ls4_assets.domain.backoff import Backoff
 from ls4_assets.domain.names import Collection
 
 # Backoff between attempts of a rebuild that keeps failing.
-_FIRST_WAIT = timedelta(seconds=30)
-_MAX_WAIT = timedelta(hours=1)
+_BACKOFF = Backoff(first_seconds=30, longest_seconds=3600)
 # A collection that receives frames continuously is rebuilt at this interval.
 MAX_DELAY = timedelta(minutes=10)
 NOT_INDEXED = or_(schema.frame.c.revision != schema.frame.c.indexed_revision, schema.frame.c.deleted)
@@ -37,8 +37,7 @@ class PendingRebuild:
         """Whether the backoff after failed attempts is over."""
         if self.attempts == 0 or self.requested_at is None:
             return True
-        doublings = min(self.attempts - 1, 10)
-        return now - self.requested_at >= min(_FIRST_WAIT * int(2**doublings), _MAX_WAIT)
+        return (now - self.requested_at).total_seconds() >= _BACKOFF.seconds(self.attempts)
 
 
 def pending_rebuilds(engine: Engine, public_url: str, served_root: str, exports_format: str) -> list[PendingRebuild]:

@@ -11,8 +11,10 @@ from typing import Any
 
 from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.links import index_url, tiles_url, wms_url
-from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType
+from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import COG, PRODUCTS
 from ls4_assets.publishing.rows import Cog, IndexedFrame
 
 VERSION = "1.1.0"
@@ -27,18 +29,21 @@ GEOPACKAGE = "application/geopackage+sqlite3"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 # Prefix of a multihash: the code of SHA2-256 and the length, 32 bytes.
 _SHA256 = "1220"
-_BAND_NAMES: dict[FilmType, tuple[str, ...]] = {"bw": ("gray",), "nc": ("red", "green", "blue")}
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class BaseUrls:
-    """Base URLs, without a trailing slash, of the public objects and of the maps. `host` is the organization that runs both."""
+    """Base URLs, without a trailing slash, of the public objects and of the maps.
+
+    `host` is the organization that runs both; `license` is the address of the license's text.
+    """
 
     public: str
     maps: str
     host: str | None = None
+    license: str | None = None
 
 
 def item_id(indexed: IndexedFrame) -> str:
@@ -110,6 +115,7 @@ def build_collection(
             {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
+            *([{"rel": "license", "href": urls.license, "title": "License"}] if urls.license else []),
             *_map_links(collection, urls),
             *items,
         ],
@@ -174,17 +180,17 @@ def _assets(indexed: IndexedFrame, urls: BaseUrls) -> Document:
         "href": columns["dl_georef"],
         "type": _COG,
         "title": "Georeferenced photograph (COG)",
-        "roles": ["data"],
-        "bands": [{"name": name, "data_type": "uint8"} for name in _BAND_NAMES[frame.film_type]],
+        "roles": [COG.stac_role],
+        "bands": [{"name": name, "data_type": "uint8"} for name in FILM_TYPES[frame.film_type].band_names],
     }
     if indexed.cog and indexed.cog.is_current:
         cog["file:size"] = indexed.cog.size
         cog |= {"file:checksum": f"{_SHA256}{indexed.cog.sha256}"} if indexed.cog.sha256 else {}
-    thumbnail = f"{urls.public}/{frame.thumbnail_key}"
-    assets = {
-        "cog": cog,
-        "thumbnail": {"href": thumbnail, "type": "image/webp", "title": "Thumbnail", "roles": ["thumbnail"]},
-    }
+    assets: dict[str, Document] = {COG.name: cog}
+    for product in PRODUCTS:
+        if product.is_public and product is not COG:
+            href, title = f"{urls.public}/{frame.product_key(product.name)}", product.title.capitalize()
+            assets[product.name] = {"href": href, "type": product.content_type, "title": title, "roles": [product.stac_role]}
     if indexed.scan_file:
         assets["scan"] = {"href": columns["dl_orig"], "type": "image/tiff", "title": "Raw scan", "roles": ["source"]}
     return assets

@@ -17,7 +17,8 @@ def publish_tiles(archive: Archive, collection: Collection, extent: Extent, revi
     """Write the documents, the TileJSON last. `extent` is in EPSG:3857."""
     with archive.database.connect() as connection:
         pixel_size = _median_pixel_size(connection, collection)
-    tiles = TileSet(collection.name, collection.table, collection.title, extent, pixel_size, revision)
+    attribution = archive.settings.archive_description.capabilities.attribution
+    tiles = TileSet(collection.name, collection.table, collection.title, extent, pixel_size, revision, attribution)
     for suffix, document in render_documents(tiles).items():
         archive.storage.put(collection.map_document_key(suffix), document.encode())
 

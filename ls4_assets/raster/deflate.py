@@ -19,6 +19,7 @@ from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.fidelity import Sample, choose_sample_windows, cut_samples
@@ -204,7 +205,7 @@ def _write_mask(source: Source, dataset: DatasetReader, mask: Mask, path: Path) 
 
 def _build_vrt(source: Source, block_shape: tuple[int, int], mask_file: Path | None) -> str:
     """VRT XML (gdal.org/drivers/raster/vrt.html) with the photograph's bands of the source and its mask."""
-    colors = ("Gray",) if len(source.bands) == 1 else ("Red", "Green", "Blue")
+    colors = [color.title() for color in FILM_TYPES[source.film_type].color_interpretation]
     bands = "".join(
         f'<VRTRasterBand dataType="Byte" band="{number}" blockXSize="{block_shape[1]}" blockYSize="{block_shape[0]}">'
         f"<ColorInterp>{color}</ColorInterp>{_vrt_source(source.path, band, source.min_is_white)}</VRTRasterBand>"

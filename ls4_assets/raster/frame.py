@@ -3,6 +3,7 @@
 workdir/deflate/<stem>.tif       deflate tif
 workdir/deflate/<stem>.tif.ovr   its overviews
 workdir/cog/<stem>.tif           COG
+workdir/thumbnail/<stem>.webp    thumbnail
 
 When several steps are requested, the pixels are also kept uncompressed between them (workdir/pixels/, removed at the end):
 decoding them again would take an eighth of the CPU. `ls4_assets.processing.worker` fetches the source and publishes the products.
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import rasterio
 
-from ls4_assets.domain.names import STEPS, FilmType, Step
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.products import STEPS, ProductName, Step, made_with, product_of, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.cog import CogMethod, write_cog
 from ls4_assets.raster.deflate import write_deflate
@@ -25,7 +27,7 @@ from ls4_assets.raster.fidelity import Fidelity, Sample, compare_cog, measure_va
 from ls4_assets.raster.footprint import trace_footprint
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
-from ls4_assets.raster.overviews import overviews_path, write_overviews
+from ls4_assets.raster.overviews import write_overviews
 from ls4_assets.raster.source import Limits, Source, open_source
 from ls4_assets.raster.thumbnail import render_thumbnail
 from ls4_assets.raster.validate import check_cog
@@ -46,7 +48,6 @@ class FrameResult:
     cog_findings: defects of the COG's structure, normally none.
     fidelity: comparison of the COG's pixels with the scan.
     footprint_wkb: MultiPolygon in EPSG:3857.
-    thumbnail: WebP.
     """
 
     film_type: FilmType
@@ -69,15 +70,73 @@ class FrameResult:
     cog_valid_share: float | None = None
     fidelity: Fidelity | None = None
     footprint_wkb: bytes | None = field(default=None, repr=False)
-    thumbnail: bytes | None = field(default=None, repr=False)
 
 
-def product_path(workdir: Path, stem: str, step: Step) -> Path:
-    """Return the path of the product of `step` in `workdir`."""
-    if step == "cog":
-        return workdir / "cog" / f"{stem}.tif"
-    deflate_tif = workdir / "deflate" / f"{stem}.tif"
-    return deflate_tif if step == "deflate" else overviews_path(deflate_tif)
+def product_path(workdir: Path, stem: str, product: ProductName) -> Path:
+    """Return the path of the product in `workdir`."""
+    return workdir / product_of(product).work_file.format(stem=stem)
+
+
+@dataclass
+class _FrameRun:
+    """What the writers of one frame share. `kept`: its uncompressed pixels. `facts`: fields of the result."""
+
+    source_path: Path | None
+    workdir: Path
+    stem: str
+    film_type: FilmType
+    profile: FrameProfile
+    limits: Limits
+    source_sha256: str
+    requested: Sequence[Step]
+    kept: Path | None = None
+    samples: Sequence[Sample] = ()
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def path(self, product: ProductName) -> Path:
+        return product_path(self.workdir, self.stem, product)
+
+
+def _write_deflate(run: _FrameRun) -> None:
+    if run.source_path is None:
+        raise ValueError("The step deflate needs a source; pass its path.")
+    source = open_source(run.source_path, run.film_type, run.limits)
+    if len(run.requested) > 1 and source.width * source.height * run.profile.bands <= MAX_KEPT_BYTES:
+        run.kept = run.workdir / "pixels" / f"{run.stem}.tif"
+    written = write_deflate(
+        source, run.path("deflate"), run.profile, limits=run.limits, source_sha256=run.source_sha256, keep=run.kept
+    )
+    run.samples = written.samples
+    run.facts.update(_source_facts(source), valid_share=written.valid_share)
+
+
+def _write_overviews(run: _FrameRun) -> None:
+    write_overviews(run.path("deflate"), run.profile, pixels=run.kept)
+
+
+def _write_cog(run: _FrameRun) -> None:
+    deflate_tif, cog_tif, profile = run.path("deflate"), run.path("cog"), run.profile
+    method = write_cog(deflate_tif, cog_tif, profile, pixels=run.kept)
+    fidelity = compare_cog(cog_tif, run.samples or read_samples(deflate_tif, profile.blocksize, run.source_sha256), profile)
+    with cog_tif.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    run.facts.update(cog_method=method, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=fidelity)
+    run.facts.update(cog_sha256=sha256, cog_valid_share=measure_valid_share(cog_tif), footprint_wkb=trace_footprint(cog_tif).wkb)
+
+
+def _write_thumbnail(run: _FrameRun) -> None:
+    path = run.path("thumbnail")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(render_thumbnail(run.path("cog")))
+
+
+# The function that writes each product of `domain.products`.
+WRITERS: dict[ProductName, Callable[[_FrameRun], None]] = {
+    "deflate": _write_deflate,
+    "overviews": _write_overviews,
+    "cog": _write_cog,
+    "thumbnail": _write_thumbnail,
+}
 
 
 def process(
@@ -97,64 +156,33 @@ def process(
     """
     requested = [step for step in STEPS if step in steps]
     _reject_missing_upstream(workdir, stem, requested)
-    deflate_tif, cog_tif = product_path(workdir, stem, "deflate"), product_path(workdir, stem, "cog")
+    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested)
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
-    facts: dict[str, object] = {}
-    kept: Path | None = None
-    samples: Sequence[Sample] = ()
-
-    def run_deflate() -> None:
-        nonlocal kept, samples
-        if source_path is None:
-            raise ValueError("The step deflate needs a source; pass its path.")
-        source = open_source(source_path, film_type, limits)
-        if len(requested) > 1 and source.width * source.height * profile.bands <= MAX_KEPT_BYTES:
-            kept = workdir / "pixels" / f"{stem}.tif"
-        written = write_deflate(source, deflate_tif, profile, limits=limits, source_sha256=source_sha256, keep=kept)
-        samples = written.samples
-        facts.update(_source_facts(source), valid_share=written.valid_share)
-
-    def run_cog() -> None:
-        method = write_cog(deflate_tif, cog_tif, profile, pixels=kept)
-        fidelity = compare_cog(cog_tif, samples or read_samples(deflate_tif, profile.blocksize, source_sha256), profile)
-        with cog_tif.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        facts.update(cog_method=method, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=fidelity)
-        facts.update(
-            cog_sha256=sha256,
-            cog_valid_share=measure_valid_share(cog_tif),
-            footprint_wkb=trace_footprint(cog_tif).wkb,
-            thumbnail=render_thumbnail(cog_tif),
-        )
-
-    run_step: dict[Step, Callable[[], object]] = {
-        "deflate": run_deflate,
-        "overviews": lambda: write_overviews(deflate_tif, profile, pixels=kept),
-        "cog": run_cog,
-    }
     try:
         for step in requested:
             with _measure(step, seconds, peak_mb):
-                run_step[step]()
+                WRITERS[step](run)
+                for product in made_with(step):
+                    WRITERS[product.name](run)
     finally:
-        if kept is not None:
-            kept.unlink(missing_ok=True)
-    with gdal_env(), rasterio.open(cog_tif if "cog" in requested else deflate_tif) as product:
-        width, height, levels = product.width, product.height, tuple(product.overviews(1))
-        transform = tuple(product.transform)[:6]
+        if run.kept is not None:
+            run.kept.unlink(missing_ok=True)
+    with gdal_env(), rasterio.open(run.path("cog" if "cog" in requested else "deflate")) as dataset:
+        width, height, levels = dataset.width, dataset.height, tuple(dataset.overviews(1))
+        transform = tuple(dataset.transform)[:6]
     return FrameResult(
         film_type=film_type, width=width, height=height, transform=transform, overview_levels=levels,
-        sizes={step: product_path(workdir, stem, step).stat().st_size for step in requested},
+        sizes={step: run.path(step).stat().st_size for step in requested},
         seconds=seconds, peak_mb=peak_mb, profile_hash={step: profile.hash(step) for step in requested},
-        **facts,  # type: ignore[arg-type]
+        **run.facts,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def _reject_missing_upstream(workdir: Path, stem: str, requested: Sequence[Step]) -> None:
     if not requested:
         raise ValueError(f"No step was requested; request at least one of {', '.join(STEPS)}.")
-    for step in STEPS[: STEPS.index(requested[-1])]:
+    for step in upstream_steps(requested[-1]):
         if step not in requested and not product_path(workdir, stem, step).exists():
             raise ValueError(f"{product_path(workdir, stem, step)} is missing; fetch it before requesting {requested[-1]}.")
 

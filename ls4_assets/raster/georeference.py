@@ -33,7 +33,7 @@ _ADVICE = "correct its georeference and drop it again"
 
 @dataclass(frozen=True)
 class Georeference:
-    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:26914"."""
+    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:32719"."""
 
     crs: CRS
     transform: Affine

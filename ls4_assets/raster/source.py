@@ -20,7 +20,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
 from ls4_assets.raster.georeference import Georeference, read_georeference
@@ -28,7 +28,6 @@ from ls4_assets.raster.georeference import Georeference, read_georeference
 MaskDeclaration = Literal["mask", "alpha", "nodata", "nothing"]
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_REQUIRED_BANDS = {"bw": "one band (black and white)", "nc": "three bands (natural color)"}
 
 
 @dataclass(frozen=True)
@@ -171,30 +170,36 @@ def _reject_pixel_type(dataset: DatasetReader, path: Path, film_type: FilmType, 
     # GDAL also reports a palette for a MINISWHITE image.
     if dataset.colorinterp[0] == ColorInterp.palette and not min_is_white:
         raise FrameError(
-            f"{path.name} has a color palette and a frame needs {_REQUIRED_BANDS[film_type]}; convert it with "
-            f"gdal_translate -expand {'gray' if film_type == 'bw' else 'rgb'} and drop the result."
+            f"{path.name} has a color palette and a frame needs {FILM_TYPES[film_type].required_bands}; convert it with "
+            f"gdal_translate -expand {FILM_TYPES[film_type].palette_expansion} and drop the result."
         )
 
 
 def _select_bands(dataset: DatasetReader, path: Path, film_type: FilmType) -> tuple[tuple[int, ...], int | None]:
-    """Return the photograph's bands, and the band that is tagged alpha (bw: the second, nc: the fourth), if any."""
-    bands = (1,) if film_type == "bw" else (1, 2, 3)
-    count = dataset.count
+    """Return the photograph's bands, and the band after them if it is tagged alpha."""
+    spec, count = FILM_TYPES[film_type], dataset.count
+    bands = tuple(range(1, spec.bands + 1))
     extra_is_alpha = count == len(bands) + 1 and dataset.colorinterp[-1] == ColorInterp.alpha
     if count == len(bands) or extra_is_alpha:
         return bands, count if extra_is_alpha else None
-    if film_type == "nc" and count == 4:
+    if spec.ignores_fourth_band and count == 4:
         return bands, None
-    if film_type == "bw":
-        keep = "keep its first band with gdal_translate -b 1"
-        advice = f"drop it under nc/ instead if it is in color, or {keep} if it is not" if count in (3, 4) else keep
-    elif count <= 2:
-        advice = "drop it under bw/ instead"
-    else:
-        advice = "keep red, green and blue with gdal_translate -b 1 -b 2 -b 3"
     raise FrameError(
-        f"{path.name} has {count} band(s) and a frame under {film_type}/ needs {_REQUIRED_BANDS[film_type]}; {advice}."
+        f"{path.name} has {count} band(s) and a frame under {film_type}/ needs {spec.required_bands}; "
+        f"{_advise_on_bands(count, film_type)}."
     )
+
+
+def _advise_on_bands(count: int, film_type: FilmType) -> str:
+    """Return what to do with a file that has too many or too few bands: another folder, or fewer bands."""
+    spec = FILM_TYPES[film_type]
+    # With or without alpha.
+    counts = {count, count - 1} - {spec.bands}
+    fitting = {name: other for name, other in FILM_TYPES.items() if other.bands in counts}
+    if not fitting:
+        return spec.band_advice
+    folders = join_or([f"under {name}/ if it is in {other.title}" for name, other in fitting.items()])
+    return f"drop it {folders}" if count < spec.bands else f"drop it {folders}, or {spec.band_advice} if it is in {spec.title}"
 
 
 def _read_declared_mask(

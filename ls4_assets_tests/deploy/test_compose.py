@@ -60,6 +60,15 @@ def test_settings_are_valid_and_dagster_yaml_finds_its_variables() -> None:
         assert required - set(environment) == set()
 
 
+def test_pipeline_and_map_server_read_the_same_archive_file() -> None:
+    """Both images contain deploy/archive; a part without the variable would describe another archive."""
+    for service in ("migrate", "code", "daemon", "webserver", "maps"):
+        assert SERVICES[service]["environment"]["LS4_ARCHIVE_FILE"] == "${LS4_ARCHIVE_FILE:-}"
+    for name in ("Dockerfile", "mapserver.Dockerfile"):
+        assert "COPY deploy/archive /opt/archive\n" in (CHECKOUT / "deploy" / name).read_text()
+        assert "!deploy/archive\n" in (CHECKOUT / "deploy" / f"{name}.dockerignore").read_text()
+
+
 def test_daemon_can_see_the_processes_of_runs() -> None:
     """Runs are child processes of the code server, and the daemon's launcher checks whether they still exist."""
     assert SERVICES["daemon"]["pid"] == "service:code"

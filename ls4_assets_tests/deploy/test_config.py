@@ -30,6 +30,8 @@ def test_example_is_valid_and_shows_every_section(example: Config) -> None:
         ('# host = "photographs', 'host = "photographs', "host and certificate_arn must be set together"),
         ("endpoint_zones = 2", "endpoint_zones = 3", "endpoint_zones is greater than the number of zones, 2"),
         ("region =", "region", "cannot be read"),
+        ('# archive_file = "archive.toml"', 'archive_file = "none.toml"', "archive_file: .*none.toml cannot be read"),
+        ("# batch_size = 50", 'archive_file = "/x.toml"', "archive_file: not a setting that can be set here"),
     ],
 )
 def test_wrong_value_is_reported_by_name(tmp_path: Path, original: str, replacement: str, message: str) -> None:

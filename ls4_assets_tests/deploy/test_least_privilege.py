@@ -23,7 +23,7 @@ from ls4_assets_tests.deploy.conftest import Stacks, Template
 from ls4_assets_tests.integration.test_ingest_events import eventbridge_message
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
-from ls4_assets_tests.s3_servers import REGION, _renew_workers, s3_server_fixture  # noqa: F401
+from ls4_assets_tests.s3_servers import REGION, renew_workers, s3_server_fixture  # noqa: F401
 from mapserver.sync import MapfileSync
 from resources.s3_storage import S3Storage
 
@@ -49,9 +49,9 @@ class Account:
             patch.setenv("AWS_SECRET_ACCESS_KEY", self.keys[role][1])
             patch.setattr(boto3, "DEFAULT_SESSION", None)
             patch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
-            _renew_workers()
+            renew_workers()
             yield
-        _renew_workers()
+        renew_workers()
 
 
 @pytest.fixture

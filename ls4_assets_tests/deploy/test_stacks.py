@@ -6,21 +6,18 @@ from typing import Any
 
 import pytest
 
-from ls4_assets.domain.key_parser import parse_georef_key
-from ls4_assets.domain.names import Collection, Shards
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.settings import Settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
-from ls4_assets_tests.platform import CHECKOUT
+from ls4_assets_tests.platform import CHECKOUT, frame_of
 from resources.s3_storage import INTERMEDIATE_TAG
 
 require_cdk()
-from deploy.aws.archive import PUBLIC_KEYS  # noqa: E402  # they import the CDK, which may be missing
-from deploy.aws.events import NEVER_DROPS  # noqa: E402
-from deploy.aws.roles import PRODUCTS, SERVED  # noqa: E402
+from deploy.aws.keys import NEVER_DROPS, PUBLIC_KEYS, SERVED_KEYS, WRITTEN_KEYS  # noqa: E402
 
-SHARDS: Shards = {"Travis": "county"}
 DROP = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
-FRAME = parse_georef_key(DROP, SHARDS)
+FRAME = frame_of(DROP)
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 SNAPSHOT = CHECKOUT / "ls4_assets_tests" / "deploy" / "access.json"
 
@@ -123,7 +120,7 @@ def test_products_are_not_drops(stacks: Stacks, key: str, is_drop: bool) -> None
 
 
 def test_no_key_that_a_run_may_write_is_a_drop() -> None:
-    for keys in PRODUCTS:
+    for keys in WRITTEN_KEYS:
         example = keys.replace("*", "x")
         assert any(fnmatchcase(example, each) for each in NEVER_DROPS), keys
 
@@ -155,7 +152,22 @@ def matches(patterns: tuple[str, ...], key: str) -> bool:
     ],
 )
 def test_rights_by_key(key: str, public: bool, written: bool, served: bool) -> None:
-    assert (matches(PUBLIC_KEYS, key), matches(PRODUCTS, key), matches(SERVED, key)) == (public, written, served)
+    assert (matches(PUBLIC_KEYS, key), matches(WRITTEN_KEYS, key), matches(SERVED_KEYS, key)) == (public, written, served)
+
+
+@pytest.mark.parametrize("film_type", FILM_TYPES)
+def test_rights_are_those_of_every_film_type(film_type: FilmType) -> None:
+    """The map server could not read the COGs of an added film type."""
+    frame = Frame(COLLECTION, film_type, "02-08-60_6-107")
+    rights = {
+        f"{frame.folder}/georef/{frame.stem}.tif": (False, False, False),
+        f"{frame.scan_prefix}TIF": (True, False, False),
+        frame.deflate_key: (False, True, False),
+        frame.overviews_key: (False, True, False),
+        frame.cog_key: (True, True, True),
+        COLLECTION.tile_index_key(film_type, ".shp"): (True, True, True),
+    }
+    assert rights == {key: (matches(PUBLIC_KEYS, key), matches(WRITTEN_KEYS, key), matches(SERVED_KEYS, key)) for key in rights}
 
 
 def test_run_can_start_no_task_and_pass_no_role(stacks: Stacks) -> None:

@@ -3,13 +3,14 @@
 import inspect
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
 from ls4_assets.settings import Settings, load_settings
-from ls4_assets_tests.deploy.conftest import Stacks, require_cdk
+from ls4_assets_tests.deploy.conftest import Stacks, require_cdk, synthesize
 from ls4_assets_tests.deploy.containers import DAGSTER, container, environment
 from ls4_assets_tests.platform import CHECKOUT
 
@@ -75,6 +76,13 @@ def test_containers_that_use_the_database_have_its_address_and_a_password(stacks
     assert "PGPASSWORD" in {secret["Name"] for secret in container(stacks, name)["Secrets"]}
     if name in DAGSTER:
         assert variables["LS4_DATABASE_URL"] == "postgresql+psycopg2://ls4@/ls4"
+
+
+def test_pipeline_and_map_server_read_the_same_archive_file(example: Config, tmp_path: Path) -> None:
+    config = example.model_copy(update={"archive_file": "valley.toml"})
+    stacks = synthesize(config, tmp_path / "cdk.out")
+    for name in (*DAGSTER, "maps"):
+        assert environment(stacks, name)["LS4_ARCHIVE_FILE"] == "/opt/archive/valley.toml", name
 
 
 def test_databases_are_created_as_the_administrator(stacks: Stacks) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from ls4_assets.domain.storages import S3
 from ls4_assets.ingest.batches import BatchLimits, claim_batches
 from ls4_assets.ingest.scan import ScanReport, scan_bucket
 from ls4_assets.local.postgres import Cluster
@@ -93,7 +94,7 @@ def ingest_fixture(cluster: Cluster, tmp_path: Path) -> Iterator[Ingest]:
 class FakeListing:
     """A storage that only lists keys, of any number."""
 
-    is_folder = False
+    capabilities = S3.capabilities
 
     def __init__(self, folders: dict[str, list[StoredObject]]) -> None:
         """`folders`: the objects of each georef folder, in key order."""

@@ -23,7 +23,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic
 from ls4_assets.db import overview_mosaics, schema, tile_index
-from ls4_assets.domain.names import Collection, FilmType, Frame
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.local.state import find_free_port
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.overview_grid import Box
@@ -115,7 +116,13 @@ class MosaicArchive:
         assert extent
         mapfile = render(
             MapfileContext(
-                COLLECTION.name, COLLECTION.map_name, COLLECTION.title, COLLECTION.table, extent, overview_resolution=resolution
+                COLLECTION.name,
+                COLLECTION.map_name,
+                COLLECTION.title,
+                COLLECTION.table,
+                extent,
+                self.archive.settings.archive_description.capabilities,
+                overview_resolution=resolution,
             )
         )
         assert validate_mapfile(mapfile) == []

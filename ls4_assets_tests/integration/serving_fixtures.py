@@ -28,14 +28,17 @@ from sqlalchemy import URL, Engine, create_engine
 
 from ls4_assets.db.bootstrap import bootstrap
 from ls4_assets.db.schema import tile_index
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.names import Collection
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
+from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets_tests.platform import PASSWORDS
 from mapserver.config import PostgresService, ServingConfig, write_config
 from mapserver.mapfile import MapfileContext, render
 from mapserver.rendering import Extent
 
+CAPABILITIES = read_archive_file(None).capabilities
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 NAME, TABLE = COLLECTION.name, COLLECTION.table
 LINKS = "https://archive.example.org"
@@ -198,7 +201,7 @@ def publish_mapfile(archive: Path, context: MapfileContext) -> None:
 def mapfile_context(collection: Collection) -> MapfileContext:
     words = collection.name.split("_")
     title = " ".join(word.capitalize() for word in words)
-    return MapfileContext(collection.name, "".join(words).upper(), title, collection.table, EXTENT)
+    return MapfileContext(collection.name, "".join(words).upper(), title, collection.table, EXTENT, CAPABILITIES)
 
 
 @pytest.fixture(scope="module", name="map_server")
@@ -231,7 +234,7 @@ def map_server_fixture(index_database: IndexDatabase) -> Iterator[MapServer]:
 
 
 @contextmanager
-def serve_archive(home: Path, cluster: Cluster) -> Iterator[httpx.Client]:
+def serve_archive(home: Path, cluster: Cluster, archive_file: Path | None = None) -> Iterator[httpx.Client]:
     """Run nginx and two mapserv workers over the archive in `home`; yields a client."""
     archive = home / "archive"
     config = write_config(
@@ -239,6 +242,8 @@ def serve_archive(home: Path, cluster: Cluster) -> Iterator[httpx.Client]:
         port=find_free_port(),
         mapfiles_dir=archive / "mapfiles",
         archive_dir=archive,
+        archive_file=archive_file,
+        collections_file=archive / COLLECTIONS_KEY,
         database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
         workers=2,
     )

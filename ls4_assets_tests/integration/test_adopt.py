@@ -18,7 +18,8 @@ from sqlalchemy import create_engine, make_url, text
 from ls4_assets.assets import keys
 from ls4_assets.cli.main import main
 from ls4_assets.db.audit import audit_archive, audit_collection
-from ls4_assets.domain.names import STEPS, Frame
+from ls4_assets.domain.names import Frame
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.adopt.archive import adopt, scans_paused
 from ls4_assets.operations.adopt.collection import AdoptReport

@@ -8,7 +8,7 @@ import dagster as dg
 import geopandas
 from affine import Affine
 
-from ls4_assets.domain.names import FILM_TYPES, STEPS
+from ls4_assets.domain.products import PRODUCTS, STEPS
 from ls4_assets.operations.status import collect
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -115,7 +115,7 @@ def test_mission_in_both_film_types_is_one_collection(platform: Platform, tmp_pa
     platform.settle()
     assert sorted(str(row["band"]) for row in index_rows(platform).values()) == ["bw", "nc"]
     collection = frame_of(KEY).collection
-    shapefiles = [platform.storage.read(collection.tile_index_key(film_type, ".shp")) for film_type in FILM_TYPES]
+    shapefiles = [platform.storage.read(collection.tile_index_key(film_type, ".shp")) for film_type in ("bw", "nc")]
     assert shapefiles[0] == shapefiles[1]
 
 
@@ -176,8 +176,7 @@ def test_deleted_frame_is_removed_from_index_map_and_products(platform: Platform
     assert platform.ingest() == []  # the next scan deletes the partition in Dagster
     assert list(index_rows(platform)) == [f"/vsis3/ls4/{frame_of(KEY).cog_key}"]
     deleted = frame_of(OTHER)
-    assert [platform.storage.head(deleted.product_key(step)) for step in STEPS] == [None] * 3
-    assert platform.storage.head(deleted.thumbnail_key) is None
+    assert {platform.storage.head(deleted.product_key(product.name)) for product in PRODUCTS} == {None}
     assert platform.storage.read("mapfiles/travis_usda_1958_frames.map") != mapfile
     assert list(platform.partitions("Travis", "cog")) == [frame_of(KEY).partition]
 

@@ -129,9 +129,9 @@ def test_frame_rejected_later_can_still_be_deleted(platform: Platform, good: Pat
     """After the county was removed from the list of shards, its frames could not be removed from the map."""
     platform.drop(KEY, good)
     platform.settle()
-    shards = tmp_path / "shards.toml"
+    shards = tmp_path / "archive.toml"
     shards.write_text('agency = ["USDA"]\n')
-    without_county = platform.with_settings(shards_file=str(shards))
+    without_county = platform.with_settings(archive_file=str(shards))
     without_county.ingest()
     assert platform.state(KEY)[0] == "rejected"
     assert len(platform.rows("SELECT 1 FROM travis_usda_1958_frames")) == 1

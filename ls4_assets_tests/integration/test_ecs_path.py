@@ -40,7 +40,6 @@ from ls4_assets_tests.rasters import photograph, write_tif
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server_fixture  # noqa: F401
 from mapserver.config import PostgresService, write_config
 from mapserver.sync import MapfileSync
-from resources.open import gdal_s3_options
 from resources.s3_storage import S3Storage
 
 pytestmark = pytest.mark.slow
@@ -50,7 +49,7 @@ NAME, TABLE = "Travis_USDA_1958_frames", "travis_usda_1958_frames"
 TIMEOUT_SECONDS = 120.0
 # Variables that only this test sets: few shards, short waits, one worker, a server in place of AWS.
 TEST_ONLY = {
-    "LS4_SHARDS_FILE",
+    "LS4_ARCHIVE_FILE",
     "LS4_SENSOR_SECONDS",
     "LS4_READER_GRACE_SECONDS",
     "LS4_S3_ENDPOINT_URL",
@@ -180,12 +179,12 @@ def event_queue(bucket: S3Storage) -> str:
 
 def environment_of(stacks: Stacks, platform: Platform, home: Path, server: S3Server) -> dict[str, str]:
     """The environment of a run's container in the template, with the servers, folders and passwords of this test."""
-    (home / "shards.toml").write_text('county = ["Travis"]\n')
+    (home / "archive.toml").write_text('county = ["Travis"]\n')
     settings = {name.upper(): value for name, value in platform.archive.overrides.items()}
     database = make_url(platform.settings.database_url.get_secret_value())
     overrides = {
         **{f"LS4_{name}": value for name, value in settings.items() if name != "SETTLE_SECONDS"},
-        "LS4_SHARDS_FILE": str(home / "shards.toml"),
+        "LS4_ARCHIVE_FILE": str(home / "archive.toml"),
         "LS4_SENSOR_SECONDS": "1",
         "LS4_NOTIFY_TOPIC": boto3.client("sns", endpoint_url=server.endpoint_url).create_topic(Name="ls4-alarms")["TopicArn"],
         "PGHOST": str(database.host),
@@ -245,8 +244,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Client]:
     """MapServer over the bucket, with the files that `mapserver.sync` copies."""
-    storage, settings = production.platform.storage, production.platform.settings
-    assert isinstance(storage, S3Storage)
+    storage = production.platform.storage
     serving = Path(tempfile.mkdtemp(prefix="srv-", dir=production.home))
     serving.chmod(0o755)
     config = write_config(
@@ -256,7 +254,7 @@ def map_server(production: Production, cluster: Cluster) -> Iterator[httpx.Clien
         database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
         workers=1,
         gdal_options={
-            **gdal_s3_options(settings),
+            **storage.gdal_options(),
             **{name: CREDENTIALS[name] for name in CREDENTIALS if "DEFAULT" not in name},
         },
     )

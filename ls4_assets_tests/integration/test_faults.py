@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
 
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect, format_status
 from ls4_assets.processing.worker import process_frame

@@ -436,7 +436,7 @@ def test_unavailable_queue_does_not_block_the_scan(ingest: EventIngest, monkeypa
 
 
 def test_events_are_rejected_for_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="LS4_EVENTS_QUEUE_URL needs a bucket"):
+    with pytest.raises(ConfigurationError, match="LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as s3://bucket"):
         load_settings(storage=str(tmp_path), database_url="x", public_url="x", map_url="x", events_queue_url="http://q")
 
 

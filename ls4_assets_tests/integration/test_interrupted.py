@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from ls4_assets.assets import events, frames
 from ls4_assets.db.schema import SourceState
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.processing import admission
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
@@ -180,7 +180,7 @@ import json, sys
 from pathlib import Path
 import dagster as dg
 from ls4_assets.definitions import build_definitions
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets_tests.platform import SHARDS, Platform
 from resources.archive import Archive

@@ -11,7 +11,7 @@ from affine import Affine
 from click.testing import CliRunner
 
 from ls4_assets.cli.main import main
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.operations.status import collect
 from ls4_assets_tests.integration.test_faults import write_truncated, write_without_georeference, writer_of
 from ls4_assets_tests.platform import Platform, frame_of

@@ -33,6 +33,9 @@ from ls4_assets_tests.integration.serving_fixtures import (
     wait_until_healthy,
     write_cog,
 )
+from ls4_assets_tests.platform import CHECKOUT
+
+VALLEY = CHECKOUT / "ls4_assets_tests" / "valley" / "archive.toml"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def running(index_database: IndexDatabase) -> Iterator[RunningServer]:
 
 
 @contextmanager
-def start(index_database: IndexDatabase, home: Path, options: Mapping[str, object]) -> Iterator[RunningServer]:
+def start(index_database: IndexDatabase, home: Path, options: Mapping[str, object], **variables: str) -> Iterator[RunningServer]:
     service, port = index_database.service, find_free_port()
     environment = {
         "PGHOST": service.host,
@@ -82,7 +85,7 @@ def start(index_database: IndexDatabase, home: Path, options: Mapping[str, objec
     ]
     with ExitStack() as stack:
         log = stack.enter_context((home / "stderr").open("wb"))
-        process = subprocess.Popen(argv, stderr=log, cwd="/", env=os.environ | environment)
+        process = subprocess.Popen(argv, stderr=log, cwd="/", env=os.environ | environment | variables)
         stack.callback(process.wait, 30)
         stack.callback(process.terminate)
         client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))
@@ -119,6 +122,22 @@ def test_it_exits_when_nginx_exits(running: RunningServer) -> None:
     master.terminate()
     assert running.process.wait(30) == 1
     assert wait_until_gone(children) == []
+
+
+@pytest.mark.parametrize(("file", "title"), [(str(VALLEY), "Photographs of the Valley"), ("", "Aerial photographs")])
+def test_archive_file_comes_from_the_pipelines_variable(index_database: IndexDatabase, file: str, title: str) -> None:
+    """Compose sets the variable to an empty text when the installation has no archive file of its own."""
+    home = Path(tempfile.mkdtemp(prefix="ls4-maps-"))
+    home.chmod(0o755)
+    folders = {"run-dir": home / "serving", "mapfiles": home / "mapfiles", "collections": home / "c.json"}
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home)
+        server = stack.enter_context(start(index_database, home, folders, LS4_ARCHIVE_FILE=file))
+        response = server.client.get("/archive.json")
+        assert response.headers["cache-control"] == "no-cache"
+        document = response.json()
+        assert document["title"] == title
+        assert "immutable" in server.client.get(document["base_map"]).headers["cache-control"]
 
 
 @contextmanager

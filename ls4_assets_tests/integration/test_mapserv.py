@@ -15,6 +15,7 @@ from ls4_assets.domain.contact import Contact
 from ls4_assets.domain.names import Collection
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
+    CAPABILITIES,
     COLLAR,
     EXTENT,
     FRAMES,
@@ -70,7 +71,7 @@ def test_contact_block_and_special_characters_survive_without_a_warning(map_serv
     value = 'Map "Desk" \\ <Archive> & Söhne'
     contact = Contact(value, value, "Head", "a@b.org", "1", "2", "Street 1", "Austin", "TX", "78701", "USA")
     plain = mapfile_context(Collection("Odd", "USDA_1958", "frames"))
-    publish_mapfile(map_server.archive, replace(plain, contact=contact))
+    publish_mapfile(map_server.archive, replace(plain, capabilities=replace(CAPABILITIES, contact=contact)))
     response = map_server.wms("GetCapabilities", version=version, address=f"/wms/{plain.table}")
     assert "WARNING" not in response.text.upper()
     assert value in [element.text for element in ElementTree.fromstring(response.content).iter()]

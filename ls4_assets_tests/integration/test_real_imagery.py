@@ -74,9 +74,9 @@ def maps(cluster: Cluster, shared_data: Path) -> Iterator[Maps]:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
         # Photographs from all over the world are dropped under Travis: this archive configures no regions.
-        shards = home / "shards.toml"
+        shards = home / "archive.toml"
         shards.write_text('county = ["Travis"]\n')
-        platform = stack.enter_context(running_platform(cluster, home, shards_file=str(shards)))
+        platform = stack.enter_context(running_platform(cluster, home, archive_file=str(shards)))
         for key, name in {**SERVED, **{key: name for key, (name, _) in FAILED.items()}}.items():
             platform.drop(key, shared_data / name)
         platform.settle()

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from ls4_assets.cli.main import main
 from ls4_assets.domain.names import Collection
+from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.reconcile.model import ActionKind
 from ls4_assets.operations.reconcile.run import Reconciler, ReconcileReport
@@ -137,7 +138,7 @@ def drop_orphans(platform: Platform) -> list[str]:
           VALUES ('{FOLDER}/georef/{orphan.stem}.tif', 'deleted', 'v', 1, '{orphan.id}', 'Travis', '{COLLECTION.name}')
           ON CONFLICT DO NOTHING
     """)  # fmt: skip
-    keys = [orphan.cog_key, orphan.deflate_key, orphan.overviews_key, orphan.thumbnail_key, f"{orphan.served_folder}a-b.tif"]
+    keys = [*(orphan.product_key(product.name) for product in PRODUCTS), f"{orphan.served_folder}a-b.tif"]
     for key in keys:
         platform.drop(key, b"x")
     return keys

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ls4_assets.assets import keys
 from ls4_assets.cli import backfill
 from ls4_assets.cli.backfill import follow, launch, read_progress
-from ls4_assets.domain.names import COLLECTION_STEPS, STEPS
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 from ls4_assets.errors import UnknownCollectionError
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import SHARDS, Platform, frame_of, running_platform
@@ -51,10 +51,10 @@ def platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def daemon(platform: Platform, folder: Path) -> Iterator["Daemon"]:
-    shards = folder / "shards.toml"
+    shards = folder / "archive.toml"
     shards.write_text("\n".join(f"{kind} = {[name for name in SHARDS if SHARDS[name] == kind]}" for kind in set(SHARDS.values())))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (platform.archive.overrides | {"shards_file": str(shards)}).items():
+        for name, value in (platform.archive.overrides | {"archive_file": str(shards)}).items():
             patch.setenv(f"LS4_{name.upper()}", value)
         with _daemon(folder) as running:
             yield running

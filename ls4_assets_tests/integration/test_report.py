@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from ls4_assets import logs
 from ls4_assets.cli.main import main
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import CollectionStatus, Status, collect, format_status
 from ls4_assets_tests.platform import Platform, frame_of, running_platform

@@ -6,7 +6,7 @@ import pytest
 
 from ls4_assets.assets import collections
 from ls4_assets.db import frames as records
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.ingest.scan import scan_bucket
 from ls4_assets.processing.products import FrameProducts
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask

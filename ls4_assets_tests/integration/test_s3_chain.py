@@ -14,7 +14,7 @@ import rasterio
 from boto3.s3.transfer import TransferConfig
 from rasterio.session import AWSSession
 
-from ls4_assets.domain.names import STEPS
+from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import Pixels, photograph, write_tif

@@ -1,4 +1,4 @@
-"""The storage port, for every implementation: a folder, moto, and SeaweedFS as a real S3 server.
+"""The storage port, for every implementation: a folder, moto, SeaweedFS as a real S3 server, and Azurite.
 
 Listings are in test_storage_listing.py, properties of one implementation in test_storage_kinds.py.
 """
@@ -10,13 +10,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import rasterio
 
+from ls4_assets.domain.storages import KINDS
 from ls4_assets.errors import NotFoundError
 from ls4_assets.settings import load_settings
-from ls4_assets_tests.integration.storage_fixtures import KEY, keys, storage_fixture  # noqa: F401
-from ls4_assets_tests.s3_servers import REGION, s3_server_fixture  # noqa: F401
+from ls4_assets_tests.azure_server import azure_server_fixture  # noqa: F401
+from ls4_assets_tests.integration.storage_fixtures import ARCHIVES, KEY, keys, settings_of, storage_fixture  # noqa: F401
+from ls4_assets_tests.rasters import photograph, write_tif
+from ls4_assets_tests.s3_servers import s3_server_fixture  # noqa: F401
 from resources.open import open_storage
-from resources.s3_storage import S3Storage
 from resources.storage import Storage, StoredObject
 
 
@@ -150,15 +153,32 @@ def test_folder_is_not_an_object(storage: Storage) -> None:
 def test_setting_selects_the_storage(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DATABASE_URL": "postgresql://", "PUBLIC_URL": "http://x", "MAP_URL": "http://x"}.items():
         monkeypatch.setenv(f"LS4_{name}", value)
-    if isinstance(storage, S3Storage):
-        settings = {
-            "storage": f"s3://{storage.bucket}",
-            "s3_endpoint_url": storage.client.meta.endpoint_url,
-            "s3_region": REGION,
-        }
-    else:
-        settings = {"storage": storage.gdal_path("")}
     storage.put(KEY, b"x")
-    opened = open_storage(load_settings(**settings))
+    opened = open_storage(load_settings(**settings_of(storage)))
     assert (type(opened), opened.read(KEY)) == (type(storage), b"x")
     assert opened.gdal_path(KEY) == storage.gdal_path(KEY)
+    assert opened.capabilities == storage.capabilities
+
+
+def test_every_kind_is_in_this_contract() -> None:
+    assert set(ARCHIVES) == set(KINDS.values())
+
+
+def test_gdal_reads_an_object(storage: Storage, tmp_path: Path) -> None:
+    """With the options of the port and the credentials of the environment alone."""
+    storage.upload(write_tif(tmp_path / "x.tif", photograph(40, 50)), KEY)
+    with rasterio.Env(**storage.gdal_options()), rasterio.open(storage.gdal_path(KEY)) as tif:
+        assert (tif.height, tif.width) == (40, 50)
+        assert tif.read(1).any()
+
+
+def test_copy_is_the_same_object_under_another_key(storage: Storage) -> None:
+    storage.put(KEY, b"pixels")
+    copied = storage.copy(KEY, "bw/copy.tif")
+    assert (copied.key, copied.size) == ("bw/copy.tif", 6)
+    assert storage.head("bw/copy.tif") == copied
+    storage.delete(KEY)
+    assert storage.read("bw/copy.tif") == b"pixels"
+    with pytest.raises(NotFoundError):
+        storage.copy(KEY, "bw/copy.tif")
+    assert storage.read("bw/copy.tif") == b"pixels"

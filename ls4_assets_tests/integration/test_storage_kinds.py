@@ -1,4 +1,7 @@
-"""Properties of one kind of storage: races and paths of a file system; tags, multipart uploads and signatures of S3."""
+"""Properties of one kind of storage: races and paths of a file system; tags, multipart uploads and signatures of S3.
+
+Those of Azure Blob Storage are in test_storage_azure.py.
+"""
 
 import os
 import threading
@@ -9,7 +12,16 @@ import botocore.exceptions
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
-from ls4_assets_tests.integration.storage_fixtures import KEY, MEGABYTE, folder_only, keys, put_raw, s3_only, storage_fixture  # noqa: F401
+from ls4_assets_tests.azure_server import azure_server_fixture  # noqa: F401
+from ls4_assets_tests.integration.storage_fixtures import (  # noqa: F401
+    KEY,
+    MEGABYTE,
+    folder_only,
+    keys,
+    put_raw,
+    s3_only,
+    storage_fixture,
+)
 from ls4_assets_tests.s3_servers import REGION, s3_server_fixture  # noqa: F401
 from resources.directory_storage import DirectoryStorage
 from resources.s3_storage import S3Storage

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ls4_assets.errors import ConfigurationError
-from ls4_assets_tests.integration.storage_fixtures import keys, level_keys, put_raw, storage_fixture  # noqa: F401
-from ls4_assets_tests.s3_servers import REGION, s3_server_fixture  # noqa: F401
-from resources.directory_storage import DirectoryStorage
+from ls4_assets_tests.azure_server import azure_server_fixture  # noqa: F401
+from ls4_assets_tests.integration.storage_fixtures import keys, level_keys, missing_archive, put_raw, storage_fixture  # noqa: F401
+from ls4_assets_tests.s3_servers import s3_server_fixture  # noqa: F401
 from resources.s3_storage import S3Storage
 from resources.storage import Storage, StoredObject
 
@@ -70,7 +70,7 @@ def test_list_accepts_any_prefix(storage: Storage) -> None:
 
 
 # SeaweedFS lists folder by folder instead of in key order.
-@pytest.mark.parametrize("storage", ["directory", "moto"], indirect=True)
+@pytest.mark.parametrize("storage", ["directory", "moto", "azurite"], indirect=True)
 def test_lists_are_in_key_order(storage: Storage) -> None:
     """A folder sorts with its slash: "a-b/x" and "a.tif" come before "a/x"."""
     expected = ["B/x.tif", "a-b/x.tif", "a.tif", "a/x.tif", "a0/x.tif", "b/x.tif", "é/x.tif"]
@@ -123,11 +123,7 @@ def test_any_name_is_preserved(storage: Storage, tmp_path: Path, name: str) -> N
 
 def test_failed_listing_is_not_an_empty_archive(storage: Storage) -> None:
     """An unmounted disk looked like an archive from which everything was deleted."""
-    missing: Storage
-    if isinstance(storage, S3Storage):
-        missing = S3Storage("ls4-missing", storage.client.meta.endpoint_url, REGION)
-    else:
-        missing = DirectoryStorage(Path("/never/mounted"))
+    missing = missing_archive(storage)
     for call in (lambda: list(missing.list_level("")), lambda: list(missing.list("bw/"))):
         with pytest.raises(ConfigurationError, match=r"correct LS4_STORAGE\.$"):
             call()

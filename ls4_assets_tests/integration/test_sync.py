@@ -31,10 +31,12 @@ from ls4_assets_tests.integration.serving_fixtures import (
     map_server_fixture,  # noqa: F401
     mapfile_context,
 )
+from ls4_assets_tests.integration.storage_fixtures import put_raw
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
 from mapserver import sync, tiles
 from mapserver.mapfile import render
 from mapserver.sync import MapfileSync
+from resources.s3_storage import S3Storage
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -155,7 +157,7 @@ def test_locally_deleted_map_is_restored(sidecar: MapfileSync) -> None:
 
 def test_many_maps_are_copied_in_one_sync(sidecar: MapfileSync) -> None:
     for number in range(60):
-        sidecar.storage.client.put_object(Bucket=sidecar.storage.bucket, Key=f"mapfiles/m_{number}.map", Body=MAP)
+        put_raw(sidecar.storage, f"mapfiles/m_{number}.map", MAP)
     sidecar.sync_once()
     assert len(served_files(sidecar)) == 60
 
@@ -213,7 +215,7 @@ def test_other_objects_below_the_prefix_are_ignored(
     foreign = ["../x.map", "..map", "sub/x.map", "X.map", "x.MAP", ".x.map", "x.map/", "a b.map", "x.map.part", "é.map", "x.sh"]
     (sidecar.folder / "footprint.html").write_text("the server's copy")
     for name in (*foreign, "footprint.html"):
-        sidecar.storage.client.put_object(Bucket=sidecar.storage.bucket, Key=f"mapfiles/{name}", Body=MAP)
+        put_raw(sidecar.storage, f"mapfiles/{name}", MAP)
     before = sorted(tmp_path.iterdir())
     sidecar.storage.put(KEY, MAP)
     for _ in range(sync.REMOVE_AFTER_LISTINGS + 1):
@@ -268,6 +270,7 @@ def test_failed_listing_removes_nothing(sidecar: MapfileSync) -> None:
     sidecar.sync_once()
     state = sidecar.state.read_bytes()
     sidecar.storage.delete(KEY)
+    assert isinstance(sidecar.storage, S3Storage)
     sidecar.storage.client.delete_bucket(Bucket=sidecar.storage.bucket)
     for _ in range(sync.REMOVE_AFTER_LISTINGS + 1):
         with pytest.raises(ConfigurationError):
@@ -348,7 +351,8 @@ def test_folder_as_storage_is_rejected_with_advice(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "'/srv/archive' is not a bucket such as s3://name: for an archive in a folder, let MapServer read that folder.\n"
+        "'/srv/archive' is not a bucket such as s3://bucket or az://container: "
+        "for an archive in a folder, let MapServer read that folder.\n"
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from ls4_assets.db.schema import tile_index
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Collection
 from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.integration.serving_fixtures import (
@@ -72,7 +73,8 @@ class ViewerServer:
     listed: list[dict[str, Any]]
 
     def write_list(self, *entries: Mapping[str, Any]) -> None:
-        self.collections_file.write_text(json.dumps({"collections": entries}))
+        titles = {film_type: spec.title for film_type, spec in FILM_TYPES.items()}
+        self.collections_file.write_text(json.dumps({"film_types": titles, "collections": entries}))
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +253,31 @@ def test_hashed_assets_are_cached(web: ViewerServer) -> None:
     assert "integrity=" in page
 
 
+@pytest.mark.parametrize("film_type", FILM_TYPES)
+def test_film_types_have_titles_and_are_a_facet(visit: Visit, film_type: str) -> None:
+    """The page had a list of its own, so a film type that was added had no label."""
+    later, before = visit.web.listed
+    title = FILM_TYPES[film_type].title
+    others = [other for other in FILM_TYPES if other != film_type]
+    visit.web.write_list({**later, "bands": [film_type]}, {**before, "bands": others})
+    page = visit.open()
+    rows = page.locator("#collections li")
+    page.select_option("#facet-film", film_type)
+    assert rows.count() == 1 and title in rows.inner_text()
+    assert f"film={film_type}" in page.url
+    assert f"{title} (1)" in page.locator("#facet-film option").all_inner_texts()
+    page.select_option("#facet-film", "")
+    page.fill("#search", title)
+    assert rows.count() == 1 and str(COLLECTION.year) in rows.inner_text()
+
+
+def test_list_of_an_older_version_shows_the_folder_of_a_film_type(visit: Visit) -> None:
+    """The list in the bucket stays that of the older version until the next map is published."""
+    visit.web.collections_file.write_text(json.dumps({"collections": visit.web.listed}))
+    page = visit.open()
+    assert "bw" in page.locator("#collections li").first.inner_text()
+
+
 def test_search_and_facets_narrow_the_list(visit: Visit) -> None:
     page = visit.open()
     rows = page.locator("#collections li")
@@ -413,7 +440,7 @@ def test_everything_is_reachable_by_keyboard(visit: Visit) -> None:
         press("Tab")
         reached.append(page.evaluate("document.activeElement.id"))
     page.keyboard.type("1958")
-    for _ in range(6):  # four facets, "Show all", the first collection
+    for _ in range(7):  # five facets, "Show all", the first collection
         press("Tab")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid", "the focus must be visible"

@@ -13,7 +13,7 @@ import shapely
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
 from ls4_assets.operations.adopt.cog_header import CogHeader, read_header

@@ -9,13 +9,13 @@ import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from ls4_assets.definitions import build_definitions
-from ls4_assets.settings import read_shards
+from ls4_assets.domain.archive_file import read_archive_file
 from resources.archive import Archive
 
 
 @pytest.fixture(scope="module")
 def graph() -> AssetGraph:
-    return build_definitions(read_shards(None), Archive(), 5).resolve_asset_graph()
+    return build_definitions(read_archive_file(None).naming.shards, Archive(), 5).resolve_asset_graph()
 
 
 def test_lineage_of_a_shard(graph: AssetGraph) -> None:
@@ -52,7 +52,7 @@ def test_assets_of_a_shard_have_its_partition_sets_and_group(graph: AssetGraph) 
 
 
 def test_every_shard_has_eight_assets(graph: AssetGraph) -> None:
-    assert len(graph.get_all_asset_keys()) == 8 * len(read_shards(None)) + 3
+    assert len(graph.get_all_asset_keys()) == 8 * len(read_archive_file(None).naming.shards) + 3
 
 
 def test_code_location_loads_from_another_folder(tmp_path: Path) -> None:

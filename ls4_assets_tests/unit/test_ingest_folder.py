@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.folder import ingest_folder
-from ls4_assets.settings import read_shards
 from resources.directory_storage import DirectoryStorage
 
 COLLECTION = "bw/Travis/USDA_1958/frames"
-SHARDS = read_shards(None)
+NAMING = read_archive_file(None).naming
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def test_tifs_and_sidecars_are_uploaded_and_bad_names_rejected(storage: DirectoryStorage, scans: Path) -> None:
-    report = ingest_folder(scans, COLLECTION, storage, SHARDS)
+    report = ingest_folder(scans, COLLECTION, storage, NAMING)
     assert [stored.key for stored in storage.list("")] == [
         f"{COLLECTION}/georef/02-08-60_6-107.tfw",
         f"{COLLECTION}/georef/02-08-60_6-107.tif",
@@ -40,26 +40,26 @@ def test_tifs_and_sidecars_are_uploaded_and_bad_names_rejected(storage: Director
 
 
 def test_unchanged_files_are_not_uploaded_again(storage: DirectoryStorage, scans: Path) -> None:
-    ingest_folder(scans, COLLECTION, storage, SHARDS)
+    ingest_folder(scans, COLLECTION, storage, NAMING)
     before = list(storage.list(""))
     (scans / "02-08-60_6-108.TIF").write_bytes(b"rescanned")
-    report = ingest_folder(scans, COLLECTION, storage, SHARDS, replace=True)
+    report = ingest_folder(scans, COLLECTION, storage, NAMING, replace=True)
     assert (report.uploaded, len(report.unchanged)) == (["02-08-60_6-108.TIF"], 2)
     assert [a.key for a, b in zip(before, storage.list(""), strict=True) if a != b] == [f"{COLLECTION}/georef/02-08-60_6-108.TIF"]
 
 
 def test_wrong_collection_is_rejected_before_any_upload(storage: DirectoryStorage, scans: Path) -> None:
     with pytest.raises(InvalidNameError, match="did you mean Travis"):
-        ingest_folder(scans, "bw/Travs/USDA_1958/frames", storage, SHARDS)
+        ingest_folder(scans, "bw/Travs/USDA_1958/frames", storage, NAMING)
     assert list(storage.list("")) == []
 
 
 @pytest.mark.parametrize("content", [b"an old copy", b""])
 def test_existing_file_is_not_overwritten_without_replace(storage: DirectoryStorage, scans: Path, content: bytes) -> None:
     """A folder was ingested a second time, and its old, empty file overwrote the one corrected in the archive."""
-    ingest_folder(scans, COLLECTION, storage, SHARDS)
+    ingest_folder(scans, COLLECTION, storage, NAMING)
     (scans / "02-08-60_6-107.tif").write_bytes(content)
-    report = ingest_folder(scans, COLLECTION, storage, SHARDS)
+    report = ingest_folder(scans, COLLECTION, storage, NAMING)
     assert report.uploaded == []
     assert any("02-08-60_6-107.tif" in message for message in report.rejected)
     assert storage.read(f"{COLLECTION}/georef/02-08-60_6-107.tif") == b"02-08-60_6-107.tif"

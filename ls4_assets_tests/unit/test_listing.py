@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from ls4_assets.domain.key_parser import frame_stem
+from ls4_assets.domain.storages import S3
 from ls4_assets.ingest import listing
 from ls4_assets.ingest.listing import END, KeyRange
 from resources.storage import StoredObject, folder_end
@@ -44,7 +45,7 @@ OTHER_KEYS = [
 class KeyListing:
     """A storage of keys; the listing of a folder in `broken` fails at the key given for it."""
 
-    is_folder = False
+    capabilities = S3.capabilities
 
     def __init__(self, keys: list[str], broken: dict[str, str] | None = None) -> None:
         self.keys = sorted(keys)

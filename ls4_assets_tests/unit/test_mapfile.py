@@ -5,19 +5,22 @@ from dataclasses import replace
 
 import pytest
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.contact import Contact
 from mapserver.mapfile import ATTRIBUTES, MapfileContext, render, validate_mapfile
 from mapserver.rendering import quote
 
+ARCHIVE = read_archive_file(None)
 CONTEXT = MapfileContext(
     name="Travis_USDA_1958_frames",
     map_name="TRAVISUSDA1958FRAMES",
     title="Travis Usda 1958 Frames",
     table="travis_usda_1958_frames",
     extent=(-10880000.0, 3530000.0, -10870000.0, 3540000.1234),
+    capabilities=ARCHIVE.capabilities,
 )
 CONTACT = Contact("A", "B", "C", "a@b.org", "1", "2", "D", "E", "TX", "78701", "USA")
-WITH_CONTACT = replace(CONTEXT, contact=CONTACT)
+WITH_CONTACT = replace(CONTEXT, capabilities=replace(ARCHIVE.capabilities, contact=CONTACT))
 
 WITH_OVERVIEW = replace(CONTEXT, overview_resolution=9.554628535647032)
 
@@ -66,7 +69,9 @@ def test_hidden_layers_must_exist_and_reject_requests(hidden: str) -> None:
 
 
 def test_index_collection_has_a_doubled_suffix() -> None:
-    context = MapfileContext("A_B_1958_index", "AB1958INDEX", "A B 1958 Index", "a_b_1958_index", CONTEXT.extent)
+    context = MapfileContext(
+        "A_B_1958_index", "AB1958INDEX", "A B 1958 Index", "a_b_1958_index", CONTEXT.extent, ARCHIVE.capabilities
+    )
     text = render(context)
     assert 'NAME "A_B_1958_index_index"' in text
     assert validate_mapfile(text) == []

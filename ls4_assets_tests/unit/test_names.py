@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import frame_stem, parse_collection_path, parse_georef_key
 from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.errors import InvalidNameError
-from ls4_assets.settings import read_shards
 
-SHARDS = read_shards(None)
+NAMING = read_archive_file(None).naming
 SHARED = Path(os.environ.get("LS4_SHARED", Path(__file__).parents[2].parent / "shared"))
 VECTORS = SHARED / "parity" / "parity_vectors.json"
 
@@ -29,7 +29,7 @@ DIFFERENT = {
 
 
 def parse_cog_key(cog_key: str) -> Frame:
-    return parse_georef_key(cog_key.replace("/cog/", "/georef/"), SHARDS)
+    return parse_georef_key(cog_key.replace("/cog/", "/georef/"), NAMING)
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the parity vectors are not next to the checkout")
@@ -110,12 +110,12 @@ def test_index_sheet_scan_omits_the_tile_and_keeps_the_dpi(stem: str) -> None:
         ("bw/StratMap/1996/frames/georef/02-08-60_6-107.tif", "3_107_02-08-96.tif"),
         ("bw/Travis/USDA_1958/georef/02-08-60_6-107.tif", "move the file to such a folder"),
         (f"bw/USDA/{'X' * 60}/frames/georef/02-08-60_6-107.tif", "shorten"),
-        ("02-08-60_6-107.tif", "bw .*or nc"),
+        ("02-08-60_6-107.tif", "bw .*nc .*or cir"),
     ],
 )
 def test_rejection_says_what_to_do(key: str, advice: str) -> None:
     with pytest.raises(InvalidNameError, match=advice) as error:
-        parse_georef_key(key, SHARDS)
+        parse_georef_key(key, NAMING)
     assert str(error.value).endswith((".", "."))
     assert "\n" not in str(error.value)
 
@@ -127,7 +127,7 @@ def test_rejection_says_what_to_do(key: str, advice: str) -> None:
     st.from_regex(r"\A0[1-9]-1[0-9]-[0-9]{2}_[0-9A-Z]{1,4}-[0-9A-Z]{1,4}\Z"),
 )
 def test_parsing_and_formatting_round_trip(shard: str, survey: str, film_type: str, stem: str) -> None:
-    frame = parse_georef_key(f"{film_type}/{shard}/{survey}/frames/georef/{stem}.tif", SHARDS)
+    frame = parse_georef_key(f"{film_type}/{shard}/{survey}/frames/georef/{stem}.tif", NAMING)
     assert Frame.from_partition(shard, frame.partition) == frame
     assert Collection.from_partition(shard, frame.collection.partition) == frame.collection
     assert Frame.from_id(frame.id) == frame
@@ -145,12 +145,12 @@ def test_other_files_do_not_belong_to_a_frame(key: str) -> None:
 
 
 def test_collection_path_that_an_operator_types_is_parsed() -> None:
-    collection, film_type = parse_collection_path("bw/Travis/USDA_1958/frames/", SHARDS)
+    collection, film_type = parse_collection_path("bw/Travis/USDA_1958/frames/", NAMING)
     assert (collection.name, film_type) == ("Travis_USDA_1958_frames", "bw")
     with pytest.raises(InvalidNameError, match="did you mean Travis"):
-        parse_collection_path("bw/Traviss/USDA_1958/frames", SHARDS)
+        parse_collection_path("bw/Traviss/USDA_1958/frames", NAMING)
 
 
 def test_default_shards_cover_the_whole_state() -> None:
-    assert sum(kind == "county" for kind in SHARDS.values()) == 254
-    assert SHARDS["StratMap"] == "program"
+    assert sum(kind == "county" for kind in NAMING.shards.values()) == 254
+    assert NAMING.shards["StratMap"] == "program"

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ls4_assets.db.schema import SourceState
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
 from ls4_assets.ingest.planner import Rules, SourceChanges, SourceSnapshot, plan_changes
-from ls4_assets.settings import read_shards
 from resources.storage import StoredObject, combined_version
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -22,7 +22,7 @@ def plan(
     settle: timedelta = SETTLE,
     tables: dict[str, str] | None = None,
 ) -> SourceChanges:
-    rules = Rules(read_shards(None), settle, settle or timedelta(minutes=2), tables or {})
+    rules = Rules(read_archive_file(None).naming, settle, settle or timedelta(minutes=2), tables or {})
     return plan_changes(listed, rows or {}, NOW, rules)
 
 

@@ -3,11 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.products import STEPS, Step
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
+from ls4_assets_tests.rasters import BW, NC
 
 
 def test_default_profiles() -> None:
-    assert PROFILES == {"bw": BW, "nc": NC}
     assert (BW.bands, BW.cog_compression, BW.blocksize) == (1, "DEFLATE", 512)
     assert (NC.bands, NC.cog_compression, NC.jpeg_quality) == (3, "JPEG", 85)
 
@@ -60,6 +62,18 @@ def test_hash_changes_only_with_options_of_the_step_or_an_earlier_step() -> None
 
 def test_jpeg_quality_does_not_affect_a_lossless_cog() -> None:
     assert BW.model_copy(update={"jpeg_quality": 70}).hash("cog") == BW.hash("cog")
+
+
+@pytest.mark.parametrize(
+    ("film_type", "hashes"),
+    [
+        ("bw", {"deflate": "31579473a675", "overviews": "0b96a541b891", "cog": "b69d67cba34b"}),
+        ("nc", {"deflate": "5b2b8ba025ec", "overviews": "45d5d2a12db9", "cog": "2ac2342b7740"}),
+    ],
+)
+def test_hashes_of_published_frames_stay(film_type: FilmType, hashes: dict[Step, str]) -> None:
+    """They are stored with every product: another value makes the whole archive stale."""
+    assert {step: PROFILES[film_type].hash(step) for step in STEPS} == hashes
 
 
 def test_hashes_differ_between_film_types_and_steps() -> None:

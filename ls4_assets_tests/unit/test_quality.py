@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import rasterio.warp
 import shapely
 
+from ls4_assets.domain.archive_file import SHIPPED, read_archive_file
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.regions import RegionBounds
 from ls4_assets.domain.regions.distance import distance_km, footprint_center
@@ -16,10 +16,9 @@ from ls4_assets.errors import ConfigurationError
 from ls4_assets.processing.quality import FrameQualityError, validate_frame
 from ls4_assets.raster.fidelity import Fidelity
 from ls4_assets.raster.frame import FrameResult
-from ls4_assets.settings import read_region_bounds, read_shards
 
 FRAME = Frame(Collection("Travis", "USDA_1958", "frames"), "bw", "02-08-60_6-107")
-TEXAS = read_region_bounds(None)
+TEXAS = read_archive_file(None).region_bounds
 AUSTIN, LUBBOCK, ROUND_ROCK = (-97.74, 30.27), (-101.85, 33.58), (-97.68, 30.51)
 
 
@@ -69,8 +68,8 @@ def test_jpeg_above_its_minimum_psnr_passes() -> None:
 
 
 def test_every_texas_county_has_an_outline() -> None:
-    outlines = json.loads((files("ls4_assets.domain.regions") / "texas.json").read_text())
-    counties = {name for name, kind in read_shards(None).items() if kind == "county"}
+    outlines = json.loads((SHIPPED / "outlines" / "texas.json").read_text())
+    counties = {name for name, kind in read_archive_file(None).naming.shards.items() if kind == "county"}
     assert set(outlines) == counties
     state = shapely.union_all([shapely.Polygon(ring).buffer(0.011) for rings in outlines.values() for ring in rings])
     assert state.area == pytest.approx(65.5, rel=0.05), "square degrees"
@@ -95,10 +94,11 @@ def test_distance_from_the_region_of_a_shard(shard: str, location: tuple[float, 
 
 
 def test_shards_of_another_archive_have_an_extent_or_no_region(tmp_path: Path) -> None:
-    file = tmp_path / "shards.toml"
+    file = tmp_path / "archive.toml"
     file.write_text('county = ["Orange", "Kern"]\n[extents]\nKern = [-120.2, 34.8, -117.6, 35.8]\n')
-    bounds = read_region_bounds(file)
-    assert read_shards(file) == {"Orange": "county", "Kern": "county"}
+    archive = read_archive_file(file)
+    bounds = archive.region_bounds
+    assert archive.naming.shards == {"Orange": "county", "Kern": "county"}
     assert distance_km(bounds, "Orange", footprint(*AUSTIN)) is None, (
         "Orange has no region here, not even that of Orange in Texas"
     )
@@ -108,12 +108,12 @@ def test_shards_of_another_archive_have_an_extent_or_no_region(tmp_path: Path) -
 
 @pytest.mark.parametrize("line", ['outlines = "utopia"', "extent = [1, 2, 3]", "[extents]\nKern = [-117.6, 34.8, -120.2, 35.8]"])
 def test_invalid_regions_are_rejected(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "shards.toml"
+    file = tmp_path / "archive.toml"
     file.write_text(f'county = ["Kern"]\n{line}\n')
-    with pytest.raises(ConfigurationError, match="use texas|write degrees"):
-        read_region_bounds(file)
+    with pytest.raises(ConfigurationError, match="ships with ls4: texas|write degrees"):
+        read_archive_file(file)
 
 
 def test_configured_extent_takes_precedence_over_the_outline() -> None:
-    bounds = RegionBounds("texas", None, {"Travis": (-102.0, 33.0, -101.0, 34.0)})
+    bounds = RegionBounds(TEXAS.outlines, None, {"Travis": (-102.0, 33.0, -101.0, 34.0)})
     assert distance_km(bounds, "Travis", footprint(*LUBBOCK)) == 0

@@ -14,12 +14,13 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.warp import transform as transform_points
 from tifffile import PHOTOMETRIC
 
-from ls4_assets.domain.names import FilmType
-from ls4_assets.domain.profiles import BW, PROFILES, FrameProfile
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.rasters import (
+    BW,
     NORTH,
     UTM_PLACE,
     WEST,

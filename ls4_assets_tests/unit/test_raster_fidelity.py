@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ls4_assets.domain.names import FilmType
-from ls4_assets.domain.profiles import BW, NC, PROFILES
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.fidelity import (
     MAX_SAMPLES,
@@ -21,7 +21,7 @@ from ls4_assets.raster.fidelity import (
 )
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.source import Limits, open_source
-from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
+from ls4_assets_tests.rasters import BW, NC, photograph, rotated_rectangle, write_tif
 
 HEIGHT, WIDTH = 1300, 1700
 

@@ -11,12 +11,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
 
-from ls4_assets.domain.profiles import BW, PROFILES
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.raster.footprint import trace_footprint
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.source import Limits
 from ls4_assets.raster.thumbnail import render_thumbnail
 from ls4_assets_tests.rasters import (
+    BW,
     NORTH,
     WEST,
     photograph,
@@ -113,7 +114,7 @@ def test_deflate_tif_and_cog_have_the_same_footprint(tmp_path: Path) -> None:
 def test_thumbnail_is_small_and_transparent_in_the_collar(tmp_path: Path, bands: int, film_type: str) -> None:
     inside = rotated_rectangle(900, 1200)
     source = write_tif(tmp_path / "a.tif", photograph(900, 1200, bands), mask=inside)
-    process(source, tmp_path, "a", film_type, PROFILES[film_type], Limits())  # type: ignore[arg-type, index]
+    process(source, tmp_path, "a", film_type, PROFILES[film_type], Limits())
     picture = render_thumbnail(tmp_path / "cog" / "a.tif", 256)
     assert len(picture) < 40_000
     with Image.open(io.BytesIO(picture)) as image:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import shapely
 
-from ls4_assets.domain.names import STEPS, FilmType
-from ls4_assets.domain.profiles import BW, NC, PROFILES
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.products import PRODUCTS, STEPS
+from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.source import Limits
-from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif
+from ls4_assets_tests.rasters import BW, NC, photograph, rotated_rectangle, write_tif
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_result_fields(tmp_path: Path, scan: Path) -> None:
     assert result.profile_hash["cog"] == BW.hash("cog")
     assert all(20 < megabytes < 20_000 for megabytes in result.peak_mb.values())
     assert result.footprint_wkb is not None and shapely.from_wkb(result.footprint_wkb).geom_type == "MultiPolygon"
-    assert result.thumbnail is not None and result.thumbnail[8:12] == b"WEBP"
+    assert product_path(tmp_path / "work", "f", "thumbnail").read_bytes()[8:12] == b"WEBP"
 
 
 @pytest.mark.parametrize("film_type", ["bw", "nc"])
@@ -45,7 +46,7 @@ def test_single_steps_write_the_same_products_as_all_steps(tmp_path: Path, film_
     process(source, tmp_path / "together", "f", film_type, PROFILES[film_type], Limits())
     for step in STEPS:
         process(source if step == "deflate" else None, tmp_path / "apart", "f", film_type, PROFILES[film_type], Limits(), [step])
-    assert set(products(tmp_path / "together")) == {"deflate/f.tif", "deflate/f.tif.ovr", "cog/f.tif"}
+    assert set(products(tmp_path / "together")) == {product.work_file.format(stem="f") for product in PRODUCTS}
     assert products(tmp_path / "together") == products(tmp_path / "apart")
 
 
@@ -56,10 +57,10 @@ def test_products_are_reproducible(tmp_path: Path, scan: Path) -> None:
 
 
 def test_result_contains_requested_steps_only(tmp_path: Path, scan: Path) -> None:
-    result = process(scan, tmp_path, "f", "bw", BW, Limits(), ["deflate"])
+    result = process(scan, tmp_path / "work", "f", "bw", BW, Limits(), ["deflate"])
     assert list(result.seconds) == ["deflate"]
-    assert (result.cog_method, result.footprint_wkb, result.thumbnail) == (None, None, None)
-    assert not product_path(tmp_path, "f", "overviews").exists()
+    assert (result.cog_method, result.footprint_wkb) == (None, None)
+    assert set(products(tmp_path / "work")) == {"deflate/f.tif"}
 
 
 @pytest.mark.parametrize("steps", [["overviews"], ["cog"], ["deflate", "cog"]])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FilmType
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.mask import find_mask

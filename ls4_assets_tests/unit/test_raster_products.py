@@ -11,8 +11,8 @@ import rasterio
 import tifffile
 from affine import Affine
 
-from ls4_assets.domain.names import FilmType
-from ls4_assets.domain.profiles import BW, NC, PROFILES, FrameProfile
+from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.raster.cog import write_cog
 from ls4_assets.raster.cog_assembly import assemble_cog
 from ls4_assets.raster.deflate import write_deflate
@@ -21,6 +21,8 @@ from ls4_assets.raster.overviews import overviews_path, write_overviews
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets.raster.validate import check_cog
 from ls4_assets_tests.rasters import (
+    BW,
+    NC,
     NORTH,
     WEST,
     Pixels,

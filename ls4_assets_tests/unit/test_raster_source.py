@@ -12,7 +12,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FilmType
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.rasters import NORTH, UTM_PLACE, WEST, photograph, write_tif
@@ -146,7 +146,15 @@ def test_local_coordinate_system_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bands", "film_type", "advice"),
-    [(3, "bw", "under nc/"), (4, "bw", "under nc/"), (2, "bw", "-b 1"), (1, "nc", "under bw/"), (5, "nc", "-b 3")],
+    [
+        (3, "bw", "drop it under nc/ if it is in natural color or under cir/ if it is in color infrared, or keep its first band"),
+        (4, "bw", "under cir/"),
+        (2, "bw", "needs one band (black and white); keep its first band with gdal_translate -b 1."),
+        (1, "nc", "needs three bands (natural color); drop it under bw/ if it is in black and white."),
+        (2, "cir", "under bw/"),
+        (5, "nc", "-b 3"),
+        (4, "cir", "-b 4 -b 1 -b 2"),  # its first three bands are red, green and blue
+    ],
 )
 def test_wrong_band_count_is_rejected_with_advice(tmp_path: Path, bands: int, film_type: FilmType, advice: str) -> None:
     path = write_tif(tmp_path / "a.tif", photograph(60, 50, bands), photometric="MINISBLACK")

@@ -9,7 +9,7 @@ import shapely
 from rasterio.warp import transform_geom
 from shapely.geometry import mapping, shape
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process

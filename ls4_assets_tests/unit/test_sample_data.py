@@ -11,11 +11,10 @@ from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 from rasterio.warp import reproject
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import parse_georef_key
-from ls4_assets.domain.names import Shards
 from ls4_assets.local.sample_data import BASTROP, TRAVIS, UTM, sample_views, write_sample_data
 from ls4_assets.local.synthetic_terrain import TerrainSpec, render_terrain
-from ls4_assets.settings import read_shards
 
 FRAMES = "bw/Travis/USDA_1958/frames/georef"
 
@@ -30,9 +29,9 @@ def _tifs(sample_files: dict[str, Path], stage: str) -> dict[str, Path]:
 
 
 def test_every_key_follows_the_grammar_of_the_archive(sample_files: dict[str, Path]) -> None:
-    shards: Shards = read_shards(None)
+    naming = read_archive_file(None).naming
     for key in _tifs(sample_files, "georef"):
-        parse_georef_key(key, shards)
+        parse_georef_key(key, naming)
 
 
 def test_sample_data_has_both_film_types_all_frame_types_and_several_crss(sample_files: dict[str, Path]) -> None:

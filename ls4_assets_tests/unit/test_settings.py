@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ls4_assets.domain.profiles import NC
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.settings import load_settings, read_shards
+from ls4_assets.settings import load_settings
+from ls4_assets_tests.rasters import NC
 
 REQUIRED = {
     "LS4_STORAGE": "/srv/archive",
@@ -31,12 +32,30 @@ def test_single_profile_option_can_be_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert profiles["bw"].overview_levels == (2, 4, 8)
 
 
+@pytest.mark.parametrize(("name", "advice"), [("NCC", "did you mean nc"), ("RGB", "use bw, nc or cir")])
+def test_misspelled_film_type_is_rejected_with_advice(monkeypatch: pytest.MonkeyPatch, name: str, advice: str) -> None:
+    """The profile of a misspelled film type was ignored silently."""
+    monkeypatch.setenv(f"LS4_PROFILES__{name}__JPEG_QUALITY", "90")
+    with pytest.raises(ConfigurationError, match=f"LS4_PROFILES: .*{name.lower()} is not a film type; {advice}"):
+        load_settings()
+
+
+def test_options_of_environment_and_file_are_merged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "ls4.toml"
+    file.write_text("[profiles.cir]\njpeg_quality = 70\ndetect_collar = false\n[profiles.bw]\nblocksize = 256\n")
+    monkeypatch.setenv("LS4_CONFIG", str(file))
+    monkeypatch.setenv("LS4_PROFILES__CIR__DETECT_COLLAR", "true")
+    profiles = load_settings().profiles
+    assert (profiles["cir"].jpeg_quality, profiles["cir"].detect_collar, profiles["bw"].blocksize) == (70, True, 256)
+    assert profiles["nc"] == NC
+
+
 def test_environment_takes_precedence_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "ls4.toml"
     file.write_text('public_url = "https://file.test"\nbatch_size = 7\n[profiles.nc]\njpeg_quality = 70\n')
     monkeypatch.setenv("LS4_CONFIG", str(file))
     settings = load_settings()
-    assert (settings.public_url, settings.batch_size, settings.profiles.nc.jpeg_quality) == ("https://cdn.test", 7, 70)
+    assert (settings.public_url, settings.batch_size, settings.profiles["nc"].jpeg_quality) == ("https://cdn.test", 7, 70)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +83,15 @@ def test_password_is_not_in_the_repr() -> None:
     assert "secret" not in repr(load_settings())
 
 
-def test_archive_can_have_its_own_shards(tmp_path: Path) -> None:
-    file = tmp_path / "shards.toml"
+def test_archive_file_is_read_and_an_empty_variable_means_the_shipped_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LS4_ARCHIVE_FILE", "")
+    assert load_settings().archive_description == read_archive_file(None)
+    file = tmp_path / "archive.toml"
     file.write_text('county = ["Adams", "Ashland"]\nagency = ["USDA"]\n')
-    assert read_shards(file) == {"Adams": "county", "Ashland": "county", "USDA": "agency"}
-    file.write_text('county = ["St. Croix"]\n')
-    with pytest.raises(ConfigurationError, match="letters and digits"):
-        read_shards(file)
+    monkeypatch.setenv("LS4_ARCHIVE_FILE", str(file))
+    assert load_settings().shards == {"Adams": "county", "Ashland": "county", "USDA": "agency"}
 
 
 def test_misspelled_setting_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +101,8 @@ def test_misspelled_setting_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_missing_file_is_reported_by_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="LS4_SHARDS_FILE"):
-        read_shards(tmp_path / "none.toml")
+    with pytest.raises(ConfigurationError, match="LS4_ARCHIVE_FILE"):
+        read_archive_file(tmp_path / "none.toml")
     monkeypatch.setenv("LS4_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(ConfigurationError, match="LS4_CONFIG"):
         load_settings()

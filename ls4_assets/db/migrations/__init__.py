@@ -1,4 +1,4 @@
 """The revisions of the index database, one for each change of `db/schema.py` since 0001.
 
-docs/how-to/operate.md explains how to write one. Tile indexes of collections are not included: each rebuild creates its own.
+Columns of the collections' tile indexes are in `db/tile_index_columns.py`.
 """

@@ -1,15 +1,16 @@
-"""Regions in which the photographs of each shard may be located: county outlines, or extents from the operator's settings.
+"""Regions in which the photographs of each shard may be located: outlines or extents from the archive file.
 
-The outlines included in the package are JSON files in this folder; README.md gives their source and license. The distance of a
-footprint from its region is computed in `distance`, which needs shapely; this module, which settings import, does not.
+The shipped archive file, its outlines and its base map are in this folder; README.md gives their sources and licenses. The
+distance of a footprint from its region is computed in `distance`, which needs shapely; this module, which settings and the map
+server import, does not.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.resources import files
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 Extent = tuple[float, float, float, float]
 Rings = list[list[tuple[float, float]]]
@@ -19,12 +20,12 @@ Rings = list[list[tuple[float, float]]]
 class RegionBounds:
     """Bounds by shard, all in degrees.
 
-    outlines: name of an included set of outlines (texas).
+    outlines: a file for `load_outlines`.
     extents: (west, south, east, north) by shard; they override outlines.
     extent: bounds of every shard that has neither an extent nor an outline.
     """
 
-    outlines: str | None = None
+    outlines: Path | None = None
     extent: Extent | None = None
     extents: Mapping[str, Extent] = field(default_factory=dict)
 
@@ -32,19 +33,37 @@ class RegionBounds:
         """Region of a shard as closed rings in degrees; None if the shard has no bounds."""
         if extent := self.extents.get(shard):
             return [_box(extent)]
-        if self.outlines and (rings := _load_outlines(self.outlines).get(shard)):
+        if self.outlines and (rings := load_outlines(self.outlines).get(shard)):
             return rings
         return [_box(self.extent)] if self.extent else None
 
 
-def available_outlines() -> list[str]:
-    """Names of the sets of outlines included in the package."""
-    return sorted(path.name.removesuffix(".json") for path in files(__name__).iterdir() if path.name.endswith(".json"))
-
-
 @lru_cache
-def _load_outlines(name: str) -> dict[str, Rings]:
-    return cast(dict[str, Rings], json.loads((files(__name__) / f"{name}.json").read_text(encoding="utf-8")))
+def load_outlines(path: Path) -> Mapping[str, Rings]:
+    """The outer rings of each shard.
+
+    The file is GeoJSON, whose polygons have the shard's name as property `shard`, or a JSON object of rings by shard. Raises
+    OSError, or ValueError for any other content.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")
+    if document.get("type") != "FeatureCollection":
+        return cast(dict[str, Rings], document)
+    outlines: dict[str, Rings] = {}
+    for feature in document["features"]:
+        shard = (feature.get("properties") or {}).get("shard")
+        if not isinstance(shard, str):
+            raise ValueError("a feature has no property `shard`")
+        outlines.setdefault(shard, []).extend(_outer_rings(feature.get("geometry") or {}))
+    return outlines
+
+
+def _outer_rings(geometry: Mapping[str, Any]) -> Rings:
+    if geometry.get("type") not in ("Polygon", "MultiPolygon"):
+        raise ValueError("a feature is neither a Polygon nor a MultiPolygon")
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    return [[(longitude, latitude) for longitude, latitude, *_ in polygon[0]] for polygon in polygons]
 
 
 def _box(extent: Extent) -> list[tuple[float, float]]:

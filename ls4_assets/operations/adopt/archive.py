@@ -31,8 +31,8 @@ def select_collections(settings: Settings, paths: Sequence[str]) -> tuple[list[C
     Raises InvalidNameError for a path that is not a collection's.
     """
     if paths:
-        return sorted({parse_collection_path(path, settings.shards)[0] for path in paths}), []
-    return find_collections(open_storage(settings), settings.shards)
+        return sorted({parse_collection_path(path, settings.naming)[0] for path in paths}), []
+    return find_collections(open_storage(settings), settings.naming)
 
 
 def adopt(

@@ -17,7 +17,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
-from ls4_assets.domain.names import FilmType
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.footprint import trace_outline
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
@@ -33,7 +33,6 @@ _WHITE, _WHITE_SHARE, _PROBE_COUNT = 250, 0.7, 16
 """A mask was derived from pixel values if its holes are white in more than this share of probes. JPEG blurs white a little."""
 _MAX_FIRST_IFD_OFFSET = 300
 """Bytes that may precede the first directory: the TIFF header and GDAL's ghost area."""
-_BAND_COUNTS = {"bw": 1, "nc": 3}
 _SOURCE_TAG = "LS4_SOURCE"
 
 
@@ -77,7 +76,7 @@ def _find_defects(cog: DatasetReader, size: int, film_type: FilmType) -> Iterato
         yield f"is a {cog.driver}, not a GeoTIFF"
     if ColorInterp.alpha in cog.colorinterp:
         yield "has an alpha band where the COGs of the archive have a mask"
-    expected = _BAND_COUNTS[film_type]
+    expected = FILM_TYPES[film_type].bands
     if (cog.count, set(cog.dtypes)) != (expected, {"uint8"}) or cog.colorinterp[0] == ColorInterp.palette:
         yield f"has {cog.count} band(s) of {cog.dtypes[0]}; a COG under {film_type}/ has {expected} of uint8 without a palette"
     if not _is_web_mercator(cog.crs):

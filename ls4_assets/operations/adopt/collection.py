@@ -10,12 +10,10 @@ from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 import rasterio
 from dagster import DagsterInstance
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.session import AWSSession
 from sqlalchemy import Engine
 
 from ls4_assets.db.tile_index import collection_lock
@@ -29,12 +27,18 @@ from ls4_assets.operations.adopt.legacy_table import LegacyRow, read_legacy_rows
 from ls4_assets.operations.adopt.records import Adoption
 from ls4_assets.runtime.instance import InstanceReference
 from ls4_assets.settings import Settings
-from resources.open import gdal_s3_options, open_database, open_storage
+from resources.open import open_database, open_storage
 from resources.storage import Storage
 
 _FRAME_CHUNK = 500
-# Reading a header on S3 is mostly waiting. In a folder it is immediate, and more than a few threads only contend.
-_READERS_S3, _READERS_FOLDER = 24, 2
+# Reading a header over the network is mostly waiting. A local one is immediate, and more than a few threads only contend.
+_REMOTE_READERS, _LOCAL_READERS = 24, 2
+# For reading headers: no sibling files, and the first 32 kB at once, which hold all directories.
+_HEADER_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "GDAL_PAM_ENABLED": "NO",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class _Adopter:
 
     def run(self) -> AdoptReport:
         report, timer = AdoptReport(self.collection), _StageTimer()
-        inventory = take_inventory(self.storage, self.collection)
+        inventory = take_inventory(self.storage, self.collection, self.task.settings.naming)
         with self.engine.connect() as connection:
             existing = records.load_existing_frames(connection, self.collection)
             legacy_rows = read_legacy_rows(connection, self.collection)
@@ -120,9 +124,9 @@ class _Adopter:
         return report
 
     def _read_headers(self, candidates: Sequence[Candidate], report: AdoptReport) -> list[Adoption]:
-        options = _gdal_options(self.task.settings, self.storage)
+        options = _HEADER_OPTIONS | self.storage.gdal_options()
         adoptions = []
-        readers = _READERS_FOLDER if self.storage.is_folder else _READERS_S3
+        readers = _LOCAL_READERS if self.storage.capabilities.has_local_paths else _REMOTE_READERS
         with ThreadPoolExecutor(readers) as threads, warnings.catch_warnings():
             # Warning filters are per process; a GDAL environment is per thread.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -134,7 +138,7 @@ class _Adopter:
                     report.problems[candidate.cog.key] = result
         return adoptions
 
-    def _read_header(self, candidate: Candidate, options: dict[str, Any]) -> Adoption | str:
+    def _read_header(self, candidate: Candidate, options: dict[str, str]) -> Adoption | str:
         """Return the adoption, or the sentence that explains why the COG cannot be adopted."""
         cog = candidate.cog
         try:
@@ -188,16 +192,3 @@ class _StageTimer:
         now = time.monotonic()
         report.stage_seconds[stage] = report.stage_seconds.get(stage, 0.0) + now - self._last
         self._last = now
-
-
-def _gdal_options(settings: Settings, storage: Storage) -> dict[str, Any]:
-    """Return the GDAL options for reading headers: no sibling files, and the first 32 kB at once, which hold all directories."""
-    options: dict[str, Any] = {
-        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-        "GDAL_PAM_ENABLED": "NO",
-    }
-    if storage.is_folder:
-        return options
-    options["session"] = AWSSession(region_name=settings.s3_region)
-    return options | gdal_s3_options(settings)

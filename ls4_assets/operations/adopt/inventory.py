@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path
-from ls4_assets.domain.names import FILM_TYPES, FRAME_TYPES, Collection, FilmType, Frame, Shards
+from ls4_assets.domain.names import FRAME_TYPES, Collection, Frame, Naming, check_file_name
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
 from resources.storage import Storage, StoredObject
 
-# Listing a bucket on S3 is mostly waiting.
+# Listing over the network is mostly waiting.
 _LISTING_THREADS = 16
 
 
@@ -50,7 +51,7 @@ class CollectionInventory:
         return {candidate.cog.key for candidate in self.candidates} | self.problems.keys()
 
 
-def find_collections(storage: Storage, shards: Shards) -> tuple[list[Collection], list[str]]:
+def find_collections(storage: Storage, naming: Naming) -> tuple[list[Collection], list[str]]:
     """Return every collection that has a folder, sorted, and a sentence for each folder with an invalid name."""
     with ThreadPoolExecutor(_LISTING_THREADS) as threads:
         folders = [f"{film_type}/" for film_type in FILM_TYPES]
@@ -61,22 +62,24 @@ def find_collections(storage: Storage, shards: Shards) -> tuple[list[Collection]
         if PurePosixPath(folder).name not in FRAME_TYPES:
             continue
         try:
-            collections.add(parse_collection_path(folder, shards)[0])
+            collections.add(parse_collection_path(folder, naming)[0])
         except InvalidNameError as error:
             invalid.append(str(error))
     return sorted(collections), invalid
 
 
-def take_inventory(storage: Storage, collection: Collection) -> CollectionInventory:
-    """List all COGs of a collection, of both film types, sorted by partition."""
+def take_inventory(storage: Storage, collection: Collection, naming: Naming) -> CollectionInventory:
+    """List all COGs of a collection, of all film types, sorted by partition."""
     inventory = CollectionInventory()
     for film_type in FILM_TYPES:
-        _add_film_type(storage, collection, film_type, inventory)
+        _add_film_type(storage, collection, film_type, naming, inventory)
     inventory.candidates.sort(key=lambda candidate: candidate.frame.partition)
     return inventory
 
 
-def _add_film_type(storage: Storage, collection: Collection, film_type: FilmType, inventory: CollectionInventory) -> None:
+def _add_film_type(
+    storage: Storage, collection: Collection, film_type: FilmType, naming: Naming, inventory: CollectionInventory
+) -> None:
     folder = collection.folder(film_type)
     dropped = [stored for stored in _objects(storage, f"{folder}/georef/") if frame_stem(stored.key)]
     times = {stored.key: stored.modified for stored in dropped}
@@ -84,12 +87,12 @@ def _add_film_type(storage: Storage, collection: Collection, film_type: FilmType
     for tif in pair_sidecars(dropped):
         sources_by_stem.setdefault(PurePosixPath(tif.key).stem, []).append(tif)
     inventory.source_count += sum(len(sources) for sources in sources_by_stem.values())
-    cogs = [stored for stored in _objects(storage, f"{folder}/cog/") if is_tif(stored.key)]
+    cogs = [stored for stored in _objects(storage, collection.cog_folder(film_type)) if is_tif(stored.key)]
     scan_files = _scan_files(_objects(storage, f"{folder}/scanned/")) if cogs else {}
     for cog in cogs:
         frame = Frame(collection, film_type, PurePosixPath(cog.key).stem)
         sources = sources_by_stem.get(frame.stem, [])
-        if problem := _find_problem(frame, cog.key, sources):
+        if problem := _find_problem(frame, cog.key, sources, naming):
             inventory.problems[cog.key] = problem
             continue
         source = sources[0] if sources else None
@@ -97,10 +100,10 @@ def _add_film_type(storage: Storage, collection: Collection, film_type: FilmType
         inventory.candidates.append(Candidate(frame, cog, source, is_newer, scan_files.get(frame.scan_stem or "")))
 
 
-def _find_problem(frame: Frame, key: str, sources: Sequence[DroppedFile]) -> str | None:
+def _find_problem(frame: Frame, key: str, sources: Sequence[DroppedFile], naming: Naming) -> str | None:
     name = PurePosixPath(key).name
     try:
-        _ = frame.attributes
+        check_file_name(frame, naming)
     except InvalidNameError as error:
         return f"{key}: {error}"
     if key != frame.cog_key:

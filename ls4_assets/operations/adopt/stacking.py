@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from ls4_assets.db.schema import WEB_MERCATOR, frame, tile_index
 from ls4_assets.db.tile_index import cog_location, is_owned_by_ls4
 from ls4_assets.domain.chunks import chunks
-from ls4_assets.domain.names import FILM_TYPES, Collection
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.names import Collection
 from ls4_assets.errors import NotFoundError
 from resources.storage import Storage
 

@@ -77,9 +77,7 @@ def _invalidate_index(connection: Connection, collection: Collection) -> None:
         own_keys = select(tile_index.cog_key_expression(frame.c.id)).where(frame.c.collection == collection.name)
         is_orphan = tile_index.location_key_expression(table.c.location).not_in(own_keys)
         connection.execute(delete(table).where(is_orphan, table.c.profile_hash != tile_index.LEGACY))
-    frames = update(frame).where(frame.c.collection == collection.name)
-    connection.execute(frames.values(revision=frame.c.revision + 1, updated_at=func.now()))
-    _mark_pending(connection, collection, {})
+    tile_index.mark_rebuild_pending(connection, collection.name)
 
 
 def _mark_pending(connection: Connection, collection: Collection, values: Mapping[str, int]) -> None:

@@ -78,7 +78,7 @@ def format_report(report: ReconcileReport) -> Iterator[str]:
     elif not report.name or report.actions or report.held:
         yield f"{name}:"
     collection = Collection.from_name(report.name)
-    path = collection.folder("bw") if collection else ""
+    path = collection.command_path if collection else ""
     yield from _format_actions(report.actions, path)
     if report.held:
         yield "    held, because it would delete much at once; use --apply --delete-many if intended, else restore the files:"

@@ -56,7 +56,7 @@ class ObservedState:
     """What complete listings show of one collection.
 
     `tifs`: keys under georef/. `scans`: file name of each raw scan, by film type and stem. `cogs`: fingerprint of each COG by
-    key, public ones and those under derived/. `frame_files`: frame id by key of deflate tifs, overviews and thumbnails.
+    key, public ones and those under derived/. `frame_files`: frame id by key of their other products.
     `index_files`: size in bytes by key. `mosaics`: time by key. `documents`: problems of each map document by suffix.
     `recent`: keys that are too new to count as orphans.
     """

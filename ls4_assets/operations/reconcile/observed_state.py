@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from ls4_assets.domain.key_parser import is_tif
-from ls4_assets.domain.names import FILM_TYPES, Collection, FilmType, Frame
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType
+from ls4_assets.domain.key_parser import is_tif, parse_product_key
+from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.products import COG, FrameProduct
 from ls4_assets.operations.reconcile.model import DOCUMENTS, ObservedState
 from mapserver.sync import VALIDATORS
 from resources.storage import Storage, StoredObject
-
-_SIDECAR = ".ovr"
 
 
 def list_collection(
@@ -51,8 +51,8 @@ def list_derived_collections(storage: Storage) -> Iterator[Collection]:
 
 
 def fingerprint_cog(storage: Storage, size: int, version: str) -> str:
-    """Return what identifies a COG's content. In a folder it is only the size: files copied to another disk get new versions."""
-    return str(size) if storage.is_folder else f"{size} {version}"
+    """Return what identifies a COG's content: only the size where the archive gets new versions when it is copied elsewhere."""
+    return f"{size} {version}" if storage.capabilities.keeps_versions else str(size)
 
 
 def check_document(storage: Storage, document: StoredObject) -> list[str]:
@@ -74,18 +74,14 @@ def _add_object(
 ) -> None:
     folder, _, name = path.rpartition("/")
     stem, suffix = name.rpartition(".")[0], name.rpartition(".")[2].lower()
-    if folder == "georef" and is_tif(name):
+    if product := parse_product_key(stored.key, collection):
+        _add_product(observed, storage, stored, *product, cutoff)
+    elif folder == "georef" and is_tif(name):
         observed.tifs.add(stored.key)
     elif folder == "scanned" and is_tif(name):
         # Of x.tif and x.TIF the first wins, as when a frame is processed.
         if (film_type, stem) not in observed.scans or suffix == name.rpartition(".")[2]:
             observed.scans[film_type, stem] = name
-    elif folder == "georef/deflate" and is_tif(name.removesuffix(_SIDECAR)):
-        observed.frame_files[stored.key] = Frame(collection, film_type, name.removesuffix(_SIDECAR).rpartition(".")[0]).id
-        _record_age(observed, stored, cutoff)
-    elif folder == "cog" and is_tif(name):
-        observed.cogs[stored.key] = fingerprint_cog(storage, stored.size, stored.version)
-        _record_age(observed, stored, cutoff)
     elif folder == "cog/tile_index" and name.startswith(collection.name):
         observed.index_files[stored.key] = stored.size
         _record_age(observed, stored, cutoff)
@@ -95,15 +91,20 @@ def _add_derived(
     observed: ObservedState, storage: Storage, collection: Collection, stored: StoredObject, cutoff: datetime
 ) -> None:
     """Add only objects that a frame or the map needs. The exports belong to `ls4_assets.publishing`."""
-    parts = stored.key.removeprefix(_derived_folder(collection)).split("/")
-    if parts[0] == "served" and len(parts) == 4 and parts[1] in FILM_TYPES and is_tif(parts[3]):
-        observed.cogs[stored.key] = fingerprint_cog(storage, stored.size, stored.version)
-    elif parts[0] == "thumbnails" and len(parts) == 3 and parts[1] in FILM_TYPES:
-        observed.frame_files[stored.key] = f"{parts[1]}/{collection.shard}/{collection.partition}/{PurePosixPath(parts[2]).stem}"
-    elif len(parts) == 1 and parts[0].startswith("overview_mosaic-"):
+    if product := parse_product_key(stored.key, collection):
+        _add_product(observed, storage, stored, *product, cutoff)
+    elif stored.key.removeprefix(_derived_folder(collection)).startswith("overview_mosaic-"):
         observed.mosaics[stored.key] = stored.modified
+        _record_age(observed, stored, cutoff)
+
+
+def _add_product(
+    observed: ObservedState, storage: Storage, stored: StoredObject, product: FrameProduct, frame: Frame, cutoff: datetime
+) -> None:
+    if product is COG:
+        observed.cogs[stored.key] = fingerprint_cog(storage, stored.size, stored.version)
     else:
-        return
+        observed.frame_files[stored.key] = frame.id
     _record_age(observed, stored, cutoff)
 
 

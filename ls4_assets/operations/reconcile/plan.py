@@ -7,7 +7,9 @@ orphan: it may be the only copy of a photograph, so it is only reported. A missi
 from collections.abc import Iterator
 
 from ls4_assets.db.schema import LIVE_STATES, SourceState
-from ls4_assets.domain.names import FILM_TYPES, SHAPEFILE_SUFFIXES, Collection, Frame
+from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.key_parser import parse_product_key
+from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, Action, ActionKind, ObservedState, RecordedState
 
 # The size of a shapefile's .shx gives its number of records.
@@ -192,7 +194,7 @@ def has_foreign_table(recorded: RecordedState) -> bool:
 
 
 def _frame_id(collection: Collection, key: str) -> str:
-    """Return the frame id of a COG's key: bw/.../cog/<stem>.tif or derived/<Name>/served/<film type>/<stem>/<version>.tif."""
-    parts = key.split("/")
-    film_type, stem = (parts[3], parts[4]) if parts[0] == "derived" else (parts[0], parts[-1].rpartition(".")[0])
-    return f"{film_type}/{collection.shard}/{collection.partition}/{stem}"
+    """Return the frame id of a COG's key, public or of a later version."""
+    product = parse_product_key(key, collection)
+    assert product is not None, key
+    return product[1].id

@@ -9,8 +9,9 @@ from ls4_assets.db import schema
 from ls4_assets.db.frames import ADOPTED
 from ls4_assets.db.schema import SourceState, frame, source
 from ls4_assets.db.tile_index import LEGACY, cog_key_expression, is_owned_by_ls4, location_key_expression
+from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import is_tif
-from ls4_assets.domain.names import FILM_TYPES, Collection
+from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.sources import has_sources
 from ls4_assets.operations.reconcile.model import (
     RecordedCollection,
@@ -67,16 +68,6 @@ def has_live_rows(connection: Connection) -> bool:
 def has_rows(connection: Connection) -> bool:
     """Return whether the database has any rows, deleted sources included. A database that was lost has none."""
     return has_live_rows(connection) or connection.execute(select(source.c.key).limit(1)).first() is not None
-
-
-def list_index_tables(connection: Connection) -> set[str]:
-    """Return the tables in `public` that this role owns and whose columns are those of a tile index."""
-    tables = """
-        SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
-         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
-           AND attname IN ('location', 'served_location', 'profile_hash') GROUP BY relname HAVING count(*) = 3
-    """
-    return set(connection.scalars(text(tables)))
 
 
 def list_public_relations(connection: Connection) -> set[str]:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import collections_in_progress
 from ls4_assets.db.schema import PUBLIC
+from ls4_assets.db.tile_index import list_owned_tables
 from ls4_assets.domain.names import FRAME_TYPES, Collection
 from ls4_assets.errors import ConfigurationError, UnknownCollectionError
 from ls4_assets.ingest.deletions import DeletionGuard
@@ -97,7 +98,7 @@ class Reconciler:
     @cached_property
     def _bucket_collections(self) -> list[Collection]:
         with _complete_listing():
-            collections = find_collections(self.archive.storage, self.archive.settings.shards)[0]
+            collections = find_collections(self.archive.storage, self.archive.settings.naming)[0]
             return sorted({*collections, *observed_state.list_derived_collections(self.archive.storage)})
 
     @cached_property
@@ -185,7 +186,7 @@ class Reconciler:
         """
         cutoff = self._cutoff()
         with self.archive.database.connect() as connection:
-            index_tables = recorded_state.list_index_tables(connection)
+            index_tables = set(list_owned_tables(connection))
             relations = recorded_state.list_public_relations(connection)
             tables = {collection.table for collection in [*collections, *recorded_state.list_collections(connection)]}
         leftover = sorted(index_tables - tables)

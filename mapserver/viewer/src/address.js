@@ -1,9 +1,9 @@
 // The page's state as the part of the address after #, so that links and the Back button work. Pure; `main.js` holds the state.
 //
 //   #                                            all collections
-//   #/7.2/31.1/-98.0?county=Travis&q=1958        the same, with a view of the map and a search
-//   #travis_usda_1958_frames                     one collection; a map's bare address redirects here
-//   #travis_usda_1958_frames/14/30.2/-97.7?frame=bw/02-08-58_6-107&compare=travis_usda_1937_frames
+//   #/7.2/31.1/-98.0?county=Adams&q=1958        the same, with a view of the map and a search
+//   #adams_usda_1958_frames                     one collection; a map's bare address redirects here
+//   #adams_usda_1958_frames/14/30.2/-97.7?frame=bw/02-08-58_6-107&compare=adams_usda_1937_frames
 
 export const DEFAULTS = Object.freeze({
   table: null,
@@ -13,6 +13,7 @@ export const DEFAULTS = Object.freeze({
   agency: "",
   year: "",
   type: "",
+  film: "",
   at: "", // x,y in EPSG:3857 meters: only collections at this place
   frame: null, // <film type>/<stem>
   frameSide: "", // "right": the frame belongs to the compared collection; the parameter `of` in the address
@@ -23,7 +24,7 @@ export const DEFAULTS = Object.freeze({
   footprints: true,
 });
 
-export const FILTERS = ["q", "county", "agency", "year", "type", "at"];
+export const FILTERS = ["q", "county", "agency", "year", "type", "film", "at"];
 
 const number = (text, low, high) => {
   const value = Number.parseFloat(text);

@@ -1,29 +1,30 @@
 // The base map under the photographs: land, county lines and names, a graticule. All vector data of this page; no external tiles.
 
+import GeoJSON from "ol/format/GeoJSON.js";
 import TopoJSON from "ol/format/TopoJSON.js";
 import Graticule from "ol/layer/Graticule.js";
 import VectorLayer from "ol/layer/Vector.js";
 import VectorSource from "ol/source/Vector.js";
 import { Fill, Stroke, Style, Text } from "ol/style.js";
 
-/* global BASE_ADDRESS */
-
 const MIN_RESOLUTION = 60; // meters per pixel: closer up the county lines are too coarse to be shown with photographs
 
 const states = new VectorSource();
 const counties = new VectorSource();
 
-/** Fetch the base map once. Without it the map still works. */
-export async function loadBase() {
-  const response = await fetch(BASE_ADDRESS);
-  if (!response.ok) return;
-  const areas = new TopoJSON({ layerName: "layer" }).readFeatures(await response.json(), { featureProjection: "EPSG:3857" });
+/** Fetch the archive's base map once. Its areas are in the layers `states` (land) and `counties`. Without it the map still works. */
+export async function loadBase(address) {
+  const response = address && (await fetch(address));
+  if (!response?.ok) return;
+  const document = await response.json();
+  const format = document.type === "Topology" ? new TopoJSON({ layerName: "layer" }) : new GeoJSON();
+  const areas = format.readFeatures(document, { featureProjection: "EPSG:3857" });
   states.addFeatures(areas.filter((area) => area.get("layer") === "states"));
   counties.addFeatures(areas.filter((area) => area.get("layer") === "counties"));
 }
 
-/** A county's name as the archive writes it: VanZandt. */
-export const archiveName = (county) => county.get("name").replaceAll(/[^A-Za-z]/g, "");
+/** A county's name as the archive writes it: "San José" is SanJose. */
+export const archiveName = (county) => county.get("name").normalize("NFD").replaceAll(/[^A-Za-z0-9]/g, "");
 
 /** The layers of one map. `countOf(county)`: number of listed collections in a county. `showsCounts()`: whether to print it. */
 export function baseLayers(color, countOf, showsCounts) {

@@ -1,6 +1,7 @@
-// The panel that finds a collection: a search box, four facets and the list of matches. The search itself is in `collection_list.js`.
+// The panel that finds a collection: a search box, the facets and the list of matches. The search itself is in `collection_list.js`.
 
-import { FACETS, FILM_TYPES, choices, search } from "./collection_list.js";
+import { FILTERS } from "./address.js";
+import { FACETS, choices, search } from "./collection_list.js";
 import { announce, counted, h } from "./dom.js";
 
 const PAGE_SIZE = 100; // collections listed at first; a button shows more
@@ -28,7 +29,7 @@ export function browsePanel(container, on) {
   /** Draws the list; returns the collections that match. */
   function show(collections, state) {
     if (box.value !== state.q) box.value = state.q;
-    for (const [name, select] of selects) fillSelect(select, name, choices(collections, state, name), state[name]);
+    for (const [name, select] of selects) fillSelect(select, name, collections, state);
     const matches = search(collections, state);
     let listed = 0;
     list.replaceChildren();
@@ -44,7 +45,7 @@ export function browsePanel(container, on) {
 
   function showSummary(collections, state, matches) {
     const isFiltered = Object.keys(FACETS).some((name) => state[name]) || state.q || state.at;
-    const noFilter = { q: "", at: "", county: "", agency: "", year: "", type: "" };
+    const noFilter = Object.fromEntries(FILTERS.map((name) => [name, ""]));
     const clear = h("button", { type: "button", class: "plain", onclick: () => on.filter(noFilter) }, "Show all");
     const where = state.at ? " at the place you chose" : "";
     const text = !collections.length
@@ -69,10 +70,11 @@ export function browsePanel(container, on) {
   return { show, focus: (table) => (list.querySelector(`[data-table="${CSS.escape(table ?? "")}"]`) ?? box).focus() };
 }
 
-function fillSelect(select, name, values, selected) {
+function fillSelect(select, name, collections, state) {
   const { label, format } = FACETS[name];
-  const options = values.map(([value, count]) => option(value, `${name === "year" && !value.endsWith("s") ? "  " : ""}${format(value)} (${count})`, value === selected));
-  if (selected && !values.some(([value]) => value === selected)) options.push(option(selected, `${format(selected)} (0)`, true));
+  const [values, selected] = [choices(collections, state, name), state[name]];
+  const options = values.map(([value, count]) => option(value, `${name === "year" && !value.endsWith("s") ? "  " : ""}${format(value, collections)} (${count})`, value === selected));
+  if (selected && !values.some(([value]) => value === selected)) options.push(option(selected, `${format(selected, collections)} (0)`, true));
   select.replaceChildren(option("", label, !selected), ...options);
   select.classList.toggle("set", Boolean(selected));
 }
@@ -81,7 +83,7 @@ function option(value, text, selected) {
   return h("option", { value, selected }, text);
 }
 
-/** "black and white", "color", or both. The list calls film types `bands`. */
-export function filmTypes({ bands = [] }) {
-  return Object.keys(FILM_TYPES).filter((filmType) => bands.includes(filmType)).map((filmType) => FILM_TYPES[filmType]).join(" and ");
+/** "black and white", "natural color", or several of them. */
+export function filmTypes({ films }) {
+  return new Intl.ListFormat("en-US").format(Object.values(films));
 }

@@ -11,17 +11,18 @@ export async function load() {
     throw new Error("The server is not responding: check your connection, then try again.");
   }
   if (!response.ok) throw new Error("The list of collections cannot be read: try again in a few seconds.");
-  const { collections } = await response.json();
-  return collections.map(describe).sort(compareEntries);
+  const { collections, film_types: titles = {} } = await response.json();
+  return collections.map((entry) => describe(entry, titles)).sort(compareEntries);
 }
 
-/** An entry with the words that the page shows and searches. */
-function describe(entry) {
+/** An entry with the words that the page shows and searches. `titles`: of film types, which the list calls `bands`. */
+function describe(entry, titles) {
+  const films = Object.fromEntries((entry.bands ?? []).map((filmType) => [filmType, titles[filmType] ?? filmType]));
   const place = entry.county ? splitWords(entry.county) : entry.name.slice(0, -entry.type.length - 1).replaceAll("_", " ");
   const parts = entry.county ? [place, entry.agency, entry.year] : [place, place.includes(entry.year) ? null : entry.year];
   const label = parts.filter(Boolean).join(" · ");
   const decade = entry.year ? `${entry.year - (entry.year % 10)}s` : "";
-  const text = [place, entry.agency, label, entry.name, entry.shard, TYPES[entry.type], decade].join(" ").toLowerCase();
+  const text = [place, entry.agency, label, entry.name, entry.shard, TYPES[entry.type], decade, ...Object.values(films)].join(" ").toLowerCase();
   const version = entry.version === undefined || entry.version === null ? "" : `?v=${encodeURIComponent(entry.version)}`;
   return {
     ...entry,
@@ -29,12 +30,13 @@ function describe(entry) {
     label,
     kind: TYPES[entry.type],
     decade,
+    films,
     terms: text.split(/[\s·_]+/),
     tiles: (scale) => `/tiles/${entry.table}/{z}/{x}/{y}${scale}.png${version}`,
   };
 }
 
-/** VanZandt becomes Van Zandt; McLennan and DeWitt stay as they are. */
+/** SaintPaul becomes Saint Paul; McHenry and DeKalb stay as they are. */
 export function splitWords(name) {
   return name.replace(/(?<!\bMc|\bDe)(?<=[a-z])(?=[A-Z])/g, " ");
 }
@@ -43,12 +45,13 @@ function compareEntries(a, b) {
   return a.place.localeCompare(b.place) || (a.year ?? 9999) - (b.year ?? 9999) || a.name.localeCompare(b.name);
 }
 
-/** Each facet: its label, its values in an entry, and how a value is shown. */
+/** Each facet: its label, its values in an entry, and how a value is shown; `collections` has the titles of film types. */
 export const FACETS = {
   county: { label: "County", values: (entry) => [entry.county].filter(Boolean), format: splitWords },
   agency: { label: "Agency", values: (entry) => [entry.agency].filter(Boolean), format: (value) => value },
   year: { label: "Year", values: (entry) => [entry.decade, entry.year && String(entry.year)].filter(Boolean), format: (value) => value },
   type: { label: "Type", values: (entry) => [entry.type], format: (value) => TYPES[value] ?? value },
+  film: { label: "Film", values: (entry) => Object.keys(entry.films), format: (value, collections) => collections.find(({ films }) => films[value])?.films[value] ?? value },
 };
 
 /** Collections that match all words (as beginnings of words), all selected facets except `ignored`, and the place. */
@@ -101,9 +104,6 @@ export function services(entry) {
   ];
 }
 
-/** Labels of the film types. */
-export const FILM_TYPES = { bw: "black and white", nc: "color" };
-
 /** The downloads of the whole collection: name, description, address. Exports may not exist yet. */
 export function files(entry) {
   const exports = entry.exports;
@@ -113,6 +113,6 @@ export function files(entry) {
     ["GeoJSON", "outlines and links, for web maps and scripts", exports?.geojson],
     ["GeoParquet", "the same, for analysis", exports?.parquet],
     ["STAC collection", "every photograph with its files and checksums", exports?.stac],
-    ...mosaics.map(([filmType, address]) => [mosaics.length > 1 ? `Mosaic for GDAL, ${FILM_TYPES[filmType]}` : "Mosaic for GDAL", "all photographs as one raster, without downloading them", address]),
+    ...mosaics.map(([filmType, address]) => [mosaics.length > 1 ? `Mosaic for GDAL, ${entry.films[filmType] ?? filmType}` : "Mosaic for GDAL", "all photographs as one raster, without downloading them", address]),
   ].filter(([, , address]) => address);
 }

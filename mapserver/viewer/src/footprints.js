@@ -58,7 +58,7 @@ async function fetchJson(address, parameters) {
 /** What the page shows of a frame. Its id comes from the COG's link, because the archive's file names are the contract. */
 function toFrame(feature) {
   const { date, roll, frame_num, acquired, band, dl_orig, dl_georef, dl_index } = feature.getProperties();
-  const [, base, file] = /^(.*)\/(?:bw|nc)\/[^/]+\/[^/]+\/[^/]+\/cog\/([^/]+)\.tif$/.exec(dl_georef) ?? ["", "", frame_num];
+  const [, base, file] = /^(.*)\/[^/]+\/[^/]+\/[^/]+\/[^/]+\/cog\/([^/]+)\.tif$/.exec(dl_georef) ?? ["", "", frame_num];
   return {
     id: `${band}/${file}`,
     file,

@@ -1,6 +1,5 @@
 // The panel of the selected photograph: attributes, preview and downloads, and steps through the photographs of one place.
 
-import { FILM_TYPES } from "./collection_list.js";
 import { copyButton, h } from "./dom.js";
 import { fileInfo, previews } from "./footprints.js";
 
@@ -61,7 +60,7 @@ function title(entry, frame) {
 function attributes(entry, frame) {
   const rows = [["Date", frame.date]];
   if (entry.type === "frames") rows.push(["Roll", frame.roll === "N/A" ? "none" : frame.roll]);
-  rows.push([entry.type === "frames" ? "Frame" : "Number", frame.number], ["Film", FILM_TYPES[frame.filmType]], ["Collection", entry.label], ["File", frame.file]);
+  rows.push([entry.type === "frames" ? "Frame" : "Number", frame.number], ["Film", entry.films[frame.filmType] ?? frame.filmType], ["Collection", entry.label], ["File", frame.file]);
   return rows.filter(([, value]) => value);
 }
 

@@ -2,11 +2,12 @@
 
 import { buffer, containsExtent } from "ol/extent.js";
 import { DEFAULTS, format, parse } from "./address.js";
+import { DEFAULTS as ANY_ARCHIVE, credits, firstView, loadArchive } from "./archive.js";
 import { archiveName, loadBase } from "./base.js";
 import { browsePanel } from "./browse.js";
 import { collectionPanel } from "./collection.js";
 import { load, search } from "./collection_list.js";
-import { announce, byId, counted, showNotice } from "./dom.js";
+import { announce, byId, counted, h, showNotice } from "./dom.js";
 import { frameNamed, framesAt } from "./footprints.js";
 import { framePanel } from "./frame.js";
 import { Stage } from "./stage.js";
@@ -15,6 +16,7 @@ const DISPLAY = new Set(["opacity", "footprints"]);
 const NO_REDRAW = new Set([...DISPLAY, "view", "frame", "frameSide"]); // parts of the state that change without a redraw of the page
 const MAX_START_ZOOM = 9; // a small archive is first shown with the counties around it
 
+let archive = ANY_ARCHIVE; // until the archive file is read
 let collections = [];
 let state = parse(location.hash);
 let isViewSet = false; // from then on, movements of the map go into the address
@@ -40,7 +42,7 @@ function go(patch, isQuiet = false) {
 function draw() {
   const selected = current();
   const compared = selected ? findCollection(state.compare) : null;
-  document.title = selected ? `${selected.label} – Aerial photographs` : "Aerial photographs";
+  document.title = selected ? `${selected.label} – ${archive.title}` : archive.title;
   byId("browse").hidden = Boolean(selected);
   byId("chosen").hidden = !selected;
   const listed = selected ? search(collections, state) : list.show(collections, state);
@@ -192,7 +194,18 @@ async function restoreFrame(entry, { frame: id, view }) {
   }
 }
 
+/** Show what the archive file says about the page, once. */
+async function describeArchive() {
+  archive = await loadArchive();
+  byId("home").textContent = archive.title;
+  const links = credits(archive).flatMap(([text, address]) => [address ? h("a", { href: address }, text) : text, " "]);
+  byId("credits").replaceChildren(...links);
+  stage.showFirst(firstView(archive));
+  loadBase(archive.base_map).then(() => stage.recolor(), () => {});
+}
+
 async function start() {
+  if (archive === ANY_ARCHIVE) await describeArchive();
   try {
     collections = await load();
   } catch (error) {
@@ -223,6 +236,5 @@ byId("handle").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.recolor());
 
-loadBase().then(() => stage.recolor(), () => {});
 document.fonts.ready.then(() => stage.recolor());
 await start();

@@ -7,6 +7,7 @@ import { fromLonLat, toLonLat } from "ol/proj.js";
 import { h } from "./dom.js";
 import { Viewer, animationDuration } from "./map.js";
 
+const MIN_ZOOM = 4; // unless the archive is larger than the map at this zoom
 const STEP = 0.02; // share of the width that an arrow key moves the divider
 
 export class Stage {
@@ -18,7 +19,7 @@ export class Stage {
   constructor(container, on) {
     this.on = on;
     this.container = container;
-    this.view = new View({ center: fromLonLat([-99.3, 31.4]), zoom: 6, minZoom: 4, maxZoom: 21, enableRotation: false });
+    this.view = new View({ center: [0, 0], zoom: MIN_ZOOM, minZoom: 0, maxZoom: 21, enableRotation: false });
     this.leftPane = h("div", { class: "pane", id: "map" });
     this.divider = createDivider((split) => this.#moveDivider(split));
     this.labels = { left: h("p", { class: "side-label left", hidden: true }), right: h("p", { class: "side-label right", hidden: true }) };
@@ -32,6 +33,12 @@ export class Stage {
   getView() {
     const [lon, lat] = toLonLat(this.view.getCenter());
     return { zoom: this.view.getZoom(), lat, lon };
+  }
+
+  /** Show an extent, and zoom out no further than that. */
+  showFirst(extent) {
+    this.left.fit(extent, { duration: 0 });
+    this.view.setMinZoom(Math.min(MIN_ZOOM, this.view.getZoom()));
   }
 
   setView({ zoom, lat, lon }) {
