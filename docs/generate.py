@@ -55,6 +55,8 @@ def settings_table() -> str:
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
+    if isinstance(field.default, tuple):
+        return f"`{','.join(field.default)}`"
     return f"`{field.default}`" if field.default not in (None, "") else "none"
 
 

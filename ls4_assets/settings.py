@@ -10,9 +10,10 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
@@ -27,6 +28,7 @@ from ls4_assets.errors import ConfigurationError
 OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
+DEFAULT_OWNERS = ("team:operators",)
 
 
 class Settings(BaseSettings):
@@ -49,6 +51,14 @@ class Settings(BaseSettings):
     map_url: str = Field(description="public URL of the web front end, without a trailing slash")
     map_internal_url: str = Field("", description="URL of the web front end for smoke tests by runs; empty: map_url")
     dagster_url: str = Field("", description="URL of the Dagster UI, for links in messages and command output")
+    asset_owners: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_OWNERS,
+        min_length=1,
+        description="owners of all assets in the Dagster UI: email addresses or team:name, separated by commas",
+    )
+    source_url: str = Field(
+        "", description="URL of the code's folder at the installed version, for links from assets; empty: no links"
+    )
     staff_url: str = Field("", description="URL of the quarantine page of rejected files, for links in notifications")
     notify_topic: str = Field("", description="ARN of the SNS topic for notifications; empty: only log and file")
     notify_endpoint_url: str | None = Field(None, description="URL of an SNS server other than AWS")
@@ -104,10 +114,23 @@ class Settings(BaseSettings):
     def _empty_means_default(cls, value: object) -> object:
         return value or None
 
-    @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "staff_url")
+    @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "source_url", "staff_url")
     @classmethod
     def _strip_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+    @field_validator("asset_owners", mode="before")
+    @classmethod
+    def _split_owners(cls, value: object) -> object:
+        return [owner.strip() for owner in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("asset_owners")
+    @classmethod
+    def _check_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"team:\S.*|[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}", owner):
+                raise ValueError(f"{owner!r} is not an owner; use email addresses or team:name, such as team:operators")
+        return value
 
     @field_validator("notify_topic")
     @classmethod

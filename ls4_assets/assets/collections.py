@@ -12,6 +12,7 @@ import dagster as dg
 from sqlalchemy import func, select, update
 
 from ls4_assets.assets import checks, events, keys
+from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.assets.report import report_metadata
@@ -35,7 +36,7 @@ from resources.archive import Archive
 from resources.scratch import scratch_folder
 
 
-def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
+def collection_assets(shard: str, details: AssetDetails) -> list[dg.AssetsDefinition]:
     """The collection assets of a shard."""
     partitions = keys.collection_partitions(shard)
 
@@ -49,6 +50,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         kinds={"postgres", "shapefile"},
         check_specs=[checks.index_check_spec(shard)],
         description="PostGIS table and zipped shapefile of the collection's frames, with footprints and download links.",
+        **details.of(refresh_index, "collection"),
     )
     def tile_index(
         context: dg.AssetExecutionContext, archive: Archive
@@ -68,6 +70,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         kinds={"mapserver"},
         check_specs=checks.mapfile_check_specs(shard),
         description="MapServer mapfile of the collection. The map is online as soon as the mapfile is in the bucket.",
+        **details.of(publish_map, "collection"),
     )
     def mapfile(
         context: dg.AssetExecutionContext, archive: Archive
@@ -83,7 +86,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         yield checks.check_published_mapfile(archive, collection)
         yield checks.check_map_renders(archive, collection)
 
-    return [tile_index, overview_mosaic_asset(shard), mapfile, exports_asset(shard)]
+    return [tile_index, overview_mosaic_asset(shard, details), mapfile, exports_asset(shard, details)]
 
 
 def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
