@@ -1,5 +1,6 @@
 """The asset graph as Dagster loads it; an accidental change of lineage fails here."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from ls4_assets.assets.details import CODE_KEY, DEFAULT_DETAILS, LEVEL_TAG, Asse
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.names import Shards
+from ls4_assets_tests.platform import CHECKOUT
 from resources.archive import Archive
 
 
@@ -146,3 +148,28 @@ def test_code_location_loads_from_another_folder(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "dagster"), "definitions", "validate", "-w", str(workspace)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def run_dg(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Result of `.ci/defs`, which `make defs` runs: `dg check defs`, then `dg list defs`."""
+    command = [str(CHECKOUT / ".ci" / "defs"), *arguments]
+    variables = {"PATH": "/usr/bin:/bin", **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_dg_checks_and_lists_the_definitions(tmp_path: Path) -> None:
+    result = run_dg("--json", HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "All definitions loaded successfully" in result.stderr
+    listed = json.loads(result.stdout)
+    (mapfile,) = [asset for asset in listed["assets"] if asset["asset_key"] == "Travis/mapfile"]
+    assert (mapfile["kinds"], mapfile["owners"], mapfile["group_name"]) == (["mapserver"], [{"team": "operators"}], "Travis")
+    assert len(listed["assets"]) == 8 * len(read_archive_file(None).naming.shards) + 3
+    assert {each["name"] for each in listed["schedules"]} == {"archive_audit", "reconcile"}
+    assert "publish_collections" in {each["name"] for each in listed["sensors"]}
+
+
+def test_dg_reports_definitions_that_do_not_load(tmp_path: Path) -> None:
+    result = run_dg(HOME=str(tmp_path), LS4_ASSET_OWNERS="operators")
+    assert result.returncode != 0
+    assert "'operators' is not an owner" in result.stderr + result.stdout
