@@ -46,7 +46,11 @@ def build_definitions(
         **details.of(build_rejections_event, "archive"),
     )
     by_shard = [(*frame_assets(shard, profiles, details), *collection_assets(shard, details)) for shard in shards]
-    statewide = [rejected_files, archive_consistency_asset(details), compiled_indexes_asset(details)]
+    statewide: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        rejected_files,
+        archive_consistency_asset(details),
+        compiled_indexes_asset(details),
+    ]
     return dg.Definitions(
         assets=[*statewide, *chain.from_iterable(by_shard)],
         asset_checks=[checks.archive_counts_match],

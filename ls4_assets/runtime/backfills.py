@@ -7,6 +7,7 @@ changes it. Which frames a backfill rebuilds is decided in `ls4_assets.cli.backf
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -32,7 +33,7 @@ class BackfillProgress:
 def add_backfill(
     instance: dg.DagsterInstance,
     backfill_id: str,
-    graph: BaseAssetGraph,
+    graph: BaseAssetGraph[Any],
     assets: Sequence[dg.AssetKey],
     partitions: Sequence[str],
     *,

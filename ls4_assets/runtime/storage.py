@@ -7,7 +7,7 @@ read all these events every 30 s.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self, cast
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateRecord, FreshnessStateRecordBody
@@ -39,12 +39,13 @@ class PostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, url: str, should_autocreate_tables: bool, inst_data: ConfigurableClassData | None = None) -> None:
         # Not the constructor of DagsterPostgresStorage, which would connect to the event log twice.
-        DagsterStorage.__init__(self)
+        DagsterStorage.__init__(self)  # type: ignore[no-untyped-call,arg-type]  # typed for Dagster's own subclasses
         self.postgres_url, self.should_autocreate_tables, self._inst_data = url, should_autocreate_tables, inst_data
         self._run_storage = PostgresRunStorage(url, should_autocreate_tables)
         self._event_log_storage = EventLogStorage(url, should_autocreate_tables)
         self._schedule_storage = PostgresScheduleStorage(url, should_autocreate_tables)
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: PostgresStorageConfig) -> Self:
-        return cls(pg_url_from_config(config_value), bool(config_value.get("should_autocreate_tables", True)), inst_data)
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        url = pg_url_from_config(cast(PostgresStorageConfig, config_value))
+        return cls(url, bool(config_value.get("should_autocreate_tables", True)), inst_data)

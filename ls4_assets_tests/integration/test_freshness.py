@@ -88,4 +88,4 @@ def test_instance_uses_our_storage(platform: Platform) -> None:
     instance = platform.instance
     assert isinstance(instance.event_log_storage, EventLogStorage)
     parts = (instance.event_log_storage, instance.run_storage, instance.schedule_storage)
-    assert len({part.postgres_url for part in parts}) == 1  # type: ignore[attr-defined]
+    assert len({vars(part)["postgres_url"] for part in parts}) == 1
