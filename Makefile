@@ -6,7 +6,7 @@
 #   make test            run all tests except the slow ones;  ARGS="-k names" is passed to pytest
 #   make test-slow       run the slow tests
 #   make check           check style, types, layers, spelling, prose and documentation
-#   make defs            load Dagster's definitions and list them;  ARGS="--assets group:Travis" is passed to dg list defs
+#   make defs            load Dagster's definitions and list them;  ARGS="--assets group:archive" is passed to dg list defs
 #   make docs            build the documentation site in site/; a broken link is an error
 #   make reference       rewrite the generated tables of docs/reference from the code
 #   make viewer          build the map page from mapserver/viewer with npm; the built page is in the repository
