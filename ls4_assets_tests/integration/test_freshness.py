@@ -3,16 +3,19 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.freshness import FreshnessDaemon
-from sqlalchemy import create_engine, text
+from dagster._serdes import deserialize_value, serialize_value
+from sqlalchemy import create_engine, make_url, text
 
 from ls4_assets.assets import keys
 from ls4_assets.runtime.storage import EventLogStorage, PostgresStorage
@@ -83,9 +86,23 @@ def test_daemon_evaluates_freshness_with_our_storage() -> None:
         assert (custom["module"], custom["class"]) == (PostgresStorage.__module__, PostgresStorage.__name__)
 
 
-def test_instance_uses_our_storage(platform: Platform) -> None:
-    """Events, runs and schedules are in the same database, which the options of dagster.yaml name."""
-    instance = platform.instance
-    assert isinstance(instance.event_log_storage, EventLogStorage)
-    parts = (instance.event_log_storage, instance.run_storage, instance.schedule_storage)
-    assert len({vars(part)["postgres_url"] for part in parts}) == 1
+@pytest.mark.parametrize("file", ["dagster.yaml", "deploy/dagster.yaml"])
+def test_options_of_dagster_yaml_open_our_storage(
+    file: str, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events, runs and schedules are in one database, for this process and for one that gets a reference to the instance."""
+    url = make_url(vars(platform.instance.event_log_storage)["postgres_url"])
+    monkeypatch.setenv("LS4_DAGSTER_DATABASE_URL", url.render_as_string(hide_password=False))
+    for name, value in (("PGHOST", url.host), ("PGPORT", url.port), ("LS4_PASSWORD_DAGSTER", url.password)):
+        monkeypatch.setenv(name, str(value))
+    home = tmp_path / "home"
+    home.mkdir()
+    storage = yaml.safe_load((CHECKOUT / file).read_text())["storage"]
+    (home / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage, "telemetry": {"enabled": False}}))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        reference = deserialize_value(serialize_value(instance.get_ref()), InstanceRef)
+        with dg.DagsterInstance.from_ref(reference) as reopened:
+            for each in (instance, reopened):
+                assert isinstance(each.event_log_storage, EventLogStorage)
+                parts = (each.event_log_storage, each.run_storage, each.schedule_storage)
+                assert {make_url(vars(part)["postgres_url"]) for part in parts} == {url}
