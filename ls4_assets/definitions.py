@@ -6,12 +6,14 @@ Only this module puts them together. Assets are in `ls4_assets.assets`, sensors 
 import gc
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 
 import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import checks, keys
 from ls4_assets.assets.collections import collection_assets
+from ls4_assets.assets.details import DEFAULT_DETAILS, AssetDetails
 from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
@@ -21,9 +23,9 @@ from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, load_s
 from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
-from sensors.notifications import MIN_INTERVAL_SECONDS, notifications_sensor
+from sensors.notifications import MIN_INTERVAL_SECONDS, build_rejections_event, notifications_sensor
 from sensors.publish_collections import publish_collections_sensor
-from sensors.reconcile import archive_consistency, reconcile_schedule
+from sensors.reconcile import archive_consistency_asset, reconcile_schedule
 from sensors.statewide_exports import statewide_exports_sensor
 
 
@@ -33,6 +35,7 @@ def build_definitions(
     sensor_seconds: int,
     profiles: Profiles = PROFILES,
     *,
+    details: AssetDetails = DEFAULT_DETAILS,
     has_events: bool = False,
     map_publishers: Sequence[MapPublisherName] = DEFAULT_MAP_PUBLISHERS,
 ) -> dg.Definitions:
@@ -41,12 +44,19 @@ def build_definitions(
     rejected_files = dg.AssetSpec(
         keys.REJECTED_FILES,
         group_name="archive",
+        kinds={"report"},
         description="Dropped files that ls4 cannot process, each with the reason and what to do.",
+        **details.of(build_rejections_event, "archive"),
     )
     publishers = [MAP_PUBLISHERS[name] for name in map_publishers]
-    assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard, publishers))]
+    by_shard = [(*frame_assets(shard, profiles, details), *collection_assets(shard, publishers, details)) for shard in shards]
+    statewide: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        rejected_files,
+        archive_consistency_asset(details),
+        compiled_indexes_asset(details),
+    ]
     return dg.Definitions(
-        assets=[rejected_files, archive_consistency, compiled_indexes_asset(), *assets],
+        assets=[*statewide, *chain.from_iterable(by_shard)],
         asset_checks=[checks.archive_counts_match],
         schedules=[checks.archive_audit, reconcile_schedule()],
         sensors=[
@@ -83,6 +93,7 @@ def _load() -> dg.Definitions:
             Archive(),
             settings.sensor_seconds,
             settings.profiles,
+            details=AssetDetails.from_settings(settings),
             has_events=has_events,
             map_publishers=settings.map_publishers,
         )

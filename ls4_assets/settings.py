@@ -30,6 +30,7 @@ from ls4_assets.errors import ConfigurationError
 OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
+DEFAULT_OWNERS = ("team:operators",)
 # Names of the map publishers (ls4_assets/publishing/maps.py).
 MapPublisherName = Literal["mapserver", "mosaicjson"]
 MosaicJsonAddresses = Literal["public", "storage"]
@@ -108,6 +109,37 @@ class AddressSettings(BaseModel):
     @classmethod
     def _strip_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+
+class DagsterUiSettings(BaseModel):
+    """Dagster UI."""
+
+    asset_owners: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_OWNERS,
+        min_length=1,
+        description="owners of all assets in the Dagster UI: email addresses or team:name, separated by commas",
+    )
+    source_url: str = Field(
+        "", description="URL of the code's folder at the installed version, for links from assets; empty: no links"
+    )
+
+    @field_validator("source_url")
+    @classmethod
+    def _strip_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @field_validator("asset_owners", mode="before")
+    @classmethod
+    def _split_owners(cls, value: object) -> object:
+        return [owner.strip() for owner in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("asset_owners")
+    @classmethod
+    def _check_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"team:\S.*|[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}", owner):
+                raise ValueError(f"{owner!r} is not an owner; use email addresses or team:name, such as team:operators")
+        return value
 
 
 class IngestSettings(BaseModel):
@@ -239,12 +271,22 @@ class NotificationSettings(BaseModel):
 
 
 # The concerns, in the order of docs/reference/settings.md.
-CONCERNS = (ArchiveSettings, AddressSettings, IngestSettings, RunSettings, FrameSettings, MapSettings, NotificationSettings)
+CONCERNS = (
+    ArchiveSettings,
+    AddressSettings,
+    DagsterUiSettings,
+    IngestSettings,
+    RunSettings,
+    FrameSettings,
+    MapSettings,
+    NotificationSettings,
+)
 
 
 class Settings(
     ArchiveSettings,
     AddressSettings,
+    DagsterUiSettings,
     IngestSettings,
     RunSettings,
     FrameSettings,

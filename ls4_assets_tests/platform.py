@@ -207,7 +207,8 @@ def _empty(database: Engine) -> None:
 def _instance(home: Path, url: str, shards: Shards) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance on PostgreSQL, emptied before use."""
     home.mkdir(parents=True, exist_ok=True)
-    config = {"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
+    storage = {"module": "ls4_assets.runtime.storage", "class": "PostgresStorage", "config": {"postgres_url": url}}
+    config = {"storage": {"custom": storage}, "telemetry": {"enabled": False}}
     (home / "dagster.yaml").write_text(json.dumps(config))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.wipe()

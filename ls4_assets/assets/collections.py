@@ -11,6 +11,7 @@ import dagster as dg
 from sqlalchemy import func, select, update
 
 from ls4_assets.assets import checks, events, keys
+from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.assets.report import report_metadata
@@ -30,7 +31,7 @@ from resources.archive import Archive
 from resources.scratch import scratch_folder
 
 
-def collection_assets(shard: str, publishers: Sequence[MapPublisher]) -> list[dg.AssetsDefinition]:
+def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: AssetDetails) -> list[dg.AssetsDefinition]:
     """The collection assets of a shard, with the checks of these map publishers."""
     partitions = keys.collection_partitions(shard)
 
@@ -44,6 +45,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher]) -> list[dg
         kinds={"postgres", "shapefile"},
         check_specs=[checks.index_check_spec(shard)],
         description="PostGIS table and zipped shapefile of the collection's frames, with footprints and download links.",
+        **details.of(refresh_index, "collection"),
     )
     def tile_index(
         context: dg.AssetExecutionContext, archive: Archive
@@ -63,6 +65,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher]) -> list[dg
         kinds={publisher.name for publisher in publishers},
         check_specs=checks.map_check_specs(shard, publishers),
         description="MapServer mapfile of the collection. The map is online as soon as the mapfile is in the bucket.",
+        **details.of(publish_map, "collection"),
     )
     def mapfile(
         context: dg.AssetExecutionContext, archive: Archive
@@ -79,7 +82,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher]) -> list[dg
             yield checks.check_published_documents(archive, collection, publisher)
             yield checks.check_map_renders(archive, collection, publisher)
 
-    return [tile_index, overview_mosaic_asset(shard), mapfile, exports_asset(shard)]
+    return [tile_index, overview_mosaic_asset(shard, details), mapfile, exports_asset(shard, details)]
 
 
 def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
