@@ -1,7 +1,7 @@
 """The mapfile of one collection: rendering it from plain data, and validating it before publication.
 
 Pure: this module reads no file and no database. The statewide map is in `statewide_map`, tile documents are in `tiles`, and the
-caller (`ls4_assets.assets.collections`) publishes and withdraws.
+caller (`ls4_assets.publishing.maps`) publishes and withdraws.
 
 Layer names (`<Name>`, `<Name>_index`), MAP NAME and title are a contract with published maps. A mapfile contains no secret and no
 local path: it refers to PostgreSQL by service and to frames by the index table, so the same file works on a folder and on S3.

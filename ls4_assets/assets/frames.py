@@ -15,6 +15,7 @@ from pebble import ProcessExpired
 from pydantic import Field
 
 from ls4_assets.assets import events, frame_checks, keys
+from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
@@ -47,14 +48,16 @@ class FramesConfig(dg.Config):
     rebuild: bool | None = None
 
 
-def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def frame_assets(shard: str, profiles: Profiles, details: AssetDetails) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The georef asset of a shard, and the op that materializes the other three."""
     partitions = keys.frame_partitions(shard)
     georef = dg.AssetSpec(
         keys.georef(shard),
         partitions_def=partitions,
         group_name=shard,
+        kinds={"geotiff"},
         description="Georeferenced tif that staff dropped under georef/.",
+        **details.of(frame_assets, "frame"),
     )
     specs = [
         dg.AssetSpec(
@@ -63,8 +66,9 @@ def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | d
             skippable=True,
             group_name=shard,
             code_version=code_version(profiles, step),
-            kinds={"geotiff"},
+            kinds={*product_of(step).kinds},
             description=product_of(step).description,
+            **details.of(materialize_frames, "frame"),
         )
         for step in STEPS
     ]

@@ -159,6 +159,13 @@ collection = Table(
     Column("indexed_at", DateTime(timezone=True), comment="time of the last change of the tile index"),
     Column("files_revision", BigInteger, nullable=False, server_default="0", comment="index revision in the shapefile"),
     Column("map_revision", BigInteger, nullable=False, server_default="0", comment="index revision of the mapfile"),
+    Column(
+        "map_format",
+        Text,
+        nullable=False,
+        server_default="mapserver 1",
+        comment="publishers of the map, with their versions; a map in another format is published again",
+    ),
     Column("published_at", DateTime(timezone=True), comment="time the mapfile was last written; null: no map"),
     Column("withdrawn_at", DateTime(timezone=True), comment="time the last frame left; null: not withdrawn"),
     Column("requested_at", DateTime(timezone=True), comment="time of the last rebuild request"),

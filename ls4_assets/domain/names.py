@@ -1,8 +1,9 @@
 """Collections and frames as frozen dataclasses, and the object keys, partition keys, tables and attributes derived from them.
 
 These names are a contract with the staff who drop scans and with published maps (docs/reference/names.md). Parsing a dropped
-file's key is in `key_parser`, keys of each frame's products are in `products`, keys of exports in `export_keys`, and public URLs
-in `links`. What differs from archive to archive is in the archive file (`archive_file`). Nothing here accesses storage.
+file's key is in `key_parser`, keys of each frame's products are in `products`, keys of exports in `exports` and `export_keys`,
+and public URLs in `links`. What differs from archive to archive is in the archive file (`archive_file`). Nothing here accesses
+storage.
 """
 
 import datetime

@@ -17,11 +17,11 @@ from ls4_assets.db import schema
 from ls4_assets.db.lookup import find_collection
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.db.stale import count_stale
-from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.deletions import HeldDeletion, list_held_deletions
 from ls4_assets.notifications import rejections
 from ls4_assets.notifications.rejections import Rejection
+from ls4_assets.publishing.maps import map_links
 from ls4_assets.settings import Settings
 from resources.open import open_database
 
@@ -100,7 +100,7 @@ def collect(settings: Settings, name: str | None = None, limit: int | None = Non
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
         collection = find_collection(connection, name) if name else None
         stale = count_stale(connection, settings.profiles, collection.name if collection else None)
-        statuses = tuple(_load_statuses(connection, settings.map_url, collection, limit, stale))
+        statuses = tuple(_load_statuses(connection, settings, collection, limit, stale))
         if collection:
             report = collect_report(connection, collection)
             return Status(statuses, report.rejected, report.rejected_count, report)
@@ -188,7 +188,7 @@ def _explain_difference(status: CollectionStatus) -> str:
 
 
 def _load_statuses(
-    connection: Connection, map_base_url: str, collection: Collection | None, limit: int | None, stale: Mapping[str, int]
+    connection: Connection, settings: Settings, collection: Collection | None, limit: int | None, stale: Mapping[str, int]
 ) -> Iterator[CollectionStatus]:
     counts, sizes = _count_sources(connection, collection)
     failed, pending = _load_failed(connection, collection, limit), _load_unindexed(connection, collection)
@@ -204,7 +204,7 @@ def _load_statuses(
             done=count.get(SourceState.DONE, 0),
             waiting=sum(count.get(state, 0) for state in PENDING_STATES),
             indexed=row.frames,
-            map_url=map_url(Collection.from_partition(row.shard, row.partition), map_base_url) if row.published_at else None,
+            map_url=_map_url(row, settings) if row.published_at else None,
             failed=failed[row.name],
             failed_count=count.get(SourceState.FAILED, 0),
             bytes=sizes[row.name],
@@ -213,6 +213,10 @@ def _load_statuses(
             stale=stale.get(row.name, 0),
             waiting_reason=waiting_reasons.get(row.name),
         )
+
+
+def _map_url(row: Row[Any], settings: Settings) -> str:
+    return map_links(Collection.from_partition(row.shard, row.partition), settings).map_url
 
 
 def _rebuild_state(row: Row[Any], has_unindexed_frames: bool) -> str:

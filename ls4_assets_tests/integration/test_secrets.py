@@ -12,7 +12,6 @@ from dagster._core.event_api import PartitionKeyFilter
 from sqlalchemy import URL, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import InternalError, ProgrammingError
 
-from ls4_assets.assets import checks
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.serving_fixtures import (
     MapServer,
@@ -130,7 +129,7 @@ def test_role_of_the_map_server_cannot_connect_to_other_databases(cluster: Clust
 
 def latest_evaluation(platform: Platform) -> tuple[bool, Mapping[str, dg.MetadataValue]]:
     """Returns result and metadata of the last check of the collection's partition."""
-    key = dg.AssetCheckKey(dg.AssetKey(["Travis", "mapfile"]), checks.MAPFILE_VALID)
+    key = dg.AssetCheckKey(dg.AssetKey(["Travis", "mapfile"]), "mapfile_valid")
     partition = PartitionKeyFilter(key=COLLECTION.partition)
     store = platform.instance.event_log_storage
     record = store.get_latest_asset_check_execution_by_key([key], partition)[key]

@@ -57,6 +57,24 @@ def test_statewide_build_waits_after_its_start() -> None:
     assert build.waits_until() == now + timedelta(seconds=240)
 
 
+@pytest.mark.parametrize(
+    ("changed", "compiled", "hours", "is_due"),
+    [
+        (False, True, 23, False),
+        (False, True, 24, True),
+        (True, True, 0, True),
+        (False, False, 99, False),
+        (True, False, 0, True),
+    ],
+)
+def test_statewide_files_are_also_built_once_a_day(changed: bool, compiled: bool, hours: int, is_due: bool) -> None:
+    """The freshness policy of the files expects a build a day, and an empty archive has none."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    last = now - timedelta(hours=hours) if compiled else None
+    build = StatewideBuild(changed=changed, busy=False, seconds=5, started_at=None, compiled_at=last, attempts=0)
+    assert build.is_due(now) == is_due
+
+
 def powers_in(source: str) -> Iterator[int]:
     """Lines with a power of a variable, `growth ** failures` or `func.power(...)`."""
     for node in ast.walk(ast.parse(source)):
