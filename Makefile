@@ -5,7 +5,7 @@
 #   make demo PORT=8080  serve the maps on that port
 #   make test            run all tests except the slow ones;  ARGS="-k names" is passed to pytest
 #   make test-slow       run the slow tests
-#   make check           check style, types, layers, spelling, prose and documentation
+#   make check           check style, types, layers, spelling, prose, known vulnerabilities and documentation
 #   make defs            load Dagster's definitions and list them;  ARGS="--assets group:archive" is passed to dg list defs
 #   make docs            build the documentation site in site/; a broken link is an error
 #   make reference       rewrite the generated tables of docs/reference from the code
@@ -43,6 +43,7 @@ check: install-tests
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/codespell
 	.ci/prose
+	.venv/bin/python -m deploy.audit
 	$(MAKE) --no-print-directory docs
 
 defs: install-tests

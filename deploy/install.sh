@@ -18,7 +18,7 @@ packages=(
   python3 python3-venv procps util-linux
 )
 stamp=.venv/.ls4-installed${1:+-$1}
-wanted=$(cat uv.lock pyproject.toml deploy/install.sh ls4_assets_tests/azurite/package-lock.json | sha256sum)
+wanted=$({ pwd; cat uv.lock pyproject.toml deploy/install.sh ls4_assets_tests/azurite/package-lock.json; } | sha256sum)
 
 log() { printf 'install: %s\n' "$*"; }
 fail() { printf 'install: %s\n' "$*" >&2; exit 1; }
@@ -139,9 +139,11 @@ python_environment() {
     if [ ! -x "$uv" ]; then
       log "Installing uv in .tools."
       python3 -m venv .tools
-      .tools/bin/pip install --quiet --disable-pip-version-check uv
+      .tools/bin/python -m pip install --quiet --disable-pip-version-check uv
     fi
   fi
+  # The programs of an environment name its folder: in a checkout that was moved or copied they do not start.
+  if [ -e .venv ] && ! grep -qsF "$PWD/.venv/" .venv/bin/ls4; then rm -rf .venv; fi
   log "Installing the locked Python environment in .venv."
   # --inexact: keep the packages for tests when the demonstration is started after them.
   UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system "$uv" sync --locked --inexact --quiet --python "$(command -v python3)" "$@"

@@ -114,6 +114,10 @@ class AddressSettings(BaseModel):
 class DagsterUiSettings(BaseModel):
     """Dagster UI."""
 
+    dagster_password: SecretStr | None = Field(
+        None, description="password of the user `operator` of the Dagster UI; empty: the UI asks for no login"
+    )
+
     asset_owners: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_OWNERS,
         min_length=1,

@@ -16,6 +16,8 @@ import httpx
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from ls4_assets.db.bootstrap import ROLES, bootstrap
+from ls4_assets.db.relocation import relocate_archive
+from ls4_assets.db.tile_index import served_root
 from ls4_assets.local.postgres import SUPERUSER, Cluster
 from ls4_assets.local.state import CHECKOUT, StateDirectory
 from ls4_assets.local.supervisor import Service, ServiceSupervisor
@@ -24,6 +26,7 @@ from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets.runtime.local_launcher import ProcessState, process_state
 from ls4_assets.settings import load_settings
 from mapserver.config import PostgresService, write_config
+from resources.open import open_database, open_storage
 
 PORTS = ("postgres", "maps", "dagster_ui", "code_server")
 
@@ -57,6 +60,7 @@ def start_services(state: StateDirectory, supervisor: ServiceSupervisor, map_por
     environment = _environment(state, ports["postgres"], passwords, urls)
     state.save_environment(environment)
     os.environ.update(environment)
+    _relocate_archive()
     shutil.rmtree(state.work, ignore_errors=True)
     state.work.mkdir()
     _create_dagster_home(state, ports["code_server"])
@@ -77,6 +81,13 @@ def fail_interrupted_runs() -> None:
         for run in instance.get_runs(RunsFilter(statuses=in_progress)):
             if process_state(instance, run) is not ProcessState.ALIVE:
                 instance.report_run_failed(run, "The machine's services stopped during this run.")
+
+
+def _relocate_archive() -> None:
+    """Serve the maps of a state directory that was moved or copied since the last start."""
+    settings = load_settings()
+    with open_database(settings.database_url.get_secret_value()).begin() as connection:
+        relocate_archive(connection, served_root(open_storage(settings)))
 
 
 def _environment(state: StateDirectory, port: int, passwords: dict[str, str], urls: ServiceUrls) -> dict[str, str]:
@@ -141,7 +152,7 @@ def _code_server(port: int) -> Service:
 
 def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Service]:
     workspace = ("--workspace", str(state.dagster / "workspace.yaml"))
-    webserver = _program("dagster-webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
+    webserver = (sys.executable, "-m", "ls4_assets.runtime.webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
     daemon = _program("dagster-daemon", "run", *workspace)
     environment = dict(os.environ)
     return (

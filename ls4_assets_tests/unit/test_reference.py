@@ -64,3 +64,16 @@ def test_settings_that_pages_name_exist(source: Path) -> None:
     named = set(re.findall(r"\bLS4_[A-Z0-9_]*[A-Z0-9]\b", source.read_text()))
     unknown = {name for name in named if name.partition("__")[0] not in fields | others and not name.startswith("LS4_PASSWORD_")}
     assert not unknown
+
+
+@pytest.mark.parametrize("source", sorted((CHECKOUT / "docs").rglob("*.md")), ids=lambda path: path.stem)
+def test_tests_that_pages_name_exist(source: Path) -> None:
+    """A page promised a test that had been renamed."""
+    named = re.findall(r"`((?:unit|integration|deploy)/test_\w+[.]py)(?:::(\w+))?`", source.read_text())
+    contents = {file: CHECKOUT / "ls4_assets_tests" / file for file, _ in named}
+    missing = [
+        (file, name)
+        for file, name in named
+        if not contents[file].is_file() or (f"def {name}(" not in contents[file].read_text() and name)
+    ]
+    assert not missing

@@ -1,0 +1,70 @@
+"""The real Dagster webserver, started as every deployment starts it, executes only what its own page or a program sends."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ls4_assets.local.services import returns_ok
+from ls4_assets.local.state import find_free_port
+from ls4_assets_tests.platform import CHECKOUT
+
+MUTATION = {"query": "mutation { setNuxSeen }"}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a webserver without code locations, with a password."""
+    home: Path = tmp_path_factory.mktemp("dagster")
+    environment = {
+        "PATH": os.defpath,
+        "DAGSTER_HOME": str(home),
+        "LS4_STORAGE": str(home),
+        "LS4_DATABASE_URL": "postgresql+psycopg2://ls4@db.invalid/ls4",
+        "LS4_PUBLIC_URL": "http://localhost",
+        "LS4_MAP_URL": "http://localhost",
+        "LS4_DAGSTER_PASSWORD": "secret",
+    }
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    port = find_free_port()
+    program = [
+        sys.executable,
+        "-m",
+        "ls4_assets.runtime.webserver",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--empty-workspace",
+    ]
+    with subprocess.Popen(program, env=environment, cwd=CHECKOUT) as process:
+        try:
+            for _ in range(900):
+                if returns_ok(f"http://127.0.0.1:{port}/server_info"):
+                    break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def test_mutation_needs_a_post_of_this_site(address: str) -> None:
+    """`curl -g "$UI/graphql?query=mutation{setNuxSeen}"` was executed, under any host name and origin."""
+    with httpx.Client(base_url=address, auth=("operator", "secret"), trust_env=False) as client:
+        assert client.get("/graphql", params=MUTATION).status_code == 405
+        assert client.post("/graphql", params=MUTATION).status_code == 415
+        assert client.post("/graphql", json=MUTATION, headers={"origin": "https://evil.example"}).status_code == 403
+        assert client.post("/graphql", json=MUTATION, headers={"host": "evil.example"}).status_code == 403
+        assert client.post("/graphql", json=MUTATION).json() == {"data": {"setNuxSeen": True}}
+
+
+def test_page_needs_the_password(address: str) -> None:
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        assert client.get("/").status_code == 401
+        page = client.get("/", auth=("operator", "secret"))
+        assert (page.status_code, page.headers["x-frame-options"]) == (200, "DENY")
