@@ -25,6 +25,10 @@ class NotFoundError(Ls4Error):
     """An object is not, or no longer, in the bucket."""
 
 
+class IrregularEntryError(Ls4Error):
+    """An entry of the archive is a link or a device, or must not be read. Whoever put it there has to replace it."""
+
+
 class NotificationError(Ls4Error):
     """A notification was not accepted. It stays due and is sent again."""
 

@@ -114,6 +114,9 @@ def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: dateti
 
 def _parse_frame(dropped: DroppedFile, duplicates: Mapping[str, str], naming: Naming, tables: Mapping[str, str]) -> Frame:
     """The frame of a file. Raises InvalidNameError, whose text is "<problem>; <what to do>.", as staff read it."""
+    if irregular := dropped.irregular:
+        name = "it" if irregular.key == dropped.key else PurePosixPath(irregular.key).name
+        raise InvalidNameError(f"{dropped.key}: {irregular.defect.sentence(name)}")
     if not is_tif(dropped.key):
         stem = PurePosixPath(dropped.key).stem
         raise InvalidNameError(
