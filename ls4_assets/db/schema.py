@@ -233,6 +233,15 @@ notification = Table(
     comment="last notification of each incident",
 )
 
+unlisted_folder = Table(
+    "unlisted_folder",
+    metadata,
+    Column("folder", Text(collation="C"), primary_key=True, comment="key prefix; empty: the bucket itself"),
+    Column("reason", Text, nullable=False, comment="error of the last scan, written for people"),
+    Column("since", DateTime(timezone=True), nullable=False, comment="time of the first scan that failed"),
+    comment="folders that scans cannot list or ingest",
+)
+
 export_state = Table(
     "export_state",
     metadata,
