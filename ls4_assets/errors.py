@@ -30,7 +30,7 @@ class UnwritableArchiveError(Ls4Error):
 
 
 class IrregularEntryError(Ls4Error):
-    """An entry of the archive is a link or a device, or must not be read. Whoever put it there has to replace it."""
+    """An entry of the archive is a link or a device, or must not be read. The person who put it there has to replace it."""
 
 
 class NotificationError(Ls4Error):

@@ -44,8 +44,8 @@ class SourceState(StrEnum):
     """The processing state of a dropped tif.
 
     settling: changed a moment ago, the copy may not be complete; queued: waits for a run; requested: claimed by a run;
-    done: its products are of this version; failed: its content is invalid; rejected: its name is invalid; deleted: removed from
-    georef/.
+    done: its products are of this version; failed: its content is invalid; rejected: its name is invalid, or it is no regular
+    file; deleted: removed from georef/.
     """
 
     SETTLING = "settling"

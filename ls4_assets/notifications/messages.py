@@ -33,7 +33,7 @@ def compose_message(
     notification: Notification, files: Mapping[IncidentKey, Sequence[Rejection]], settings: Settings
 ) -> MessageText:
     """The text of a notification. `files` has the files to list for each incident of single files."""
-    # Folders are named by whoever created them.
+    # A folder may have any name.
     shown = tuple(replace(each, scope=printable(each.scope)) for each in notification.incidents)
     files = {(kind, printable(scope)): listed for (kind, scope), listed in files.items()}
     notification = replace(notification, incidents=shown)
