@@ -93,6 +93,6 @@ def _check_tag(number: int, size: int, path: Path) -> None:
         )
     if number == _GDAL_METADATA and size > MAX_METADATA_BYTES:
         raise FrameError(
-            f"{path.name} has {size:,} bytes of GDAL metadata and the limit is {MAX_METADATA_BYTES:,}; remove them with "
-            "gdal_edit.py -unsetmd and drop it again."
+            f"{path.name} has {size:,} bytes of GDAL metadata and the limit is {MAX_METADATA_BYTES:,}; convert it with "
+            "gdalwarp -nomd and drop the result."
         )
