@@ -279,7 +279,7 @@ def test_frame_is_made_from_the_existing_file(ingest: Ingest, before: str, after
     ingest.delete(old)
     ingest.drop(new)
     # Already missing, but not yet gone.
-    ingest.write("UPDATE ls4.source SET missing_since = now() + interval '1 hour' WHERE key = :old", old=old)
+    ingest.write("UPDATE ls4.source SET missing_since = now() + interval '30 seconds' WHERE key = :old", old=old)
     ingest.scan()
     assert ingest.states() == {old: "done", new: "settling"}
     with ingest.archive.database.connect() as connection:
