@@ -269,7 +269,7 @@ class NotificationSettings(BaseModel):
     @field_validator("notify_topic")
     @classmethod
     def _check_topic_arn(cls, value: str) -> str:
-        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
+        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+", value):
             raise ValueError("not the ARN of an SNS topic; use one like arn:aws:sns:us-east-1:123456789012:ls4")
         return value
 

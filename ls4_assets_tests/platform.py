@@ -198,7 +198,17 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        names = ("source", "frame", "collection", "rejection", "failed_run", "notification", "statewide_build", "inbox")
+        names = (
+            "source",
+            "frame",
+            "collection",
+            "rejection",
+            "failed_run",
+            "notification",
+            "statewide_build",
+            "inbox",
+            "unlisted_folder",
+        )
         tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in names)])
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 

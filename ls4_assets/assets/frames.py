@@ -23,6 +23,7 @@ from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, product_of
 from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
+from ls4_assets.processing.header_limit import EXIT_CODE, HEADER_SECONDS
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
@@ -133,6 +134,12 @@ def _record_lost_worker(archive: Archive, task: FrameTask, error: BaseException)
     if isinstance(error, FutureTimeoutError):
         limit = f"{task.settings.frame_timeout_seconds:.0f} s"
         reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT_SECONDS."
+        state = SourceState.FAILED
+    elif isinstance(error, ProcessExpired) and error.exitcode == EXIT_CODE:
+        reason = (
+            f"{name} took more than {HEADER_SECONDS:.0f} s before its first pixel was read, so its header or a sidecar is "
+            "corrupt; delete its sidecars, convert it with gdal_translate and drop the result."
+        )
         state = SourceState.FAILED
     elif isinstance(error, ProcessExpired):
         killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely because memory ran out"

@@ -19,6 +19,7 @@ from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.db.stale import count_stale
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.deletions import HeldDeletion, list_held_deletions
+from ls4_assets.ingest.unlisted import UnlistedRecord, list_unlisted
 from ls4_assets.notifications import rejections
 from ls4_assets.notifications.rejections import Rejection
 from ls4_assets.publishing.maps import map_links
@@ -82,7 +83,8 @@ class Quarantine:
 class Status:
     """The whole archive, or one collection with its `report`.
 
-    `rejected`: reasons by key; a file with an invalid name belongs to no collection. `quarantine`: of the whole archive.
+    `rejected`: reasons by key; a file with an invalid name belongs to no collection. `quarantine`, `unlisted`: of the whole
+    archive; `unlisted` are the folders that scans cannot list.
     """
 
     collections: tuple[CollectionStatus, ...]
@@ -90,6 +92,7 @@ class Status:
     rejected_count: int = 0
     report: CollectionReport | None = None
     quarantine: Quarantine = Quarantine(0, 0, (), "")
+    unlisted: tuple[UnlistedRecord, ...] = ()
 
 
 def collect(settings: Settings, name: str | None = None, limit: int | None = None) -> Status:
@@ -105,7 +108,8 @@ def collect(settings: Settings, name: str | None = None, limit: int | None = Non
             report = collect_report(connection, collection)
             return Status(statuses, report.rejected, report.rejected_count, report)
         rejected, count = _load_rejected(connection, limit)
-        return Status(statuses, rejected, count, quarantine=_load_quarantine(connection, limit, settings.staff_url))
+        quarantine = _load_quarantine(connection, limit, settings.staff_url)
+        return Status(statuses, rejected, count, quarantine=quarantine, unlisted=tuple(list_unlisted(connection)))
 
 
 def format_status(status: Status) -> list[str]:
@@ -126,6 +130,9 @@ def format_status(status: Status) -> list[str]:
         lines.append(f"Made under an earlier profile: {stale:,} in all; `ls4 rematerialize --stale` makes them again")
     if status.report:
         lines += _format_report(status.report)
+    if status.unlisted:
+        lines.append(f"Not scanned: {len(status.unlisted):,}")
+        lines += _truncate([f"    {record.reason}" for record in status.unlisted], len(status.unlisted))
     if status.rejected_count:
         lines.append(f"Rejected by name: {status.rejected_count:,}")
         # Each reason begins with its key.

@@ -14,7 +14,7 @@ from ls4_assets.domain.products import COG, FrameProduct
 from ls4_assets.operations.reconcile.model import ObservedState
 from ls4_assets.publishing.map_publisher import MapPublisher
 from ls4_assets.publishing.maps import MAP_PUBLISHERS
-from resources.storage import Storage, StoredObject
+from resources.storage import IrregularEntry, Storage, StoredObject
 
 
 def list_collection(
@@ -31,6 +31,10 @@ def list_collection(
         folder = f"{collection.folder(film_type)}/"
         for stored in storage.list(folder):
             _add_object(observed, storage, collection, film_type, stored, stored.key[len(folder) :], cutoff)
+        if storage.capabilities.has_local_paths:
+            # The ingest sensor rejects them, so they are recorded too.
+            irregular = (item for item in storage.list_level(f"{folder}georef/") if isinstance(item, IrregularEntry))
+            observed.tifs |= {item.key for item in irregular if is_tif(item.key)}
     derived = {}
     for stored in storage.list(_derived_folder(collection)):
         if stored.key in map_keys:
