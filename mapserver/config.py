@@ -28,11 +28,17 @@ NGINX = Path("/usr/sbin/nginx")
 NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
-_HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
+_FEATURE_TEMPLATES = Path("/usr/share/mapserver/ogcapi/templates/html-plain")
 _NGINX_SCRIPT = Path(__file__).with_name("front_end.js")
 # nginx cannot escape a $ where variables are allowed.
 _NGINX_PATH = re.compile(r"/[\w./@+~ -]*")
 _MAX_SOCKET_PATH_BYTES = 107
+# The workers' sockets are beside the dispatcher's, with a number before the suffix.
+_WORKER_NUMBER_BYTES = 4
+# Connections of each of nginx's two processes. Half-open ones cost little, and end after ten seconds.
+_CONNECTIONS = 4096
+# Requests of one client that nginx has in hand at the same time. A browser sends six, or a hundred over HTTP/2.
+_CLIENT_CONNECTIONS = 100
 # nginx's keyword. In a container, /dev/stderr may be another user's pipe, which cannot be opened.
 _STDERR = "stderr"
 
@@ -85,6 +91,7 @@ def write_config(
     workers: int | None = None,
     worker_memory_mb: int = 600,
     tile_cache_mb: int = 512,
+    client_rate: int = 100,
     proxies: Sequence[str] = (),
     rejections_file: Path | None = None,
     staff: Sequence[str] = (),
@@ -109,7 +116,9 @@ def write_config(
     workers: number of mapserv processes; None: two per core on a folder, four for a bucket, where they mostly wait.
     worker_memory_mb: a worker whose resident memory exceeds this is replaced.
     tile_cache_mb: maximum disk space of cached tiles; 0 disables the cache.
-    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are trusted.
+    client_rate: map requests per second of one client, in bursts of up to four seconds' worth; more get a 429. 0: no limit.
+    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto, -Host and -For are trusted. Without them all
+      clients behind a load balancer count as one.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
     staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
     gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
@@ -141,6 +150,9 @@ def write_config(
             "proxies": _parse_networks(proxies),
             "staff": _parse_networks(staff),
             "tile_cache_mb": tile_cache_mb,
+            "client_rate": client_rate,
+            "client_connections": _CLIENT_CONNECTIONS,
+            "connections": _CONNECTIONS,
             "listen": listen,
             "port": port,
         },
@@ -202,7 +214,7 @@ class _RunDirectory:
         run = cls(path, account, *((_STDERR, _STDERR) if log_to_stderr else (str(mapserv_log), str(nginx_log))))
         if not NGINX_JAVASCRIPT.exists():
             raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
-        if len(os.fsencode(run.socket)) > _MAX_SOCKET_PATH_BYTES:
+        if len(os.fsencode(run.socket)) + _WORKER_NUMBER_BYTES > _MAX_SOCKET_PATH_BYTES:
             raise ConfigurationError(f"{run.socket} is too long for a Unix socket: choose a shorter run directory.")
         for folder in (run.conf, run.logs, run.socket.parent, path / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -222,10 +234,19 @@ def _write_mapserver_config(
     for name, text in statewide_map.render_documents(SERVICE, archive).items():
         write_atomically(conf / name, text)
     aliases = {name: conf / f"{name}.map" for name in (_HEALTH, statewide_map.NAME)}
-    options = {"html_templates": _HTML_TEMPLATES, "gdal_options": gdal_options, "aliases": aliases}
+    options = {"html_templates": f"{_write_feature_templates(conf)}/", "gdal_options": gdal_options, "aliases": aliases}
     write_atomically(conf / "mapserver.conf", render_template("mapserver.conf.j2", **options), mode=0o640, account=run.account)
     fastcgi = render_template("fastcgi.conf.j2", service_file=service_file, error_log=run.mapserv_log)
     write_atomically(conf / "fastcgi.conf", fastcgi)
+
+
+def _write_feature_templates(conf: Path) -> Path:
+    """The folder of the HTML pages of OGC API Features: MapServer's, but its API page would load a script of another site."""
+    folder = conf / "ogcapi"
+    folder.mkdir(exist_ok=True)
+    for source in (*_FEATURE_TEMPLATES.glob("*.html"), TEMPLATES / "openapi.html"):
+        write_atomically(folder / source.name, source.read_bytes())
+    return folder
 
 
 def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> None:

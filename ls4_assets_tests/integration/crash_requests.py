@@ -71,24 +71,36 @@ def similar_addresses(seed: int, count: int) -> Iterator[str]:
 
 _SIZES = (0, 1, 1.0, 1.5, 1.999, 2, 2.5, 3, "1e0", "+1", "%201", 64)
 _EDGES = (
-    "0", "1", "-1", "1e-300", "1e-9", "1e30", "-1e30", "1e308", "-1e308", "1e309", "inf", "-inf", "nan", "20037508.34", "-20037508.34",
-    "2147483648", *map(str, EXTENT),
+    "0", "1", "-1", "1e-300", "1e-9", "1e30", "-1e30", "1e308", "-1e308", "1e309", "inf", "-inf", "nan", "20037508.34",
+    "-20037508.34", "2147483648", *map(str, EXTENT),
 )  # fmt: skip
 _FORMATS = (
-    "geojson", "application/json", "GeoJSON", "gml2", "gml3", "GML2", "text/xml;+subtype%3Dgml/3.1.1", "text/xml", "png", "image/png",
-    "utfgrid", "mvt", "csv", "", "application/json;+subtype%3Dgeojson", "application/gml%2Bxml;+version%3D3.2",
+    "geojson", "application/json", "GeoJSON", "gml2", "gml3", "GML2", "text/xml;+subtype%3Dgml/3.1.1", "text/xml", "png",
+    "image/png", "utfgrid", "mvt", "csv", "", "application/json;+subtype%3Dgeojson", "application/gml%2Bxml;+version%3D3.2",
 )  # fmt: skip
 _WORDS = (
-    "roll", "date", "geom", "oid", "[roll]", '[roll]"', "roll]", "[", "]", "] or 1=1", "&#91;roll&#93;", "&#x5b;", '"', "'", '""', "`",
-    "~", "\\", "(", ")", "((", "roll)", "%", "*", "", " ", "null", "1", "-1", "1e999", "a" * 300, "é", "\x01", "&amp;", "&lt;", "]]>",
-    f"{NAME}_index.1", f"{NAME}_index.x", "x.y.z", "1,2,3", ";", "--", "/*", "{", "}", "$", "^", "=", "<Literal>1</Literal>", "<a/>",
-    "roll' OR '1'='1", "ST_Area(geom)", "%roll%", "%s%n",
+    "roll", "date", "geom", "oid", "[roll]", '[roll]"', "roll]", "[", "]", "] or 1=1", "&#91;roll&#93;", "&#x5b;", '"', "'",
+    '""', "`", "~", "\\", "(", ")", "((", "roll)", "%", "*", "", " ", "null", "1", "-1", "1e999", "a" * 300, "é", "\x01", "&amp;",
+    "&lt;", "]]>", f"{NAME}_index.1", f"{NAME}_index.x", "x.y.z", "1,2,3", ";", "--", "/*", "{", "}", "$", "^", "=",
+    "<Literal>1</Literal>", "<a/>", "roll' OR '1'='1", "ST_Area(geom)", "%roll%", "%s%n",
 )  # fmt: skip
 _COMPARISONS = (
     "PropertyIsEqualTo", "PropertyIsNotEqualTo", "PropertyIsLessThan", "PropertyIsGreaterThan", "PropertyIsLessThanOrEqualTo",
     "PropertyIsGreaterThanOrEqualTo", "PropertyIsLike", "PropertyIsNull", "PropertyIsNil", "PropertyIsBetween",
 )  # fmt: skip
-_SPATIAL = ("BBOX", "Intersects", "Within", "Contains", "DWithin", "Beyond", "Equals", "Disjoint", "Touches", "Crosses", "Overlaps")
+_SPATIAL = (
+    "BBOX",
+    "Intersects",
+    "Within",
+    "Contains",
+    "DWithin",
+    "Beyond",
+    "Equals",
+    "Disjoint",
+    "Touches",
+    "Crosses",
+    "Overlaps",
+)
 
 
 def _small_picture(rng: random.Random) -> str:
@@ -97,7 +109,9 @@ def _small_picture(rng: random.Random) -> str:
     layers = rng.choice((NAME, f"{NAME}_index", f"{NAME},{NAME}_index") if table == TABLE else ("imagery", "imagery,collections"))
     address = get_map(rng.choice(_SIZES), rng.choice(_SIZES), box, layers, rng.choice(("1.1.1", "1.3.0")), table)
     if rng.random() < 0.2:
-        query = f"&QUERY_LAYERS={layers}&X=0&Y=0&I=0&J=0&INFO_FORMAT={rng.choice(('text/html', 'text/plain', 'application/json'))}"
+        query = (
+            f"&QUERY_LAYERS={layers}&X=0&Y=0&I=0&J=0&INFO_FORMAT={rng.choice(('text/html', 'text/plain', 'application/json'))}"
+        )
         return address.replace("GetMap", "GetFeatureInfo") + query
     if rng.random() < 0.2:
         return address.replace("GetMap", "GetLegendGraphic") + f"&LAYER={layers}&SCALE={rng.choice(_EDGES)}"
@@ -154,6 +168,13 @@ def _condition(rng: random.Random, depth: int) -> str:
 def _identifier(rng: random.Random) -> str:
     word = quote(rng.choice(_WORDS))
     stored = f"STOREDQUERY_ID=urn:ogc:def:query:OGC-WFS::GetFeatureById&ID={word}"
-    parameters = (f"FEATUREID={word}", f"RESOURCEID={word}", stored, f"PROPERTYNAME={word}", f"SORTBY={word}", f"VALUEREFERENCE={word}")
+    parameters = (
+        f"FEATUREID={word}",
+        f"RESOURCEID={word}",
+        stored,
+        f"PROPERTYNAME={word}",
+        f"SORTBY={word}",
+        f"VALUEREFERENCE={word}",
+    )
     address = get_feature(rng.choice(("1.0.0", "1.1.0", "2.0.0")), rng.choice(parameters))
     return address.replace("GetFeature&", "GetPropertyValue&") if rng.random() < 0.2 else address

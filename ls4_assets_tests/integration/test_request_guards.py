@@ -62,7 +62,9 @@ def test_clients_count_features_without_a_format_or_in_gml(map_server: MapServer
 
 
 def test_between_and_identifiers_of_ordinary_clients_work(map_server: MapServer) -> None:
-    between = "<Filter><PropertyIsBetween><PropertyName>frame_num</PropertyName><LowerBoundary><Literal>107</Literal></LowerBoundary>"
+    between = (
+        "<Filter><PropertyIsBetween><PropertyName>frame_num</PropertyName><LowerBoundary><Literal>107</Literal></LowerBoundary>"
+    )
     text = f"{between}<UpperBoundary><Literal>108</Literal></UpperBoundary></PropertyIsBetween></Filter>"
     found = map_server.get(get_feature("1.1.0", f"OUTPUTFORMAT=geojson&FILTER={quote(text)}")).json()
     assert {feature["properties"]["frame_num"] for feature in found["features"]} == {"107", "108"}
@@ -85,7 +87,9 @@ def test_mapfile_itself_survives_an_infinite_scale(map_server: MapServer) -> Non
     assert (done.returncode, b"image/png" in done.stdout[:100]) == (0, True)
 
 
-@pytest.mark.parametrize("parameter", ["context%3D/etc/hostname", "%6Dap%2Econfig%3DCPL_DEBUG%20ON", "template%3Dx=y", "map_layer%3D=a"])
+@pytest.mark.parametrize(
+    "parameter", ["context%3D/etc/hostname", "%6Dap%2Econfig%3DCPL_DEBUG%20ON", "template%3Dx=y", "map_layer%3D=a"]
+)
 def test_parameter_with_an_encoded_equals_sign_is_judged_by_its_name(map_server: MapServer, parameter: str) -> None:
     """MapServer splits a parameter after it has decoded it, and `context%3D/etc/passwd` reached it."""
     response = map_server.get(f"/wms/{TABLE}?SERVICE=WMS&REQUEST=GetCapabilities&{parameter}")
