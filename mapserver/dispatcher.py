@@ -33,6 +33,7 @@ _LISTEN_BACKLOG = 256
 _MAX_REQUEST_BYTES = 1 << 18
 _HEALTH = "/health/"
 _MAX_LOGGED = 2000
+_MAX_CLIENTS = 10_000
 # In MapServer's error messages, which precede its response. The response itself has status 200, 400 or 404.
 _DATABASE_ERROR = re.compile(
     rb"Database connection failed|server closed the connection|terminating connection|no connection to the server"
@@ -190,8 +191,9 @@ class Dispatcher:
     _waiting: list[Request] = field(default_factory=list)
     _penalties: Penalties = field(default_factory=Penalties)
     _connecting: set[asyncio.Task[None]] = field(default_factory=set)
-    # Least recently used first.
+    # The last turn of each worker and of each client.
     _idle_since: Counter[int] = field(default_factory=Counter)
+    _turns: Counter[str] = field(default_factory=Counter)
     _turn: int = 0
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
@@ -200,15 +202,13 @@ class Dispatcher:
         return await loop.create_unix_server(lambda: Request(self), sock=listener, backlog=_LISTEN_BACKLOG)
 
     def add(self, request: Request) -> None:
-        """Queue a request. Reject it for a client under penalty, and reject the longest line's last when the queue is full."""
-        wait = self._penalties.remaining_seconds(request.client)
-        # Not the health check: its client may be a load balancer that nobody declared, with all clients behind it.
-        if wait > 0 and not request.address.startswith(_HEALTH):
-            request.reject(_PENALIZED, retry_after_seconds=wait + 1)
+        """Queue a request. Reject it for a client under penalty. When the queue is full, reject the last of the longest line."""
+        if self._reject_penalized(request):
             return
         self._waiting.append(request)
         if len(self._waiting) > _MAX_WAITING_PER_WORKER * len(self.workers):
-            client, _ = Counter(each.client for each in self._waiting).most_common(1)[0]
+            lines = Counter(each.client for each in self._waiting)
+            client = max(lines, key=lambda each: (self._penalties.is_suspect(each), lines[each]))
             last = next(each for each in reversed(self._waiting) if each.client == client)
             self._waiting.remove(last)
             last.reject(UNAVAILABLE)
@@ -228,16 +228,39 @@ class Dispatcher:
                 return
             self._waiting.remove(request)
             number = min(idle, key=lambda each: self._idle_since[each])
-            self._turn += 1
-            self._idle_since[number] = self._turn
+            self._take_turn(request, number)
             self._start(request, self.workers[number])
 
+    def _reject_penalized(self, request: Request) -> bool:
+        wait = self._penalties.remaining_seconds(request.client)
+        # Not the health check: its client may be a load balancer that nobody declared, with all clients behind it.
+        if wait <= 0 or request.address.startswith(_HEALTH):
+            return False
+        request.reject(_PENALIZED, retry_after_seconds=wait + 1)
+        return True
+
     def _next_request(self) -> Request | None:
-        """The oldest request of the client that occupies the fewest workers."""
+        """The next request of the client that occupies the fewest workers and had its last turn longest ago.
+
+        Suspects come last, and share one worker: the others must not wait for it to start again.
+        """
         busy = Counter(worker.exchange.request.client for worker in self.workers if worker.exchange)
         limit = max(1, len(self.workers) - 1)
-        allowed = [request for request in self._waiting if busy[request.client] < limit]
-        return min(allowed, key=lambda request: busy[request.client], default=None)
+        suspects = {each.client for each in self._waiting if self._penalties.is_suspect(each.client)}
+        has_suspect = any(self._penalties.is_suspect(client) for client in busy)
+        allowed = [
+            request
+            for request in self._waiting
+            if busy[request.client] < limit and not (has_suspect and request.client in suspects)
+        ]
+        return min(allowed, key=lambda each: (each.client in suspects, busy[each.client], self._turns[each.client]), default=None)
+
+    def _take_turn(self, request: Request, number: int) -> None:
+        self._turn += 1
+        self._idle_since[number] = self._turn
+        if len(self._turns) > _MAX_CLIENTS:
+            self._turns.clear()
+        self._turns[request.client] = self._turn
 
     def _start(self, request: Request, worker: Worker) -> None:
         exchange = Exchange(request, worker, self._end)
@@ -267,6 +290,7 @@ class Dispatcher:
         worker.exchange = request.exchange = None
         if exchange.has_response:
             request.close()
+            self._penalties.add_success(request.client)
             if exchange.lost_database:
                 self.on_lost_database(worker)
         elif not exchange.is_expired:
@@ -274,5 +298,6 @@ class Dispatcher:
             fields = {"client": request.client, "address": request.address[:_MAX_LOGGED], "penalty_seconds": wait}
             logs.emit("mapserv_crashed", logging.ERROR, **fields)
             request.reject(_CRASHED)
+            self._waiting = [each for each in self._waiting if not self._reject_penalized(each)]
             self.on_crash(worker)
         self.dispatch()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from ls4_assets.domain.backoff import Backoff
 from mapserver.dispatcher import REQUEST_SECONDS, Dispatcher, Exchange, Worker
 
 POLL_SECONDS = 0.5
+_RESTART_POLL_SECONDS = 0.01
 # A worker that exits sooner than this after its start, without a request, is restarted with backoff.
 MIN_UPTIME_SECONDS = 5.0
 _START_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30)
@@ -86,20 +88,17 @@ class WorkerSupervisor:
         self.slots = [WorkerSlot(listen(path), str(path)) for path in paths]
         self.dispatcher = Dispatcher(self.slots, self._on_crash, self._on_hang, self._on_lost_database, request_seconds)
         self._stopping = False
+        self._restarts: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Supervise until `stop` is called, then stop all workers."""
         server = await self.dispatcher.serve(self.listener)
-        next_inspection = 0.0
         while not self._stopping:
-            now = time.monotonic()
-            if now >= next_inspection:
-                self._inspect()
-                next_inspection = now + POLL_SECONDS
+            self._inspect()
             for slot in self.slots:
-                self._ensure_running(slot, now)
+                self._ensure_running(slot)
             self.dispatcher.dispatch()
-            await asyncio.sleep(min(POLL_SECONDS, _CRASH_BACKOFF.first_seconds))
+            await asyncio.sleep(POLL_SECONDS)
         server.close()
         await self._stop_all()
 
@@ -107,7 +106,8 @@ class WorkerSupervisor:
         """Make `run` return."""
         self._stopping = True
 
-    def _ensure_running(self, slot: WorkerSlot, now: float) -> None:
+    def _ensure_running(self, slot: WorkerSlot) -> None:
+        now = time.monotonic()
         if slot.process is not None and slot.process.poll() is not None:
             self._on_exit(slot, now)
         if slot.process is not None and slot.drain_reason and not slot.exchange:
@@ -140,13 +140,21 @@ class WorkerSupervisor:
     def _on_crash(self, worker: Worker) -> None:
         slot = self._slot(worker)
         slot.has_crashed = True
-        # Before the next turn of the loop, once the kernel has ended it.
-        asyncio.get_running_loop().call_later(0.005, self._restart_crashed, slot)
+        task = asyncio.get_running_loop().create_task(self._restart_crashed(slot))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
 
-    def _restart_crashed(self, slot: WorkerSlot) -> None:
-        if not self._stopping:
-            self._ensure_running(slot, time.monotonic())
-            self.dispatcher.dispatch()
+    async def _restart_crashed(self, slot: WorkerSlot) -> None:
+        """Restart a crashed worker as soon as the kernel has ended it, and not at the next poll."""
+        crashed = slot.process
+        for _ in range(round(POLL_SECONDS / _RESTART_POLL_SECONDS)):
+            await asyncio.sleep(_RESTART_POLL_SECONDS)
+            if self._stopping:
+                return
+            self._ensure_running(slot)
+            if slot.process is not crashed and slot.process is not None:
+                self.dispatcher.dispatch()
+                return
 
     def _on_hang(self, worker: Worker) -> None:
         slot = self._slot(worker)
@@ -215,8 +223,9 @@ def count_open_files(pid: int) -> int:
 def is_any_disconnected(port: int) -> bool:
     """Whether any process of the machine has a connection to `port` that the peer closed. Cheaper than `is_disconnected`."""
     tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
-    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
-    return any(row[2].endswith(f":{port:04X}") and row[3] == PROC_NET_CLOSE_WAIT for row in rows)
+    # A busy server has thousands of rows.
+    row = re.compile(rf"^ *\d+: \S+ [0-9A-F]+:{port:04X} {PROC_NET_CLOSE_WAIT} ", re.MULTILINE)
+    return any(row.search(table.read_text()) for table in tables)
 
 
 def is_disconnected(pid: int, port: int) -> bool:

@@ -24,8 +24,21 @@ def test_wait_doubles_up_to_a_minute_and_is_forgotten_after_ten() -> None:
         assert penalties.remaining_seconds("a") == 0
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert penalties.remaining_seconds("b") == 0
+    assert penalties.is_suspect("a")
     clock.seconds += 601
+    assert not penalties.is_suspect("a")
     assert penalties.add("a") == 1
+
+
+def test_clients_without_a_response_are_suspects_while_workers_crash() -> None:
+    clock = Clock()
+    penalties = Penalties(clock)
+    penalties.add_success("known")
+    assert not penalties.is_suspect("new")
+    penalties.add("hostile")
+    assert [penalties.is_suspect(each) for each in ("known", "new", "hostile")] == [False, True, True]
+    clock.seconds += 11
+    assert [penalties.is_suspect(each) for each in ("known", "new", "hostile")] == [False, False, True]
 
 
 def test_number_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
