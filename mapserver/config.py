@@ -34,6 +34,8 @@ _MAX_SOCKET_PATH_BYTES = 107
 _WORKER_NUMBER_BYTES = 4
 # Connections of each of nginx's two processes. Half-open ones cost little, and end after ten seconds.
 _CONNECTIONS = 4096
+# Map requests per second of one client. A map in a browser sends about thirty for a view.
+CLIENT_RATE = 100
 # Requests of one client that nginx has in hand at the same time. A browser sends six, or a hundred over HTTP/2.
 _CLIENT_CONNECTIONS = 100
 # nginx's keyword. In a container, /dev/stderr may be another user's pipe, which cannot be opened.
@@ -88,7 +90,7 @@ def write_config(
     workers: int | None = None,
     worker_memory_mb: int = 600,
     tile_cache_mb: int = 512,
-    client_rate: int = 100,
+    client_rate: int = CLIENT_RATE,
     proxies: Sequence[str] = (),
     rejections_file: Path | None = None,
     staff: Sequence[str] = (),
