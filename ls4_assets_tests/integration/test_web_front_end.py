@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -202,10 +202,8 @@ def test_half_open_connections_do_not_close_the_front_end(map_server: MapServer)
             assert fresh.getresponse().status == 200
             fresh.close()
         time.sleep(11)
-        half_open[0].settimeout(5)
-        assert half_open[0].recv(100) == b"" or half_open[0].recv(100).startswith(b"HTTP/1.1 408")
-    except ConnectionResetError:
-        pass  # nginx ended it: what the test expects of the last step
+        with suppress(ConnectionResetError):
+            assert half_open[0].recv(100) == b"", "nginx has not ended a connection whose header never came"
     finally:
         for connection in half_open:
             connection.close()
