@@ -18,7 +18,7 @@ from types import FrameType
 
 from ls4_assets.domain.storages import KINDS
 from ls4_assets.errors import ConfigurationError
-from mapserver.config import PostgresService, ServingConfig, write_config
+from mapserver.config import CLIENT_RATE, PostgresService, ServingConfig, write_config
 
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 0.2
@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--port", type=int, default=8080, help="port to listen on")
     add("--proxy", action="append", default=[], help="address or network of a load balancer; repeatable")
     add("--workers", type=int, help="number of MapServer workers; default: by the number of cores")
+    add("--client-rate", type=int, default=CLIENT_RATE, help="map requests per second of one client; 0: no limit")
     options = parser.parse_args(arguments)
     try:
         config = write_config(
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             database=database_service(os.environ),
             proxies=options.proxy,
             workers=options.workers,
+            client_rate=options.client_rate,
             gdal_options={name: os.environ[name] for name in _GDAL_VARIABLES if os.environ.get(name)},
             log_to_stderr=True,
         )

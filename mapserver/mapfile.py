@@ -22,6 +22,8 @@ SCALE_TOKEN, FRAMES_SUFFIX, OVERVIEW_SUFFIX = "%lod%", "tileindex", "overview"
 # The overview mosaic is read when a map pixel is at least this many mosaic pixels wide. Web maps request exactly 1, 2 or 1/2;
 # maps in degrees measure ground meters, and 1 m of EPSG:3857 is 0.87 m on the ground at 30 degrees of latitude.
 _MIN_OVERVIEW_PIXELS = 0.85
+# Above the scale of a map of the world that is two pixels wide.
+_MAX_SCALE = "1e12"
 # MapServer computes scale denominators with 72 pixels per inch.
 _PIXELS_PER_METER = 72 * 39.3701
 
@@ -106,7 +108,12 @@ def render(context: MapfileContext) -> str:
     """The mapfile's text."""
     suffixes = {"token": SCALE_TOKEN, "frames": FRAMES_SUFFIX, "overview": OVERVIEW_SUFFIX}
     return render_template(
-        "collection.map.j2", context=context, attributes=ATTRIBUTES, capabilities=context.capabilities, **suffixes
+        "collection.map.j2",
+        context=context,
+        attributes=ATTRIBUTES,
+        capabilities=context.capabilities,
+        max_scale=_MAX_SCALE,
+        **suffixes,
     )
 
 

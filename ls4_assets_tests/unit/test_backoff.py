@@ -15,14 +15,16 @@ from ls4_assets.local import supervisor
 from ls4_assets.publishing import rebuilds
 from ls4_assets.publishing.rebuilds import PendingRebuild
 from ls4_assets_tests.platform import CHECKOUT
-from mapserver import workers
+from mapserver import penalties, workers
 
 WAITS: dict[str, tuple[Backoff, list[float]]] = {
     "run that crashed": (batches._BACKOFF, [30, 120, 480, 1920, 7680]),
     "folder that cannot be listed": (events._BACKOFF, [30, 120, 480, 1800, 1800]),
     "rebuild": (rebuilds._BACKOFF, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]),
     "statewide build": (export_state._BACKOFF, [120, 240, 480, 900, 900]),
-    "map worker": (workers._BACKOFF, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+    "map worker that does not start": (workers._START_BACKOFF, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+    "map worker that crashed in a request": (workers._CRASH_BACKOFF, [0.05, 0.1, 0.2, 0.4, 0.8, 1, 1]),
+    "client that crashed a map worker": (penalties._BACKOFF, [1, 2, 4, 8, 16, 32, 60, 60]),
     "local service": (supervisor._BACKOFF, [1, 2, 4]),
 }
 # Powers that are not waits: pixels, zoom levels, memory, and the helper.
