@@ -30,7 +30,7 @@ def missing_parts(exports: Sequence[CollectionExport]) -> Iterator[str]:
             yield f"{export.name}: add a function to WRITERS in publishing/export_files.py"
         for film_type in export.variants(FILM_TYPES):
             yield from missing_rules(export, export.key_of(COLLECTION, film_type))
-    for name in {*get_args(ExportName), *WRITERS}.symmetric_difference(names):
+    for name in sorted(({*names} ^ {*WRITERS}) | ({*names} ^ {*get_args(ExportName)})):
         yield f"{name}: must be in EXPORTS, in WRITERS and in the type ExportName"
     for unique in (names, [export.key for export in exports], ["stac", *fields]):
         yield from (f"{value}: stands twice" for value in {value for value in unique if unique.count(value) > 1})
@@ -48,11 +48,12 @@ def missing_rules(export: CollectionExport, key: str) -> Iterator[str]:
     if not matches(NEVER_DROPS, key) or is_drop_key(key):
         yield f"{key}: counts as a drop"
     if content_type(key) != export.content_type:
-        yield f"{key}: S3 stores it as {content_type(key)}"
+        yield f"{key}: S3 stores it as {content_type(key)}; add the suffix to CONTENT_TYPES in resources/storage.py"
 
 
 def test_every_export_has_all_its_parts() -> None:
-    assert list(missing_parts(EXPORTS)) == []
+    missing = list(missing_parts(EXPORTS))
+    assert not missing, "\n".join(missing)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,12 @@ def test_every_export_has_all_its_parts() -> None:
 def test_export_without_its_parts_fails(changed: CollectionExport, advice: str) -> None:
     found = list(missing_parts([*EXPORTS[:-1], changed]))
     assert any(advice in each for each in found), found
+
+
+def test_export_that_is_not_in_the_type_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = replace(MOSAIC, name=cast(ExportName, "kml"))
+    monkeypatch.setitem(WRITERS, changed.name, WRITERS[MOSAIC.name])
+    assert "kml: must be in EXPORTS, in WRITERS and in the type ExportName" in [*missing_parts([*EXPORTS, changed])]
 
 
 def parts_of_keys(source: str) -> Iterator[int]:

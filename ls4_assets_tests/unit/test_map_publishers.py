@@ -34,7 +34,7 @@ def test_publishers_are_listed_in_the_order_of_publication(monkeypatch: pytest.M
     assert settings().map_publishers == ("mosaicjson", "mapserver")
 
 
-@pytest.mark.parametrize("value", ["", "qgis", "mapserver,mapserver"])
+@pytest.mark.parametrize("value", ["", "nonexistent", "mapserver,mapserver"])
 def test_invalid_list_of_publishers_is_rejected(value: str) -> None:
     with pytest.raises(ConfigurationError, match="LS4_MAP_PUBLISHERS"):
         settings(map_publishers=value)

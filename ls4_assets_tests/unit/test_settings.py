@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from ls4_assets.domain.archive_file import read_archive_file
+from ls4_assets.domain.film_types import FILM_TYPES, join_or
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import load_settings
 from ls4_assets_tests.rasters import NC
@@ -33,7 +34,7 @@ def test_single_profile_option_can_be_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert profiles["bw"].overview_levels == (2, 4, 8)
 
 
-@pytest.mark.parametrize(("name", "advice"), [("NCC", "did you mean nc"), ("RGB", "use bw, nc or cir")])
+@pytest.mark.parametrize(("name", "advice"), [("NCC", "did you mean nc"), ("RGB", f"use {join_or([*FILM_TYPES])}")])
 def test_misspelled_film_type_is_rejected_with_advice(monkeypatch: pytest.MonkeyPatch, name: str, advice: str) -> None:
     """The profile of a misspelled film type was ignored silently."""
     monkeypatch.setenv(f"LS4_PROFILES__{name}__JPEG_QUALITY", "90")
