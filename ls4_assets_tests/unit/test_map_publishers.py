@@ -42,7 +42,7 @@ def test_invalid_list_of_publishers_is_rejected(value: str) -> None:
 
 def test_format_of_an_archive_before_publishers_could_be_chosen() -> None:
     """The column's default must equal the default format, otherwise an upgrade would rewrite all maps."""
-    assert map_format(settings()) == "mapserver 1"
+    assert map_format(settings()) == "mapserver 2"
 
 
 def test_format_names_its_publishers() -> None:
