@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--collections", type=Path, required=True, help="the map page's list of collections")
     add("--rejections", type=Path, help="the staff page's list of rejected files; default: no staff page")
     add("--staff", action="append", default=[], help="address or network that may read the staff page; repeatable")
+    add("--staff-host", action="append", default=[], help="host name of the staff page; repeatable; localhost always works")
     add("--archive", type=Path, help="the archive, if it is a folder")
     add("--archive-file", type=Path, default=os.environ.get("LS4_ARCHIVE_FILE") or None, help="TOML file that describes it")
     add("--listen", default="127.0.0.1", help="address to listen on")
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             collections_file=options.collections,
             rejections_file=options.rejections,
             staff=options.staff,
+            staff_hosts=options.staff_host,
             database=database_service(os.environ),
             proxies=options.proxy,
             workers=options.workers,

@@ -17,7 +17,7 @@ from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
 from mapserver.archive_page import ARCHIVE_DOCUMENT, install_archive_page
 from mapserver.files import change_owner, create_folder_if_writable, install_pages, write_atomically
-from mapserver.options import parse_networks, require_nginx_path, serving_account, validate_gdal_options
+from mapserver.options import parse_host, parse_networks, require_nginx_path, serving_account, validate_gdal_options
 from mapserver.rendering import FOOTPRINT_TEMPLATE, TEMPLATES, render_template
 
 SERVICE = "ls4"
@@ -94,6 +94,7 @@ def write_config(
     proxies: Sequence[str] = (),
     rejections_file: Path | None = None,
     staff: Sequence[str] = (),
+    staff_hosts: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1",
     log_to_stderr: bool = False,
@@ -120,11 +121,12 @@ def write_config(
       clients behind a load balancer count as one.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
     staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
+    staff_hosts: host names under which they may request it; localhost and IP addresses always work.
     gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
     log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
     Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option,
-    an invalid proxy or staff address, an unknown user, and where nginx's JavaScript module is missing.
+    an invalid proxy or staff address or host name, an unknown user, and where nginx's JavaScript module is missing.
     """
     for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
         require_nginx_path(path)
@@ -148,6 +150,7 @@ def write_config(
             "collections_file": collections,
             "proxies": parse_networks(proxies),
             "staff": parse_networks(staff),
+            "staff_hosts": [parse_host(name) for name in staff_hosts],
             "tile_cache_mb": tile_cache_mb,
             "client_rate": client_rate,
             "client_connections": _CLIENT_CONNECTIONS,

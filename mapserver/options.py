@@ -11,6 +11,7 @@ from ls4_assets.errors import ConfigurationError
 
 # nginx cannot escape a $ where variables are allowed.
 _NGINX_PATH = re.compile(r"/[\w./@+~ -]*")
+_HOST = re.compile(r"[A-Za-z0-9-]+(?:[.][A-Za-z0-9-]+)*")
 
 
 def parse_networks(addresses: Sequence[str]) -> list[str]:
@@ -19,6 +20,13 @@ def parse_networks(addresses: Sequence[str]) -> list[str]:
         return [str(ip_network(address)) for address in addresses]
     except ValueError as error:
         raise ConfigurationError(f"{error}: write load balancers and staff as networks, such as 10.0.0.0/16.") from None
+
+
+def parse_host(name: str) -> str:
+    """The host name, without a port. Raises ConfigurationError for anything else."""
+    if not _HOST.fullmatch(name):
+        raise ConfigurationError(f"{name!r} is not a host name: write it without scheme and port, such as maps.example.org.")
+    return name
 
 
 def require_nginx_path(path: Path) -> None:
