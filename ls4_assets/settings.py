@@ -141,7 +141,7 @@ class DagsterUiSettings(BaseModel):
     @classmethod
     def _check_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for owner in value:
-            if not re.fullmatch(r"team:\S.*|[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}", owner):
+            if not re.fullmatch(r"team:\S.*|[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}", owner):
                 raise ValueError(f"{owner!r} is not an owner; use email addresses or team:name, such as team:operators")
         return value
 

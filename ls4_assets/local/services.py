@@ -34,7 +34,7 @@ PORTS = ("postgres", "maps", "dagster_ui", "code_server")
 _BASIC_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 # What the pipeline and the libraries that it runs read.
 _DAGSTER_VARIABLES = re.compile(
-    r"(?:LS4|DAGSTER|AWS|AZURE|GDAL|CPL|PROJ|VSI|OTEL|PYTHON)\w*"
+    r"(?:LS4|DAGSTER|AWS|AZURE|GDAL|CPL|PROJ|VSI|OTEL|PYTHON)[A-Za-z0-9_]*"
     r"|(?:HTTPS?|NO|ALL)_PROXY|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|PATH|HOME|USER|LOGNAME|TMPDIR|TZ|LANG|LC_ALL|VIRTUAL_ENV"
 )
