@@ -6,12 +6,13 @@
 #   make test            run all tests except the slow ones;  ARGS="-k names" is passed to pytest
 #   make test-slow       run the slow tests
 #   make check           check style, types, layers, spelling, prose, known vulnerabilities and documentation
+#   make defs            load Dagster's definitions and list them;  ARGS="--assets group:archive" is passed to dg list defs
 #   make docs            build the documentation site in site/; a broken link is an error
 #   make reference       rewrite the generated tables of docs/reference from the code
 #   make viewer          build the map page from mapserver/viewer with npm; the built page is in the repository
 #   make clean           remove the files of tests and tools;  the demonstration's archive in .ls4 stays
 
-.PHONY: demo install install-tests viewer test test-slow check docs reference clean
+.PHONY: demo install install-tests viewer test test-slow check defs docs reference clean
 .DEFAULT_GOAL := demo
 
 # The platform has many processes. Without cached bytecode each would compile every module again, which takes five seconds.
@@ -44,6 +45,9 @@ check: install-tests
 	.ci/prose
 	.venv/bin/python -m deploy.audit
 	$(MAKE) --no-print-directory docs
+
+defs: install-tests
+	.ci/defs $(ARGS)
 
 docs: install-tests
 	NO_COLOR=1 .venv/bin/zensical build --strict

@@ -38,6 +38,7 @@ from ls4_assets.domain.products import STEPS, Step
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.operations.status import collect
 from ls4_assets.publishing.exports import format_version
+from ls4_assets.publishing.maps import map_format
 from ls4_assets.publishing.rebuilds import pending_rebuilds
 from ls4_assets.raster.frame import process, product_path
 from ls4_assets.raster.source import Limits
@@ -189,10 +190,10 @@ def _add_frame(archive: Archive, synthetic: _SyntheticCollection, number: int) -
     """Seconds by stage from the row of a new frame to its map and its status, without the start of a run."""
     collection, watch = synthetic.collection, Stopwatch()
     synthetic.publish(number)
+    settings = archive.settings
     with watch.measure("due"):
-        due = pending_rebuilds(
-            archive.database, archive.settings.public_url, served_root(archive.storage), format_version(archive.settings)
-        )
+        formats = format_version(settings), map_format(settings)
+        due = pending_rebuilds(archive.database, settings.public_url, served_root(archive.storage), *formats)
     assert collection in [rebuild.collection for rebuild in due], f"{collection.name} has no pending rebuild after a new frame"
     with _measured_files(watch), watch.measure("tile_index"):
         assets.refresh_index(archive, collection)

@@ -114,6 +114,7 @@ class Ours:
             mapfiles_dir=self.mapfiles,
             database=self.database,
             workers=workers,
+            client_rate=0,
             gdal_options=self.options,
             tile_cache_mb=self.cache_mb,
         )

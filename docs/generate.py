@@ -2,8 +2,8 @@
 
 A page is written by hand around its tables. A table stands between the markers `<!-- generated: NAME -->` and
 `<!-- end -->`. ls4_assets_tests/unit/test_reference.py fails when a page is out of date, and when a setting, command,
-product, asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so ls4_assets_tests/deploy/test_alarms.py
-compares their page.
+product, export, asset, check, sensor or log event is in no table. Alarms need the AWS CDK, so
+ls4_assets_tests/deploy/test_alarms.py compares their page.
 """
 
 import inspect
@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 
 from ls4_assets.cli.main import main as commands
 from ls4_assets.definitions import build_definitions
+from ls4_assets.domain.exports import EXPORTS
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
@@ -67,6 +68,8 @@ def unit(field: FieldInfo) -> str | None:
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
+    if isinstance(field.default, tuple):
+        return f"`{','.join(field.default)}`"
     return f"`{field.default}`" if field.default not in (None, "") else "none"
 
 
@@ -133,6 +136,17 @@ def products_table() -> str:
         asset = f"`{product.name}`" if product.is_step else f"with `{product.upstream}`"
         rows.append((product.title, f"`{product.key.format(**fields)}`", access, kept, product.content_type, asset))
     return table(("product", "key", "access", "lifecycle", "media type", "asset"), rows)
+
+
+def exports_table() -> str:
+    """One row for each export of a collection."""
+    rows = []
+    for export in EXPORTS:
+        key = export.key.format(collection="<Name>", film_type="<film type>")
+        suffix = "_<film type>" if export.is_per_film_type else ""
+        listed = f"`{export.listed_as}`" if export.listed_as else "no"
+        rows.append((export.title, f"`{key}`", export.content_type, f"`{export.name}{suffix}`", listed))
+    return table(("export", "key", "media type", "asset in STAC", "field of `exports` in `collections.json`"), rows)
 
 
 def build_reference_definitions() -> dg.Definitions:
@@ -214,6 +228,7 @@ def blocks() -> dict[str, str]:
         "film-types": film_types_table(),
         "commands": commands_text(),
         "products": products_table(),
+        "exports": exports_table(),
         "assets": assets_table(definitions),
         "checks": checks_table(definitions),
         "sensors": sensors_table(definitions),

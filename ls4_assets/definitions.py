@@ -4,40 +4,59 @@ Only this module puts them together. Assets are in `ls4_assets.assets`, sensors 
 """
 
 import gc
+from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 
 import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import checks, keys
 from ls4_assets.assets.collections import collection_assets
+from ls4_assets.assets.details import DEFAULT_DETAILS, AssetDetails
 from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
 from ls4_assets.domain.names import Shards
 from ls4_assets.domain.profiles import PROFILES, Profiles
-from ls4_assets.settings import load_settings
+from ls4_assets.publishing.maps import MAP_PUBLISHERS
+from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, load_settings
 from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
-from sensors.notifications import MIN_INTERVAL_SECONDS, notifications_sensor
+from sensors.notifications import MIN_INTERVAL_SECONDS, build_rejections_event, notifications_sensor
 from sensors.publish_collections import publish_collections_sensor
-from sensors.reconcile import archive_consistency, reconcile_schedule
+from sensors.reconcile import archive_consistency_asset, reconcile_schedule
 from sensors.statewide_exports import statewide_exports_sensor
 
 
 def build_definitions(
-    shards: Shards, archive: Archive, sensor_seconds: int, profiles: Profiles = PROFILES, *, has_events: bool = False
+    shards: Shards,
+    archive: Archive,
+    sensor_seconds: int,
+    profiles: Profiles = PROFILES,
+    *,
+    details: AssetDetails = DEFAULT_DETAILS,
+    has_events: bool = False,
+    map_publishers: Sequence[MapPublisherName] = DEFAULT_MAP_PUBLISHERS,
 ) -> dg.Definitions:
-    """Definitions for these shards and profiles. `has_events`: the bucket sends events, so the sensor does not poll it."""
+    """Definitions for these shards, profiles and map publishers. `has_events`: the bucket sends events and is not polled."""
     ingest_sensor = ingest_events_sensor if has_events else ingest_poll_sensor
     rejected_files = dg.AssetSpec(
         keys.REJECTED_FILES,
         group_name="archive",
+        kinds={"report"},
         description="Dropped files that ls4 cannot process, each with the reason and what to do.",
+        **details.of(build_rejections_event, "archive"),
     )
-    assets = [asset for shard in shards for asset in (*frame_assets(shard, profiles), *collection_assets(shard))]
+    publishers = [MAP_PUBLISHERS[name] for name in map_publishers]
+    by_shard = [(*frame_assets(shard, profiles, details), *collection_assets(shard, publishers, details)) for shard in shards]
+    statewide: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        rejected_files,
+        archive_consistency_asset(details),
+        compiled_indexes_asset(details),
+    ]
     return dg.Definitions(
-        assets=[rejected_files, archive_consistency, compiled_indexes_asset(), *assets],
+        assets=[*statewide, *chain.from_iterable(by_shard)],
         asset_checks=[checks.archive_counts_match],
         schedules=[checks.archive_audit, reconcile_schedule()],
         sensors=[
@@ -70,7 +89,13 @@ def _load() -> dg.Definitions:
     gc.disable()
     try:
         definitions = build_definitions(
-            settings.shards, Archive(), settings.sensor_seconds, settings.profiles, has_events=has_events
+            settings.shards,
+            Archive(),
+            settings.sensor_seconds,
+            settings.profiles,
+            details=AssetDetails.from_settings(settings),
+            has_events=has_events,
+            map_publishers=settings.map_publishers,
         )
         # Build the repository now, so that it is frozen too; Dagster caches it in the definitions.
         definitions.get_repository_def()

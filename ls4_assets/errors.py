@@ -25,6 +25,14 @@ class NotFoundError(Ls4Error):
     """An object is not, or no longer, in the bucket."""
 
 
+class UnwritableArchiveError(Ls4Error):
+    """The archive's folder cannot be written to. The frame waits; it is not at fault."""
+
+
+class IrregularEntryError(Ls4Error):
+    """An entry of the archive is a link or a device, or must not be read. The person who put it there has to replace it."""
+
+
 class NotificationError(Ls4Error):
     """A notification was not accepted. It stays due and is sent again."""
 

@@ -12,10 +12,10 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
@@ -30,6 +30,11 @@ from ls4_assets.errors import ConfigurationError
 OTHER_VARIABLES = {"LS4_CONFIG", "LS4_STATE", "LS4_DAGSTER_DATABASE_URL", "LS4_SHARED", "LS4_RUN_SERVER"} | {
     *("LS4_ADMIN_DATABASE_URL", "LS4_PASSWORD_DAGSTER", "LS4_PASSWORD_LS4", "LS4_PASSWORD_MAPSERVER"),
 }
+DEFAULT_OWNERS = ("team:operators",)
+# Names of the map publishers (ls4_assets/publishing/maps.py).
+MapPublisherName = Literal["mapserver", "mosaicjson"]
+MosaicJsonAddresses = Literal["public", "storage"]
+DEFAULT_MAP_PUBLISHERS: tuple[MapPublisherName, ...] = ("mapserver",)
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,33 @@ class DagsterUiSettings(BaseModel):
         None, description="password of the user `operator` of the Dagster UI; empty: the UI asks for no login"
     )
 
+    asset_owners: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_OWNERS,
+        min_length=1,
+        description="owners of all assets in the Dagster UI: email addresses or team:name, separated by commas",
+    )
+    source_url: str = Field(
+        "", description="URL of the code's folder at the installed version, for links from assets; empty: no links"
+    )
+
+    @field_validator("source_url")
+    @classmethod
+    def _strip_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @field_validator("asset_owners", mode="before")
+    @classmethod
+    def _split_owners(cls, value: object) -> object:
+        return [owner.strip() for owner in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("asset_owners")
+    @classmethod
+    def _check_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"team:\S.*|[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}", owner):
+                raise ValueError(f"{owner!r} is not an owner; use email addresses or team:name, such as team:operators")
+        return value
+
 
 class IngestSettings(BaseModel):
     """Ingest: from the bucket to the queue."""
@@ -194,6 +226,27 @@ class MapSettings(BaseModel):
     """Maps."""
 
     postgres_service: str = Field("ls4", description="libpq service by which MapServer connects to the database")
+    map_publishers: Annotated[tuple[MapPublisherName, ...], NoDecode] = Field(
+        DEFAULT_MAP_PUBLISHERS,
+        min_length=1,
+        description="map servers for which each collection is published, in this order: mapserver, mosaicjson",
+    )
+    mosaicjson_addresses: MosaicJsonAddresses = Field(
+        "public", description="addresses of the COGs in MosaicJSON documents: their public URLs, or storage: GDAL paths"
+    )
+
+    @field_validator("map_publishers", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        """Accept a list separated by commas, as in the environment."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("map_publishers")
+    @classmethod
+    def _check_no_duplicates(cls, value: tuple[MapPublisherName, ...]) -> tuple[MapPublisherName, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a map publisher is listed twice; list each once")
+        return value
 
 
 class NotificationSettings(BaseModel):
@@ -216,7 +269,7 @@ class NotificationSettings(BaseModel):
     @field_validator("notify_topic")
     @classmethod
     def _check_topic_arn(cls, value: str) -> str:
-        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+", value):
+        if value and not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+", value):
             raise ValueError("not the ARN of an SNS topic; use one like arn:aws:sns:us-east-1:123456789012:ls4")
         return value
 

@@ -142,7 +142,8 @@ class Platform:
 
 def definitions_of(archive: Archive) -> dg.Definitions:
     settings = archive.settings
-    return build_definitions(_shards_of(archive), archive, 5, settings.profiles, has_events=bool(settings.events_queue_url))
+    shards, has_events = _shards_of(archive), bool(settings.events_queue_url)
+    return build_definitions(shards, archive, 5, settings.profiles, has_events=has_events, map_publishers=settings.map_publishers)
 
 
 def _shards_of(archive: Archive) -> Shards:
@@ -197,7 +198,17 @@ def _empty(database: Engine) -> None:
         owned = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = 'ls4'"
         for name in set(connection.scalars(text(owned))) - {"overview_mosaics"}:
             connection.execute(text(f'DROP TABLE public."{name}"'))
-        names = ("source", "frame", "collection", "rejection", "failed_run", "notification", "statewide_build", "inbox")
+        names = (
+            "source",
+            "frame",
+            "collection",
+            "rejection",
+            "failed_run",
+            "notification",
+            "statewide_build",
+            "inbox",
+            "unlisted_folder",
+        )
         tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in names)])
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 
@@ -206,7 +217,8 @@ def _empty(database: Engine) -> None:
 def _instance(home: Path, url: str, shards: Shards) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance on PostgreSQL, emptied before use."""
     home.mkdir(parents=True, exist_ok=True)
-    config = {"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
+    storage = {"module": "ls4_assets.runtime.storage", "class": "PostgresStorage", "config": {"postgres_url": url}}
+    config = {"storage": {"custom": storage}, "telemetry": {"enabled": False}}
     (home / "dagster.yaml").write_text(json.dumps(config))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.wipe()

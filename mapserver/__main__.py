@@ -18,7 +18,7 @@ from types import FrameType
 
 from ls4_assets.domain.storages import KINDS
 from ls4_assets.errors import ConfigurationError
-from mapserver.config import PostgresService, ServingConfig, write_config
+from mapserver.config import CLIENT_RATE, PostgresService, ServingConfig, write_config
 
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 0.2
@@ -77,12 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--collections", type=Path, required=True, help="the map page's list of collections")
     add("--rejections", type=Path, help="the staff page's list of rejected files; default: no staff page")
     add("--staff", action="append", default=[], help="address or network that may read the staff page; repeatable")
+    add("--staff-host", action="append", default=[], help="host name of the staff page; repeatable; localhost always works")
     add("--archive", type=Path, help="the archive, if it is a folder")
     add("--archive-file", type=Path, default=os.environ.get("LS4_ARCHIVE_FILE") or None, help="TOML file that describes it")
     add("--listen", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
     add("--proxy", action="append", default=[], help="address or network of a load balancer; repeatable")
     add("--workers", type=int, help="number of MapServer workers; default: by the number of cores")
+    add("--client-rate", type=int, default=CLIENT_RATE, help="map requests per second of one client; 0: no limit")
     options = parser.parse_args(arguments)
     try:
         config = write_config(
@@ -95,9 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             collections_file=options.collections,
             rejections_file=options.rejections,
             staff=options.staff,
+            staff_hosts=options.staff_host,
             database=database_service(os.environ),
             proxies=options.proxy,
             workers=options.workers,
+            client_rate=options.client_rate,
             gdal_options={name: os.environ[name] for name in _GDAL_VARIABLES if os.environ.get(name)},
             log_to_stderr=True,
         )

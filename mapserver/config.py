@@ -6,11 +6,9 @@ belongs to the caller: `ls4_assets.local`, the container's entry point (`__main_
 
 import os
 import pwd
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
 
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
@@ -19,6 +17,7 @@ from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
 from mapserver.archive_page import ARCHIVE_DOCUMENT, install_archive_page
 from mapserver.files import change_owner, create_folder_if_writable, install_pages, write_atomically
+from mapserver.options import parse_host, parse_networks, require_nginx_path, serving_account, validate_gdal_options
 from mapserver.rendering import FOOTPRINT_TEMPLATE, TEMPLATES, render_template
 
 SERVICE = "ls4"
@@ -28,11 +27,17 @@ NGINX = Path("/usr/sbin/nginx")
 NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
-_HTML_TEMPLATES = "/usr/share/mapserver/ogcapi/templates/html-plain/"
+_FEATURE_TEMPLATES = Path("/usr/share/mapserver/ogcapi/templates/html-plain")
 _NGINX_SCRIPT = Path(__file__).with_name("front_end.js")
-# nginx cannot escape a $ where variables are allowed.
-_NGINX_PATH = re.compile(r"/[\w./@+~ -]*")
 _MAX_SOCKET_PATH_BYTES = 107
+# The workers' sockets are beside the dispatcher's, with a number before the suffix.
+_WORKER_NUMBER_BYTES = 4
+# Connections of each of nginx's two processes. Half-open ones cost little, and end after ten seconds.
+_CONNECTIONS = 4096
+# Map requests per second of one client. A map in a browser sends about thirty for a view.
+CLIENT_RATE = 100
+# Requests of one client that nginx has in hand at the same time. A browser sends six, or a hundred over HTTP/2.
+_CLIENT_CONNECTIONS = 100
 # nginx's keyword. In a container, /dev/stderr may be another user's pipe, which cannot be opened.
 _STDERR = "stderr"
 
@@ -85,9 +90,11 @@ def write_config(
     workers: int | None = None,
     worker_memory_mb: int = 600,
     tile_cache_mb: int = 512,
+    client_rate: int = CLIENT_RATE,
     proxies: Sequence[str] = (),
     rejections_file: Path | None = None,
     staff: Sequence[str] = (),
+    staff_hosts: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1",
     log_to_stderr: bool = False,
@@ -99,7 +106,7 @@ def write_config(
     port: nginx listens on `listen`:port.
     mapfiles_dir: the folder in which `<name>.map` files appear and are replaced (by os.replace): `<archive>/mapfiles` for an
       archive in a folder. Where permitted, it is created and the footprint layer's HTML template is written to it.
-    database: written as service `ls4` to a file that only `user` can read.
+    database: written as service `ls4` to a file that only `user` can read, and that root owns when this process is root.
     archive_dir: the archive's folder, whose public part is served at `/archive/`; None when the archive is a bucket.
     archive_file: the TOML file that describes the archive; None: the one that ships with ls4.
     collections_file: the JSON list that the pipeline writes for the map page; `run_dir/collections.json` when None. Until it
@@ -109,19 +116,22 @@ def write_config(
     workers: number of mapserv processes; None: two per core on a folder, four for a bucket, where they mostly wait.
     worker_memory_mb: a worker whose resident memory exceeds this is replaced.
     tile_cache_mb: maximum disk space of cached tiles; 0 disables the cache.
-    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto and -Host are trusted.
+    client_rate: map requests per second of one client, in bursts of up to four seconds' worth; more get a 429. 0: no limit.
+    proxies: addresses or networks of load balancers, whose X-Forwarded-Proto, -Host and -For are trusted. Without them all
+      clients behind a load balancer count as one.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
     staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
+    staff_hosts: host names under which they may request it; localhost and IP addresses always work.
     gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
     log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
     Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option,
-    an invalid proxy or staff address, an unknown user, and where nginx's JavaScript module is missing.
+    an invalid proxy or staff address or host name, an unknown user, and where nginx's JavaScript module is missing.
     """
     for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
-        _require_nginx_path(path)
+        require_nginx_path(path)
     archive = read_archive_file(archive_file)
-    run = _RunDirectory.create(run_dir, _serving_account(user), log_to_stderr)
+    run = _RunDirectory.create(run_dir, serving_account(user), log_to_stderr)
     collections = collections_file or run.collections
     # In a read-only archive the pipeline creates folder and template with the first map.
     create_folder_if_writable(mapfiles_dir)
@@ -129,7 +139,7 @@ def write_config(
         write_atomically(mapfiles_dir / FOOTPRINT_TEMPLATE.name, FOOTPRINT_TEMPLATE.read_bytes())
     install_pages(run.static)
     install_archive_page(run.static, archive)
-    _write_mapserver_config(run, database, archive, _GDAL_OPTIONS | _validate_gdal_options(gdal_options or {}))
+    _write_mapserver_config(run, database, archive, _GDAL_OPTIONS | validate_gdal_options(gdal_options or {}))
     _write_nginx_config(
         run,
         {
@@ -138,9 +148,13 @@ def write_config(
             "rejections_file": rejections_file,
             "film_types": [*FILM_TYPES],
             "collections_file": collections,
-            "proxies": _parse_networks(proxies),
-            "staff": _parse_networks(staff),
+            "proxies": parse_networks(proxies),
+            "staff": parse_networks(staff),
+            "staff_hosts": [parse_host(name) for name in staff_hosts],
             "tile_cache_mb": tile_cache_mb,
+            "client_rate": client_rate,
+            "client_connections": _CLIENT_CONNECTIONS,
+            "connections": _CONNECTIONS,
             "listen": listen,
             "port": port,
         },
@@ -170,6 +184,11 @@ class _RunDirectory:
     account: pwd.struct_passwd | None
     mapserv_log: str
     nginx_log: str
+
+    @property
+    def private_mode(self) -> int:
+        """The mode of files that only the serving account may read: of its group, unless it is the owner itself."""
+        return 0o640 if self.account else 0o600
 
     @property
     def conf(self) -> Path:
@@ -202,7 +221,7 @@ class _RunDirectory:
         run = cls(path, account, *((_STDERR, _STDERR) if log_to_stderr else (str(mapserv_log), str(nginx_log))))
         if not NGINX_JAVASCRIPT.exists():
             raise ConfigurationError(f"{NGINX_JAVASCRIPT} is missing: install the package libnginx-mod-http-js.")
-        if len(os.fsencode(run.socket)) > _MAX_SOCKET_PATH_BYTES:
+        if len(os.fsencode(run.socket)) + _WORKER_NUMBER_BYTES > _MAX_SOCKET_PATH_BYTES:
             raise ConfigurationError(f"{run.socket} is too long for a Unix socket: choose a shorter run directory.")
         for folder in (run.conf, run.logs, run.socket.parent, path / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -217,15 +236,27 @@ def _write_mapserver_config(
 ) -> None:
     """Write everything that mapserv reads except the mapfiles of collections."""
     conf, service_file = run.conf, run.conf / "pg_service.conf"
-    write_atomically(service_file, _service_file(database), mode=0o600, account=run.account)
+    # Of root, and only readable for the account: a worker that was taken over must not change what the next one reads.
+    write_atomically(service_file, _service_file(database), mode=run.private_mode, reader=run.account)
     write_atomically(conf / "health.map", render_template("health.map.j2", service=SERVICE))
     for name, text in statewide_map.render_documents(SERVICE, archive).items():
         write_atomically(conf / name, text)
     aliases = {name: conf / f"{name}.map" for name in (_HEALTH, statewide_map.NAME)}
-    options = {"html_templates": _HTML_TEMPLATES, "gdal_options": gdal_options, "aliases": aliases}
-    write_atomically(conf / "mapserver.conf", render_template("mapserver.conf.j2", **options), mode=0o640, account=run.account)
+    options = {"html_templates": f"{_write_feature_templates(conf)}/", "gdal_options": gdal_options, "aliases": aliases}
+    write_atomically(
+        conf / "mapserver.conf", render_template("mapserver.conf.j2", **options), mode=run.private_mode, reader=run.account
+    )
     fastcgi = render_template("fastcgi.conf.j2", service_file=service_file, error_log=run.mapserv_log)
     write_atomically(conf / "fastcgi.conf", fastcgi)
+
+
+def _write_feature_templates(conf: Path) -> Path:
+    """The folder of the HTML pages of OGC API Features: MapServer's, but its API page would load a script of another site."""
+    folder = conf / "ogcapi"
+    folder.mkdir(exist_ok=True)
+    for source in (*_FEATURE_TEMPLATES.glob("*.html"), TEMPLATES / "openapi.html"):
+        write_atomically(folder / source.name, source.read_bytes())
+    return folder
 
 
 def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> None:
@@ -249,43 +280,12 @@ def _workers_argv(run: _RunDirectory, options: Mapping[str, object]) -> tuple[st
     return (sys.executable, "-m", "mapserver.workers", *arguments)
 
 
-def _serving_account(user: str | None) -> pwd.struct_passwd | None:
-    """The account to run as; None when this process is not root and cannot change its user."""
-    if os.geteuid() != 0:
-        return None
-    name = user or "www-data"
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise ConfigurationError(f"User {name} does not exist on this machine: name an existing one.") from None
-
-
 def _cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _parse_networks(addresses: Sequence[str]) -> list[str]:
-    try:
-        return [str(ip_network(address)) for address in addresses]
-    except ValueError as error:
-        raise ConfigurationError(f"{error}: write load balancers and staff as networks, such as 10.0.0.0/16.") from None
-
-
-def _require_nginx_path(path: Path) -> None:
-    if not _NGINX_PATH.fullmatch(str(path)):
-        raise ConfigurationError(
-            f"nginx cannot use the path {path}: choose an absolute one of letters, digits, spaces and ._@+~-."
-        )
-
-
-def _validate_gdal_options(options: Mapping[str, str]) -> dict[str, str]:
-    for name in options:
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            raise ConfigurationError(f"{name!r} is not a GDAL option: use names such as AWS_REGION.")
-    return dict(options)
-
-
 def _service_file(database: PostgresService) -> str:
+    """The PostgreSQL service file of mapserv. Raises ConfigurationError for a value with a line break."""
     fields = {"host": database.host, "port": database.port, "dbname": database.dbname, "user": database.user}
     if database.password is not None:
         fields["password"] = database.password

@@ -9,13 +9,14 @@ _STATIC = Path(__file__).parent / "static"
 _STAFF = Path(__file__).parent / "staff"
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int = 0o644, account: pwd.struct_passwd | None = None) -> None:
-    """Write a file so that readers get the old content or the new one; owned by `account` where it is given."""
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o644, reader: pwd.struct_passwd | None = None) -> None:
+    """Write a file so that readers get the old content or the new one; of the group of `reader` where it is given."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.touch(mode=0o600)
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    if reader:
+        os.chown(temporary, -1, reader.pw_gid)
     temporary.chmod(mode)
-    change_owner(temporary, account)
     temporary.replace(path)
 
 

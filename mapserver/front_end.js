@@ -13,9 +13,20 @@ const NOT_FOUND = 'not_found';
 const NOT_MODIFIED = 'not_modified';
 const BLANK = 'blank';
 
+// Why a request is rejected. The text of the response is in variables.conf.
+const PARAMETER = 'parameter';
+const BRACKET = 'bracket';
+const FORMAT = 'format';
+const SIZE = 'size';
+
 // map.layer[x].data=..., map_config=... and the like. Of these, published maps use map.imagetype, and QGIS sends map_resolution.
 const FORBIDDEN = /^(?:map[._].*|context|queryfile|savequery|template|shapepath|symbolset|fontset)$/;
 const ALLOWED = /^map(?:[._]imagetype|_resolution)$/;
+// In a filter or an identifier, a bracket makes MapServer access invalid memory. XML can also write it as a character reference,
+// in CDATA, or as an entity of a document type.
+const BRACKETS = /[\[\]]|&#|<!/;
+// MapServer decodes these escapes too, to any character.
+const INVALID_ESCAPE = /%(?![0-9A-Fa-f]{2})/;
 
 /* The query string that makes MapServer draw the tile z/x/y, or one of the words above. */
 function tileRequest(r) {
@@ -53,10 +64,38 @@ function tileVersion(r) {
     return versionNumber(readTilejson(r));
 }
 
-/* 'yes' when a parameter of the request would make MapServer change its map, or read or write a file; otherwise empty. */
-function hasForbiddenParameter(r) {
-    const names = Object.keys(r.args).map(name => name.trim().toLowerCase());
-    return names.some(name => FORBIDDEN.test(name) && !ALLOWED.test(name)) ? 'yes' : '';
+/*
+ * Why MapServer must not get this request: a parameter would make it change its map, or read or write a file; or the request would
+ * crash it (MapServer 8.0 to 8.4). Empty for all others.
+ */
+function rejection(r) {
+    const query = r.variables.args || '';
+    if (INVALID_ESCAPE.test(query)) {
+        return PARAMETER;
+    }
+    const parameters = query.split('&').map(parseParameter);
+    if (parameters.some(p => FORBIDDEN.test(p.name) && !ALLOWED.test(p.name))) {
+        return PARAMETER;
+    }
+    if (parameters.some(p => BRACKETS.test(p.name) || BRACKETS.test(p.value))) {
+        return BRACKET;
+    }
+    // Its scale would be infinite. Mapfiles of ls4 0.1.0 have no limit of their own.
+    if (parameters.some(p => p.name === 'width' && parseFloat(p.value) < 2)) {
+        return SIZE;
+    }
+    // MapServer can count features only in GML.
+    const isCount = parameters.some(p => p.name === 'resulttype' && /hits/i.test(p.value));
+    return isCount && parameters.some(p => p.name === 'outputformat' && !/^$|gml/i.test(p.value)) ? FORMAT : '';
+}
+
+/* Name and value as MapServer reads them: it decodes bytes, then splits at the first `=`, and a string ends at a zero byte. */
+function parseParameter(pair) {
+    const bytes = pair.replace(/[+]/g, ' ').replace(/%([0-9A-Fa-f]{2})/g, (_, code) => String.fromCharCode(parseInt(code, 16)));
+    const text = bytes.split('\0', 1)[0];
+    const end = text.indexOf('=');
+    const name = end < 0 ? text : text.slice(0, end);
+    return { name: name.trim().toLowerCase(), value: end < 0 ? '' : text.slice(end + 1) };
 }
 
 function readTilejson(r) {
@@ -79,4 +118,4 @@ function intersects(bounds, z, x, y) {
     return column(bounds[0]) < x + 1 && column(bounds[2]) > x && row(bounds[3]) < y + 1 && row(bounds[1]) > y;
 }
 
-export default { tileRequest, tileVersion, hasForbiddenParameter };
+export default { tileRequest, tileVersion, rejection };

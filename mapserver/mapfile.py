@@ -1,7 +1,7 @@
 """The mapfile of one collection: rendering it from plain data, and validating it before publication.
 
 Pure: this module reads no file and no database. The statewide map is in `statewide_map`, tile documents are in `tiles`, and the
-caller (`ls4_assets.assets.collections`) publishes and withdraws.
+caller (`ls4_assets.publishing.maps`) publishes and withdraws.
 
 Layer names (`<Name>`, `<Name>_index`), MAP NAME and title are a contract with published maps. A mapfile contains no secret and no
 local path: it refers to PostgreSQL by service and to frames by the index table, so the same file works on a folder and on S3.
@@ -22,6 +22,8 @@ SCALE_TOKEN, FRAMES_SUFFIX, OVERVIEW_SUFFIX = "%lod%", "tileindex", "overview"
 # The overview mosaic is read when a map pixel is at least this many mosaic pixels wide. Web maps request exactly 1, 2 or 1/2;
 # maps in degrees measure ground meters, and 1 m of EPSG:3857 is 0.87 m on the ground at 30 degrees of latitude.
 _MIN_OVERVIEW_PIXELS = 0.85
+# Above the scale of a map of the world that is two pixels wide.
+_MAX_SCALE = "1e12"
 # MapServer computes scale denominators with 72 pixels per inch.
 _PIXELS_PER_METER = 72 * 39.3701
 
@@ -106,7 +108,12 @@ def render(context: MapfileContext) -> str:
     """The mapfile's text."""
     suffixes = {"token": SCALE_TOKEN, "frames": FRAMES_SUFFIX, "overview": OVERVIEW_SUFFIX}
     return render_template(
-        "collection.map.j2", context=context, attributes=ATTRIBUTES, capabilities=context.capabilities, **suffixes
+        "collection.map.j2",
+        context=context,
+        attributes=ATTRIBUTES,
+        capabilities=context.capabilities,
+        max_scale=_MAX_SCALE,
+        **suffixes,
     )
 
 

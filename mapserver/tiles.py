@@ -1,6 +1,6 @@
 """TileJSON and WMTS capabilities of one collection's web map tiles: rendering them from plain data, and validating them.
 
-Pure: publishing them is in `ls4_assets.publishing.tile_documents`. Both documents are stored beside the mapfile and name no host:
+Pure: publishing them is in `ls4_assets.publishing.maps`. Both documents are stored beside the mapfile and name no host:
 addresses start with a slash, and nginx inserts scheme and host of the request. nginx also reads bounds and version from the
 TileJSON (mapserver/front_end.js). Sources: TileJSON 3.0.0, and OGC WMTS 1.0.0 with the scale set GoogleMapsCompatible.
 """

@@ -1,62 +1,74 @@
 """The supervisor of the FastCGI workers: `python -m mapserver.workers` opens the socket and keeps N mapserv processes running.
 
-MapServer leaves process management to others: it exits on some read errors, its memory grows with what it caches, and it handles
-SIGTERM only at its next request. So the supervisor restarts a worker that exited (with backoff when it ran only briefly),
-replaces one that grew too large, and kills those that ignore SIGTERM at shutdown. The listening socket stays open throughout: a
-request that arrives while no worker is free waits in its backlog. nginx is started by `__main__` or `ls4_assets.local`.
+MapServer leaves process management to others: it exits on some read errors, and its memory grows with what it caches. So the
+supervisor restarts a worker that exited, and replaces one that grew too large, lost its database or hangs. A worker is replaced
+while it has no request, so no request is lost. Which worker gets a request is decided in `dispatcher`; nginx is started by
+`__main__` or `ls4_assets.local`.
 """
 
 import argparse
+import asyncio
 import logging
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
 from ls4_assets import logs
 from ls4_assets.domain.backoff import Backoff
+from mapserver.dispatcher import REQUEST_SECONDS, Dispatcher, Exchange, Worker
 
-LISTEN_BACKLOG = 512
 POLL_SECONDS = 0.5
-# A worker that exits sooner than this after its start is restarted with backoff.
+_RESTART_POLL_SECONDS = 0.01
+# A worker that exits sooner than this after its start, without a request, is restarted with backoff.
 MIN_UPTIME_SECONDS = 5.0
-_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30)
+_START_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30)
+# After a crash in a request. The penalty of the client limits such crashes, so the other clients need not wait.
+_CRASH_BACKOFF = Backoff(first_seconds=0.05, longest_seconds=1)
 GRACE_SECONDS = 5.0
 # Frames stay open between requests, and the usual limit is 1,024 files per process.
 MAX_OPEN_FILES = 600
 PROC_NET_CLOSE_WAIT = "08"
-
-# The shortest FastCGI request (begin as a responder, then no parameters). It wakes an idle worker.
-WAKE_UP_REQUEST = bytes((1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)) + bytes((1, 4, 0, 1, 0, 0, 0, 0))
+# The workers read everything else from mapserver.conf: a worker that was taken over must not find a password here.
+ENVIRONMENT = {"PATH": os.defpath}
 
 
 @dataclass
 class WorkerSlot:
-    """One of the N workers.
+    """One of the N workers, with the socket from which mapserv takes its requests.
 
-    failures: exits in a row that came within MIN_UPTIME_SECONDS. stopping_since: when the supervisor signaled the worker.
-    cwd: the folder in which the worker was started. Times are of time.monotonic().
+    start_failures: exits in a row that came within MIN_UPTIME_SECONDS and without a request. crashes: exits in a row in the first
+    request. drain_reason: why the process is to be replaced as soon as it has no request; empty: it stays. cwd: the folder in
+    which it was started. Times are of time.monotonic().
     """
 
+    listener: socket.socket
+    socket_path: str
     process: subprocess.Popen[bytes] | None = None
+    exchange: Exchange | None = None
     started_at: float = 0.0
-    failures: int = 0
+    start_failures: int = 0
+    crashes: int = 0
+    has_crashed: bool = False
     retry_after: float = 0.0
-    stopping_since: float | None = None
+    drain_reason: str = ""
     cwd: Path = Path("/")
+
+    @property
+    def accepts_requests(self) -> bool:
+        return self.process is not None and not self.drain_reason
 
 
 class WorkerSupervisor:
-    """Keeps `count` processes of `argv` running, each with `listener` as its standard input."""
+    """Keeps `count` processes of `argv` running and gives them the requests that arrive at `listener`."""
 
     def __init__(
         self,
@@ -67,78 +79,113 @@ class WorkerSupervisor:
         count: int,
         max_rss_bytes: int,
         database_port: int | None,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self.argv, self.listener, self.cwd = argv, listener, cwd
         self.max_rss_bytes, self.database_port = max_rss_bytes, database_port
-        self.slots = [WorkerSlot() for _ in range(count)]
-        self.is_stopping = False
+        path = Path(listener.getsockname())
+        paths = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(count)]
+        self.slots = [WorkerSlot(listen(path), str(path)) for path in paths]
+        self.dispatcher = Dispatcher(self.slots, self._on_crash, self._on_hang, self._on_lost_database, request_seconds)
+        self._stopping = False
+        self._restarts: set[asyncio.Task[None]] = set()
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Supervise until `stop` is called, then stop all workers."""
-        while not self.is_stopping:
-            now = time.monotonic()
+        server = await self.dispatcher.serve(self.listener)
+        while not self._stopping:
+            self._inspect()
             for slot in self.slots:
-                self._ensure_running(slot, now)
-            self._kill_disconnected(now)
-            self._recycle(now)
-            time.sleep(POLL_SECONDS)
-        self._stop_all()
+                self._ensure_running(slot)
+            self.dispatcher.dispatch()
+            await asyncio.sleep(POLL_SECONDS)
+        server.close()
+        await self._stop_all()
 
-    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
-        """Make `run` return. Can be installed as a signal handler."""
-        self.is_stopping = True
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stopping = True
 
-    def _ensure_running(self, slot: WorkerSlot, now: float) -> None:
+    def _ensure_running(self, slot: WorkerSlot) -> None:
+        now = time.monotonic()
         if slot.process is not None and slot.process.poll() is not None:
             self._on_exit(slot, now)
+        if slot.process is not None and slot.drain_reason and not slot.exchange:
+            logs.emit("mapserv_replaced", pid=slot.process.pid, reason=slot.drain_reason)
+            self._end_process(slot)
         if slot.process is None and now >= slot.retry_after:
             # A read-only archive has no folder of mapfiles before its first map.
             slot.cwd = self.cwd if self.cwd.is_dir() else Path("/")
-            slot.process = subprocess.Popen(self.argv, stdin=self.listener.fileno(), cwd=slot.cwd)
-            slot.started_at, slot.stopping_since = now, None
+            slot.process = subprocess.Popen(self.argv, stdin=slot.listener.fileno(), cwd=slot.cwd, env=ENVIRONMENT)
+            slot.started_at, slot.has_crashed = now, False
 
     def _on_exit(self, slot: WorkerSlot, now: float) -> None:
-        """Schedule the restart: at once, or with exponential backoff when the worker keeps exiting soon after its start."""
+        """Schedule the restart: at once, or with exponential backoff when the worker keeps exiting after its start."""
         assert slot.process is not None
-        was_signaled = slot.stopping_since is not None
-        if not was_signaled:
-            logs.emit("mapserv_exited", logging.ERROR, pid=slot.process.pid, code=slot.process.returncode)
-        is_early = now - slot.started_at < MIN_UPTIME_SECONDS and not was_signaled
-        slot.failures = slot.failures + 1 if is_early else 0
-        slot.retry_after = now + _BACKOFF.seconds(slot.failures)
-        slot.process = None
+        logs.emit("mapserv_exited", logging.ERROR, pid=slot.process.pid, code=slot.process.returncode)
+        is_early = now - slot.started_at < MIN_UPTIME_SECONDS
+        had_request = slot.has_crashed or slot.exchange is not None
+        slot.start_failures = slot.start_failures + 1 if is_early and not had_request else 0
+        slot.crashes = slot.crashes + 1 if is_early and had_request else 0
+        slot.retry_after = now + _START_BACKOFF.seconds(slot.start_failures) + _CRASH_BACKOFF.seconds(slot.crashes - 1)
+        slot.process, slot.drain_reason = None, ""
 
-    def _kill_disconnected(self, now: float) -> None:
-        """Kill workers whose database connection was closed.
+    def _end_process(self, slot: WorkerSlot) -> None:
+        """End a worker. SIGKILL, because mapserv handles SIGTERM only at its next request, which it then drops."""
+        assert slot.process is not None
+        slot.process.kill()
+        slot.process.wait()
+        slot.process, slot.drain_reason = None, ""
 
-        After a restart of PostgreSQL each worker would fail one more request and answer it with HTTP 200. nginx does notice a
-        killed worker, and retries the request.
-        """
-        if self.database_port is None or not is_any_disconnected(self.database_port):
-            return
-        for slot in self.slots:
-            if slot.process is not None and is_disconnected(slot.process.pid, self.database_port):
-                logs.emit("mapserv_replaced", logging.WARNING, pid=slot.process.pid, reason="its database connection was closed")
-                slot.process.kill()
-                slot.stopping_since = now
+    def _on_crash(self, worker: Worker) -> None:
+        slot = self._slot(worker)
+        slot.has_crashed = True
+        task = asyncio.get_running_loop().create_task(self._restart_crashed(slot))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
 
-    def _recycle(self, now: float) -> None:
-        """Replace at most one worker at a time, so that the others keep serving.
-
-        The worker finishes the request that it is drawing; nginx sends a request that it drops at exit to another worker.
-        """
-        for slot in self.slots:
-            if slot.process is None or slot.stopping_since is None:
-                continue
-            if now - slot.stopping_since > GRACE_SECONDS:
-                slot.process.kill()
-            return
-        for slot in self.slots:
-            if slot.process is not None and (reason := self._replacement_reason(slot.process.pid, slot.cwd)):
-                logs.emit("mapserv_replaced", pid=slot.process.pid, reason=reason)
-                slot.process.terminate()
-                slot.stopping_since = now
+    async def _restart_crashed(self, slot: WorkerSlot) -> None:
+        """Restart a crashed worker as soon as the kernel has ended it, and not at the next poll."""
+        crashed = slot.process
+        for _ in range(round(POLL_SECONDS / _RESTART_POLL_SECONDS)):
+            await asyncio.sleep(_RESTART_POLL_SECONDS)
+            if self._stopping:
                 return
+            self._ensure_running(slot)
+            if slot.process is not crashed and slot.process is not None:
+                self.dispatcher.dispatch()
+                return
+
+    def _on_hang(self, worker: Worker) -> None:
+        slot = self._slot(worker)
+        if slot.process is not None:
+            logs.emit("mapserv_replaced", logging.WARNING, pid=slot.process.pid, reason="its request took too long")
+            self._end_process(slot)
+            # A worker that had not accepted the request would leave it to the next.
+            slot.listener.close()
+            slot.listener = listen(Path(slot.socket_path))
+
+    def _on_lost_database(self, worker: Worker) -> None:
+        self._slot(worker).drain_reason = "its database connection failed"
+
+    def _slot(self, worker: Worker) -> WorkerSlot:
+        return next(slot for slot in self.slots if slot is worker)
+
+    def _inspect(self) -> None:
+        """Choose the workers to replace.
+
+        After a restart of PostgreSQL each worker would fail one more request. Of those that are too large, one at a time is
+        replaced, because the others keep what they have cached.
+        """
+        disconnected = self.database_port is not None and is_any_disconnected(self.database_port)
+        is_any_draining = any(slot.drain_reason for slot in self.slots)
+        for slot in self.slots:
+            if slot.process is None or slot.drain_reason:
+                continue
+            if disconnected and is_disconnected(slot.process.pid, self.database_port or 0):
+                slot.drain_reason = "its database connection was closed"
+            elif not is_any_draining and (reason := self._replacement_reason(slot.process.pid, slot.cwd)):
+                slot.drain_reason, is_any_draining = reason, True
 
     def _replacement_reason(self, pid: int, cwd: Path) -> str:
         """Empty for a worker that need not be replaced."""
@@ -146,26 +193,15 @@ class WorkerSupervisor:
             return "it uses too much memory or too many open files"
         return "the folder of mapfiles was created" if cwd != self.cwd and self.cwd.is_dir() else ""
 
-    def _stop_all(self) -> None:
-        processes = [slot.process for slot in self.slots if slot.process is not None]
-        for process in processes:
-            process.terminate()
-        for _ in processes:
-            self._wake_one()
+    async def _stop_all(self) -> None:
+        """End the workers as soon as they have no request, at the latest after GRACE_SECONDS."""
         deadline = time.monotonic() + GRACE_SECONDS
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def _wake_one(self) -> None:
-        """Wake an idle worker so that it handles its SIGTERM. Without a socket, the grace period ends it."""
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1.0)
-            client.connect(self.listener.getsockname())
-            client.sendall(WAKE_UP_REQUEST)
+        while any(slot.exchange for slot in self.slots) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        for slot in self.slots:
+            if slot.process is not None:
+                self._end_process(slot)
+            slot.listener.close()
 
 
 def resident_bytes(pid: int) -> int:
@@ -187,8 +223,9 @@ def count_open_files(pid: int) -> int:
 def is_any_disconnected(port: int) -> bool:
     """Whether any process of the machine has a connection to `port` that the peer closed. Cheaper than `is_disconnected`."""
     tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
-    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
-    return any(row[2].endswith(f":{port:04X}") and row[3] == PROC_NET_CLOSE_WAIT for row in rows)
+    # A busy server has thousands of rows.
+    row = re.compile(rf"^ *\d+: \S+ [0-9A-F]+:{port:04X} {PROC_NET_CLOSE_WAIT} ", re.MULTILINE)
+    return any(row.search(table.read_text()) for table in tables)
 
 
 def is_disconnected(pid: int, port: int) -> bool:
@@ -210,12 +247,13 @@ def drop_privileges(user: str) -> None:
 
 
 def listen(path: Path) -> socket.socket:
-    """Open the Unix socket that nginx connects to; replaces one that an earlier start left behind."""
+    """Open a Unix socket; replaces one that an earlier start left behind."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     path.chmod(0o660)
-    listener.listen(LISTEN_BACKLOG)
+    # Of a worker: it has one request at a time.
+    listener.listen(1)
     return listener
 
 
@@ -245,9 +283,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_rss_bytes=options.max_rss_mb << 20,
         database_port=options.database_port,
     )
+    asyncio.run(_run_until_signaled(supervisor))
+
+
+async def _run_until_signaled(supervisor: WorkerSupervisor) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, supervisor.stop)
-    supervisor.run()
+        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+    await supervisor.run()
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ls4_assets.domain.storages import FOLDER, Capabilities
-from ls4_assets.errors import ConfigurationError, NotFoundError
+from ls4_assets.errors import ConfigurationError, IrregularEntryError, NotFoundError
+from resources.entries import find_defect, is_folder_link, modification_time, open_file, open_folder
 from resources.scratch import scratch_folder
-from resources.storage import StorageErrors, StoredObject, folder_end, is_listed, walk
+from resources.storage import Defect, IrregularEntry, ListedItem, StorageErrors, StoredObject, folder_end, is_listed, walk
 
 # The map server runs as another user and must read products, whatever the umask of the process that wrote them.
 FILE_MODE = 0o644
@@ -42,28 +41,30 @@ class DirectoryStorage:
     def bucket(self) -> str:
         return self._bucket
 
-    def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
-        entries_by_key: list[tuple[str, os.DirEntry[str]]] = []
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._path(folder)) as entries:
-            entries_by_key = [(f"{folder}{_decode(entry.name)}{'/' if entry.is_dir() else ''}", entry) for entry in entries]
-        for key, entry in sorted(entries_by_key, key=itemgetter(0)):
-            if not is_listed(key.rstrip("/")):
-                continue
-            if key.endswith("/"):
-                if folder_end(key) > after:
-                    yield key
-            elif key > after:
-                # A file deleted between listing and stat is not in the listing.
-                with suppress(FileNotFoundError):
-                    yield _stored(key, entry.stat())
+    def list_level(self, folder: str, after: str = "") -> Iterator[ListedItem]:
+        with suppress(FileNotFoundError, NotADirectoryError), self._folder(folder) as descriptor:
+            with os.scandir(descriptor) as entries:
+                entries_by_key = [
+                    (f"{folder}{_decode(entry.name)}{'/' if entry.is_dir(follow_symlinks=False) else ''}", entry.name)
+                    for entry in entries
+                ]
+            for key, name in sorted(entries_by_key):
+                if not is_listed(key.rstrip("/")):
+                    continue
+                if key.endswith("/"):
+                    if folder_end(key) > after:
+                        yield key
+                elif key > after and (item := _examine(key, descriptor, name)):
+                    yield item
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         return walk(self, prefix)
 
     def head(self, key: str) -> StoredObject | None:
         try:
-            status = self._path(key).stat()
-        except (FileNotFoundError, NotADirectoryError):
+            with self._parent(key) as (folder, name):
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError, IrregularEntryError):
             return None
         return _stored(key, status) if stat.S_ISREG(status.st_mode) else None
 
@@ -85,7 +86,8 @@ class DirectoryStorage:
             # The database survives a power cut, so an object that it records must too. Intermediates can be rebuilt.
             _fsync(temp)
             stored = self._publish(temp, key)
-            _fsync(self._path(key).parent)
+            with self._parent(key) as (folder, _):
+                os.fsync(folder)
             return stored
 
     def put(self, key: str, data: bytes) -> StoredObject:
@@ -94,10 +96,10 @@ class DirectoryStorage:
             return self._publish(temp, key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._temp_object(key) as temp:
+        with self._temp_object(key) as temp, self._parent(key) as (folder, name):
             temp.write_bytes(data)
             try:
-                self._path(key).hardlink_to(temp)
+                os.link(temp, name, dst_dir_fd=folder)
             except FileExistsError:
                 return False
         return True
@@ -105,16 +107,20 @@ class DirectoryStorage:
     def copy(self, key: str, to: str) -> StoredObject:
         with self._temp_object(to) as temp:
             temp.unlink()
+            # Examined after it was linked: what has become of the entry in the meantime no longer matters.
             try:
-                temp.hardlink_to(self._path(key))
-            except FileNotFoundError:
-                raise NotFoundError(f"{key} is not in the archive; drop it again if it should be.") from None
+                with self._parent(key) as (folder, name):
+                    os.link(name, temp, src_dir_fd=folder, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                raise _missing(key) from None
+            if defect := find_defect(temp.lstat()):
+                raise IrregularEntryError(defect.sentence(key))
             return self._publish(temp, to)
 
     def delete(self, key: str) -> None:
         # An empty folder stays: another process may be publishing to it at this moment.
-        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            self._path(key).unlink()
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError), self._parent(key) as (folder, name):
+            os.unlink(name, dir_fd=folder)
 
     def gdal_path(self, key: str) -> str:
         # No check that the archive is mounted: that is up to the process that opens the path.
@@ -123,29 +129,40 @@ class DirectoryStorage:
     def gdal_options(self) -> dict[str, str]:
         return {}
 
-    def _path(self, key: str) -> Path:
+    @contextmanager
+    def _folder(self, folder: str, *, create: bool = False) -> Iterator[int]:
+        """Yields a descriptor of a folder of the archive."""
         if not self.root.is_dir():
             # An unmounted disk must not look like an empty archive, which would cause deletions or writes to the mount point.
             raise ConfigurationError(
                 f"The archive folder {self.root} does not exist; mount or create it, or correct LS4_STORAGE."
             )
-        return self.root / _inside(key)
+        with open_folder(self.root, _inside(folder), create_mode=FOLDER_MODE if create else None) as descriptor:
+            yield descriptor
+
+    @contextmanager
+    def _parent(self, key: str) -> Iterator[tuple[int, str]]:
+        """Yields a descriptor of the folder of a key, and the key's name in it."""
+        folder, _, name = _inside(key).rpartition("/")
+        with self._folder(folder) as descriptor:
+            yield descriptor, name
 
     def _open(self, key: str) -> BinaryIO:
         try:
-            return self._path(key).open("rb")
+            with self._parent(key) as (folder, name):
+                return open_file(folder, name, key)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise NotFoundError(f"{key} is not in the archive; drop it again if it should be.") from None
+            raise _missing(key) from None
 
     @contextmanager
     def _temp_object(self, key: str) -> Iterator[Path]:
         """A hidden file to write to, which `_publish` turns into the object. Otherwise it is removed: at the end of the context,
         or by a later writer after a crash."""
-        target = self._path(key)
-        _make_folder(target.parent)
-        _make_folder(self.root / _TMP_DIR)
+        for needed in (_inside(key).rpartition("/")[0], _TMP_DIR):
+            with self._folder(needed, create=True):
+                pass
         with scratch_folder("half-", self.root / _TMP_DIR) as folder:
-            temp = folder / target.name
+            temp = folder / PurePosixPath(key).name
             temp.touch()
             temp.chmod(FILE_MODE)
             yield temp
@@ -153,13 +170,18 @@ class DirectoryStorage:
     def _publish(self, temp: Path, key: str) -> StoredObject:
         stored = _stored(key, temp.stat())
         try:
-            temp.replace(self._path(key))
+            with self._parent(key) as (folder, name):
+                os.replace(temp, name, dst_dir_fd=folder)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            problem = f"{self._path(key).parent} is on another disk than the archive folder {self.root}"
+            problem = f"{(self.root / key).parent} is on another disk than the archive folder {self.root}"
             raise ConfigurationError(f"{problem}, so objects cannot be written in one step; mount one disk for both.") from None
         return stored
+
+
+def _missing(key: str) -> NotFoundError:
+    return NotFoundError(f"{key} is not in the archive; drop it again if it should be.")
 
 
 def _link(path: Path, target: Path) -> bool:
@@ -193,16 +215,19 @@ def _inside(key: str) -> str:
 def _stored(key: str, status: os.stat_result) -> StoredObject:
     # The inode distinguishes two files renamed into place within one clock tick of the file system.
     version = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-    return StoredObject(key, status.st_size, version, datetime.fromtimestamp(status.st_mtime, UTC))
+    return StoredObject(key, status.st_size, version, modification_time(status))
 
 
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with suppress(FileExistsError):
-        folder.mkdir()
-        folder.chmod(folder.stat().st_mode | FOLDER_MODE)
+def _examine(key: str, folder: int, name: str) -> StoredObject | IrregularEntry | None:
+    """Returns the item of an entry; None when the entry was deleted since it was listed."""
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    stored, defect = _stored(key, status), find_defect(status)
+    if defect == Defect.LINK and is_folder_link(folder, name):
+        defect = Defect.FOLDER_LINK
+    return IrregularEntry(key, stored.version, defect) if defect else stored
 
 
 def _decode(name: str) -> str:

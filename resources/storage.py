@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -36,9 +37,46 @@ class StoredObject:
     modified: datetime
 
 
-def combined_version(tif: StoredObject, sidecars: Iterable[StoredObject]) -> str:
+class Defect(Enum):
+    """What keeps an entry of the archive from being an object: the problem, and what to do about it."""
+
+    LINK = ("is a symbolic link, which ls4 never follows", "copy the file itself to that place")
+    FOLDER_LINK = (
+        "is a symbolic link to a folder, which ls4 never follows",
+        "replace the link with a folder and copy the files into it",
+    )
+    SPECIAL = ("is a device, a FIFO or a socket instead of a file", "delete it and copy the file itself to that place")
+    UNREADABLE = ("must not be read by ls4", "give everyone read permission with chmod a+r, then run `ls4 retry`")
+
+    @property
+    def problem(self) -> str:
+        return self.value[0]
+
+    @property
+    def advice(self) -> str:
+        return self.value[1]
+
+    def sentence(self, key: str) -> str:
+        """Returns the message about the entry `key`."""
+        return f"{key} {self.problem}; {self.advice}."
+
+
+@dataclass(frozen=True, order=True)
+class IrregularEntry:
+    """An entry that is neither an object nor a folder. It cannot be read, and `version` differs when something replaces it."""
+
+    key: str
+    version: str
+    defect: Defect
+
+
+ListedItem = StoredObject | IrregularEntry | str
+"""An item of one level: an object, an entry that cannot be one, or a subfolder ("bw/Adams/")."""
+
+
+def combined_version(tif: StoredObject | IrregularEntry, sidecars: Iterable[StoredObject | IrregularEntry]) -> str:
     """The tif's own version; with sidecars, a short hash of their keys and versions is appended."""
-    parts = [f"{sidecar.key}={sidecar.version}" for sidecar in sorted(sidecars)]
+    parts = [f"{sidecar.key}={sidecar.version}" for sidecar in sorted(sidecars, key=lambda sidecar: sidecar.key)]
     if not parts:
         return tif.version
     return f"{tif.version}+{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
@@ -54,14 +92,17 @@ class StorageErrors:
 
 
 class Storage(Protocol):
-    """The interface of a bucket. A missing key raises NotFoundError, except in `head` and `delete`.
+    """The interface of a bucket. A missing key raises NotFoundError, except in `head` and `delete`; one that is a link or a
+    device raises IrregularEntryError, except in `head`.
 
     Listing an archive that does not exist (an unmounted disk, a misspelled bucket) raises ConfigurationError, so it never looks
     like an empty archive.
     """
 
-    def list_level(self, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+    def list_level(self, folder: str, after: str = "") -> Iterator[ListedItem]:
         """Yields one level below `folder` ("" or ending in "/") in key order: objects, and subfolders as text ("bw/Adams/").
+
+        One bad entry must not hide the others: a link or a device is an IrregularEntry, which no method reads.
 
         With `after`, only objects with a greater key and subfolders that may have one. Raises midway when the listing fails,
         because keys that were not listed may exist.
@@ -120,7 +161,7 @@ def _walk(storage: Storage, folder: str, prefix: str) -> Iterator[StoredObject]:
         if isinstance(item, StoredObject):
             if item.key.startswith(prefix):
                 yield item
-        elif item.startswith(prefix) or prefix.startswith(item):
+        elif isinstance(item, str) and (item.startswith(prefix) or prefix.startswith(item)):
             yield from _walk(storage, item, prefix)
 
 

@@ -14,6 +14,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
+from ls4_assets.domain.printable import printable
 from ls4_assets.domain.products import STEPS
 from ls4_assets.ingest import sources
 from ls4_assets.ingest.batches import (
@@ -226,5 +227,5 @@ def _summarize(report: ScanReport, released: int) -> str:
     if released:
         parts.append(f"{released} requeued after a crashed run")
     if report.next_key:
-        parts.append(f"the next scan resumes after {report.next_key}")
+        parts.append(f"the next scan resumes after {printable(report.next_key)}")
     return "; ".join([*parts, *report.errors[:1]])

@@ -16,6 +16,7 @@ from ls4_assets.assets.active_runs import ActiveRuns, collections_in_progress
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.exports import format_version
+from ls4_assets.publishing.maps import map_format
 from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, mark_requested, pending_rebuilds, withdrawn_collections
 from resources.archive import Archive
 
@@ -36,7 +37,13 @@ def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
         active_runs = collections_in_progress(context.instance)
         remove_withdrawn_collections(context.instance, archive, active_runs)
         settings = archive.settings
-        due = pending_rebuilds(archive.database, settings.public_url, served_root(archive.storage), format_version(settings))
+        due = pending_rebuilds(
+            archive.database,
+            settings.public_url,
+            served_root(archive.storage),
+            format_version(settings),
+            map_format(settings),
+        )
         if not due:
             return dg.SkipReason("Nothing to rebuild. A collection whose frames are being made is rebuilt when they are done.")
         now = datetime.now(UTC)

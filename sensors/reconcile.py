@@ -11,6 +11,7 @@ import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import keys
+from ls4_assets.assets.details import DAILY, AssetDetails
 from resources.archive import Archive
 
 # At night the load is low, and people can read the result in the morning.
@@ -19,12 +20,25 @@ NIGHTLY = "0 3 * * *"
 MAX_LISTED = 200
 
 
-@dg.asset(
-    key=keys.ARCHIVE_CONSISTENCY,
-    group_name="archive",
-    description="Inconsistencies between bucket, database and Dagster, by collection. Fix them with `ls4 reconcile --apply`.",
-)
-def archive_consistency(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
+def archive_consistency_asset(details: AssetDetails) -> dg.AssetsDefinition:
+    """The asset, which exists once."""
+
+    @dg.asset(
+        key=keys.ARCHIVE_CONSISTENCY,
+        group_name="archive",
+        kinds={"report"},
+        description="Inconsistencies between bucket, database and Dagster, by collection. Fix them with `ls4 reconcile --apply`.",
+        freshness_policy=DAILY,
+        **details.of(compare_archive, "archive"),
+    )
+    def archive_consistency(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
+        return compare_archive(archive, context.instance)
+
+    return archive_consistency
+
+
+def compare_archive(archive: Archive, instance: dg.DagsterInstance) -> dg.MaterializeResult[None]:
+    """Compare everything. Returns the counts of inconsistencies, and a table of them."""
     from ls4_assets.operations.reconcile.messages import format_table
     from ls4_assets.operations.reconcile.model import ActionKind, count_by_kind
     from ls4_assets.operations.reconcile.run import Reconciler
@@ -33,7 +47,7 @@ def archive_consistency(context: dg.AssetExecutionContext, archive: Archive) -> 
     errors: list[str] = []
     totals: dict[ActionKind, int] = {}
     inconsistent: list[tuple[str, Mapping[ActionKind, int]]] = []
-    for report in Reconciler(archive, context.instance).run():
+    for report in Reconciler(archive, instance).run():
         collections += bool(report.name)
         if report.error:
             errors.append(f"{report.name} {report.error}")

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ls4_assets.assets import keys
 from ls4_assets.db.export_state import load_statewide_build
+from ls4_assets.runtime.dagster_names import UNFINISHED_STATUSES
 from resources.archive import Archive
 
 RUN_KIND = "statewide"
@@ -26,14 +26,16 @@ def statewide_exports_sensor() -> dg.SensorDefinition:
         asset_selection=dg.AssetSelection.assets(keys.COMPILED_INDEXES),
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Rebuilds the statewide footprint files after collections change, less often while frames are processed.",
+        description="Rebuilds the statewide footprint files after collections change, less often while frames are processed, and "
+        "otherwise once a day.",
     )
     def statewide_exports(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with archive.database.connect() as connection:
             build = load_statewide_build(connection)
-        if not build.changed:
+        now = datetime.now(UTC)
+        if not build.is_due(now):
             return dg.SkipReason("The statewide files are up to date.")
-        if (due := build.waits_until()) and datetime.now(UTC) < due:
+        if (due := build.waits_until()) and now < due:
             return dg.SkipReason(f"The statewide files are due at {due:%H:%M:%S} UTC.")
         if _has_active_run(context.instance):
             return dg.SkipReason("A run is building the statewide files.")
@@ -43,4 +45,4 @@ def statewide_exports_sensor() -> dg.SensorDefinition:
 
 
 def _has_active_run(instance: DagsterInstance) -> bool:
-    return bool(instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={keys.KIND_TAG: RUN_KIND}), limit=1))
+    return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES, tags={keys.KIND_TAG: RUN_KIND}), limit=1))

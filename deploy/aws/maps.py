@@ -146,6 +146,7 @@ class MapService(Construct):
     ) -> ecs.ContainerDefinition:
         folders = ["--run-dir", f"{HOME}/serving", "--mapfiles", mapfiles, "--collections", collections]
         folders += ["--rejections", rejections, *(f"--staff={network}" for network in self.config.network.staff)]
+        folders += [f"--staff-host={self.config.dns.maps}"]
         # Only the load balancer and our own runs can connect to the port, so X-Forwarded-For from the VPC is trusted.
         address = ["--listen", "0.0.0.0", "--port", str(MAPS), "--proxy", str(self.config.network.cidr)]  # noqa: S104
         return add_container(

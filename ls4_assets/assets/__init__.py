@@ -8,6 +8,6 @@ import warnings
 
 from dagster import BetaWarning
 
-# Backfills are batched with `backfill_policy`, which is beta in Dagster 1.13 (version pinned, behavior tested in test_chain.py).
-# Without this filter every process would log the warning once per asset.
-warnings.filterwarnings("ignore", category=BetaWarning, message=".*backfill_policy.*")
+# Dagster 1.13 calls `backfill_policy` and code references beta. Its version is pinned, and test_chain.py and test_definitions.py
+# test both. Without this filter every process would log the warning once per asset.
+warnings.filterwarnings("ignore", category=BetaWarning, message=".*(backfill_policy|CodeReference).*")

@@ -1,12 +1,11 @@
 """Collections that have runs in progress. Which collections need a rebuild is in `publishing.rebuilds`."""
 
 from dagster import DagsterInstance, DagsterRun, RunsFilter
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 
 from ls4_assets.assets import keys
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import STEPS
+from ls4_assets.runtime.dagster_names import ACTIVE_STATUSES, PARTITION_RANGE_TAGS, PARTITION_TAG, UNFINISHED_STATUSES
 
 # With this many unfinished runs every collection counts as in progress, which also keeps the queue from growing.
 _MAX_RUNS = 500
@@ -32,9 +31,9 @@ def collections_in_progress(instance: DagsterInstance) -> ActiveRuns:
     """
     active = ActiveRuns()
     # Rebuilds of the sensor and of `ls4 rematerialize`.
-    rebuilds = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES, tags=keys.REBUILD_PRIORITY), limit=_MAX_RUNS)
+    rebuilds = instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES, tags=keys.REBUILD_PRIORITY), limit=_MAX_RUNS)
     # Queued backfill runs do not count: they may wait for hours, and finished frames should be published in that time.
-    in_progress = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=_MAX_RUNS)
+    in_progress = instance.get_runs(RunsFilter(statuses=ACTIVE_STATUSES), limit=_MAX_RUNS)
     active.blocks_all = _MAX_RUNS in (len(rebuilds), len(in_progress))
     for run in [*rebuilds, *in_progress]:
         if name := run.tags.get(keys.COLLECTION_TAG):
@@ -45,7 +44,7 @@ def collections_in_progress(instance: DagsterInstance) -> ActiveRuns:
 
 
 def _add_untagged(active: ActiveRuns, run: DagsterRun) -> None:
-    tags = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+    tags = (PARTITION_TAG, *PARTITION_RANGE_TAGS)
     partitions = [run.tags[tag] for tag in tags if tag in run.tags]
     for key in run.asset_selection or ():
         if len(key.path) == 2:

@@ -1,13 +1,14 @@
 """Asset checks of collections and of the archive. Checks of frames are in `frame_checks`; the counts themselves in `db.audit`.
 
-`mapfile_valid` on `mapfile` blocks: an invalid mapfile is never published, so the last good map is still served. If the check
-passes, it has read the mapfile back from the bucket. `map_renders` (does mapserv draw the map?) and `index_counts_match` on
-`tile_index` (do index, frames, COGs and dropped tifs have the same counts?) check what is already published and block nothing.
-`archive_counts_match` compares the counts of all collections once a day.
+Each map publisher has two checks on `mapfile`, which it names: MapServer's are `mapfile_valid` and `map_renders`. The first one
+blocks: invalid documents are never published, so the last good map is still served. If it passes, it has read the documents back
+from the bucket. The second one (does the published map show a photograph?) and `index_counts_match` on `tile_index` (do index,
+frames, COGs and dropped tifs have the same counts?) check what is already published and block nothing. `archive_counts_match`
+compares the counts of all collections once a day.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -15,37 +16,22 @@ import dagster as dg
 from ls4_assets.assets import keys
 from ls4_assets.db import tile_index as index
 from ls4_assets.db.audit import Audit, audit_archive, audit_collection
-from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import Collection
-from mapserver import mapfile
-from mapserver.smoke_test import SmokeTest, smoke_test_mapserv, smoke_test_web
+from ls4_assets.publishing import maps
+from ls4_assets.publishing.map_publisher import InvalidMapError, MapPublisher, SmokeTestResult
 from resources.archive import Archive
 
-MAPFILE_VALID = "mapfile_valid"
-MAP_RENDERS = "map_renders"
 INDEX_COUNTS_MATCH = "index_counts_match"
 ARCHIVE_COUNTS_MATCH = "archive_counts_match"
 
 
-class InvalidMapfileError(dg.Failure):
-    """A rendered mapfile has findings and must not be published."""
-
-    def __init__(self, collection: Collection, findings: Sequence[str]) -> None:
-        super().__init__(
-            f"The mapfile of {collection.name} was not published: {'; '.join(findings)}. "
-            "Fix the mapfile template and materialize the mapfile again."
-        )
-        self.findings = findings
-
-
-def mapfile_check_specs(shard: str) -> list[dg.AssetCheckSpec]:
-    valid = (
-        "The mapfile contains no password and no machine address, and has the layers that published maps request. "
-        "A mapfile that fails is not published, and the last good map stays."
-    )
-    renders = "A real mapserv draws both layers of the published map around one frame."
+def map_check_specs(shard: str, publishers: Sequence[MapPublisher]) -> list[dg.AssetCheckSpec]:
     asset = keys.mapfile(shard)
-    return [_spec(MAPFILE_VALID, asset, shard, valid, blocking=True), _spec(MAP_RENDERS, asset, shard, renders)]
+    return [
+        _spec(check.name, asset, shard, check.description, blocking=is_blocking)
+        for publisher in publishers
+        for check, is_blocking in ((publisher.validity_check, True), (publisher.smoke_check, False))
+    ]
 
 
 def index_check_spec(shard: str) -> dg.AssetCheckSpec:
@@ -61,39 +47,27 @@ def _spec(name: str, asset: dg.AssetKey, shard: str, description: str, *, blocki
         return dg.AssetCheckSpec(name, asset=asset, partitions_def=partitions, blocking=blocking, description=description)
 
 
-def check_published_mapfile(archive: Archive, collection: Collection) -> dg.AssetCheckResult:
-    """Result of `mapfile_valid` for the mapfile in the bucket; it passes if the collection was withdrawn and has none."""
-    if archive.storage.head(collection.map_key) is None:
-        return _mapfile_result(collection, [], "withdrawn")
-    published = archive.storage.read(collection.map_key).decode()
-    return _mapfile_result(collection, mapfile.validate_mapfile(published), "published")
+def check_published_documents(archive: Archive, collection: Collection, publisher: MapPublisher) -> dg.AssetCheckResult:
+    """Result of the validity check for the documents in the bucket; it passes if the collection was withdrawn and has none."""
+    documents = maps.read_published(archive.storage, publisher, collection)
+    return _validity_result(collection, publisher, publisher.validate(documents), "published" if documents else "withdrawn")
 
 
-def check_map_renders(archive: Archive, collection: Collection) -> dg.AssetCheckResult:
-    """Result of `map_renders` for the published map; its severity is a warning if no map server could be reached."""
-    if archive.storage.head(collection.map_key) is None:
-        return dg.AssetCheckResult(passed=True, check_name=MAP_RENDERS, metadata={"state": "withdrawn"})
-    test = _run_smoke_test(archive, collection)
+def check_map_renders(archive: Archive, collection: Collection, publisher: MapPublisher) -> dg.AssetCheckResult:
+    """Result of the smoke check for the published map; its severity is a warning if no map server could be reached."""
+    name = publisher.smoke_check.name
+    if archive.storage.head(publisher.document_keys(collection)[0]) is None:
+        return dg.AssetCheckResult(passed=True, check_name=name, metadata={"state": "withdrawn"})
+    with archive.database.connect() as connection:
+        point = index.find_point_on_frame(connection, collection)
+    test = publisher.smoke_test(archive, collection, point) if point else SmokeTestResult(None, "the index has no frames")
     return dg.AssetCheckResult(
         passed=not test.error,
-        check_name=MAP_RENDERS,
+        check_name=name,
         severity=dg.AssetCheckSeverity.ERROR if test.renderer else dg.AssetCheckSeverity.WARN,
         description=test.error and f"{test.error}; fix that and materialize the mapfile again.",
         metadata={"rendered_by": test.renderer or "nothing"},
     )
-
-
-def _run_smoke_test(archive: Archive, collection: Collection) -> SmokeTest:
-    settings = archive.settings
-    with archive.database.connect() as connection:
-        point = index.find_point_on_frame(connection, collection)
-    if point is None:
-        return SmokeTest(None, "the index has no frames")
-    if archive.storage.capabilities.has_local_paths:
-        published, url = archive.storage.read(collection.map_key).decode(), settings.database_url.get_secret_value()
-        if test := smoke_test_mapserv(collection, published, point, settings.postgres_service, url):
-            return test
-    return smoke_test_web(collection, map_url(collection, settings.map_internal_url or settings.map_url), point)
 
 
 def check_index_counts(archive: Archive, collection: Collection) -> dg.AssetCheckResult:
@@ -129,18 +103,20 @@ def _audit_fields(audit: Audit) -> dict[str, Any]:
     return {"passed": not audit.errors, "description": description, "metadata": dict(audit.counts)}
 
 
-def rejected_mapfile_result(collection: Collection, error: InvalidMapfileError) -> dg.AssetCheckResult:
-    """Failed result of `mapfile_valid` for a mapfile that was not published."""
-    return _mapfile_result(collection, error.findings, "rejected; the last good mapfile stays")
+def rejected_map_results(collection: Collection, error: InvalidMapError) -> Iterator[dg.AssetCheckResult]:
+    """Failed results of the validity checks for documents that were not published."""
+    for name, findings in error.findings.items():
+        publisher = maps.MAP_PUBLISHERS[name]
+        yield _validity_result(collection, publisher, findings, f"rejected; the last good {publisher.noun} stays")
 
 
-def _mapfile_result(collection: Collection, findings: Sequence[str], state: str) -> dg.AssetCheckResult:
+def _validity_result(collection: Collection, publisher: MapPublisher, findings: Sequence[str], state: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not findings,
-        check_name=MAPFILE_VALID,
+        check_name=publisher.validity_check.name,
         description="; ".join(findings) or None,
         metadata={
-            "key": dg.MetadataValue.text(collection.map_key),
+            "key": dg.MetadataValue.text(publisher.document_keys(collection)[0]),
             "state": dg.MetadataValue.text(state),
             "findings": dg.MetadataValue.int(len(findings)),
         },

@@ -5,38 +5,34 @@ frames is withdrawn. The other two assets are in `overview_mosaic` and `exports`
 """
 
 import time
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 from sqlalchemy import func, select, update
 
 from ls4_assets.assets import checks, events, keys
+from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.assets.report import report_metadata
+from ls4_assets.db import export_state, schema
 from ls4_assets.db import frames as records
-from ls4_assets.db import schema
 from ls4_assets.db import tile_index as index
-from ls4_assets.db.overview_mosaics import load_resolution_on_map
 from ls4_assets.db.shapefile import write_shapefile
 from ls4_assets.domain.export_keys import stac_item_key
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
 from ls4_assets.domain.products import PRODUCTS
-from ls4_assets.publishing import collection_list
+from ls4_assets.publishing import collection_list, maps
 from ls4_assets.publishing.exports import publish_collection_lists
+from ls4_assets.publishing.map_publisher import InvalidMapError, MapPublisher
 from ls4_assets.publishing.public_cogs import remove_versions, update_public_cogs, wait_for_readers
-from ls4_assets.publishing.tile_documents import publish_tiles, withdraw_tiles
-from mapserver import mapfile as mapfiles
-from mapserver.rendering import FOOTPRINT_TEMPLATE
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
 
-def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
-    """The collection assets of a shard."""
+def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: AssetDetails) -> list[dg.AssetsDefinition]:
+    """The collection assets of a shard, with the checks of these map publishers."""
     partitions = keys.collection_partitions(shard)
 
     @dg.asset(
@@ -49,6 +45,7 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         kinds={"postgres", "shapefile"},
         check_specs=[checks.index_check_spec(shard)],
         description="PostGIS table and zipped shapefile of the collection's frames, with footprints and download links.",
+        **details.of(refresh_index, "collection"),
     )
     def tile_index(
         context: dg.AssetExecutionContext, archive: Archive
@@ -65,9 +62,10 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         partitions_def=partitions,
         deps=[keys.overview_mosaic(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
-        kinds={"mapserver"},
-        check_specs=checks.mapfile_check_specs(shard),
+        kinds={publisher.name for publisher in publishers},
+        check_specs=checks.map_check_specs(shard, publishers),
         description="MapServer mapfile of the collection. The map is online as soon as the mapfile is in the bucket.",
+        **details.of(publish_map, "collection"),
     )
     def mapfile(
         context: dg.AssetExecutionContext, archive: Archive
@@ -76,14 +74,15 @@ def collection_assets(shard: str) -> list[dg.AssetsDefinition]:
         try:
             with events.log_collection_asset(context, collection):
                 result = publish_map(archive, collection)
-        except checks.InvalidMapfileError as error:
-            yield checks.rejected_mapfile_result(collection, error)
-            raise
+        except InvalidMapError as error:
+            yield from checks.rejected_map_results(collection, error)
+            raise dg.Failure(str(error)) from error
         yield result
-        yield checks.check_published_mapfile(archive, collection)
-        yield checks.check_map_renders(archive, collection)
+        for publisher in publishers:
+            yield checks.check_published_documents(archive, collection, publisher)
+            yield checks.check_map_renders(archive, collection, publisher)
 
-    return [tile_index, overview_mosaic_asset(shard), mapfile, exports_asset(shard)]
+    return [tile_index, overview_mosaic_asset(shard, details), mapfile, exports_asset(shard, details)]
 
 
 def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
@@ -116,49 +115,38 @@ def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeRes
 
 
 def publish_map(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
-    """Write the mapfile, or withdraw the map if the collection has no frames. Raises InvalidMapfileError."""
-    settings, storage = archive.settings, archive.storage
+    """Publish the map with all active publishers, or withdraw it if the collection has no frames. Raises InvalidMapError."""
+    settings = archive.settings
     with index.collection_lock(archive.database, collection):
         with archive.database.connect() as connection:
-            extent, revision = index.load_extent(connection, collection), index.load_revision(connection, collection)
-            overview_resolution = load_resolution_on_map(connection, collection)
-        if extent is None:
+            state, recorded_format = maps.load_map(connection, collection), maps.load_format(connection, collection)
+            revision = index.load_revision(connection, collection)
+        if state is None:
             _withdraw(archive, collection, revision)
             return dg.MaterializeResult(metadata={"map": dg.MetadataValue.text("withdrawn: the collection has no frames")})
-        text = mapfiles.render(
-            mapfiles.MapfileContext(
-                name=collection.name,
-                map_name=collection.map_name,
-                title=collection.title,
-                table=collection.table,
-                extent=extent,
-                overview_resolution=overview_resolution,
-                capabilities=settings.archive_description.capabilities,
-                service=settings.postgres_service,
-            )
-        )
-        if findings := mapfiles.validate_mapfile(text):
-            raise checks.InvalidMapfileError(collection, findings)
-        template = str(PurePosixPath(collection.map_key).with_name(FOOTPRINT_TEMPLATE.name))
-        for key, data in ((template, FOOTPRINT_TEMPLATE.read_bytes()), (collection.map_key, text.encode())):
-            if not _is_unchanged(archive, key, data):
-                storage.put(key, data)
-        publish_tiles(archive, collection, extent, revision)
+        maps.publish(archive, state)
         _update_row(archive, collection, published_at=func.now())
         publish_collection_lists(archive)
+        inactive = set(maps.publishers_of(recorded_format)) - set(maps.active_publishers(settings))
+        maps.withdraw(archive, collection, inactive)
         replaced = update_public_cogs(archive, collection)
-        _update_row(archive, collection, map_revision=revision, attempts=0)
-    url = map_url(collection, settings.map_url)
+        if recorded_format != maps.map_format(settings):
+            # The STAC collection links to the maps.
+            with archive.database.begin() as connection:
+                export_state.update_state(connection, collection, revision=0)
+        _update_row(archive, collection, map_revision=revision, map_format=maps.map_format(settings), attempts=0)
+    links = maps.map_links(collection, settings)
     return dg.MaterializeResult(
         metadata={
-            "key": dg.MetadataValue.text(collection.map_key),
-            "map": dg.MetadataValue.url(url),
-            "capabilities": dg.MetadataValue.url(f"{url}&SERVICE=WMS&VERSION=1.3.0&REQUEST=GetCapabilities"),
-            "extent_3857": dg.MetadataValue.text(" ".join(f"{value:.1f}" for value in extent)),
-            "layers": dg.MetadataValue.text(f"{collection.name} {collection.name}_index"),
+            **{name: _link_or_text(value) for name, value in links.metadata.items()},
+            "extent_3857": dg.MetadataValue.text(" ".join(f"{value:.1f}" for value in state.extent)),
             "public_cogs_replaced": dg.MetadataValue.int(len(replaced)),
         }
     )
+
+
+def _link_or_text(value: str) -> dg.MetadataValue:
+    return dg.MetadataValue.url(value) if "://" in value else dg.MetadataValue.text(value)
 
 
 def _publish_files(archive: Archive, collection: Collection) -> list[str]:
@@ -192,19 +180,12 @@ def _delete_products(archive: Archive, frame: Frame) -> None:
         records.delete_frame(connection, frame)
 
 
-def _is_unchanged(archive: Archive, key: str, data: bytes) -> bool:
-    """Whether the object already has these bytes. Writing it again could change its ETag, which downstream caches depend on."""
-    stored = archive.storage.head(key)
-    return stored is not None and stored.size == len(data) and archive.storage.read(key) == data
-
-
 def _withdraw(archive: Archive, collection: Collection, revision: int) -> None:
     """Delete the map, then the files, then the table, so that nothing that is still served loses its data.
 
     The sensor deletes the partition, because a run cannot finish on a deleted partition.
     """
-    archive.storage.delete(collection.map_key)
-    withdraw_tiles(archive, collection)
+    maps.withdraw(archive, collection)
     withdraw_overview_mosaic(archive, collection, revision)
     for film_type in FILM_TYPES:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):

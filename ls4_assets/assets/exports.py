@@ -8,6 +8,7 @@ import time
 import dagster as dg
 
 from ls4_assets.assets import events, keys
+from ls4_assets.assets.details import DAILY, AssetDetails
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.exports import publish_exports
@@ -15,7 +16,7 @@ from ls4_assets.publishing.statewide import compile_statewide
 from resources.archive import Archive
 
 
-def exports_asset(shard: str) -> dg.AssetsDefinition:
+def exports_asset(shard: str, details: AssetDetails) -> dg.AssetsDefinition:
     """The asset of a shard."""
 
     @dg.asset(
@@ -26,6 +27,7 @@ def exports_asset(shard: str) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"stac", "parquet"},
         description="Downloads of the collection: STAC items, footprints (GeoJSON, GeoParquet) and a raster tile index for GDAL.",
+        **details.of(refresh_exports, "collection"),
     )
     def exports(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
         collection = Collection.from_partition(shard, context.partition_key)
@@ -54,7 +56,7 @@ def refresh_exports(archive: Archive, collection: Collection, *, force: bool = F
     )
 
 
-def compiled_indexes_asset() -> dg.AssetsDefinition:
+def compiled_indexes_asset(details: AssetDetails) -> dg.AssetsDefinition:
     """The statewide asset. It declares no dependencies, because edges to 254 shards would add nothing to the asset graph."""
 
     @dg.asset(
@@ -62,6 +64,8 @@ def compiled_indexes_asset() -> dg.AssetsDefinition:
         group_name="archive",
         kinds={"geojson", "parquet"},
         description="Footprints of all collections in one file, as GeoJSON and as GeoParquet.",
+        freshness_policy=DAILY,
+        **details.of(compile_statewide, "archive"),
     )
     def compiled_historical_indexes(archive: Archive) -> dg.MaterializeResult[None]:
         export = compile_statewide(archive)

@@ -15,6 +15,7 @@ from pebble import ProcessExpired
 from pydantic import Field
 
 from ls4_assets.assets import events, frame_checks, keys
+from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
@@ -22,6 +23,7 @@ from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, product_of
 from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
+from ls4_assets.processing.header_limit import EXIT_CODE, HEADER_SECONDS
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
@@ -47,14 +49,16 @@ class FramesConfig(dg.Config):
     rebuild: bool | None = None
 
 
-def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def frame_assets(shard: str, profiles: Profiles, details: AssetDetails) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The georef asset of a shard, and the op that materializes the other three."""
     partitions = keys.frame_partitions(shard)
     georef = dg.AssetSpec(
         keys.georef(shard),
         partitions_def=partitions,
         group_name=shard,
+        kinds={"geotiff"},
         description="Georeferenced tif that staff dropped under georef/.",
+        **details.of(frame_assets, "frame"),
     )
     specs = [
         dg.AssetSpec(
@@ -63,8 +67,9 @@ def frame_assets(shard: str, profiles: Profiles) -> list[dg.AssetsDefinition | d
             skippable=True,
             group_name=shard,
             code_version=code_version(profiles, step),
-            kinds={"geotiff"},
+            kinds={*product_of(step).kinds},
             description=product_of(step).description,
+            **details.of(materialize_frames, "frame"),
         )
         for step in STEPS
     ]
@@ -129,6 +134,12 @@ def _record_lost_worker(archive: Archive, task: FrameTask, error: BaseException)
     if isinstance(error, FutureTimeoutError):
         limit = f"{task.settings.frame_timeout_seconds:.0f} s"
         reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT_SECONDS."
+        state = SourceState.FAILED
+    elif isinstance(error, ProcessExpired) and error.exitcode == EXIT_CODE:
+        reason = (
+            f"{name} took more than {HEADER_SECONDS:.0f} s before its first pixel was read, so its header or a sidecar is "
+            "corrupt; delete its sidecars, convert it with gdal_translate and drop the result."
+        )
         state = SourceState.FAILED
     elif isinstance(error, ProcessExpired):
         killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely because memory ran out"

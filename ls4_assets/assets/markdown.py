@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from ls4_assets.domain.printable import printable
+
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Table in GitHub Markdown. Cells are escaped, so that `<roll>` is not an HTML tag and `|` does not end a cell."""
@@ -10,7 +12,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escape(cell: str) -> str:
-    return " ".join(html.escape(cell, quote=False).replace("|", "\\|").split())
+    return html.escape(printable(" ".join(cell.split())), quote=False).replace("|", "\\|")
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import events, keys
+from ls4_assets.assets.details import AssetDetails
 from ls4_assets.db import overview_mosaics as mosaics
 from ls4_assets.db.overview_mosaics import FrameChange, MosaicState, OverviewMosaic
 from ls4_assets.db.tile_index import collection_lock
@@ -33,7 +34,7 @@ _MAX_CRASHES = 3
 _MAX_ATTEMPTS = 5
 
 
-def overview_mosaic_asset(shard: str) -> dg.AssetsDefinition:
+def overview_mosaic_asset(shard: str, details: AssetDetails) -> dg.AssetsDefinition:
     """The asset of a shard."""
 
     @dg.asset(
@@ -44,6 +45,7 @@ def overview_mosaic_asset(shard: str) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"cog"},
         description="Low-resolution COG of all frames of the collection, which the map reads when it is zoomed out.",
+        **details.of(refresh_overview_mosaic, "collection"),
     )
     def overview_mosaic(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
         collection = Collection.from_partition(shard, context.partition_key)

@@ -12,14 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    NULL_EVENT_POINTER,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
 
 from ls4_assets.assets import keys
 from ls4_assets.db.frames import Product
@@ -27,6 +19,14 @@ from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.products import Step, previous_step
 from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.processing.tasks import FrameOutcome
+from ls4_assets.runtime.dagster_names import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    INPUT_DATA_VERSION_TAG,
+    INPUT_EVENT_POINTER_TAG,
+    NO_EVENT_POINTER,
+)
 
 
 def code_version(profiles: Profiles, step: Step) -> str:
@@ -79,5 +79,5 @@ class Provenance:
 
 
 def _input_tags(asset: dg.AssetKey, version: str, event_id: int | None) -> dict[str, str]:
-    pointer = NULL_EVENT_POINTER if event_id is None else str(event_id)
-    return {get_input_data_version_tag(asset): version, get_input_event_pointer_tag(asset): pointer}
+    name, pointer = asset.to_user_string(), NO_EVENT_POINTER if event_id is None else str(event_id)
+    return {INPUT_DATA_VERSION_TAG.format(asset=name): version, INPUT_EVENT_POINTER_TAG.format(asset=name): pointer}

@@ -1,8 +1,7 @@
 """Launch a Dagster backfill that rebuilds a collection, or all stale frames, and follow it to its end.
 
 The backfill is stored the way the Dagster UI stores one; the daemon runs it, and an operator can follow or cancel it in the UI.
-Dagster has no public call for this, so its private imports are confined to this module; test_rematerialize.py fails when a new
-version of Dagster changes them.
+How Dagster stores one is in `ls4_assets.runtime.backfills`.
 """
 
 import time
@@ -10,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
-from dagster._core.utils import make_new_backfill_id
 from sqlalchemy import Engine, select
 
 from ls4_assets.assets import keys
@@ -22,6 +19,8 @@ from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.names import Collection
 from ls4_assets.domain.products import STEPS
 from ls4_assets.errors import ConfigurationError, UnknownCollectionError
+from ls4_assets.runtime import backfills
+from ls4_assets.runtime.backfills import BackfillProgress, BackfillStatus
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.open import open_database
@@ -50,16 +49,6 @@ class LaunchedBackfill:
         """What it rebuilds, such as `cog of 12 frames`."""
         steps = ", ".join(key.path[1] for key in self.assets)
         return f"{steps} of {len(self.partitions)} frames" if self.assets[0].path[1] in STEPS else steps
-
-
-@dataclass(frozen=True)
-class BackfillProgress:
-    """State of a backfill. `done` counts partitions, `failed` names them; `final_status` is None until the backfill has ended."""
-
-    done: int
-    failed: tuple[str, ...]
-    has_started: bool
-    final_status: BulkActionStatus | None
 
 
 def launch(instance: dg.DagsterInstance, settings: Settings, name: str, step: str) -> LaunchedBackfill:
@@ -109,10 +98,10 @@ def _launch(
     definition = keys.frame_partitions(shard) if step in STEPS else keys.collection_partitions(shard)
     # They exist already, unless Dagster's database was lost.
     instance.add_dynamic_partitions(str(definition.name), list(partitions))
-    backfill_id = make_new_backfill_id()
+    backfill_id = backfills.new_backfill_id()
     url = f"{settings.dagster_url}/runs/b/{backfill_id}"
     launched = LaunchedBackfill(backfill_id, shard, name, tuple(keys.assets_from_step(shard, step)), tuple(partitions), url)
-    instance.add_backfill(_build_backfill(instance, settings, launched, step, tags))
+    _store(instance, settings, launched, step, tags)
     return launched
 
 
@@ -121,15 +110,10 @@ def read_progress(instance: dg.DagsterInstance, launched: LaunchedBackfill) -> B
 
     Raises UnknownCollectionError for a backfill that was deleted.
     """
-    backfill = instance.get_backfill(launched.id)
-    if backfill is None or backfill.asset_backfill_data is None:
+    progress = backfills.read_progress(instance, launched.id, launched.assets[-1])
+    if progress is None:
         raise UnknownCollectionError(f"The backfill {launched.id} was deleted; launch it again.")
-    data = backfill.asset_backfill_data
-    last_asset = launched.assets[-1]
-    done = sum(partition.asset_key == last_asset for partition in data.materialized_subset.iterate_asset_partitions())
-    failed = {str(partition.partition_key) for partition in data.failed_and_downstream_subset.iterate_asset_partitions()}
-    final_status = backfill.status if backfill.status in BULK_ACTION_TERMINAL_STATUSES else None
-    return BackfillProgress(done, tuple(sorted(failed)), not data.requested_subset.is_empty, final_status)
+    return progress
 
 
 def follow(instance: dg.DagsterInstance, settings: Settings, launched: LaunchedBackfill, echo: Callable[[str], None]) -> bool:
@@ -147,14 +131,14 @@ def follow(instance: dg.DagsterInstance, settings: Settings, launched: LaunchedB
         time.sleep(POLL_SECONDS)
     for line in _result_lines(settings, launched, progress):
         echo(line)
-    return progress.final_status in (BulkActionStatus.COMPLETED_SUCCESS, BulkActionStatus.COMPLETED)
+    return progress.final_status in backfills.SUCCESSFUL
 
 
 def _result_lines(settings: Settings, launched: LaunchedBackfill, progress: BackfillProgress) -> Iterator[str]:
     yield f"{progress.done} of {len(launched.partitions)} rebuilt, {len(progress.failed)} failed."
-    if progress.final_status == BulkActionStatus.CANCELED:
+    if progress.final_status == BackfillStatus.CANCELED:
         yield "It was canceled in the Dagster UI; launch it again for the rest."
-    elif progress.final_status == BulkActionStatus.FAILED:
+    elif progress.final_status == BackfillStatus.FAILED:
         yield f"Dagster gave up; read the reason at {launched.url}, fix it and launch the command again."
     reasons = _failure_reasons(open_database(settings.database_url.get_secret_value()), launched.shard) if progress.failed else {}
     for partition in progress.failed:
@@ -176,25 +160,23 @@ def _failure_reasons(engine: Engine, shard: str) -> dict[str, str]:
         return {row.partition: row.reason for row in rows}
 
 
-def _build_backfill(
+def _store(
     instance: dg.DagsterInstance, settings: Settings, launched: LaunchedBackfill, step: str, tags: Mapping[str, str]
-) -> PartitionBackfill:
+) -> None:
     shard = launched.shard
     if shard not in settings.shards:
         raise ConfigurationError(f"{shard} is no longer in the list of shards; add it to the file in LS4_ARCHIVE_FILE.")
     # Definitions of this shard only: loading all shards would take longer than everything else here.
     shards = {shard: settings.shards[shard]}
     graph = build_definitions(shards, Archive(), settings.sensor_seconds, settings.profiles).resolve_asset_graph()
-    return PartitionBackfill.from_asset_partitions(
-        backfill_id=launched.id,
-        asset_graph=graph,
-        partition_names=launched.partitions,
-        asset_selection=launched.assets,
-        backfill_timestamp=time.time(),
-        tags=dict(tags),
-        dynamic_partitions_store=instance,
-        all_partitions=False,
-        title=f"{launched.name}: stale frames" if keys.is_stale_only(tags) else f"{launched.name} from {step} on",
+    title = f"{launched.name}: stale frames" if keys.is_stale_only(tags) else f"{launched.name} from {step} on"
+    backfills.add_backfill(
+        instance,
+        launched.id,
+        graph,
+        launched.assets,
+        launched.partitions,
+        tags=tags,
+        title=title,
         description="ls4 rematerialize",
-        run_config=None,
     )

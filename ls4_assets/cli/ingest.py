@@ -14,6 +14,7 @@ from ls4_assets.cli.configuration import load_command_settings
 @click.option("--replace", is_flag=True, help="Overwrite files that are already there with other content.")
 def ingest(folder: Path, collection_path: str, replace: bool) -> None:
     """Copy the tifs of FOLDER, with their sidecars, to a collection."""
+    from ls4_assets.domain.printable import printable
     from ls4_assets.ingest.folder import ingest_folder
     from resources.open import open_storage
 
@@ -22,9 +23,10 @@ def ingest(folder: Path, collection_path: str, replace: bool) -> None:
     for name in report.uploaded:
         click.echo(f"uploaded: {name}")
     for message in report.rejected:
-        click.echo(f"rejected: {message}")
+        click.echo(f"rejected: {printable(message)}")
     if report.skipped:
-        click.echo(f"skipped, because they are not tifs or sidecars directly in the folder: {', '.join(report.skipped)}")
+        names = printable(", ".join(report.skipped))
+        click.echo(f"skipped, because they are not tifs or sidecars directly in the folder: {names}")
     click.echo(f"{len(report.uploaded)} files uploaded, {len(report.unchanged)} already there, {len(report.rejected)} rejected.")
     if report.uploaded:
         click.echo("Run `ls4 status` to see when they are on the map.")

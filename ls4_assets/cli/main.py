@@ -15,6 +15,7 @@ from ls4_assets.cli.demo import demo
 from ls4_assets.cli.ingest import confirm_deletion, ingest, retry, scan_inventory
 from ls4_assets.cli.rematerialize import rematerialize
 from ls4_assets.cli.status import status
+from ls4_assets.domain.printable import printable
 from ls4_assets.errors import Ls4Error
 
 
@@ -26,7 +27,8 @@ class CommandGroup(click.Group):
         try:
             return super().invoke(ctx)
         except Ls4Error as error:
-            raise click.ClickException(str(error)) from None
+            # The text may contain names of files.
+            raise click.ClickException("\n".join(map(printable, str(error).splitlines()))) from None
         except OperationalError as error:
             reason = str(error.orig).strip().splitlines()[0]
             raise click.ClickException(

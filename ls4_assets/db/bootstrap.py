@@ -1,13 +1,15 @@
 """The setup of a PostgreSQL server by its administrator (`ls4 db init`): roles, databases, PostGIS and grants. Idempotent.
 
 Three roles: `dagster` owns the Dagster database; `ls4` (the pipeline) owns the index database and creates its tables;
-`mapserver` may only SELECT from the tile indexes. Each call sets the passwords, so a rotated secret only needs a second call.
+`mapserver` may only SELECT from the tile indexes, and connect to no other database. Each call sets the passwords, so a rotated
+secret only needs a second call.
 
 The administrator need not be a superuser (on RDS nobody is): it becomes a member of the two owners. The tables of PostGIS, such
 as `spatial_ref_sys`, keep their owner and are only read. The tables of ls4 are created by `migrate.py`.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from psycopg2.extensions import encrypt_password
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
@@ -19,6 +21,9 @@ from ls4_assets.errors import ConfigurationError
 
 ROLES = ("dagster", "ls4", "mapserver")
 OWNED_DATABASES = ("dagster", "ls4")
+# A worker has one connection. A statement takes milliseconds, and nginx waits a minute for a map.
+_MIN_MAP_CONNECTIONS = 20
+_MAP_STATEMENT_SECONDS = 30
 
 
 def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> Upgrade:
@@ -33,6 +38,7 @@ def bootstrap(admin_url: str | URL, passwords: Mapping[str, str]) -> Upgrade:
         _join_owners(server)
         for database in OWNED_DATABASES:
             _ensure_database(server, database)
+        _confine_map_server(server)
     index_url = url.set(database="ls4")
     with _autocommit(index_url) as index:
         _ensure_postgis(index)
@@ -72,6 +78,17 @@ def _ensure_database(server: Connection, name: str) -> None:
         server.execute(text(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0 ENCODING 'UTF8'"))
         server.execute(text(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"))
     server.execute(text(f"GRANT CONNECT ON DATABASE {name} TO {'ls4, mapserver' if name == 'ls4' else name}"))
+
+
+def _confine_map_server(server: Connection) -> None:
+    """Limit what a map worker that was taken over can do to the server, and to which databases it can connect."""
+    total = server.scalar(text("SELECT setting::int FROM pg_settings WHERE name = 'max_connections'"))
+    server.execute(text(f"ALTER ROLE mapserver CONNECTION LIMIT {max(_MIN_MAP_CONNECTIONS, total // 2)}"))
+    server.execute(text(f"ALTER ROLE mapserver SET statement_timeout = '{_MAP_STATEMENT_SECONDS}s'"))
+    # PostgreSQL lets every role connect to these. A managed server may keep them for itself: then it also protects them.
+    for name in ("postgres", "template1"):
+        with suppress(DBAPIError):
+            server.execute(text(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"))
 
 
 def _ensure_postgis(index: Connection) -> None:

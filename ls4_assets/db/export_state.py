@@ -22,6 +22,8 @@ STATEWIDE = "compiled_historical_indexes"
 _MIN_GAP = timedelta(seconds=60)
 _BUSY_GAP = timedelta(minutes=15)
 _GAP_PER_DURATION = 10
+# The files are also built when nothing has changed, which replaces damaged files and shows that the platform still builds them.
+_MAX_AGE = timedelta(days=1)
 # After a build that failed or crashed, up to the gap of a busy archive.
 _BACKOFF = Backoff(first_seconds=120, longest_seconds=_BUSY_GAP.total_seconds())
 
@@ -89,6 +91,10 @@ class StatewideBuild:
     started_at: datetime | None
     compiled_at: datetime | None
     attempts: int
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether the files must be built: their inputs have changed, or the last build is a day old."""
+        return self.changed or (self.compiled_at is not None and now - self.compiled_at >= _MAX_AGE)
 
     def waits_until(self) -> datetime | None:
         """Returns the earliest time of the next build; None: at once."""

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db import schema
 from ls4_assets.db.schema import WEB_MERCATOR, SourceState
-from ls4_assets.domain.names import Frame
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import Step
 from resources.locks import lock_until_commit
 
@@ -225,6 +225,14 @@ def _same_version(source: SourceRecord) -> tuple[ColumnElement[bool], ...]:
 def _state_values(state: SourceState, reason: str | None) -> dict[str, Any]:
     """Column values of a change of state now."""
     return {"state": state, "reason": reason, "changed_at": func.now(), "retry_after": None}
+
+
+def load_median_pixel_size(connection: Connection, collection: Collection) -> float:
+    """Median pixel width of the collection's frames in EPSG:3857 meters; 1 if it is unknown."""
+    frame = schema.frame.c
+    pixel_size = (func.ST_XMax(frame.footprint) - func.ST_XMin(frame.footprint)) / frame.width
+    conditions = (frame.collection == collection.name, ~frame.deleted, frame.width > 0, frame.footprint.is_not(None))
+    return connection.scalar(select(func.percentile_cont(0.5).within_group(pixel_size)).where(*conditions)) or 1.0
 
 
 def delete_frame(connection: Connection, frame: Frame) -> None:

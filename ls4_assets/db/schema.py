@@ -44,8 +44,8 @@ class SourceState(StrEnum):
     """The processing state of a dropped tif.
 
     settling: changed a moment ago, the copy may not be complete; queued: waits for a run; requested: claimed by a run;
-    done: its products are of this version; failed: its content is invalid; rejected: its name is invalid; deleted: removed from
-    georef/.
+    done: its products are of this version; failed: its content is invalid; rejected: its name is invalid, or it is no regular
+    file; deleted: removed from georef/.
     """
 
     SETTLING = "settling"
@@ -159,6 +159,13 @@ collection = Table(
     Column("indexed_at", DateTime(timezone=True), comment="time of the last change of the tile index"),
     Column("files_revision", BigInteger, nullable=False, server_default="0", comment="index revision in the shapefile"),
     Column("map_revision", BigInteger, nullable=False, server_default="0", comment="index revision of the mapfile"),
+    Column(
+        "map_format",
+        Text,
+        nullable=False,
+        server_default="mapserver 1",
+        comment="publishers of the map, with their versions; a map in another format is published again",
+    ),
     Column("published_at", DateTime(timezone=True), comment="time the mapfile was last written; null: no map"),
     Column("withdrawn_at", DateTime(timezone=True), comment="time the last frame left; null: not withdrawn"),
     Column("requested_at", DateTime(timezone=True), comment="time of the last rebuild request"),
@@ -231,6 +238,15 @@ notification = Table(
     Column("notified_at", DateTime(timezone=True), nullable=False, comment="time the last notification was sent"),
     Column("resolved_at", DateTime(timezone=True), comment="time the resolution was sent; null: open"),
     comment="last notification of each incident",
+)
+
+unlisted_folder = Table(
+    "unlisted_folder",
+    metadata,
+    Column("folder", Text(collation="C"), primary_key=True, comment="key prefix; empty: the bucket itself"),
+    Column("reason", Text, nullable=False, comment="error of the last scan, written for people"),
+    Column("since", DateTime(timezone=True), nullable=False, comment="time of the first scan that failed"),
+    comment="folders that scans cannot list or ingest",
 )
 
 export_state = Table(

@@ -1,9 +1,9 @@
-"""Object keys of the exports, which are all public. Keys of frames, tile indexes and maps are in `names`.
+"""Object keys of STAC documents, statewide files and MosaicJSON, which are all public.
 
-The exports of a collection are below derived/<Name>/. docs/reference/names.md lists all keys.
+Keys of a collection's other exports are in `exports`, keys of frames, tile indexes and maps in `names`. docs/reference/names.md
+and docs/reference/exports.md list all keys.
 """
 
-from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.names import Collection, Frame
 
 ROOT_CATALOG_KEY = "derived/catalog.json"
@@ -11,14 +11,9 @@ COMPILED_GEOJSON_KEY = "geojson/compiled_historical_indexes.geojson"
 COMPILED_PARQUET_KEY = "geojson/compiled_historical_indexes.parquet"
 
 
-def footprints_key(collection: Collection, suffix: str) -> str:
-    """Key of the collection's footprints, a part of the statewide file; `suffix` is `.geojson` or `.parquet`."""
-    return f"derived/{collection.name}/footprints{suffix}"
-
-
-def mosaic_index_key(collection: Collection, film_type: FilmType) -> str:
-    """Key of the GDAL raster tile index. GDAL identifies the format by the suffix `.gti.gpkg`."""
-    return f"derived/{collection.name}/{collection.name}_{film_type}.gti.gpkg"
+def mosaicjson_key(collection: Collection) -> str:
+    """Key of the document that titiler reads."""
+    return f"derived/{collection.name}/mosaic.json"
 
 
 def stac_folder(collection: Collection) -> str:
@@ -27,10 +22,6 @@ def stac_folder(collection: Collection) -> str:
 
 def stac_collection_key(collection: Collection) -> str:
     return f"{stac_folder(collection)}collection.json"
-
-
-def stac_parquet_key(collection: Collection) -> str:
-    return f"{stac_folder(collection)}items.parquet"
 
 
 def stac_item_key(frame: Frame) -> str:

@@ -1,4 +1,4 @@
-"""Public URLs: a frame's three download links and a collection's map addresses. Object keys are in `names` and `export_keys`.
+"""Public URLs: a frame's three download links. Object keys are in `names` and `export_keys`, map addresses in the map publishers.
 
 The links are a contract with published tile indexes (legacy columns dl_orig, dl_georef, dl_index).
 """
@@ -31,18 +31,3 @@ def build_links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
 def index_url(collection: Collection, film_type: FilmType, public_url: str) -> str:
     """URL of the zipped shapefile of a collection, below one of its film types."""
     return f"{public_url}/{collection.tile_index_key(film_type, '_idx.zip')}"
-
-
-def map_url(collection: Collection, map_base_url: str) -> str:
-    """WMS address that published maps use; a client appends its own parameters."""
-    return f"{map_base_url}/?map=/{collection.map_key}"
-
-
-def wms_url(collection: Collection, map_base_url: str) -> str:
-    """WMS address of the same map for new clients, without a mapfile path."""
-    return f"{map_base_url}/wms/{collection.table}"
-
-
-def tiles_url(collection: Collection, map_base_url: str) -> str:
-    """URL prefix of /{z}/{x}/{y}.png and /tilejson.json."""
-    return f"{map_base_url}/tiles/{collection.table}"

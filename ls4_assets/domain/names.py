@@ -1,8 +1,9 @@
 """Collections and frames as frozen dataclasses, and the object keys, partition keys, tables and attributes derived from them.
 
 These names are a contract with the staff who drop scans and with published maps (docs/reference/names.md). Parsing a dropped
-file's key is in `key_parser`, keys of each frame's products are in `products`, keys of exports in `export_keys`, and public URLs
-in `links`. What differs from archive to archive is in the archive file (`archive_file`). Nothing here accesses storage.
+file's key is in `key_parser`, keys of each frame's products are in `products`, keys of exports in `exports` and `export_keys`,
+and public URLs in `links`. What differs from archive to archive is in the archive file (`archive_file`). Nothing here accesses
+storage.
 """
 
 import datetime
@@ -26,22 +27,25 @@ SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 MAX_NAME_LENGTH = 50
 
 SURVEY_PATTERN = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
-AGENCY_YEAR_PATTERN = re.compile(r"[A-Za-z0-9]+_(?:18|19|20)\d{2}")
+AGENCY_YEAR_PATTERN = re.compile(r"[A-Za-z0-9]+_(?:18|19|20)[0-9]{2}")
 
-_DATE = r"(?P<date>\d{2}-\d{2}-\d{2})"
+# [0-9], because the usual class also matches the digits of all other scripts.
+_DATE = r"(?P<date>[0-9]{2}-[0-9]{2}-[0-9]{2})"
 _WORD = r"[A-Za-z0-9]+"
 _FRAME = re.compile(rf"{_DATE}_(?P<roll>{_WORD})-(?P<frame_num>{_WORD})")
 _FRAME_NO_ROLL = re.compile(rf"{_DATE}_(?P<frame_num>{_WORD})")
-_INDEX = re.compile(rf"(?P<scan>(?P<roll>{_WORD})_(?P<date>\d{{4}})_(?P<frame_num>{_WORD}?)(?:_\d+dpi)?)(?:_(?P<tile>{_WORD}))?")
-_MOSAIC = re.compile(r"mosaic(?P<frame_num>\d{2,})")
-_PROGRAM_FRAME = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>\d{{4,6}}))?")
+_INDEX = re.compile(
+    rf"(?P<scan>(?P<roll>{_WORD})_(?P<date>[0-9]{{4}})_(?P<frame_num>{_WORD}?)(?:_[0-9]+dpi)?)(?:_(?P<tile>{_WORD}))?"
+)
+_MOSAIC = re.compile(r"mosaic(?P<frame_num>[0-9]{2,})")
+_PROGRAM_FRAME = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>[0-9]{{4,6}}))?")
 # No name matches two of them, so the attributes of a frame do not depend on the archive's rules.
 _PATTERNS: Mapping[FrameType, Sequence[re.Pattern[str]]] = {
     "frames": (_FRAME, _FRAME_NO_ROLL, _PROGRAM_FRAME),
     "index": (_INDEX,),
     "mosaic": (_MOSAIC,),
 }
-_YEAR = re.compile(r"(?:^|_)((?:18|19|20)\d{2})(?:_|$)")
+_YEAR = re.compile(r"(?:^|_)((?:18|19|20)[0-9]{2})(?:_|$)")
 
 # The file name that each rule expects, for messages.
 _EXPECTED_NAMES = {

@@ -27,6 +27,7 @@ class FrameProduct:
     profile_options: fields of FrameProfile that affect this product and not its upstream.
     versions_folder: prefix of the versions that the map reads while the public key still has the one before.
     stac_role: role of the asset in STAC items, for a public product; "" for a private one.
+    kinds: of a step, what its asset is labeled with in the Dagster UI.
     title, description: for people, on docs/reference/names.md and in the Dagster UI.
     """
 
@@ -43,6 +44,7 @@ class FrameProduct:
     description: str
     profile_options: tuple[str, ...] = ()
     versions_folder: str | None = None
+    kinds: tuple[str, ...] = ()
 
 
 DEFLATE = FrameProduct(
@@ -58,6 +60,7 @@ DEFLATE = FrameProduct(
     title="deflate tif",
     description="Tiled DEFLATE-compressed tif in EPSG:3857 with its collar masked. Intermediate: not public, and it may expire.",
     profile_options=("film_type", "resampling", "blocksize", "deflate_zlevel", "detect_collar"),
+    kinds=("geotiff",),
 )
 OVERVIEWS = FrameProduct(
     name="overviews",
@@ -72,6 +75,7 @@ OVERVIEWS = FrameProduct(
     title="overviews",
     description="External overviews (.ovr) of the deflate tif. Intermediate: not public, and they may expire.",
     profile_options=("overview_resampling", "overview_levels"),
+    kinds=("geotiff",),
 )
 COG = FrameProduct(
     name="cog",
@@ -87,6 +91,7 @@ COG = FrameProduct(
     description="Cloud Optimized GeoTIFF that the map shows and people download.",
     profile_options=("cog_compression", "jpeg_quality"),
     versions_folder="derived/{collection}/served/{film_type}/{stem}/",
+    kinds=("cog", "geotiff"),
 )
 THUMBNAIL = FrameProduct(
     name="thumbnail",

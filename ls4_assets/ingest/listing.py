@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import frame_stem, is_tif
 from ls4_assets.domain.products import GEOREF, product_folders
-from resources.storage import Storage, StoredObject, combined_version, folder_end, is_listed
+from resources.storage import Defect, IrregularEntry, Storage, StoredObject, combined_version, folder_end, is_listed
 
 PRODUCT_FOLDERS = frozenset({"scanned", *(folder.partition("/")[0] for folder in product_folders())} - {GEOREF})
 TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson", "staff"})
@@ -25,11 +25,15 @@ END = "\U0010ffff"
 _FEW_STEMS = 8
 
 
+Entry = StoredObject | IrregularEntry
+
+
 @dataclass(frozen=True)
 class DroppedFile:
     """A tif in the bucket. `version` covers its sidecars too: a corrected world file is a new version.
 
-    `size` is in bytes. `empty`: the tif or one of its sidecars has no bytes (yet).
+    `size` is in bytes. `empty`: the tif or one of its sidecars has no bytes (yet). `irregular`: the tif or a sidecar, if it is a
+    link or a device; also a link to a folder, wherever a folder may be.
     """
 
     key: str
@@ -37,6 +41,7 @@ class DroppedFile:
     size: int
     sidecars: tuple[str, ...] = ()
     empty: bool = False
+    irregular: IrregularEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class KeyRange:
 
     start: str
     end: str
-    objects: tuple[StoredObject, ...]
+    objects: tuple[Entry, ...]
     unlisted: UnlistedFolder | None = None
 
     @property
@@ -67,7 +72,7 @@ class KeyRange:
 
 def walk_key_ranges(storage: Storage, start: str, limit: int, deadline_passed: Callable[[], bool]) -> Iterator[KeyRange]:
     """The archive after the key `start`, in ranges of about `limit` objects, or fewer once `deadline_passed`."""
-    objects: list[StoredObject] = []
+    objects: list[Entry] = []
     open_stems: list[str] = []
     for item in _walk(storage, "", start):
         if isinstance(item, UnlistedFolder):
@@ -85,7 +90,7 @@ def walk_key_ranges(storage: Storage, start: str, limit: int, deadline_passed: C
             end = key if isinstance(item, str) else objects[-1].key
             yield KeyRange(start, end, tuple(objects))
             start, objects = end, []
-        if isinstance(item, StoredObject):
+        if not isinstance(item, str):
             objects.append(item)
             open_stems += [stem for stem in [frame_stem(key)] if stem]
     yield KeyRange(start, END, tuple(objects))
@@ -100,7 +105,7 @@ def is_unmounted(storage: Storage) -> bool:
     return is_empty and storage.capabilities.can_be_unmounted
 
 
-def list_siblings(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[StoredObject]:
+def list_siblings(storage: Storage, folder: str, keys: Iterable[str]) -> Iterator[Entry]:
     """Drops of `folder` with the path and stem of one of the keys. Raises the storage's errors."""
     stems = sorted({_stem(key) for key in keys})
     is_georef = _is_georef(folder)
@@ -111,7 +116,7 @@ def list_siblings(storage: Storage, folder: str, keys: Iterable[str]) -> Iterato
             key = item if isinstance(item, str) else item.key
             if key > last and not key.startswith(last):
                 break
-            if isinstance(item, StoredObject) and _stem(key) in requested and _is_drop(key, is_georef):
+            if not isinstance(item, str) and _stem(key) in requested and _is_dropped(item, is_georef):
                 yield item
 
 
@@ -131,10 +136,10 @@ def group_by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
     return folders
 
 
-def pair_sidecars(objects: Iterable[StoredObject]) -> list[DroppedFile]:
+def pair_sidecars(objects: Iterable[Entry]) -> list[DroppedFile]:
     """Join each tif with the sidecars of the same path and stem; sidecars without a tif are left out until it comes."""
-    tifs: list[StoredObject] = []
-    sidecars: dict[str, list[StoredObject]] = defaultdict(list)
+    tifs: list[Entry] = []
+    sidecars: dict[str, list[Entry]] = defaultdict(list)
     for stored in objects:
         if is_tif(stored.key) or (stem := frame_stem(stored.key)) is None:
             tifs.append(stored)
@@ -143,19 +148,21 @@ def pair_sidecars(objects: Iterable[StoredObject]) -> list[DroppedFile]:
     return [_join(tif, sidecars.get(_stem(tif.key), [])) for tif in tifs]
 
 
-def _join(tif: StoredObject, sidecars: list[StoredObject]) -> DroppedFile:
-    keys = tuple(sidecar.key for sidecar in sorted(sidecars))
-    empty = not all(stored.size for stored in (tif, *sidecars))
-    return DroppedFile(tif.key, combined_version(tif, sidecars), tif.size, keys, empty)
+def _join(tif: Entry, sidecars: list[Entry]) -> DroppedFile:
+    keys, parts = tuple(sorted(sidecar.key for sidecar in sidecars)), (tif, *sidecars)
+    empty = not all(part.size for part in parts if isinstance(part, StoredObject))
+    irregular = next((part for part in parts if isinstance(part, IrregularEntry)), None)
+    size = tif.size if isinstance(tif, StoredObject) else 0
+    return DroppedFile(tif.key, combined_version(tif, sidecars), size, keys, empty, irregular)
 
 
-def _walk(storage: Storage, folder: str, start: str) -> Iterator[StoredObject | str | UnlistedFolder]:
+def _walk(storage: Storage, folder: str, start: str) -> Iterator[Entry | str | UnlistedFolder]:
     """Drops after `start` in key order; where there are none, the key that the walk has reached, as a string."""
     is_georef = _is_georef(folder)
     try:
         for item in storage.list_level(folder, start):
-            if isinstance(item, StoredObject):
-                yield item if _is_drop(item.key, is_georef) else item.key
+            if not isinstance(item, str):
+                yield item if _is_dropped(item, is_georef) else item.key
             elif _is_entered(item):
                 yield from _walk(storage, item, start)
     except Exception as error:  # noqa: BLE001  # each storage raises its own errors; after any, the rest is unknown
@@ -173,6 +180,11 @@ def _is_entered(folder: str) -> bool:
 
 def _is_georef(folder: str) -> bool:
     return PurePosixPath(folder).name == GEOREF
+
+
+def _is_dropped(item: Entry, is_georef: bool) -> bool:
+    is_folder_link = isinstance(item, IrregularEntry) and item.defect == Defect.FOLDER_LINK
+    return is_folder_link or _is_drop(item.key, is_georef)
 
 
 def _is_drop(key: str, is_georef: bool) -> bool:

@@ -9,8 +9,12 @@ from pathlib import PurePosixPath
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.key_parser import is_tif, parse_georef_key
 from ls4_assets.domain.names import Frame, Naming
+from ls4_assets.domain.printable import printable
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile
+
+# Clocks of the database and of this machine may differ by less.
+CLOCK_TOLERANCE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,9 @@ def plan_changes(
         try:
             frame = _parse_frame(dropped, duplicates, rules.naming, tables)
         except InvalidNameError as rejection:
-            if before is None or (before.version, before.reason) != (dropped.version, str(rejection)):
-                changes.rows.append(SourceChange(dropped, SourceState.REJECTED, reason=str(rejection)))
+            reason = printable(str(rejection))
+            if before is None or (before.version, before.reason) != (dropped.version, reason):
+                changes.rows.append(SourceChange(dropped, SourceState.REJECTED, reason=reason))
             elif before.missing_since is not None:
                 changes.returned.append(dropped.key)
             continue
@@ -88,6 +93,11 @@ def plan_changes(
     return changes
 
 
+def has_passed(since: datetime, wait: timedelta, now: datetime) -> bool:
+    """Whether `wait` has passed since that time. A time in the future was recorded before the clock was set back."""
+    return now - since >= wait or since - now > CLOCK_TOLERANCE
+
+
 def _add_absent(
     changes: SourceChanges, present: set[str], recorded: Mapping[str, SourceSnapshot], now: datetime, settle: timedelta
 ) -> None:
@@ -96,7 +106,7 @@ def _add_absent(
             continue
         if row.missing_since is None:
             changes.missing.append(key)
-        elif now - row.missing_since >= settle:
+        elif has_passed(row.missing_since, settle, now):
             changes.gone.append(key)
 
 
@@ -106,7 +116,7 @@ def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: dateti
     if before is None or before.version != dropped.version:
         return initial
     if before.state == SourceState.SETTLING:
-        return SourceState.QUEUED if now - before.changed_at >= settle else None
+        return SourceState.QUEUED if has_passed(before.changed_at, settle, now) else None
     if before.state in (SourceState.DELETED, SourceState.REJECTED):
         return initial
     return None
@@ -114,6 +124,9 @@ def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: dateti
 
 def _parse_frame(dropped: DroppedFile, duplicates: Mapping[str, str], naming: Naming, tables: Mapping[str, str]) -> Frame:
     """The frame of a file. Raises InvalidNameError, whose text is "<problem>; <what to do>.", as staff read it."""
+    if irregular := dropped.irregular:
+        name = "it" if irregular.key == dropped.key else PurePosixPath(irregular.key).name
+        raise InvalidNameError(f"{dropped.key}: {irregular.defect.sentence(name)}")
     if not is_tif(dropped.key):
         stem = PurePosixPath(dropped.key).stem
         raise InvalidNameError(

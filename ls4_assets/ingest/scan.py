@@ -16,10 +16,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.domain.film_types import FILM_TYPES, join_or
+from ls4_assets.domain.printable import printable
 from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
 from ls4_assets.ingest.planner import Rules, SourceSnapshot, plan_changes
+from ls4_assets.ingest.unlisted import clear_folder, clear_listed, record_unlisted
 from resources.archive import Archive
 from resources.locks import try_lock
 from resources.storage import Storage
@@ -75,11 +77,12 @@ def scan_bucket(archive: Archive, start: str = "", seconds: float | None = None,
         try:
             is_unmounted = listing.is_unmounted(archive.storage)
         except Exception as error:  # noqa: BLE001  # each storage raises its own errors; after any, the bucket's state is unknown
-            scanner.report.unlisted.add("")
-            scanner.add_error(f"The bucket cannot be listed ({error}); nothing counts as deleted, and the next scan retries.")
+            scanner.add_unlisted(
+                "", f"The bucket cannot be listed ({error}); nothing counts as deleted, and the next scan retries."
+            )
             return scanner.report
         if is_unmounted and scanner.has_photographs():
-            scanner.add_error(_UNMOUNTED)
+            scanner.add_unlisted("", _UNMOUNTED)
             return scanner.report
         scanner.recheck()
         scanner.walk(settings.scan_keys if keys is None else keys)
@@ -130,8 +133,12 @@ class _Scanner:
     def deadline_passed(self) -> bool:
         return time.monotonic() > self.deadline
 
-    def add_error(self, error: str) -> None:
-        self.report.errors.append(error)
+    def add_unlisted(self, folder: str, error: str) -> None:
+        """Report that a folder was not scanned, and record it for the notifications."""
+        self.report.unlisted.add(folder)
+        self.report.errors.append(printable(error))
+        with self.connection.begin():
+            record_unlisted(self.connection, folder, printable(error))
 
     def has_photographs(self) -> bool:
         with self.connection.begin():
@@ -142,8 +149,10 @@ class _Scanner:
         count = 0
         ranges = listing.walk_key_ranges(self.storage, self.report.next_key, min(RANGE_KEYS, limit), lambda: self.deadline_passed)
         for key_range in ranges:
-            with self._isolated(_describe(key_range)):
+            with self._isolated(_folder_of(key_range), _describe(key_range)):
                 count += self._compare(key_range)
+                with self.connection.begin():
+                    clear_listed(self.connection, key_range.start, key_range.end)
             if key_range.unlisted:
                 self._add_unlisted(key_range.unlisted.folder, key_range.unlisted.error)
             self.report.next_key = "" if key_range.next_start == listing.END else key_range.next_start
@@ -173,9 +182,10 @@ class _Scanner:
                 self._add_unlisted(folder, error)
                 continue
             if not (is_unmounted and self.has_photographs()):
-                with self._isolated(folder), self.connection.begin():
+                with self._isolated(folder, folder or "The top folder"), self.connection.begin():
                     all_keys = list({*folder_keys, *(dropped.key for dropped in listed)})
                     self._apply(listed, sources.load_sources(self.connection, all_keys))
+                    clear_folder(self.connection, folder)
 
     def _compare(self, key_range: KeyRange) -> int:
         """Returns the number of keys compared."""
@@ -210,24 +220,25 @@ class _Scanner:
             self.rules = replace(self.rules, tables={**self.rules.tables, **new_tables})
 
     @contextmanager
-    def _isolated(self, place: str) -> Iterator[None]:
+    def _isolated(self, folder: str, place: str) -> Iterator[None]:
         """Report an error and continue: a row that cannot be written must not stop the scan. Database outages are raised."""
         try:
             yield
         except OperationalError:
             raise
         except Exception as error:  # noqa: BLE001  # any error is reported and the scan continues
-            self.report.unlisted.add(place)
             reason = str(error).partition("\n")[0]
-            self.add_error(
-                f"{place or 'The top folder'} cannot be ingested ({reason}); it stays as it is. Report this if it persists."
-            )
+            self.add_unlisted(folder, f"{place} cannot be ingested ({reason}); it stays as it is. Report this if it persists.")
 
     def _add_unlisted(self, folder: str, error: Exception) -> None:
-        self.report.unlisted.add(folder)
-        self.add_error(
-            f"{folder or 'The bucket'} cannot be listed ({error}); its frames stay as they are, and the next scan retries."
-        )
+        place = folder or "The bucket"
+        self.add_unlisted(folder, f"{place} cannot be listed ({error}); its frames stay as they are, and the next scan retries.")
+
+
+def _folder_of(key_range: KeyRange) -> str:
+    """The folder of the first drop in a range."""
+    first = key_range.objects[0].key if key_range.objects else key_range.start
+    return first[: first.rfind("/") + 1]
 
 
 def _describe(key_range: KeyRange) -> str:

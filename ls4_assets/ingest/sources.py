@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from ls4_assets.db.schema import LIVE_STATES, SourceState, collection, frame, source
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.ingest.planner import SourceChange, SourceChanges, SourceSnapshot
+from ls4_assets.ingest.planner import CLOCK_TOLERANCE, SourceChange, SourceChanges, SourceSnapshot
 
 _ROWS = 500
 _SNAPSHOT_COLUMNS = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.missing_since)
@@ -37,9 +37,12 @@ def find_due_rechecks(
     connection: Connection, changed_before: datetime, missing_before: datetime, except_folder: str, limit: int
 ) -> list[str]:
     """Keys to check again: settling files, then missing ones outside `except_folder`; of each up to `limit`, oldest first."""
-    settling = select(source.c.key).where(source.c.state == SourceState.SETTLING, source.c.changed_at <= changed_before)
+    # Times in the future were recorded before the clock was set back.
+    future = func.now() + CLOCK_TOLERANCE
+    is_settled = or_(source.c.changed_at <= changed_before, source.c.changed_at > future)
+    settling = select(source.c.key).where(source.c.state == SourceState.SETTLING, is_settled)
     missing = select(source.c.key).where(
-        source.c.missing_since <= missing_before,
+        or_(source.c.missing_since <= missing_before, source.c.missing_since > future),
         source.c.deletion_held_at.is_(None),
         source.c.state != SourceState.DELETED,
         *([~source.c.key.startswith(except_folder, autoescape=True)] if except_folder else []),

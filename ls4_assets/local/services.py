@@ -5,6 +5,7 @@ is the work of ``supervisor.py``. Everything listens on 127.0.0.1 or on a socket
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,14 @@ from mapserver.config import PostgresService, write_config
 from resources.open import open_database, open_storage
 
 PORTS = ("postgres", "maps", "dagster_ui", "code_server")
+
+_BASIC_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+# What the pipeline and the libraries that it runs read.
+_DAGSTER_VARIABLES = re.compile(
+    r"(?:LS4|DAGSTER|AWS|AZURE|GDAL|CPL|PROJ|VSI|OTEL|PYTHON)[A-Za-z0-9_]*"
+    r"|(?:HTTPS?|NO|ALL)_PROXY|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|PATH|HOME|USER|LOGNAME|TMPDIR|TZ|LANG|LC_ALL|VIRTUAL_ENV"
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def _create_dagster_home(state: StateDirectory, code_server_port: int) -> None:
 def _postgres_service(cluster: Cluster) -> Service:
     # SIGINT is PostgreSQL's fast shutdown; on SIGTERM it would wait for its clients to disconnect
     return Service(
-        "postgres", tuple(cluster.command()), cluster.is_ready, {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+        "postgres", tuple(cluster.command()), cluster.is_ready, _BASIC_ENVIRONMENT,
         cluster.os_user, signal.SIGINT, stop_timeout_seconds=30, prepare=cluster.prepare,
     )  # fmt: skip
 
@@ -142,14 +151,15 @@ def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -
         staff=("127.0.0.0/8",),
         user=state.web_user,
     )
-    workers = Service("mapserver", config.workers_argv, lambda: True)
-    return workers, Service("nginx", config.nginx_argv, lambda: returns_ok(config.health_url))
+    # They read everything, their own database role included, from files of the run directory.
+    workers = Service("mapserver", config.workers_argv, lambda: True, _BASIC_ENVIRONMENT)
+    return workers, Service("nginx", config.nginx_argv, lambda: returns_ok(config.health_url), _BASIC_ENVIRONMENT)
 
 
 def _code_server(port: int) -> Service:
     argv = _program("dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4")
     argv += ("--host", "127.0.0.1", "--port", str(port))
-    return Service("code-server", argv, lambda: _is_listening(port), dict(os.environ))
+    return Service("code-server", argv, lambda: _is_listening(port), _dagster_environment())
 
 
 def _run_server() -> Service:
@@ -162,11 +172,17 @@ def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Servic
     workspace = ("--workspace", str(state.dagster / "workspace.yaml"))
     webserver = (sys.executable, "-m", "ls4_assets.runtime.webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
     daemon = _program("dagster-daemon", "run", *workspace)
-    environment = dict(os.environ)
+    environment = _dagster_environment()
     return (
         Service("dagster-webserver", webserver, lambda: returns_ok(f"http://127.0.0.1:{port}/server_info"), environment),
         Service("dagster-daemon", daemon, lambda: True, environment),
     )
+
+
+def _dagster_environment() -> dict[str, str]:
+    """The settings of ls4, of its clients and of Dagster, without the other variables of the operator's shell."""
+    settings = {name: value for name, value in os.environ.items() if _DAGSTER_VARIABLES.fullmatch(name)}
+    return _BASIC_ENVIRONMENT | settings
 
 
 def _program(name: str, *arguments: str) -> tuple[str, ...]:

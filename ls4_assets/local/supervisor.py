@@ -36,14 +36,15 @@ class ServiceError(Ls4Error):
 class Service:
     """One process to keep running.
 
-    ``is_ready`` returns whether the service takes requests; it returns quickly and never raises. ``prepare`` runs before each
-    start.
+    ``environment``: all variables of the process. It inherits none: a service that is taken over must not find the passwords of
+    others. ``is_ready`` returns whether the service takes requests; it returns quickly and never raises. ``prepare`` runs before
+    each start.
     """
 
     name: str
     argv: tuple[str, ...]
     is_ready: Callable[[], bool]
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str]
     user: str | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     start_timeout_seconds: float = 90

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 from sqlalchemy import Engine, delete
 from sqlalchemy.dialects.postgresql import insert
 
@@ -17,6 +16,7 @@ from ls4_assets.db.schema import failed_run
 from ls4_assets.domain.names import Collection
 from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 from ls4_assets.notifications.planner import IncidentKind
+from ls4_assets.runtime.dagster_names import PARTITION_TAG
 
 # The next tick reads the rest.
 RUNS_PER_TICK = 300
@@ -45,7 +45,7 @@ def identify_subject(run: DagsterRun) -> RunSubject:
         return RunSubject(IncidentKind.RUN, run.job_name)
     (shard,) = shards
     assets = {asset for _, asset in selected}
-    partition = run.tags.get(PARTITION_NAME_TAG)
+    partition = run.tags.get(PARTITION_TAG)
     if partition and assets <= set(COLLECTION_STEPS):
         try:
             return RunSubject(IncidentKind.REBUILD, Collection.from_partition(shard, partition).name)

@@ -11,7 +11,11 @@ from sqlalchemy import Connection, delete, exists, func, or_, select
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, failed_run, rejection
 from ls4_assets.ingest.deletions import list_held_deletions
+from ls4_assets.ingest.unlisted import WHOLE_ARCHIVE, list_unlisted
 from ls4_assets.notifications.planner import Incident, IncidentKind
+
+# A scan that fails once or twice is no incident: the network or a disk that was just mounted.
+_UNLISTED_AFTER = timedelta(minutes=1)
 
 
 def load_incidents(connection: Connection, now: datetime, stall_timeout: timedelta, max_attempts: int) -> list[Incident]:
@@ -22,6 +26,7 @@ def load_incidents(connection: Connection, now: datetime, stall_timeout: timedel
     """
     incidents = [*_rejections(connection), *_failed_runs(connection), *_exhausted_rebuilds(connection, max_attempts, now)]
     incidents += [*_stalled_collections(connection, now, stall_timeout), *_held_deletions(connection, now)]
+    incidents += _unlisted_folders(connection, now)
     # A failed run overrides an exhausted rebuild of the same collection, as it has the reason.
     return list({incident.key: incident for incident in reversed(incidents)}.values())
 
@@ -86,3 +91,9 @@ def _held_deletions(connection: Connection, now: datetime) -> Iterator[Incident]
         in_collection = (source.c.collection == held.collection, source.c.state != SourceState.DELETED)
         since = connection.scalar(select(func.min(source.c.deletion_held_at)).where(*in_collection)) or now
         yield Incident(IncidentKind.HELD, held.collection, held.held, since, since, str(held))
+
+
+def _unlisted_folders(connection: Connection, now: datetime) -> Iterator[Incident]:
+    for record in list_unlisted(connection):
+        if now - record.since >= _UNLISTED_AFTER:
+            yield Incident(IncidentKind.UNLISTED, record.folder or WHOLE_ARCHIVE, 1, record.since, record.since, record.reason)

@@ -6,10 +6,11 @@ Nothing here reads the database or sends anything. Lists are truncated: five hun
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
+from ls4_assets.domain.printable import printable
 from ls4_assets.notifications.planner import Incident, IncidentKey, IncidentKind, Notification, Transition
 from ls4_assets.notifications.rejections import Rejection
 from ls4_assets.settings import AddressSettings
@@ -32,6 +33,10 @@ def compose_message(
     notification: Notification, files: Mapping[IncidentKey, Sequence[Rejection]], settings: AddressSettings
 ) -> MessageText:
     """The text of a notification. `files` has the files to list for each incident of single files."""
+    # A folder may have any name.
+    shown = tuple(replace(each, scope=printable(each.scope)) for each in notification.incidents)
+    files = {(kind, printable(scope)): listed for (kind, scope), listed in files.items()}
+    notification = replace(notification, incidents=shown)
     if len(notification.incidents) > 1:
         return _compose_digest(notification, settings)
     (incident,) = notification.incidents
@@ -53,6 +58,7 @@ _RESOLVED_SUBJECTS = {
     IncidentKind.RUN: "runs for {}",
     IncidentKind.WAITING: "waiting photographs of {}",
     IncidentKind.HELD: "deleted photographs of {}",
+    IncidentKind.UNLISTED: "scans of {}",
 }
 
 
@@ -65,6 +71,7 @@ def _subject(incident: Incident, count: int, has_grown: bool) -> str:
         IncidentKind.RUN: f"a run for {scope} failed",
         IncidentKind.WAITING: f"{_number(count, 'photograph')} of {scope} waiting without progress",
         IncidentKind.HELD: f"{_number(count, 'photograph')} of {scope} deleted: is this intended?",
+        IncidentKind.UNLISTED: f"new photographs in {scope} are not processed",
     }[incident.kind]
 
 
@@ -82,6 +89,8 @@ def _summary(incident: Incident, count: int, has_grown: bool) -> str:
         IncidentKind.WAITING: f"{photographs} of {scope} {'has' if count == 1 else 'have'} been waiting since "
         f"{incident.since:%Y-%m-%d %H:%M} UTC. No photograph of the collection was finished recently.",
         IncidentKind.HELD: f"{photographs} disappeared from the folder of {scope}. Nothing was removed from the map.",
+        IncidentKind.UNLISTED: f"Scans have failed in {scope} since {incident.since:%Y-%m-%d %H:%M} UTC. Nothing in it is "
+        "processed; what is on the map stays there.",
     }[incident.kind]
 
 
@@ -91,8 +100,8 @@ def _advice(incident: Incident, files: Sequence[Rejection]) -> str:
             *_reasons(files),
             "Corrected files are processed automatically. You get another message when all of these files are resolved.",
         )
-    # The reason for held deletions is a complete message with its own advice.
-    prefix = "" if incident.kind == IncidentKind.HELD else "Reason: "
+    # The reason for held deletions or an unlisted folder is a complete message with its own advice.
+    prefix = "" if incident.kind in (IncidentKind.HELD, IncidentKind.UNLISTED) else "Reason: "
     reason = f"{prefix}{incident.reason}" if incident.reason else ""
     advice = {
         IncidentKind.REBUILD: "Fix the error that the run reports; if it reports none, report this problem. The rebuild is "
@@ -122,7 +131,7 @@ def _reasons(files: Sequence[Rejection]) -> list[str]:
 def _reason_type(file: Rejection) -> str:
     """The reason without the parts that differ between files: the file name and all numbers."""
     path = PurePosixPath(file.key)
-    return re.sub(r"\d[\d,.]*", "#", f"{file.reason} {file.advice}".replace(path.name, "").replace(path.stem, ""))
+    return re.sub(r"[0-9][0-9,.]*", "#", f"{file.reason} {file.advice}".replace(path.name, "").replace(path.stem, ""))
 
 
 def _resolution(incident: Incident) -> str:
@@ -134,6 +143,7 @@ def _resolution(incident: Incident) -> str:
         IncidentKind.RUN: f"A later run for {scope} succeeded.",
         IncidentKind.WAITING: f"The photographs of {scope} are being processed again.",
         IncidentKind.HELD: f"The deletions of {scope} were confirmed, or the files were restored.",
+        IncidentKind.UNLISTED: f"Scans of {scope} succeed again.",
     }[incident.kind] + f" Last reported on {incident.since:%Y-%m-%d %H:%M} UTC; no action is needed."
 
 
@@ -147,6 +157,7 @@ def _compose_digest(notification: Notification, settings: AddressSettings) -> Me
         IncidentKind.RUN: "failed runs",
         IncidentKind.WAITING: "photographs waiting without progress",
         IncidentKind.HELD: "deleted photographs that need confirmation",
+        IncidentKind.UNLISTED: "folders that scans cannot list",
     }[notification.kind]
     subject = f"{'resolved: ' if is_resolved else ''}{what} in {count} places"
     head = f"This is resolved; no action is needed. It was about {what} in:" if is_resolved else f"There are {what} in:"
@@ -161,7 +172,7 @@ def _compose_digest(notification: Notification, settings: AddressSettings) -> Me
 def _links(incident: Incident, settings: AddressSettings, count: int = 1) -> str:
     """Addresses of the pages about `count` incidents like this one; addresses that are not configured are omitted."""
     is_of_files = incident.kind in (IncidentKind.REJECTED, IncidentKind.FAILED)
-    is_of_collection = "/" not in incident.scope and incident.kind != IncidentKind.RUN
+    is_of_collection = "/" not in incident.scope and incident.kind not in (IncidentKind.RUN, IncidentKind.UNLISTED)
     lines = []
     if settings.staff_url and is_of_files:
         lines.append(f"All rejected files: {settings.staff_url}{'' if count > 1 else f'#find={quote(incident.scope)}'}")

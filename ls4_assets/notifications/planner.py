@@ -18,6 +18,7 @@ class IncidentKind(StrEnum):
 
     rejected: invalid file names. failed: invalid file contents. rebuild: index and map of a collection cannot be rebuilt.
     run: any other run failed. waiting: a collection has made no progress for a long time. held: deletions wait for confirmation.
+    unlisted: scans cannot list a folder.
     """
 
     REJECTED = "rejected"
@@ -26,6 +27,7 @@ class IncidentKind(StrEnum):
     RUN = "run"
     WAITING = "waiting"
     HELD = "held"
+    UNLISTED = "unlisted"
 
 
 class Transition(StrEnum):

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from ls4_assets.db.schema import rejection
+from ls4_assets.domain.printable import printable
 
 # Outside all prefixes that are served to the public: the web front end decides whether and to whom it is shown.
 STAFF_KEY = "staff/rejections.json"
@@ -24,7 +25,7 @@ _DEFAULT_ADVICE = "Correct the file and drop it again."
 
 @dataclass(frozen=True)
 class Rejection:
-    """A rejected or failed file. `scope` is its collection, or its folder if the name gives no collection.
+    """A rejected or failed file, as it may be shown. `scope` is its collection, or its folder if the name gives no collection.
 
     `resolved_at` is None while it is open. After that, `is_accepted` says whether a corrected file was accepted, or the file was
     renamed or removed.
@@ -83,7 +84,7 @@ def list_open_rejections(connection: Connection, kind: str, scope: str, after: d
 
 def split_advice(key: str, reason: str) -> tuple[str, str]:
     """Split a message for staff into what is wrong and what to do: the advice follows the last semicolon."""
-    error, separator, advice = " ".join(reason.split()).removeprefix(f"{key}: ").rpartition("; ")
+    error, separator, advice = " ".join(reason.split()).removeprefix(f"{printable(key)}: ").rpartition("; ")
     if not separator:
         return _to_sentence(advice), _DEFAULT_ADVICE
     return _to_sentence(error), _to_sentence(advice)
@@ -118,7 +119,7 @@ def _load(connection: Connection, query: Select[Any]) -> list[Rejection]:
 def _from_row(row: Row[Any]) -> Rejection:
     reason, advice = split_advice(row.key, row.reason)
     return Rejection(
-        row.key, row.kind, row.scope, reason, advice,
+        printable(row.key), row.kind, printable(row.scope), printable(reason), printable(advice),
         row.first_seen, row.last_seen, row.occurrences, row.resolved_at, row.resolved_by is not None,
     )  # fmt: skip
 

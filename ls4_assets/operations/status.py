@@ -17,11 +17,12 @@ from ls4_assets.db import schema
 from ls4_assets.db.lookup import find_collection
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.db.stale import count_stale
-from ls4_assets.domain.links import map_url
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.deletions import HeldDeletion, list_held_deletions
+from ls4_assets.ingest.unlisted import UnlistedRecord, list_unlisted
 from ls4_assets.notifications import rejections
 from ls4_assets.notifications.rejections import Rejection
+from ls4_assets.publishing.maps import map_links
 from ls4_assets.settings import Settings
 from resources.open import open_database
 
@@ -82,7 +83,8 @@ class Quarantine:
 class Status:
     """The whole archive, or one collection with its `report`.
 
-    `rejected`: reasons by key; a file with an invalid name belongs to no collection. `quarantine`: of the whole archive.
+    `rejected`: reasons by key; a file with an invalid name belongs to no collection. `quarantine`, `unlisted`: of the whole
+    archive; `unlisted` are the folders that scans cannot list.
     """
 
     collections: tuple[CollectionStatus, ...]
@@ -90,6 +92,7 @@ class Status:
     rejected_count: int = 0
     report: CollectionReport | None = None
     quarantine: Quarantine = Quarantine(0, 0, (), "")
+    unlisted: tuple[UnlistedRecord, ...] = ()
 
 
 def collect(settings: Settings, name: str | None = None, limit: int | None = None) -> Status:
@@ -100,12 +103,13 @@ def collect(settings: Settings, name: str | None = None, limit: int | None = Non
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
         collection = find_collection(connection, name) if name else None
         stale = count_stale(connection, settings.profiles, collection.name if collection else None)
-        statuses = tuple(_load_statuses(connection, settings.map_url, collection, limit, stale))
+        statuses = tuple(_load_statuses(connection, settings, collection, limit, stale))
         if collection:
             report = collect_report(connection, collection)
             return Status(statuses, report.rejected, report.rejected_count, report)
         rejected, count = _load_rejected(connection, limit)
-        return Status(statuses, rejected, count, quarantine=_load_quarantine(connection, limit, settings.staff_url))
+        quarantine = _load_quarantine(connection, limit, settings.staff_url)
+        return Status(statuses, rejected, count, quarantine=quarantine, unlisted=tuple(list_unlisted(connection)))
 
 
 def format_status(status: Status) -> list[str]:
@@ -126,6 +130,9 @@ def format_status(status: Status) -> list[str]:
         lines.append(f"Made under an earlier profile: {stale:,} in all; `ls4 rematerialize --stale` makes them again")
     if status.report:
         lines += _format_report(status.report)
+    if status.unlisted:
+        lines.append(f"Not scanned: {len(status.unlisted):,}")
+        lines += _truncate([f"    {record.reason}" for record in status.unlisted], len(status.unlisted))
     if status.rejected_count:
         lines.append(f"Rejected by name: {status.rejected_count:,}")
         # Each reason begins with its key.
@@ -188,7 +195,7 @@ def _explain_difference(status: CollectionStatus) -> str:
 
 
 def _load_statuses(
-    connection: Connection, map_base_url: str, collection: Collection | None, limit: int | None, stale: Mapping[str, int]
+    connection: Connection, settings: Settings, collection: Collection | None, limit: int | None, stale: Mapping[str, int]
 ) -> Iterator[CollectionStatus]:
     counts, sizes = _count_sources(connection, collection)
     failed, pending = _load_failed(connection, collection, limit), _load_unindexed(connection, collection)
@@ -204,7 +211,7 @@ def _load_statuses(
             done=count.get(SourceState.DONE, 0),
             waiting=sum(count.get(state, 0) for state in PENDING_STATES),
             indexed=row.frames,
-            map_url=map_url(Collection.from_partition(row.shard, row.partition), map_base_url) if row.published_at else None,
+            map_url=_map_url(row, settings) if row.published_at else None,
             failed=failed[row.name],
             failed_count=count.get(SourceState.FAILED, 0),
             bytes=sizes[row.name],
@@ -213,6 +220,10 @@ def _load_statuses(
             stale=stale.get(row.name, 0),
             waiting_reason=waiting_reasons.get(row.name),
         )
+
+
+def _map_url(row: Row[Any], settings: Settings) -> str:
+    return map_links(Collection.from_partition(row.shard, row.partition), settings).map_url
 
 
 def _rebuild_state(row: Row[Any], has_unindexed_frames: bool) -> str:

@@ -5,6 +5,8 @@ written yet counts as used, so that frames that start together do not all count 
 on the disk waits; a frame that fits in no worker's memory is rejected with the numbers.
 """
 
+import errno
+import os
 import resource
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from rasterio.enums import Interleaving
 from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.errors import FrameError, InsufficientResourcesError
+from ls4_assets.errors import FrameError, InsufficientResourcesError, UnwritableArchiveError
 from ls4_assets.raster.frame import MAX_KEPT_BYTES
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.source import Source
@@ -95,6 +97,20 @@ def full_disk(folders: Sequence[Path]) -> Path | None:
 
 def disk_full_error(name: str, folder: Path) -> InsufficientResourcesError:
     return InsufficientResourcesError(f"{name} could not be finished because the disk of {folder} is full")
+
+
+def unwritable_folder(error: BaseException, folders: Sequence[Path]) -> Path | None:
+    """Return the folder that an error could not write to, or None: mounted read-only, or owned by another user."""
+    if not (isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
+        return None
+    return folders[0] if folders else None
+
+
+def unwritable_error(name: str, folder: Path) -> UnwritableArchiveError:
+    return UnwritableArchiveError(
+        f"{name} could not be written to the archive {folder}, which is read-only or belongs to another user; mount it writable, "
+        f"or give its folders to user {os.geteuid()} with chown, and the frame is retried automatically."
+    )
 
 
 def out_of_memory_error(name: str, worker_memory_mb: int) -> FrameError:

@@ -65,6 +65,8 @@ def _run_pool(
 
 
 def _initialize_worker(memory_mb: int) -> None:
+    # PROJ would fetch grids that the CRS of a scan names, or wait for a network that a worker does not have.
+    os.environ["PROJ_NETWORK"] = "OFF"
     admission.limit_memory(memory_mb)
     exit_with_parent()
 

@@ -19,8 +19,16 @@ from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, Step, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.errors import FrameError, InsufficientResourcesError, Ls4Error, NotFoundError
+from ls4_assets.errors import (
+    FrameError,
+    InsufficientResourcesError,
+    IrregularEntryError,
+    Ls4Error,
+    NotFoundError,
+    UnwritableArchiveError,
+)
 from ls4_assets.processing import admission
+from ls4_assets.processing.header_limit import limit_header_time
 from ls4_assets.processing.products import FrameProducts, ProductsRemovedError, SupersededError
 from ls4_assets.processing.quality import Finding, FrameQualityError, validate_frame
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
@@ -31,6 +39,8 @@ from resources.open import open_database, open_storage
 from resources.storage import Storage, combined_version
 
 _READ_BYTES = 1 << 20
+MAX_SIDECAR_BYTES = 1_000_000
+"""World files have a hundred bytes, coordinate systems a few thousand, statistics of ArcGIS some ten thousand."""
 _FULL_DISK_RETRY_SECONDS = 120
 
 
@@ -61,7 +71,11 @@ def process_frame(task: FrameTask) -> FrameOutcome:
             if not records.requeue_after(connection, source, reason, _FULL_DISK_RETRY_SECONDS):
                 reason = f"{error}; free some disk space, then materialize it again. Its previous products are unchanged."
         outcome = FrameOutcome(task.frame, "waiting", reason, source)
-    except (FrameError, NotFoundError) as error:
+    except UnwritableArchiveError as error:
+        with engine.begin() as connection:
+            records.requeue_after(connection, source, str(error), _FULL_DISK_RETRY_SECONDS)
+        outcome = FrameOutcome(task.frame, "waiting", str(error), source)
+    except (FrameError, NotFoundError, IrregularEntryError) as error:
         findings = error.findings if isinstance(error, FrameQualityError) else ()
         outcome = FrameOutcome(task.frame, "failed", job.describe_failure(error), source, findings=findings)
         with engine.begin() as connection:
@@ -108,6 +122,8 @@ class _FrameJob:
                 raise admission.out_of_memory_error(self._name, self.task.settings.worker_memory_mb) from error
             if folder := admission.full_disk([scratch, *self._archive_folders()]):
                 raise admission.disk_full_error(self._name, folder) from error
+            if folder := admission.unwritable_folder(error, self._archive_folders()):
+                raise admission.unwritable_error(self._name, folder) from error
             raise
 
     def run(self, scratch: Path) -> FrameOutcome:
@@ -172,8 +188,9 @@ class _FrameJob:
             facts: FrameFacts = self.record.facts if self.record else {}
             estimate = admission.estimate_for_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
         else:
-            source = open_source(local, self.frame.film_type, limits)
-            admission.reject_oversized_blocks(source, self.task.settings.worker_memory_mb)
+            with limit_header_time():
+                source = open_source(local, self.frame.film_type, limits)
+                admission.reject_oversized_blocks(source, self.task.settings.worker_memory_mb)
             estimate = admission.estimate_for_source(source, self.source.size, self.profile)
         admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
 
@@ -189,6 +206,7 @@ class _FrameJob:
                 f"{self._name} has {self.source.size:,} bytes and the limit is {max_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
+        self._reject_oversized_sidecars()
         with self._measure("fetch"):
             estimate = admission.estimate_for_download(self.source.size)
             admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
@@ -207,6 +225,15 @@ class _FrameJob:
             if self._current_version() != self.source.version:
                 raise SupersededError
         return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
+
+    def _reject_oversized_sidecars(self) -> None:
+        for key in self.source.sidecars:
+            sidecar = self.storage.head(key)
+            if sidecar and sidecar.size > MAX_SIDECAR_BYTES:
+                raise FrameError(
+                    f"{self._name} has a sidecar {PurePosixPath(key).name} of {sidecar.size:,} bytes and the limit is "
+                    f"{MAX_SIDECAR_BYTES:,}; delete the sidecar, or export it again from the GIS and drop that."
+                )
 
     def _fetch_upstream(self, first: Step, content_hash: str, scratch: Path) -> list[Step]:
         """Download the products that the step `first` reads; returns the steps that must run before it (expired, stale)."""

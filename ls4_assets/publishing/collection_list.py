@@ -9,26 +9,30 @@ from sqlalchemy import Connection, Row, exists, func, or_, select
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, export_state, source
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import EXPORTS
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
-from ls4_assets.domain.links import index_url, map_url
-from ls4_assets.domain.names import Collection, Shards
+from ls4_assets.domain.links import index_url
+from ls4_assets.domain.names import Collection
+from ls4_assets.publishing.maps import map_links
+from ls4_assets.settings import Settings
 
 COLLECTIONS_KEY = "derived/collections.json"
 
 
-def collections_json(connection: Connection, map_base_url: str, public_url: str, shards: Shards) -> bytes:
+def collections_json(connection: Connection, settings: Settings) -> bytes:
     """JSON list of published collections, and the titles of the film types that their `bands` name.
 
     Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
     missions over several counties, and `exports` is null until the first export.
     """
+    public_url = settings.public_url
     entries = [
         {
             "name": row.name,
             "title": row.title,
             "table": row.table_name,
             "shard": row.shard,
-            "county": row.shard if shards.get(row.shard) == "county" else None,
+            "county": row.shard if settings.shards.get(row.shard) == "county" else None,
             "agency": row.agency,
             "year": row.year,
             "type": row.type,
@@ -37,7 +41,7 @@ def collections_json(connection: Connection, map_base_url: str, public_url: str,
             "extent": [round(value, 1) for value in (row.minx, row.miny, row.maxx, row.maxy)],
             "version": row.index_revision,
             "updated": row.indexed_at.isoformat(timespec="seconds"),
-            "wms": map_url(_collection(row), map_base_url),
+            **map_links(_collection(row), settings).listed,
             "index": index_url(_collection(row), row.film_types[0], public_url),
             "exports": _export_urls(_collection(row), row.film_types, public_url) if row.exported else None,
         }
@@ -69,12 +73,17 @@ def _published_rows(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def _export_urls(collection: Collection, film_types: Sequence[FilmType], public_url: str) -> dict[str, Any]:
-    return {
-        "geojson": f"{public_url}/{export_keys.footprints_key(collection, '.geojson')}",
-        "parquet": f"{public_url}/{export_keys.footprints_key(collection, '.parquet')}",
-        "stac": f"{public_url}/{export_keys.stac_collection_key(collection)}",
-        "mosaics": {film_type: f"{public_url}/{export_keys.mosaic_index_key(collection, film_type)}" for film_type in film_types},
-    }
+    """Addresses by the field of each listed export; those of film types by film type."""
+    listed: dict[str, Any] = {"stac": f"{public_url}/{export_keys.stac_collection_key(collection)}"}
+    for export in EXPORTS:
+        if not export.listed_as:
+            continue
+        if export.is_per_film_type:
+            urls = {film_type: f"{public_url}/{export.key_of(collection, film_type)}" for film_type in film_types}
+            listed[export.listed_as] = urls
+        else:
+            listed[export.listed_as] = f"{public_url}/{export.key_of(collection)}"
+    return listed
 
 
 def _collection(row: Row[Any]) -> Collection:

@@ -1,30 +1,27 @@
 """Writing the exports of one collection to the bucket, or deleting them. The statewide files are in `statewide`.
 
-Each file is rewritten completely; STAC items only for frames that changed. A document is written after everything that it links
-to, and deleted before it. The documents themselves are built in `footprints`, `mosaic_index` and `stac`.
+Each file is rewritten completely (`export_files`); STAC items only for frames that changed. A document is written after
+everything that it links to, and deleted before it. The documents themselves are built in `stac`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 
 from ls4_assets.db import export_state
 from ls4_assets.db import overview_mosaics as mosaics
 from ls4_assets.db.tile_index import collection_lock, has_table
 from ls4_assets.domain import export_keys
-from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.exports import export_keys_of
 from ls4_assets.domain.names import Collection
 from ls4_assets.publishing import collection_list, stac
-from ls4_assets.publishing.footprints import write_geojson, write_parquet
-from ls4_assets.publishing.mosaic_index import write_mosaic_index
+from ls4_assets.publishing.export_files import ExportContent, put_files
+from ls4_assets.publishing.maps import map_links
 from ls4_assets.publishing.rows import IndexedFrame, read_indexed_frames
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import lock_until_commit
-from resources.scratch import scratch_folder
 
 # Increment it when a code change alters the items or files of unchanged frames.
 FORMAT_VERSION = 1
@@ -63,12 +60,12 @@ def publish_exports(archive: Archive, collection: Collection, *, force: bool = F
             _withdraw(archive, collection, state)
             return ExportResult(0, 0, ())
         description = settings.archive_description
-        urls = stac.BaseUrls(settings.public_url, settings.map_url, description.organization, description.license_url)
+        urls = stac.BaseUrls(settings.public_url, description.organization, description.license_url)
         items = {indexed.frame.id: stac.build_item(indexed, json.loads(indexed.geojson), urls) for indexed in frames}
         keeps_items = state.format_version == format_version(settings) and not force
         changed = [indexed for indexed in frames if not (keeps_items and indexed.exported_revision == indexed.revision)]
-        document = stac.build_collection(collection, frames, overview_key, urls)
-        keys = _put_files(archive, collection, frames, list(items.values()), document)
+        document = stac.build_collection(collection, frames, overview_key, urls, map_links(collection, settings).stac)
+        keys = put_files(archive, ExportContent(collection, frames, list(items.values()), document, settings.public_url))
         _put_items(archive, changed, items)
         storage.put(export_keys.stac_collection_key(collection), _json(document))
         with archive.database.begin() as connection:
@@ -92,9 +89,9 @@ def publish_collection_lists(archive: Archive) -> None:
     with archive.database.begin() as connection:
         # Without the lock, one of two concurrent rebuilds could overwrite the newer list with its older one.
         lock_until_commit(connection, "exports")
-        content = collection_list.collections_json(connection, settings.map_url, settings.public_url, settings.shards)
+        content = collection_list.collections_json(connection, settings)
         archive.storage.put(collection_list.COLLECTIONS_KEY, content)
-        urls = stac.BaseUrls(settings.public_url, settings.map_url)
+        urls = stac.BaseUrls(settings.public_url)
         catalog = stac.build_root_catalog(export_state.list_exported(connection), urls)
         archive.storage.put(export_keys.ROOT_CATALOG_KEY, _json(catalog))
 
@@ -107,47 +104,14 @@ def _put_items(archive: Archive, changed: Sequence[IndexedFrame], items: dict[st
             assert stored.size
 
 
-def _put_files(
-    archive: Archive, collection: Collection, frames: Sequence[IndexedFrame], items: list[stac.Document], document: stac.Document
-) -> list[str]:
-    """Write and upload all files of the exports. Returns their keys."""
-    url = archive.settings.public_url
-    with scratch_folder("ls4-exports-", archive.settings.work_dir) as folder:
-        files = {
-            export_keys.footprints_key(collection, ".geojson"): folder / "footprints.geojson",
-            export_keys.footprints_key(collection, ".parquet"): folder / "footprints.parquet",
-            export_keys.stac_parquet_key(collection): folder / "items.parquet",
-        }
-        geojson, parquet, stac_parquet = files.values()
-        write_geojson(collection, frames, url, geojson)
-        write_parquet(collection, frames, url, parquet)
-        _write_stac_parquet(items, document, stac_parquet)
-        for film_type in FILM_TYPES:
-            key, path = export_keys.mosaic_index_key(collection, film_type), folder / f"{film_type}.gti.gpkg"
-            if write_mosaic_index(collection, film_type, frames, url, path):
-                files[key] = path
-            else:
-                archive.storage.delete(key)
-        for key, path in files.items():
-            archive.storage.upload(path, key)
-    return list(files)
-
-
-def _write_stac_parquet(items: list[stac.Document], document: stac.Document, path: Path) -> None:
-    from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
-
-    # Up to ten thousand item links are left out, because the rows are the items.
-    metadata = document | {"links": [link for link in document["links"] if link["rel"] != "item"]}
-    to_parquet(parse_stac_items_to_arrow(items), path, collections={document["id"]: metadata}, compression="zstd")
-
-
 def _withdraw(archive: Archive, collection: Collection, state: export_state.ExportState) -> None:
     """Update the lists, then delete the files, then the row. A crash in between leaves the row, so the next run continues."""
     with archive.database.begin() as connection:
         export_state.update_state(connection, collection, frames=0)
     if state.published:
         publish_collection_lists(archive)
-    for key in _export_keys(archive, collection):
+    stac_documents = [stored.key for stored in archive.storage.list(export_keys.stac_folder(collection))]
+    for key in (*stac_documents, *export_keys_of(collection)):
         archive.storage.delete(key)
     with archive.database.begin() as connection:
         if state.withdrawn:
@@ -156,13 +120,6 @@ def _withdraw(archive: Archive, collection: Collection, state: export_state.Expo
             export_state.update_state(
                 connection, collection, revision=state.revision, format_version=format_version(archive.settings), attempts=0
             )
-
-
-def _export_keys(archive: Archive, collection: Collection) -> Iterable[str]:
-    footprints = [export_keys.footprints_key(collection, suffix) for suffix in (".geojson", ".parquet")]
-    mosaic_indexes = [export_keys.mosaic_index_key(collection, film_type) for film_type in FILM_TYPES]
-    stac_documents = list(archive.storage.list(export_keys.stac_folder(collection)))
-    return chain(footprints, mosaic_indexes, (stored.key for stored in stac_documents))
 
 
 def _json(document: stac.Document) -> bytes:

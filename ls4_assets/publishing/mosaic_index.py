@@ -18,13 +18,8 @@ from ls4_assets.publishing.rows import Cog, IndexedFrame
 _OVERVIEW_FACTORS = (2, 4, 8, 16)
 
 
-def write_mosaic_index(
-    collection: Collection, film_type: FilmType, frames: Sequence[IndexedFrame], public_url: str, path: Path
-) -> bool:
-    """Write the index to `path`. Returns False, and writes nothing, if no frame of the film type has a known location."""
-    placed = [(indexed, indexed.cog) for indexed in frames if indexed.frame.film_type == film_type and indexed.cog]
-    if not placed:
-        return False
+def write_mosaic_index(collection: Collection, frames: Sequence[IndexedFrame], public_url: str, path: Path) -> None:
+    """Write the index of frames of one film type. Each has a COG whose location is known."""
     import geopandas
     import pyogrio
     import shapely
@@ -32,17 +27,17 @@ def write_mosaic_index(
     rows = [
         feature_properties(collection, indexed, public_url)
         | {"location": f"/vsicurl/{public_url}/{indexed.frame.cog_key}", "oid": indexed.oid}
-        for indexed, _ in placed
+        for indexed in frames
     ]
-    boxes = [shapely.box(*cog.box) for _, cog in placed]
+    cogs = [indexed.cog for indexed in frames if indexed.cog]
+    boxes = [shapely.box(*cog.box) for cog in cogs]
     table = geopandas.GeoDataFrame(rows, geometry=boxes, crs=f"EPSG:{WEB_MERCATOR}")
     options = {
         "driver": "GPKG",
         "layer": collection.name.lower(),
-        "layer_metadata": _metadata(film_type, [cog for _, cog in placed]),
+        "layer_metadata": _metadata(frames[0].frame.film_type, cogs),
     }
     pyogrio.write_dataframe(table, path, **options)
-    return True
 
 
 def _metadata(film_type: FilmType, cogs: Sequence[Cog]) -> dict[str, str]:

@@ -40,11 +40,13 @@ class PendingRebuild:
         return (now - self.requested_at).total_seconds() >= _BACKOFF.seconds(self.attempts)
 
 
-def pending_rebuilds(engine: Engine, public_url: str, served_root: str, exports_format: str) -> list[PendingRebuild]:
+def pending_rebuilds(
+    engine: Engine, public_url: str, served_root: str, exports_format: str, map_format: str
+) -> list[PendingRebuild]:
     """Collections whose table, files, mosaic, map or exports are behind the frame table, sorted.
 
-    This includes collections without frames that are not withdrawn yet. If only exports are behind, the rebuild starts there,
-    because every rebuild of an index invalidates cached tiles.
+    This includes collections without frames that are not withdrawn yet. If only exports are behind, or only the format of the map
+    changed, the rebuild starts there, because every rebuild of an index invalidates cached tiles.
 
     A collection with frames that are queued or in a run is omitted, because it is rebuilt once after its batch. It is included
     anyway if its oldest change has waited for MAX_DELAY, behind a drop of many thousands of frames, or if its last rebuild was
@@ -68,7 +70,8 @@ def pending_rebuilds(engine: Engine, public_url: str, served_root: str, exports_
         collection.c.files_revision != collection.c.index_revision, collection.c.map_revision != collection.c.index_revision
     )
     is_empty = ~has_sources & ~has_frames & collection.c.withdrawn_at.is_(None)
-    map_due = or_(is_unindexed, is_unfinished, is_moved, is_empty)
+    index_due = or_(is_unindexed, is_unfinished, is_moved, is_empty)
+    map_due = or_(index_due, collection.c.published_at.is_not(None) & (collection.c.map_format != map_format))
     mosaic_columns = (overview_mosaic.c.revision, overview_mosaic.c.attempts)
     mosaic_revision, mosaic_attempts = (func.coalesce(column, 0) for column in mosaic_columns)
     mosaic_due = collection.c.withdrawn_at.is_(None) & (mosaic_revision != collection.c.index_revision)
@@ -80,7 +83,7 @@ def pending_rebuilds(engine: Engine, public_url: str, served_root: str, exports_
     # Mosaic and exports have their own attempts, so the backoff of one that keeps failing does not delay the map.
     own_attempts = case((mosaic_due, mosaic_attempts), else_=func.coalesce(export_state.c.attempts, 0))
     attempts = case((map_due, collection.c.attempts), else_=own_attempts).label("tries")
-    first_asset = case((or_(map_due, mosaic_due), "tile_index"), else_="exports").label("first_asset")
+    first_asset = case((or_(index_due, mosaic_due), "tile_index"), (map_due, "mapfile"), else_="exports").label("first_asset")
     joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
     joined = joined.outerjoin(export_state, export_state.c.collection == collection.c.name)
     due = select(collection, attempts, first_asset).select_from(joined).where(or_(map_due, mosaic_due, exports_due))

@@ -1,7 +1,7 @@
 """Reading a collection's frames for export: rows of its tile index joined with the COGs in the frame table."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from sqlalchemy import Connection, LargeBinary, Row, func, select
 
 from ls4_assets.db.schema import frame, tile_index
 from ls4_assets.db.tile_index import cog_location
+from ls4_assets.domain.exports import CollectionExport
+from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.names import Collection, Frame
 
 # One centimeter on the ground.
@@ -67,6 +69,13 @@ def read_indexed_frames(connection: Connection, collection: Collection, bucket: 
     by_location = {cog_location(bucket, Frame.from_partition(collection.shard, row.partition).cog_key): row for row in frame_rows}
     index_rows = _index_rows(connection, collection)
     return [_indexed_frame(collection, row, by_location[row.location]) for row in index_rows if row.location in by_location]
+
+
+def exported_frames(export: CollectionExport, film_type: FilmType | None, frames: Sequence[IndexedFrame]) -> list[IndexedFrame]:
+    """The frames of one file of an export; empty if the file does not exist."""
+    return [
+        indexed for indexed in frames if film_type in (None, indexed.frame.film_type) and (indexed.cog or not export.needs_cogs)
+    ]
 
 
 def _frame_rows(connection: Connection, collection: Collection) -> list[Row[Any]]:

@@ -11,11 +11,12 @@ from typing import Any
 
 from ls4_assets.db.schema import WEB_MERCATOR
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import EXPORTS
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
-from ls4_assets.domain.links import index_url, tiles_url, wms_url
+from ls4_assets.domain.links import index_url
 from ls4_assets.domain.names import Collection
 from ls4_assets.domain.products import COG, PRODUCTS
-from ls4_assets.publishing.rows import Cog, IndexedFrame
+from ls4_assets.publishing.rows import Cog, IndexedFrame, exported_frames
 
 VERSION = "1.1.0"
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -24,8 +25,6 @@ PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 WEB_MAP_LINKS = "https://stac-extensions.github.io/web-map-links/v1.2.0/schema.json"
 
 GEOJSON = "application/geo+json"
-PARQUET = "application/vnd.apache.parquet"
-GEOPACKAGE = "application/geopackage+sqlite3"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 # Prefix of a multihash: the code of SHA2-256 and the length, 32 bytes.
 _SHA256 = "1220"
@@ -35,13 +34,12 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class BaseUrls:
-    """Base URLs, without a trailing slash, of the public objects and of the maps.
+    """Base URL, without a trailing slash, of the public objects.
 
-    `host` is the organization that runs both; `license` is the address of the license's text.
+    `host` is the organization that publishes them; `license` is the address of the license's text.
     """
 
     public: str
-    maps: str
     host: str | None = None
     license: str | None = None
 
@@ -83,9 +81,13 @@ def build_item(indexed: IndexedFrame, geometry: Document, urls: BaseUrls) -> Doc
 
 
 def build_collection(
-    collection: Collection, frames: Sequence[IndexedFrame], overview_key: str | None, urls: BaseUrls
+    collection: Collection,
+    frames: Sequence[IndexedFrame],
+    overview_key: str | None,
+    urls: BaseUrls,
+    map_links: Sequence[Document],
 ) -> Document:
-    """Collection document with links to all items. `overview_key` is the key of the overview mosaic."""
+    """Collection document with links to its maps and all items. `overview_key` is the key of the overview mosaic."""
     intervals = [_acquired_interval(indexed) for indexed in frames]
     sides = list(zip(*(indexed.box for indexed in frames), strict=True))
     box = [min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3])]
@@ -116,7 +118,7 @@ def build_collection(
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
             *([{"rel": "license", "href": urls.license, "title": "License"}] if urls.license else []),
-            *_map_links(collection, urls),
+            *map_links,
             *items,
         ],
         "assets": _collection_assets(collection, frames, overview_key, urls.public),
@@ -199,41 +201,26 @@ def _assets(indexed: IndexedFrame, urls: BaseUrls) -> Document:
 def _collection_assets(
     collection: Collection, frames: Sequence[IndexedFrame], overview_key: str | None, public_url: str
 ) -> Document:
-    def asset(key: str, media_type: str, title: str, *roles: str) -> Document:
-        return {"href": f"{public_url}/{key}", "type": media_type, "title": title, "roles": list(roles)}
+    def asset(href: str, media_type: str, title: str, role: str) -> Document:
+        return {"href": href, "type": media_type, "title": title, "roles": [role]}
 
-    assets = {
-        "items": asset(export_keys.stac_parquet_key(collection), PARQUET, "All items as stac-geoparquet", "collection-mirror"),
-        "footprints_geojson": asset(
-            export_keys.footprints_key(collection, ".geojson"), GEOJSON, "Footprints (GeoJSON)", "metadata"
-        ),
-        "footprints_parquet": asset(
-            export_keys.footprints_key(collection, ".parquet"), PARQUET, "Footprints (GeoParquet)", "metadata"
-        ),
-    }
+    def exported(film_type: FilmType | None) -> Document:
+        return {
+            export.asset_name(film_type): asset(
+                f"{public_url}/{export.key_of(collection, film_type)}", export.content_type, export.title, export.stac_role
+            )
+            for export in EXPORTS
+            if export.is_per_film_type == bool(film_type) and exported_frames(export, film_type, frames)
+        }
+
+    assets = exported(None)
     for film_type in _film_types(frames):
-        zipped = {"href": index_url(collection, film_type, public_url), "type": "application/zip", "roles": ["metadata"]}
-        assets[f"tile_index_{film_type}"] = {**zipped, "title": "Tile index (zipped shapefile)"}
-        if any(indexed.frame.film_type == film_type and indexed.cog for indexed in frames):
-            title = "All frames as one raster (GDAL raster tile index)"
-            assets[f"mosaic_{film_type}"] = asset(export_keys.mosaic_index_key(collection, film_type), GEOPACKAGE, title, "data")
+        zipped = index_url(collection, film_type, public_url)
+        assets[f"tile_index_{film_type}"] = asset(zipped, "application/zip", "Tile index (zipped shapefile)", "metadata")
+        assets |= exported(film_type)
     if overview_key:
-        assets["overview"] = asset(overview_key, _COG, "Overview mosaic, coarse (COG)", "overview")
+        assets["overview"] = asset(f"{public_url}/{overview_key}", _COG, "Overview mosaic, coarse (COG)", "overview")
     return assets
-
-
-def _map_links(collection: Collection, urls: BaseUrls) -> list[Document]:
-    png = {"type": "image/png", "title": collection.title}
-    return [
-        {"rel": "wms", "href": wms_url(collection, urls.maps), "wms:layers": [collection.name], "wms:transparent": True, **png},
-        {"rel": "xyz", "href": f"{tiles_url(collection, urls.maps)}/{{z}}/{{x}}/{{y}}.png", **png},
-        {
-            "rel": "tilejson",
-            "href": f"{tiles_url(collection, urls.maps)}/tilejson.json",
-            "type": "application/json",
-            "title": collection.title,
-        },
-    ]
 
 
 def _film_types(frames: Sequence[IndexedFrame]) -> list[FilmType]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ls4_assets.db import export_state
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import FOOTPRINTS_GEOJSON, FOOTPRINTS_PARQUET, CollectionExport
 from ls4_assets.domain.names import Collection
 from ls4_assets.errors import NotFoundError
 from ls4_assets.publishing.footprints import GEOJSON_FOOTER, SEPARATOR, extract_features, geojson_header
@@ -50,12 +51,12 @@ def compile_statewide(archive: Archive) -> StatewideExport:
     archive.storage.head(export_keys.ROOT_CATALOG_KEY)
     sizes, missing = {}, set()
     with scratch_folder("ls4-statewide-", archive.settings.work_dir) as folder:
-        for key, suffix, join in (
-            (export_keys.COMPILED_GEOJSON_KEY, ".geojson", _join_geojson),
-            (export_keys.COMPILED_PARQUET_KEY, ".parquet", _join_parquet),
+        for key, part, join in (
+            (export_keys.COMPILED_GEOJSON_KEY, FOOTPRINTS_GEOJSON, _join_geojson),
+            (export_keys.COMPILED_PARQUET_KEY, FOOTPRINTS_PARQUET, _join_parquet),
         ):
-            path = folder / f"compiled{suffix}"
-            parts = _PartReader(archive.storage, collections, suffix)
+            path = folder / f"compiled{Path(key).suffix}"
+            parts = _PartReader(archive.storage, collections, part)
             frames = join(parts, path)
             missing |= set(parts.missing)
             if path.exists():
@@ -75,16 +76,15 @@ def compile_statewide(archive: Archive) -> StatewideExport:
 class _PartReader:
     """Iterates over the collections' parts in order and prefetches them. Afterwards `missing` has those that did not exist."""
 
-    def __init__(self, storage: Storage, collections: Sequence[Collection], suffix: str) -> None:
-        self._storage, self._collections, self._suffix = storage, collections, suffix
+    def __init__(self, storage: Storage, collections: Sequence[Collection], part: CollectionExport) -> None:
+        self._storage, self._collections, self._part = storage, collections, part
         self.missing: list[Collection] = []
 
     def __iter__(self) -> Iterator[bytes]:
         with ThreadPoolExecutor(_PREFETCH) as pool:
             downloads: deque[tuple[Collection, Future[bytes]]] = deque()
             for collection in self._collections:
-                key = export_keys.footprints_key(collection, self._suffix)
-                downloads.append((collection, pool.submit(self._storage.read, key)))
+                downloads.append((collection, pool.submit(self._storage.read, self._part.key_of(collection))))
                 if len(downloads) == _PREFETCH:
                     yield from self._next(downloads)
             while downloads:

@@ -43,9 +43,12 @@ _OVERVIEW_OPTIONS = ("COMPRESS_OVERVIEW", "PREDICTOR_OVERVIEW", "PHOTOMETRIC_OVE
 def gdal_env(*, pam: bool = False, **options: Any) -> Iterator[None]:
     """Run a step under the defaults above plus `options`.
 
-    `pam` enables GDAL's `.aux.xml` sidecars: read those of a source, but never write one beside a product.
+    `pam` enables GDAL's `.aux.xml` sidecars: read those of a source, but never write one beside a product. Nothing that a source
+    names is then fetched from the network.
     """
-    settings = {**_DEFAULTS, "GDAL_PAM_ENABLED": "YES" if pam else "NO", **options}
+    # No address equals this one, so /vsicurl/ opens nothing.
+    source_options = {"GDAL_PAM_ENABLED": "YES", "CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
+    settings = {**_DEFAULTS, **(source_options if pam else {"GDAL_PAM_ENABLED": "NO"}), **options}
     with rasterio.Env(**settings), warnings.catch_warnings():
         for name in set(_OVERVIEW_OPTIONS) - set(options):
             del_gdal_config(name)

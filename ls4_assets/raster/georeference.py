@@ -28,7 +28,16 @@ WEB_MERCATOR = CRS.from_epsg(3857)
 _MAP_LIMITS = (20_037_508.35 * 1.01, 20_037_508.35 * 2)
 _SAME_PLACE_PX = 0.001
 """No reprojection is needed when it would move every corner by at most this share of a pixel."""
+# Plausible sizes of a pixel in meters on the map. Scans have 0.05 to 10; the location is checked later, in kilometers.
+_PIXEL_LIMITS = (0.001, 10_000.0)
 _ADVICE = "correct its georeference and drop it again"
+CRS_ADVICE = (
+    "delete its .aux.xml and .prj, write a CRS with an EPSG code into the tif with gdal_edit.py -a_srs, and drop it again"
+)
+# A CRS may name grids that PROJ opens: `@` marks an optional one, which is skipped when it is missing.
+_GRIDS = re.compile(
+    r'(?:(?:nad|geoid)grids=|(?:PARAMETERFILE|EXTENSION)\["(?:PROJ4_GRIDS",")?)([^\s"\]]+)', re.ASCII | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
             f"{path.name} has a geotransform but no coordinate reference system; drop its .prj beside it, "
             "or write it into the tif with gdal_edit.py -a_srs."
         )
+    _reject_grid_paths(crs, path)
     if not (crs.is_projected or crs.is_geographic):
         raise FrameError(
             f"{path.name} is in a local coordinate system that cannot be placed on the earth; georeference it in "
@@ -65,10 +75,32 @@ def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
     label = _label(crs)
     corners = _corners(dataset, transform, path)
     map_corners = _project_to_map(crs, label, corners, path)
+    _reject_pixel_size(dataset, map_corners, path)
     is_turned = transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0
     # A CRS with the same coordinates as EPSG:3857 needs no warp, regardless of the name that the scanning software gave it.
     is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
     return Georeference(crs, transform, label, needs_warp=bool(is_turned or is_moved))
+
+
+def _reject_grid_paths(crs: CRS, path: Path) -> None:
+    """Raise FrameError for a CRS that would make PROJ open a file by its path or its address."""
+    for name in (name for names in _GRIDS.findall(crs.to_wkt()) for name in names.split(",")):
+        if "/" in name or ":" in name:
+            raise FrameError(
+                f"{path.name} has a coordinate reference system that refers to another file, {name[:200]}; {CRS_ADVICE}."
+            )
+
+
+def _reject_pixel_size(dataset: DatasetReader, map_corners: NDArray[np.float64], path: Path) -> None:
+    """Raise FrameError when a side of a pixel is implausible on the map; map_corners: shape (4, 2), clockwise from pixel 0, 0."""
+    width = np.hypot(*(map_corners[1] - map_corners[0])) / dataset.width
+    height = np.hypot(*(map_corners[3] - map_corners[0])) / dataset.height
+    low, high = _PIXEL_LIMITS
+    for size in (width, height):
+        if not low <= size <= high:
+            raise FrameError(
+                f"{path.name} has pixels of {size:.3g} m and a scan has between {low:g} and {high:,.0f} m; {_ADVICE}."
+            )
 
 
 def _explain_missing(path: Path, has_control_points: bool) -> str:
@@ -142,9 +174,16 @@ def _read_arcgis_aux_xml(path: Path) -> tuple[Affine, CRS | None]:
 
 
 def _element_text(xml: str, name: str) -> str:
-    """Text of the first element `name`, or "". No XML parser: the file is untrusted input, and two elements are enough."""
-    match = re.search(rf"<{name}\b[^>]*>(.*?)</{name}>", xml, re.DOTALL)
-    return unescape(match.group(1)).strip() if match else ""
+    """Text of the first element `name`, or "". No XML parser: the file is untrusted input, and two elements are enough.
+
+    Each character is passed at most twice. A regular expression would look for the end tag once for each start tag.
+    """
+    start = xml.find(f"<{name}")
+    while start >= 0 and xml[start + len(name) + 1 : start + len(name) + 2] not in (">", " ", "\t", "\r", "\n"):
+        start = xml.find(f"<{name}", start + 1)
+    content = xml.find(">", start) + 1 if start >= 0 else 0
+    end = xml.find(f"</{name}>", content) if content else -1
+    return unescape(xml[content:end]).strip() if end >= 0 else ""
 
 
 def _find_sidecar(path: Path, suffix: str) -> Path | None:

@@ -21,9 +21,11 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
+from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
-from ls4_assets.raster.georeference import Georeference, read_georeference
+from ls4_assets.raster.georeference import CRS_ADVICE, Georeference, read_georeference
+from ls4_assets.raster.tiff_structure import reject_unbounded
 
 MaskDeclaration = Literal["mask", "alpha", "nodata", "nothing"]
 
@@ -105,6 +107,18 @@ def translate_read_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _translate_metadata_errors(path: Path) -> Iterator[None]:
+    """Raise GDAL's errors as a FrameError. GDAL reads a sidecar when it is first needed, so any access may raise them."""
+    try:
+        yield
+    except GDAL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        reason = printable(str(error))[:200]
+        raise FrameError(f"{path.name} has a CRS or a sidecar that cannot be used ({reason}); {CRS_ADVICE}.") from error
+
+
 def open_source(path: Path, film_type: FilmType, limits: Limits) -> Source:
     """Inspect a georeferenced tif, whose sidecars are beside it, without reading a pixel.
 
@@ -119,7 +133,7 @@ def open_source(path: Path, film_type: FilmType, limits: Limits) -> Source:
                 f"{path.name} starts like a tif but its header cannot be read, so it is truncated or corrupt; "
                 "copy it again from the scanner's disk and drop it again."
             ) from error
-        with dataset:
+        with dataset, _translate_metadata_errors(path):
             _reject_oversize(dataset, path, limits)
             min_is_white = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
             _reject_pixel_type(dataset, path, film_type, min_is_white)
@@ -145,6 +159,7 @@ def _reject_bad_file(path: Path, limits: Limits) -> None:
     with path.open("rb") as file:
         if file.read(4) not in _TIFF_MAGIC:
             raise FrameError(f"{path.name} is not a tif despite its name; export it as a GeoTIFF and drop that.")
+    reject_unbounded(path)
 
 
 def _reject_oversize(dataset: DatasetReader, path: Path, limits: Limits) -> None:

@@ -2,8 +2,11 @@
 
 import dagster as dg
 from dagster._core.errors import DagsterHomeNotSetError
+from dagster._core.instance.ref import InstanceRef as InstanceReference
 
 from ls4_assets.errors import ConfigurationError
+
+__all__ = ["InstanceReference", "open_instance"]
 
 
 def open_instance() -> dg.DagsterInstance:

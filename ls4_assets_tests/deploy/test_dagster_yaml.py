@@ -34,7 +34,7 @@ def test_production_differs_only_in_launcher_logs_concurrency_and_connection() -
 
 
 def test_database_driver_is_explicit() -> None:
-    assert read(PRODUCTION)["storage"]["postgres"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
+    assert read(PRODUCTION)["storage"]["custom"]["config"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
 
 
 def test_every_dagster_container_has_the_variables_of_both_files(stacks: Stacks) -> None:

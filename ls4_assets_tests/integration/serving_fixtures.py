@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -91,6 +91,10 @@ class MapServer:
     config: ServingConfig
     supervisor: subprocess.Popen[bytes]
     client: httpx.Client
+
+    @property
+    def port(self) -> int:
+        return int(self.config.base_url.rsplit(":", 1)[1])
 
     def get(self, address: str, **headers: str) -> httpx.Response:
         return self.client.get(address, headers=headers)
@@ -207,6 +211,20 @@ def mapfile_context(collection: Collection) -> MapfileContext:
 @pytest.fixture(scope="module", name="map_server")
 def map_server_fixture(index_database: IndexDatabase) -> Iterator[MapServer]:
     """nginx and three mapserv workers; the archive has one collection of three frames, two bw and one nc."""
+    with serve_frames(index_database, workers=3, client_rate=0) as server:
+        yield server
+
+
+@contextmanager
+def serve_frames(
+    database: IndexDatabase,
+    *,
+    workers: int,
+    client_rate: int,
+    proxies: Sequence[str] = (),
+    change_config: Callable[[ServingConfig], None] = lambda config: None,
+) -> Iterator[MapServer]:
+    """nginx and mapserv over the collection of FRAMES. `change_config` is called before they start."""
     # Directly below the temporary directory: pytest's folders are closed to the account that serves.
     home = Path(tempfile.mkdtemp(prefix="ls4-serving-"))
     home.chmod(0o755)
@@ -218,13 +236,16 @@ def map_server_fixture(index_database: IndexDatabase) -> Iterator[MapServer]:
         port=find_free_port(),
         mapfiles_dir=archive / "mapfiles",
         archive_dir=archive,
-        database=index_database.service,
-        workers=3,
+        database=database.service,
+        workers=workers,
+        client_rate=client_rate,
+        proxies=proxies,
     )
+    change_config(config)
     publish_mapfile(archive, mapfile_context(COLLECTION))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        stack.enter_context(index_table(index_database, archive, COLLECTION, FRAMES))
+        stack.enter_context(index_table(database, archive, COLLECTION, FRAMES))
         log = stack.enter_context((home / "processes.log").open("wb"))
         supervisor = stack.enter_context(running(config.workers_argv, log))
         stack.enter_context(running(config.nginx_argv, log))
@@ -246,6 +267,7 @@ def serve_archive(home: Path, cluster: Cluster, archive_file: Path | None = None
         collections_file=archive / COLLECTIONS_KEY,
         database=PostgresService("127.0.0.1", cluster.port, "ls4", "mapserver", PASSWORDS["mapserver"]),
         workers=2,
+        client_rate=0,
     )
     with ExitStack() as stack:
         log = stack.enter_context((home / "processes.log").open("wb"))

@@ -16,7 +16,7 @@ from ls4_assets.operations.status import collect, format_status
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage
-from resources.storage import StoredObject
+from resources.storage import ListedItem
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 KEY = f"{FOLDER}/02-08-60_6-107.tif"
@@ -170,7 +170,7 @@ def test_unreadable_folder_does_not_stop_the_scan(platform: Platform, good: Path
     (unreadable := Path(platform.settings.storage) / "lost+found").mkdir()
     level = DirectoryStorage.list_level
 
-    def guarded(self: DirectoryStorage, folder: str, after: str = "") -> Iterator[StoredObject | str]:
+    def guarded(self: DirectoryStorage, folder: str, after: str = "") -> Iterator[ListedItem]:
         if folder.startswith(unreadable.name):
             raise PermissionError(13, "Permission denied", str(unreadable))
         return level(self, folder, after)

@@ -54,7 +54,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_mutation_needs_a_post_of_this_site(address: str) -> None:
-    """`curl -g "$DAGIT/graphql?query=mutation{setNuxSeen}"` was executed, under any host and origin."""
+    """`curl -g "$UI/graphql?query=mutation{setNuxSeen}"` was executed, under any host name and origin."""
     with httpx.Client(base_url=address, auth=("operator", "secret"), trust_env=False) as client:
         assert client.get("/graphql", params=MUTATION).status_code == 405
         assert client.post("/graphql", params=MUTATION).status_code == 415

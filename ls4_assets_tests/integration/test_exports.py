@@ -19,14 +19,16 @@ import rasterio
 from affine import Affine
 from pystac import Catalog, STACValidationError
 from rasterio.windows import from_bounds
+from sqlalchemy import text
 from stac_geoparquet.arrow import stac_table_to_items
 
 from ls4_assets.assets import keys
 from ls4_assets.db.export_state import StatewideBuild
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import EXPORTS, FOOTPRINTS_GEOJSON, FOOTPRINTS_PARQUET, ITEMS, MOSAIC, export_keys_of
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
-from ls4_assets.publishing import exports, mosaic_index
+from ls4_assets.publishing.export_files import WRITERS
 from ls4_assets_tests.integration.serving_fixtures import running
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, read, rotated_rectangle, write_tif
@@ -87,8 +89,8 @@ def test_footprints_match_the_tile_index(platform: Platform, tmp_path: Path) -> 
     index = geopandas.read_postgis("SELECT * FROM public.travis_usda_1958_frames ORDER BY oid", platform.database, "geom").to_crs(
         4326
     )
-    for suffix, read_file in ((".geojson", geopandas.read_file), (".parquet", geopandas.read_parquet)):
-        frames = read_file(local_path(platform, export_keys.footprints_key(COLLECTION, suffix)))
+    for export, read_file in ((FOOTPRINTS_GEOJSON, geopandas.read_file), (FOOTPRINTS_PARQUET, geopandas.read_parquet)):
+        frames = read_file(local_path(platform, export.key_of(COLLECTION)))
         assert set(LEGACY) <= set(frames.columns)
         assert frames.crs.equals("OGC:CRS84") or frames.crs.to_epsg() == 4326
         for column in ("location", "date", "roll", "frame_num", "dl_orig", "dl_georef", "dl_index", "band"):
@@ -131,6 +133,25 @@ def test_stac_catalog_is_valid_and_describes_the_cogs(platform: Platform, tmp_pa
     assert "scan" not in stac_item(platform, KEYS[1])["assets"]
 
 
+def test_every_export_is_written_linked_and_listed(platform: Platform, tmp_path: Path) -> None:
+    drop_two(platform, tmp_path)
+    assets = document(platform, export_keys.stac_collection_key(COLLECTION))["assets"]
+    (entry,) = document(platform, "derived/collections.json")["collections"]
+    assert set(entry["exports"]) == {"stac", *(export.listed_as for export in EXPORTS if export.listed_as)}
+    for export in EXPORTS:
+        for film_type in export.variants(["bw"]):
+            key = export.key_of(COLLECTION, film_type)
+            assert platform.storage.head(key), key
+            asset = assets[export.asset_name(film_type)]
+            assert (asset["href"], asset["type"]) == (f"{URL}/{key}", export.content_type)
+            if export.listed_as:
+                listed = entry["exports"][export.listed_as]
+                assert (listed[film_type] if film_type else listed) == f"{URL}/{key}"
+    # The collection has no frames of the other film types.
+    written = {export.key_of(COLLECTION, film_type) for export in EXPORTS for film_type in export.variants(["bw"])}
+    assert not [key for key in set(export_keys_of(COLLECTION)) - written if platform.storage.head(key)]
+
+
 def test_validation_rejects_fields_that_the_extensions_do_not_define(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
     for change in ({"proj:epsg": 3857}, {"proj:shape": ["300", 320]}, {"processing:software": "ls4"}):
@@ -148,7 +169,7 @@ def test_items_in_parquet_equal_the_json_items(platform: Platform, tmp_path: Pat
     import pyarrow.parquet
 
     drop_two(platform, tmp_path)
-    path = local_path(platform, export_keys.stac_parquet_key(COLLECTION))
+    path = local_path(platform, ITEMS.key_of(COLLECTION))
     items = list(stac_table_to_items(pyarrow.parquet.read_table(path)))
     for item in items:
         validate(item)
@@ -196,11 +217,11 @@ def test_withdrawn_collection_is_removed_from_the_exports(platform: Platform, tm
 def test_failed_export_does_not_affect_the_map(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the export is retried, because a rebuild of the index would invalidate all cached tiles."""
 
-    def broken(*_: object) -> bool:
+    def broken(*_: object) -> None:
         raise OSError("no such driver")
 
     with monkeypatch.context() as patched:
-        patched.setattr(exports, "write_mosaic_index", broken)
+        patched.setitem(WRITERS, "mosaic", broken)
         platform.drop(KEYS[0], photo(tmp_path))
         runs = platform.settle()
         assert [run.success for run in runs] == [True, False]
@@ -241,7 +262,7 @@ def public(cluster: Cluster) -> Iterator[Platform]:
 
 def test_gdal_reads_the_pixels_of_the_cogs_through_the_public_mosaic_index(public: Platform, tmp_path: Path) -> None:
     drop_two(public, tmp_path)
-    url = f"{public.settings.public_url}/{export_keys.mosaic_index_key(COLLECTION, 'bw')}"
+    url = f"{public.settings.public_url}/{MOSAIC.key_of(COLLECTION, 'bw')}"
     assert httpx.get(url).status_code == 200
     with rasterio.open(f"/vsicurl/{url}") as mosaic:
         assert (mosaic.driver, mosaic.count, mosaic.crs.to_epsg()) == ("GTI", 1, 3857)
@@ -297,8 +318,11 @@ def test_statewide_files_have_every_collection_and_are_rebuilt(platform: Platfor
     )
     assert len(west) == 0
     assert isinstance(platform.tick("statewide_exports"), dg.SkipReason)
+    with platform.database.begin() as connection:
+        connection.execute(text("UPDATE ls4.statewide_build SET compiled_at = now() - interval '1 day'"))
+    assert platform.tick("statewide_exports").run_requests  # type: ignore[union-attr]  # once a day without a change
     # A missing part is reported, does not block the others, and is rebuilt.
-    platform.storage.delete(export_keys.footprints_key(COLLECTION, ".parquet"))
+    platform.storage.delete(FOOTPRINTS_PARQUET.key_of(COLLECTION))
     compile_statewide(platform)
     assert len(geopandas.read_parquet(local_path(platform, export_keys.COMPILED_PARQUET_KEY))) == 1
     assert requested_assets(platform) == [["exports"]]
@@ -326,8 +350,3 @@ def test_statewide_files_are_built_less_often_while_frames_are_processed(state: 
         attempts=state.get("attempts", 0),
     )
     assert statewide_build.waits_until() == (now + timedelta(seconds=wait_seconds) if wait_seconds else None)
-
-
-def test_mosaic_index_is_not_written_without_located_frames(tmp_path: Path) -> None:
-    path = tmp_path / "none.gti.gpkg"
-    assert mosaic_index.write_mosaic_index(COLLECTION, "bw", [], URL, path) is False and not path.exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import MOSAIC
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.adopt.archive import adopt
@@ -40,7 +40,7 @@ def test_cogs_of_every_film_type_are_adopted_and_withdrawn(platform: Platform, t
     platform.settle()
     last = [*FILM_TYPES][-1]
     assert platform.rows(f"SELECT band FROM {TABLE} WHERE band = :band", band=last) == []
-    assert platform.storage.head(export_keys.mosaic_index_key(COLLECTION, last)) is None
+    assert platform.storage.head(MOSAIC.key_of(COLLECTION, last)) is None
     assert platform.storage.head(COLLECTION.tile_index_key(last, "_idx.zip")) is None
     platform.drop(frame_of(last).cog_key, cogs[frame_of(last).cog_key])
     (report,) = adopt(platform.settings, [COLLECTION], platform.instance.get_ref())

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ls4_assets.assets import keys
 from ls4_assets.domain import export_keys
+from ls4_assets.domain.exports import FOOTPRINTS_GEOJSON, MOSAIC
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import STEPS
@@ -141,7 +142,7 @@ def test_stac_item_names_the_bands(mission: Mission, film_type: FilmType) -> Non
 
 @every_film_type
 def test_mosaic_index_has_the_bands_of_the_film(mission: Mission, film_type: FilmType) -> None:
-    path = mission.local_path(export_keys.mosaic_index_key(COLLECTION, film_type))
+    path = mission.local_path(MOSAIC.key_of(COLLECTION, film_type))
     assert pyogrio.read_info(path)["features"] == 1
     metadata = pyogrio.read_info(path)["layer_metadata"]
     spec = FILM_TYPES[film_type]
@@ -158,7 +159,7 @@ def test_lists_name_every_film_type(mission: Mission) -> None:
     assert content["film_types"] == {film_type: spec.title for film_type, spec in FILM_TYPES.items()}
     (entry,) = content["collections"]
     assert set(entry["bands"]) == set(entry["exports"]["mosaics"]) == {*FILM_TYPES}
-    footprints = geopandas.read_file(mission.local_path(export_keys.footprints_key(COLLECTION, ".geojson")))
+    footprints = geopandas.read_file(mission.local_path(FOOTPRINTS_GEOJSON.key_of(COLLECTION)))
     assert {*footprints["band"]} == {*FILM_TYPES}
     assert mission.platform.run([keys.COMPILED_INDEXES]).success
     statewide = geopandas.read_file(mission.local_path(export_keys.COMPILED_GEOJSON_KEY))

@@ -215,7 +215,7 @@ def test_service_that_ran_for_a_while_is_restarted_any_number_of_times(
     monkeypatch.setattr("ls4_assets.local.supervisor.EARLY_EXIT_SECONDS", 0)
     prepared: list[int] = []
     service = Service(
-        "sleeper", _python("import time; time.sleep(1000)"), lambda: True, prepare=lambda: prepared.append(len(_children()))
+        "sleeper", _python("import time; time.sleep(1000)"), lambda: True, {}, prepare=lambda: prepared.append(len(_children()))
     )
     supervised.start(service)
     for _ in range(7):
@@ -228,7 +228,7 @@ def test_service_that_ran_for_a_while_is_restarted_any_number_of_times(
 
 
 def test_service_that_does_not_start_shows_the_end_of_its_log(supervised: ServiceSupervisor) -> None:
-    broken = Service("broken", _python("import sys; sys.exit('port is taken')"), lambda: False)
+    broken = Service("broken", _python("import sys; sys.exit('port is taken')"), lambda: False, {})
     with pytest.raises(ServiceError, match="exited during its start.*\n.*port is taken"):
         supervised.start(broken)
 
@@ -253,7 +253,7 @@ def test_services_stop_in_reverse_order(tmp_path: Path) -> None:
     with ServiceSupervisor(tmp_path, tmp_path / "processes.json") as supervisor:
         for name in "abc":
             up = tmp_path / f"{name}.up"
-            supervisor.start(Service(name, _python(note.format(str(record), name, str(up))), up.exists))
+            supervisor.start(Service(name, _python(note.format(str(record), name, str(up))), up.exists, {}))
     assert record.read_text() == "cba"
 
 
@@ -347,7 +347,7 @@ def _poll_for(supervisor: ServiceSupervisor, seconds: float) -> None:
 
 
 def _service(name: str, code: str = "import time; time.sleep(1000)") -> Service:
-    return Service(name, _python(code), lambda: True, stop_timeout_seconds=2)
+    return Service(name, _python(code), lambda: True, {}, stop_timeout_seconds=2)
 
 
 def _python(code: str) -> tuple[str, ...]:

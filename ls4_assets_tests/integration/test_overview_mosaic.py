@@ -19,6 +19,7 @@ from ls4_assets.assets.overview_mosaic import refresh_overview_mosaic, withdraw_
 from ls4_assets.db.schema import collection, export_state
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.publishing.exports import format_version as exports_format
+from ls4_assets.publishing.maps import map_format
 from ls4_assets.publishing.rebuilds import pending_rebuilds
 from ls4_assets.raster.overview_grid import Box
 from ls4_assets_tests.integration.overview_fixtures import COLLECTION, MosaicArchive, mosaic_archive
@@ -80,10 +81,9 @@ def is_due(survey: MosaicArchive) -> bool:
         connection.execute(update(collection).values(map_revision=collection.c.index_revision))
         values = {"collection": COLLECTION.name, "revision": select(collection.c.index_revision).scalar_subquery()}
         connection.execute(insert(export_state).values(values).on_conflict_do_update(index_elements=["collection"], set_=values))
-    exports_version = exports_format(survey.archive.settings)
-    due = pending_rebuilds(
-        survey.archive.database, "http://maps.test/archive", served_root(survey.archive.storage), exports_version
-    )
+    settings = survey.archive.settings
+    formats = exports_format(settings), map_format(settings)
+    due = pending_rebuilds(survey.archive.database, "http://maps.test/archive", served_root(survey.archive.storage), *formats)
     return [rebuild.collection for rebuild in due] == [COLLECTION]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ls4_assets.errors import ConfigurationError
 from ls4_assets.local.state import find_free_port
 from ls4_assets.notifications.rejections import Rejection, RejectionCounts, render_staff_json
 from ls4_assets_tests.integration.serving_fixtures import running
@@ -86,6 +87,13 @@ def serve_staff_page(**options: Any) -> Iterator[StaffServer]:
 @pytest.fixture(scope="module")
 def web() -> Iterator[StaffServer]:
     with serve_staff_page(staff=["127.0.0.0/8"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[StaffServer]:
+    """Behind a trusted load balancer, as `maps.example.org`."""
+    with serve_staff_page(staff=["127.0.0.0/8"], proxies=["127.0.0.0/8"], staff_hosts=["maps.example.org"]) as server:
         yield server
 
 
@@ -202,6 +210,36 @@ def test_other_sites_cannot_read_it_in_the_browser_of_staff(web: StaffServer, pa
     assert [name for name in response.headers if name.startswith("access-control-")] == []
     assert (response.headers["x-content-type-options"], response.headers["cache-control"]) == ("nosniff", "no-cache")
     assert httpx.get(f"{web.url}/collections.json").headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8800", 200),
+        ("127.0.0.1:8800", 200),
+        ("[::1]:8800", 200),
+        ("Maps.example.org", 200),
+        ("maps.example.org:8443", 200),
+        ("evil.example", 404),
+        ("maps-example.org", 404),
+        ("maps.example.org.evil.example", 404),
+        ("localhost.evil.example", 404),
+        ("127.0.0.1.evil.example", 404),
+    ],
+)
+@pytest.mark.parametrize("path", ["/staff", "/staff/rejections.json", "/staff/staff.js"])
+def test_page_is_served_under_its_own_names_only(named: StaffServer, path: str, host: str, status: int) -> None:
+    """A page whose name an attacker pointed to this server (DNS rebinding) could read the list: it was of the same site."""
+    headers = {"Host": host, "X-Forwarded-Host": "localhost"}
+    assert httpx.get(named.url + path, headers=headers).status_code == status
+
+
+def test_staff_host_must_be_a_name() -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"without scheme and port, such as maps\.example\.org"),
+        serve_staff_page(staff_hosts=["https://maps.example.org"]),
+    ):
+        pass
 
 
 def test_missing_list_is_a_404() -> None:

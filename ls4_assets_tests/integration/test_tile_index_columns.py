@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, Column, Connection, NullPool, Table, Text, create_engine, text
@@ -31,7 +32,7 @@ UPGRADE = """
 import sys
 from sqlalchemy import create_engine
 from ls4_assets.db import migrate, tile_index_columns
-tile_index_columns.ADDED_COLUMNS = (tile_index_columns.AddedColumn("flight", "text", "flight line"),)
+tile_index_columns.ADDED_COLUMNS += (tile_index_columns.AddedColumn("flight", "text", "flight line"),)
 migrate.upgrade_database(create_engine(sys.argv[1]))
 """
 COLLECTION = """
@@ -290,9 +291,17 @@ def test_rebuild_fills_the_new_column(platform: Platform, tmp_path: Path, monkey
     platform.drop(KEY, write_tif(tmp_path / "scan.tif", photograph(300, 300)))
     platform.settle()
     index_row = tile_index._index_row
-    become_next_version(monkeypatch)
-    monkeypatch.setattr(tile_index, "_index_row", lambda *values: {**index_row(*values), "flight": "A"})
     collection = frame_of(KEY).collection
+    columns = {column.name for column in schema.tile_index(collection).columns if column.name != "oid"}
+    filled: list[set[str]] = []
+    become_next_version(monkeypatch)
+
+    def index_row_of_next_version(*values: Any) -> dict[str, Any]:
+        row = index_row(*values)
+        filled.append({*row})
+        return {**row, "flight": "A"}
+
+    monkeypatch.setattr(tile_index, "_index_row", index_row_of_next_version)
     advice = "lacks the columns flight of this version; run `ls4 db upgrade`"
     with pytest.raises(ConfigurationError, match=advice), platform.database.begin() as connection:
         tile_index.refresh(connection, collection, platform.storage, "https://example.org")
@@ -301,3 +310,4 @@ def test_rebuild_fills_the_new_column(platform: Platform, tmp_path: Path, monkey
     assert platform.rows(f"SELECT flight FROM {collection.table}") == [{"flight": None}]
     assert all(run.success for run in platform.rebuild())
     assert platform.rows(f"SELECT flight FROM {collection.table}") == [{"flight": "A"}]
+    assert filled == [columns], "fill every column in tile_index._index_row"

@@ -15,14 +15,16 @@ from ls4_assets.local import supervisor
 from ls4_assets.publishing import rebuilds
 from ls4_assets.publishing.rebuilds import PendingRebuild
 from ls4_assets_tests.platform import CHECKOUT
-from mapserver import workers
+from mapserver import penalties, workers
 
 WAITS: dict[str, tuple[Backoff, list[float]]] = {
     "run that crashed": (batches._BACKOFF, [30, 120, 480, 1920, 7680]),
     "folder that cannot be listed": (events._BACKOFF, [30, 120, 480, 1800, 1800]),
     "rebuild": (rebuilds._BACKOFF, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]),
     "statewide build": (export_state._BACKOFF, [120, 240, 480, 900, 900]),
-    "map worker": (workers._BACKOFF, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+    "map worker that does not start": (workers._START_BACKOFF, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+    "map worker that crashed in a request": (workers._CRASH_BACKOFF, [0.05, 0.1, 0.2, 0.4, 0.8, 1, 1]),
+    "client that crashed a map worker": (penalties._BACKOFF, [1, 2, 4, 8, 16, 32, 60, 60]),
     "local service": (supervisor._BACKOFF, [1, 2, 4]),
 }
 # Powers that are not waits: pixels, zoom levels, memory, and the helper.
@@ -55,6 +57,24 @@ def test_statewide_build_waits_after_its_start() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     build = StatewideBuild(changed=True, busy=False, seconds=5, started_at=now, compiled_at=None, attempts=2)
     assert build.waits_until() == now + timedelta(seconds=240)
+
+
+@pytest.mark.parametrize(
+    ("changed", "compiled", "hours", "is_due"),
+    [
+        (False, True, 23, False),
+        (False, True, 24, True),
+        (True, True, 0, True),
+        (False, False, 99, False),
+        (True, False, 0, True),
+    ],
+)
+def test_statewide_files_are_also_built_once_a_day(changed: bool, compiled: bool, hours: int, is_due: bool) -> None:
+    """The freshness policy of the files expects a build a day, and an empty archive has none."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    last = now - timedelta(hours=hours) if compiled else None
+    build = StatewideBuild(changed=changed, busy=False, seconds=5, started_at=None, compiled_at=last, attempts=0)
+    assert build.is_due(now) == is_due
 
 
 def powers_in(source: str) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import date
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import frame_stem, parse_collection_path, parse_georef_key
 from ls4_assets.domain.links import build_links
-from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.names import _EXPECTED_NAMES, _PATTERNS, Collection, Frame
 from ls4_assets.errors import InvalidNameError
+from ls4_assets_tests.platform import CHECKOUT
 
 NAMING = read_archive_file(None).naming
 SHARED = Path(os.environ.get("LS4_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -110,7 +112,7 @@ def test_index_sheet_scan_omits_the_tile_and_keeps_the_dpi(stem: str) -> None:
         ("bw/StratMap/1996/frames/georef/02-08-60_6-107.tif", "3_107_02-08-96.tif"),
         ("bw/Travis/USDA_1958/georef/02-08-60_6-107.tif", "move the file to such a folder"),
         (f"bw/USDA/{'X' * 60}/frames/georef/02-08-60_6-107.tif", "shorten"),
-        ("02-08-60_6-107.tif", "bw .*nc .*or cir"),
+        ("02-08-60_6-107.tif", "bw .*nc .*cir"),
     ],
 )
 def test_rejection_says_what_to_do(key: str, advice: str) -> None:
@@ -118,6 +120,20 @@ def test_rejection_says_what_to_do(key: str, advice: str) -> None:
         parse_georef_key(key, NAMING)
     assert str(error.value).endswith((".", "."))
     assert "\n" not in str(error.value)
+
+
+def test_every_pattern_has_an_example_in_a_message_and_on_the_page() -> None:
+    """A name that fits two patterns would have the attributes of the wrong one."""
+    patterns = [pattern for of_type in _PATTERNS.values() for pattern in of_type]
+    page = (CHECKOUT / "docs" / "reference" / "names.md").read_text().partition("## File names")[2].partition("\n## ")[0]
+    messages = [text.partition(", for example ")[2] for text in _EXPECTED_NAMES.values()]
+    rows = re.findall(r"`([^`<]+)` \|$", page, re.MULTILINE)
+    for place, examples in (("_EXPECTED_NAMES", messages), ("the table of names.md", rows)):
+        found = {example: [each for each in patterns if each.fullmatch(example.removesuffix(".tif"))] for example in examples}
+        assert not [example for example, matching in found.items() if len(matching) != 1], (
+            f"{place}: an example fits exactly one pattern"
+        )
+        assert {each for matching in found.values() for each in matching} == {*patterns}, f"{place} has no example of a pattern"
 
 
 @given(

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from pebble import ProcessExpired
 
+from ls4_assets.processing.header_limit import EXIT_CODE, limit_header_time
 from ls4_assets.processing.pool import run_tasks
 
 SCRIPT = """
@@ -62,6 +63,29 @@ def test_hanging_or_killed_worker_fails_only_its_own_task() -> None:
     assert outcomes == {0: 0, 1: 1}
 
 
+def test_header_that_takes_too_long_fails_only_its_own_task() -> None:
+    """A sidecar that was slow to parse occupied its worker for an hour, and C code cannot be interrupted."""
+    started = time.monotonic()
+    tasks: Any = [0.5, 0, 1000]
+    outcomes: dict[Any, Any] = dict(run_tasks(_read_header_for, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
+    expired = outcomes.pop(1000)
+    assert isinstance(expired, ProcessExpired) and expired.exitcode == EXIT_CODE
+    assert outcomes == {0: 0, 0.5: 0.5}
+    assert time.monotonic() - started < 40
+
+
+def test_time_after_the_header_is_not_limited() -> None:
+    tasks: Any = [0]
+    (outcome,) = run_tasks(_read_pixels, tasks, make_settings())  # type: ignore[arg-type]
+    assert outcome == (0, "done")  # type: ignore[comparison-overlap]
+
+
+def test_workers_have_no_network_for_grids(monkeypatch: Any) -> None:
+    monkeypatch.setenv("PROJ_NETWORK", "ON")
+    tasks: Any = ["PROJ_NETWORK"]
+    assert dict(run_tasks(os.getenv, tasks, make_settings())) == {"PROJ_NETWORK": "OFF"}  # type: ignore[arg-type, comparison-overlap]
+
+
 def test_worker_killed_before_taking_a_task_fails_none() -> None:
     """The first worker was killed at its start, and all hundred frames of the batch failed with BrokenProcessPool."""
     victim: list[int] = []
@@ -83,6 +107,23 @@ def test_worker_killed_before_taking_a_task_fails_none() -> None:
     assert len(outcomes) == 3
     assert len(expired) <= 1, "none, or the one task that it had already taken"
     assert not [outcome for outcome in outcomes.values() if isinstance(outcome, BrokenProcessPool)]
+
+
+def _read_header_for(seconds: float) -> float:
+    with limit_header_time(2):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+    return seconds
+
+
+def _read_pixels(_task: object) -> str:
+    with limit_header_time(0.3):
+        pass
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        pass
+    return "done"
 
 
 def _is_forkserver(process: psutil.Process) -> bool:

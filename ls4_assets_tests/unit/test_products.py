@@ -72,7 +72,8 @@ def missing_parts(products: Sequence[FrameProduct]) -> list[str]:
         for frame in FRAMES:
             missing += missing_rules(product, key_of(product, frame))
     names: list[str] = [product.name for product in products]
-    missing += [f"{name}: is in the type ProductName only" for name in get_args(ProductName) if name not in names]
+    for name in sorted({*get_args(ProductName)}.symmetric_difference(names)):
+        missing.append(f"{name}: must be in PRODUCTS and in the type ProductName")
     for unique in (names, [key_of(each, FRAMES[0]) for each in products], [each.work_file for each in products]):
         missing += [f"{value}: stands twice" for value in {value for value in unique if unique.count(value) > 1}]
     return missing
@@ -88,17 +89,19 @@ def missing_rules(product: FrameProduct, key: str) -> Iterator[str]:
     if not matches(NEVER_DROPS, key) or is_drop_key(key):
         yield f"{key}: counts as a drop"
     if content_type(key) != product.content_type:
-        yield f"{key}: S3 stores it as {content_type(key)}"
+        yield f"{key}: S3 stores it as {content_type(key)}; add the suffix to CONTENT_TYPES in resources/storage.py"
 
 
 def test_every_product_has_all_its_parts() -> None:
-    assert missing_parts(PRODUCTS) == []
+    missing = missing_parts(PRODUCTS)
+    assert not missing, "\n".join(missing)
 
 
 @pytest.mark.parametrize(
     ("changed", "advice"),
     [
         (replace(THUMBNAIL, name=cast(ProductName, "histogram")), "histogram: add a function to WRITERS"),
+        (replace(THUMBNAIL, name=cast(ProductName, "histogram")), "histogram: must be in PRODUCTS and in the type ProductName"),
         (replace(THUMBNAIL, is_public=False), "CloudFront and is_public differ"),
         (replace(THUMBNAIL, upstream="histogram"), "its upstream must stand before it"),
         (replace(THUMBNAIL, is_step=True), "a step must be in the type Step"),

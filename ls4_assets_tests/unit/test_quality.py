@@ -8,6 +8,7 @@ import pytest
 import rasterio.warp
 import shapely
 
+from ls4_assets.assets.frame_checks import COG_VALID, check_specs
 from ls4_assets.domain.archive_file import SHIPPED, read_archive_file
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.regions import RegionBounds
@@ -61,6 +62,14 @@ def test_each_defect_is_rejected_with_advice(kind: str) -> None:
     assert message in str(caught.value) and str(caught.value).endswith(".")
     assert any(advice in str(caught.value) for advice in ("report", "drop it again"))
     assert [finding.check for finding in caught.value.findings if finding.error] == [kind.split()[0]]
+
+
+def test_every_check_has_a_defect_and_is_described() -> None:
+    checks = [finding.check for finding in validate_frame(FRAME, GOOD, TEXAS, 0.75)]
+    # Names are already checked when a file is dropped.
+    assert {*checks} - {"name"} == {kind.split()[0] for kind in DEFECTS}, "add the defect that the check finds to DEFECTS"
+    (description,) = [spec.description for spec in check_specs("Travis") if spec.name == COG_VALID]
+    assert not [check for check in checks if check not in str(description)], "name the check in assets/frame_checks.py"
 
 
 def test_jpeg_above_its_minimum_psnr_passes() -> None:

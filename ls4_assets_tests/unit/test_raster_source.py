@@ -147,10 +147,11 @@ def test_local_coordinate_system_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bands", "film_type", "advice"),
     [
-        (3, "bw", "drop it under nc/ if it is in natural color or under cir/ if it is in color infrared, or keep its first band"),
+        (3, "bw", "drop it under nc/ if it is in natural color"),
+        (3, "bw", ", or keep its first band"),
         (4, "bw", "under cir/"),
         (2, "bw", "needs one band (black and white); keep its first band with gdal_translate -b 1."),
-        (1, "nc", "needs three bands (natural color); drop it under bw/ if it is in black and white."),
+        (1, "nc", "needs three bands (natural color); drop it under bw/ if it is in black and white"),
         (2, "cir", "under bw/"),
         (5, "nc", "-b 3"),
         (4, "cir", "-b 4 -b 1 -b 2"),  # its first three bands are red, green and blue

@@ -20,6 +20,7 @@ from ls4_assets.operations.reconcile.model import (
 from ls4_assets.operations.reconcile.plan import plan
 
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
+DOCUMENTS = (COLLECTION.map_key, *(COLLECTION.map_document_key(suffix) for suffix in (".tilejson", ".wmts")))
 FRAMES = [Frame(COLLECTION, "bw", f"02-08-60_6-{number}") for number in range(1, 5)]
 FIRST = FRAMES[0]
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -40,10 +41,10 @@ def consistent_state() -> tuple[ObservedState, RecordedState]:
             COLLECTION.tile_index_key("bw", suffix): 116 for suffix in (".shp", ".shx", ".dbf", ".prj", ".cpg", "_idx.zip")
         },
         mosaics={"derived/mosaic": NOW},
-        documents={".map": [], ".tilejson": [], ".wmts": []},
+        documents={key: [] for key in DOCUMENTS},
     )
     recorded = RecordedState(
-        collection=RecordedCollection(2, ("bw",), is_published=True, is_up_to_date=True),
+        collection=RecordedCollection(2, ("bw",), is_published=True, is_up_to_date=True, document_keys=DOCUMENTS),
         frames={frame.id: RecordedFrame(frame.cog_key, "9", frame.partition) for frame in frames},
         sources={georef(frame): RecordedSource(SourceState.DONE, frame.id, frame.partition) for frame in frames},
         table=RecordedTable(is_owned=True, rows=2),
@@ -96,10 +97,10 @@ def test_a_held_deletion_needs_no_action() -> None:
 
 def test_a_map_over_a_foreign_table_stays() -> None:
     """ls4 has no rows of the collection and does not own its table, so its map keeps serving."""
-    observed = ObservedState(documents={".map": ["It was not made by ls4."]})
+    observed = ObservedState(documents={COLLECTION.map_key: ["It was not made by ls4."]})
     assert plan_kinds(observed, RecordedState(table=RecordedTable(is_owned=False))) == []
     assert plan(COLLECTION, observed, RecordedState()) == []
-    assert plan_kinds(ObservedState(documents={".map": []}), RecordedState()) == [ActionKind.REMOVE]
+    assert plan_kinds(ObservedState(documents={COLLECTION.map_key: []}), RecordedState()) == [ActionKind.REMOVE]
 
 
 def test_a_public_cog_that_differs_from_the_map_is_copied_again() -> None:

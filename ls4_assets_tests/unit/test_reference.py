@@ -20,12 +20,18 @@ def content() -> dict[str, str]:
 def test_pages_are_up_to_date(content: dict[str, str]) -> None:
     """A renamed setting kept its old name in the documentation."""
     pages = {path.name: path.read_text() for path in REFERENCE.glob("*.md")}
-    assert {name: rendered(page, content) for name, page in pages.items()} == pages
+    outdated = [name for name, page in pages.items() if rendered(page, content) != page]
+    assert not outdated, "run `make reference`"
 
 
-def test_every_block_stands_on_a_page(content: dict[str, str]) -> None:
-    pages = "".join(path.read_text() for path in REFERENCE.glob("*.md"))
-    assert set(re.findall(r"<!-- generated: (\S+) -->", pages)) == {*content, "alarms"}
+def test_every_block_stands_on_a_page_and_has_an_end(content: dict[str, str]) -> None:
+    """Without its end, the block of the profiles was never rendered again, and the page had no table."""
+    found = []
+    for path in REFERENCE.glob("*.md"):
+        names = re.findall(r"<!-- (?:generated: (\S+)|end) -->", path.read_text())
+        assert all(names[::2]) and not any(names[1::2]) and len(names) % 2 == 0, f"{path.name}: end each block with <!-- end -->"
+        found += names[::2]
+    assert sorted(found) == sorted([*content, "alarms"])
 
 
 def test_every_setting_has_a_description() -> None:
@@ -64,3 +70,16 @@ def test_settings_that_pages_name_exist(source: Path) -> None:
     named = set(re.findall(r"\bLS4_[A-Z0-9_]*[A-Z0-9]\b", source.read_text()))
     unknown = {name for name in named if name.partition("__")[0] not in fields | others and not name.startswith("LS4_PASSWORD_")}
     assert not unknown
+
+
+@pytest.mark.parametrize("source", sorted((CHECKOUT / "docs").rglob("*.md")), ids=lambda path: path.stem)
+def test_tests_that_pages_name_exist(source: Path) -> None:
+    """A page promised a test that had been renamed."""
+    named = re.findall(r"`((?:unit|integration|deploy)/test_\w+[.]py)(?:::(\w+))?`", source.read_text())
+    contents = {file: CHECKOUT / "ls4_assets_tests" / file for file, _ in named}
+    missing = [
+        (file, name)
+        for file, name in named
+        if not contents[file].is_file() or (f"def {name}(" not in contents[file].read_text() and name)
+    ]
+    assert not missing

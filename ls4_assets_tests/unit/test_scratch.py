@@ -1,5 +1,6 @@
 """Scratch folders, with real processes that are killed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -93,9 +94,9 @@ def test_partial_object_of_a_killed_writer_is_not_listed_and_is_removed_by_the_n
 
 
 def test_archive_on_two_disks_is_rejected_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_disk(self: Path, target: Path) -> Path:
+    def other_disk(*arguments: object, **folders: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(Path, "replace", other_disk)
+    monkeypatch.setattr(os, "replace", other_disk)
     with pytest.raises(Exception, match=r"bw is on another disk .* mount one disk for both\."):
         DirectoryStorage(tmp_path).put("bw/x.tif", b"x")

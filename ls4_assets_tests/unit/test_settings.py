@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from ls4_assets.domain.archive_file import read_archive_file
+from ls4_assets.domain.film_types import FILM_TYPES, join_or
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import load_settings
 from ls4_assets_tests.rasters import NC
@@ -32,7 +34,7 @@ def test_single_profile_option_can_be_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert profiles["bw"].overview_levels == (2, 4, 8)
 
 
-@pytest.mark.parametrize(("name", "advice"), [("NCC", "did you mean nc"), ("RGB", "use bw, nc or cir")])
+@pytest.mark.parametrize(("name", "advice"), [("NCC", "did you mean nc"), ("RGB", f"use {join_or([*FILM_TYPES])}")])
 def test_misspelled_film_type_is_rejected_with_advice(monkeypatch: pytest.MonkeyPatch, name: str, advice: str) -> None:
     """The profile of a misspelled film type was ignored silently."""
     monkeypatch.setenv(f"LS4_PROFILES__{name}__JPEG_QUALITY", "90")
@@ -106,3 +108,30 @@ def test_missing_file_is_reported_by_its_setting(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LS4_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(ConfigurationError, match="LS4_CONFIG"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "owners"),
+    [
+        ("team:imagery", ("team:imagery",)),
+        ("ana@valley.example, team:Map Desk", ("ana@valley.example", "team:Map Desk")),
+    ],
+)
+def test_owners_are_what_dagster_accepts(monkeypatch: pytest.MonkeyPatch, value: str, owners: tuple[str, ...]) -> None:
+    monkeypatch.setenv("LS4_ASSET_OWNERS", value)
+    assert load_settings().asset_owners == owners
+    assert dg.AssetSpec("x", owners=owners).owners == owners
+
+
+@pytest.mark.parametrize("value", ["operators", "team:", "ana@valley", "team:a,,team:b", ""])
+def test_wrong_owner_is_reported_before_dagster_fails(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LS4_ASSET_OWNERS", value)
+    with pytest.raises(ConfigurationError, match=r"LS4_ASSET_OWNERS.*is not an owner; use email addresses or team:name"):
+        load_settings()
+
+
+def test_owners_of_the_file_are_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "ls4.toml"
+    file.write_text('asset_owners = ["ana@valley.example", "team:maps"]\n')
+    monkeypatch.setenv("LS4_CONFIG", str(file))
+    assert load_settings().asset_owners == ("ana@valley.example", "team:maps")

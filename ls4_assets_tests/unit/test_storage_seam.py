@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import REFERENCE
+from ls4_assets.domain import storages
 from ls4_assets.domain.storages import KINDS, Capabilities, StorageKind, parse_address
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.settings import Settings
@@ -17,7 +18,6 @@ from resources import buckets
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ls4_assets", "mapserver", "resources", "sensors")
 MODULES = {str(path.relative_to(CHECKOUT)): path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py")}
-CLASSES = {"AzureStorage", "DirectoryStorage", "S3Storage"}
 # Of GDAL's file systems, those that are not for local archives, public URLs and memory.
 CLOUD_PATH = re.compile("/vsi(?!zip/|curl/|mem/)[a-z0-9_]+/")
 # The function that gives the legacy column `location`, the same for every storage.
@@ -27,6 +27,15 @@ TABLE = "ls4_assets/domain/storages.py"
 
 def implements_storage(module: str) -> bool:
     return module.startswith("resources/") and module.endswith("_storage.py")
+
+
+CLASSES = {
+    node.name
+    for module in MODULES
+    if implements_storage(module)
+    for node in ast.walk(ast.parse(MODULES[module].read_text()))
+    if isinstance(node, ast.ClassDef) and node.name.endswith("Storage")
+}
 
 
 def nodes(module: str) -> Iterator[ast.AST]:
@@ -60,17 +69,19 @@ def names(module: str) -> Iterator[str]:
 def test_only_the_storages_name_paths_of_gdal() -> None:
     found = {module for module in MODULES if any(CLOUD_PATH.search(text) for text in strings(module))}
     assert {module for module in found if not implements_storage(module)} == set()
-    assert found == {"resources/azure_storage.py", "resources/s3_storage.py"}
+    assert found == {module for module in MODULES if implements_storage(module)} - {"resources/directory_storage.py"}
 
 
 def test_only_the_storages_name_options_of_gdal_for_access() -> None:
-    prefixes = ("AWS_", "AZURE_")
+    prefixes = tuple({f"{name.partition('_')[0]}_" for kind in KINDS.values() for name in kind.gdal_variables})
+    assert {"AWS_", "AZURE_"} <= {*prefixes}
     found = {module for module in MODULES if any(text.startswith(prefixes) and " " not in text for text in strings(module))}
     assert {module for module in found if not implements_storage(module)} == {TABLE}
 
 
 def test_no_module_asks_for_the_class_or_the_kind_of_a_storage() -> None:
-    kinds = {"AZURE", "FOLDER", "S3"}
+    kinds = {name for name, value in vars(storages).items() if isinstance(value, StorageKind)}
+    assert len(kinds) == len(KINDS) and len(CLASSES) >= len(KINDS)
     for module in MODULES:
         if not implements_storage(module) and module not in (TABLE, "resources/buckets.py"):
             assert not {"is_folder", *CLASSES, *kinds} & set(names(module)), module
@@ -91,16 +102,19 @@ class TestKind:
         assert parse_address(kind.example)[0] is kind
 
     def test_is_documented(self, kind: StorageKind) -> None:
-        assert f"`{kind.example}`" in (REFERENCE / "storages.md").read_text()
+        page = (REFERENCE / "storages.md").read_text()
+        assert f"`{kind.example}`" in page
+        assert re.search(rf"^## (A )?{kind.name}$", page, re.MULTILINE), f"storages.md has no section of {kind.name}"
         assert kind.example in (Settings.model_fields["storage"].description or "")
 
     def test_gives_gdal_access_where_its_paths_are_remote(self, kind: StorageKind) -> None:
         assert bool(kind.gdal_variables) != kind.capabilities.has_local_paths
 
 
-@pytest.mark.parametrize("address", ["gs://bucket", "s3://", "s3://bucket/folder", "az://", "az://container/folder", "file://"])
+@pytest.mark.parametrize("address", ["ftp://bucket", "s3://", "s3://bucket/folder", "az://", "az://container/folder", "file://"])
 def test_wrong_address_is_reported_with_examples(address: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"such as /srv/archive, s3://bucket, az://container; correct LS4_STORAGE\.$"):
+    examples = ", ".join(kind.example for kind in KINDS.values())
+    with pytest.raises(ConfigurationError, match=rf"such as {examples}; correct LS4_STORAGE\.$"):
         parse_address(address)
 
 

@@ -1,16 +1,18 @@
 """The worker supervisor, with small shell scripts instead of mapserv."""
 
+import asyncio
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from mapserver import fastcgi
 from mapserver.workers import WorkerSupervisor, is_any_disconnected, is_disconnected, listen
 
 pytestmark = pytest.mark.timeout(60)
@@ -18,15 +20,27 @@ pytestmark = pytest.mark.timeout(60)
 
 @contextmanager
 def running_supervisor(
-    folder: Path, script: str, *, mapfiles: Path | None = None, count: int = 2, max_rss_bytes: int = 1 << 40
+    folder: Path,
+    script: str,
+    *,
+    mapfiles: Path | None = None,
+    count: int = 2,
+    max_rss_bytes: int = 1 << 40,
+    request_seconds: float = 60,
 ) -> Iterator[WorkerSupervisor]:
     """Run a supervisor in a thread; its workers run a shell script."""
     listener = listen(folder / "sock")
     argv = ["sh", "-c", script]
     supervisor = WorkerSupervisor(
-        argv, listener, mapfiles or folder, count=count, max_rss_bytes=max_rss_bytes, database_port=None
+        argv,
+        listener,
+        mapfiles or folder,
+        count=count,
+        max_rss_bytes=max_rss_bytes,
+        database_port=None,
+        request_seconds=request_seconds,
     )
-    thread = threading.Thread(target=supervisor.run)
+    thread = threading.Thread(target=lambda: asyncio.run(supervisor.run()))
     thread.start()
     try:
         yield supervisor
@@ -69,7 +83,7 @@ def test_workers_over_the_memory_limit_are_replaced_one_at_a_time(tmp_path: Path
     with running_supervisor(tmp_path, "echo x >> starts; exec sleep 60", max_rss_bytes=1) as supervisor:
         for _ in range(4):
             time.sleep(0.5)
-            assert len([slot for slot in supervisor.slots if slot.stopping_since is not None]) <= 1
+            assert len([slot for slot in supervisor.slots if slot.drain_reason]) <= 1
         wait_until(lambda: len((tmp_path / "starts").read_text().split()) > 4)
 
 
@@ -99,6 +113,52 @@ def test_workers_that_ignore_sigterm_are_killed(tmp_path: Path) -> None:
         time.sleep(0.3)
         last = running_pids(supervisor)
     assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+
+
+def test_environment_of_a_worker_has_no_setting_of_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker of a laptop had the passwords of the databases' owners in its environment."""
+    monkeypatch.setenv("LS4_DATABASE_URL", "postgresql://ls4:s3cret@127.0.0.1/ls4")
+    with running_supervisor(tmp_path, "exec sleep 60", count=1) as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 1)
+        (pid,) = running_pids(supervisor)
+        wait_until(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        names = {line.split(b"=")[0] for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if line}
+    assert names <= {b"PATH", b"PWD", b"OLDPWD", b"SHLVL", b"_"}
+
+
+REQUEST = fastcgi.write_request({"REMOTE_ADDR": "198.51.100.7", "SCRIPT_NAME": "/wms/x", "QUERY_STRING": "a=b"})
+
+
+def ask(folder: Path, request: bytes = REQUEST) -> str:
+    """The response to a request, as nginx would get it."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(folder / "sock"))
+        client.sendall(request)
+        data = b"".join(iter(lambda: client.recv(65536), b""))
+    return b"".join(content for kind, content in fastcgi.read_records(data) if kind == fastcgi.RecordType.STDOUT).decode()
+
+
+def test_worker_that_hangs_is_replaced_and_its_client_gets_503(tmp_path: Path) -> None:
+    """A worker that never answered was never replaced."""
+    with running_supervisor(tmp_path, "echo x >> starts; exec sleep 60", count=1, request_seconds=1) as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 1)
+        before = running_pids(supervisor)
+        assert ask(tmp_path).startswith("Status: 503")
+        wait_until(lambda: bool(running_pids(supervisor)) and running_pids(supervisor) != before)
+        # It is not the client's fault.
+        assert "crashed" not in ask(tmp_path)
+
+
+def test_incomplete_and_malformed_requests_do_not_stop_the_dispatcher(tmp_path: Path) -> None:
+    with running_supervisor(tmp_path, "exec sleep 60", count=1, request_seconds=1):
+        for data in (b"GET / HTTP/1.0\r\n\r\n", bytes(64), b"\xff" * 300_000, REQUEST[:40]):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "sock"))
+                with suppress(BrokenPipeError):
+                    client.sendall(data)
+        malformed = REQUEST.replace(b"REMOTE_ADDR", b"\xff\xff\xff\xff-------")
+        assert ask(tmp_path, malformed).startswith("Status: 503")
 
 
 def test_connection_closed_by_the_server_is_detected() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 
-from dagster._core.instance.ref import InstanceRef
 from pebble import ProcessExpired, ProcessPool
 
 from ls4_assets.domain.key_parser import parse_collection_path
@@ -19,6 +18,7 @@ from ls4_assets.ingest.scan import scan_lock
 from ls4_assets.operations.adopt.collection import AdoptReport, AdoptTask, adopt_collection
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.processing.pool import exit_with_parent
+from ls4_assets.runtime.instance import InstanceReference
 from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
 
@@ -36,7 +36,7 @@ def select_collections(settings: Settings, paths: Sequence[str]) -> tuple[list[C
 
 
 def adopt(
-    settings: Settings, collections: Sequence[Collection], instance: InstanceRef | None, *, ignore_times: bool = False
+    settings: Settings, collections: Sequence[Collection], instance: InstanceReference | None, *, ignore_times: bool = False
 ) -> Iterator[AdoptReport | tuple[Collection, str]]:
     """Yield a report for each collection as it finishes, or the collection with the sentence that explains its failure.
 

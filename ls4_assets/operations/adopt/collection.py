@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 
 import rasterio
 from dagster import DagsterInstance
-from dagster._core.instance.ref import InstanceRef
 from rasterio.errors import NotGeoreferencedWarning
 from sqlalchemy import Engine
 
@@ -26,6 +25,7 @@ from ls4_assets.operations.adopt.cog_header import read_header
 from ls4_assets.operations.adopt.inventory import Candidate, CollectionInventory, take_inventory
 from ls4_assets.operations.adopt.legacy_table import LegacyRow, read_legacy_rows, replace_legacy_table
 from ls4_assets.operations.adopt.records import Adoption
+from ls4_assets.runtime.instance import InstanceReference
 from ls4_assets.settings import Settings
 from resources.open import open_database, open_storage
 from resources.storage import Storage
@@ -51,7 +51,7 @@ class AdoptTask:
     settings: Settings
     collection: Collection
     ignore_times: bool
-    instance: InstanceRef | None
+    instance: InstanceReference | None
 
 
 @dataclass

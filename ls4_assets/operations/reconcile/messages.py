@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ls4_assets.assets import markdown
 from ls4_assets.domain.names import Collection
+from ls4_assets.domain.printable import printable
 from ls4_assets.operations.reconcile.model import Action, ActionKind, count_by_kind
 from ls4_assets.operations.reconcile.run import ReconcileReport
 
@@ -100,6 +101,6 @@ def _format_actions(actions: Sequence[Action], path: str) -> Iterator[str]:
         of_kind = [action for action in actions if action.kind == kind]
         yield f"    {DESCRIPTIONS[kind].format(n=number, path=path)}"
         for action in of_kind[:ACTION_LIMIT]:
-            yield f"        {action.target} {action.reason}"
+            yield f"        {printable(action.target)} {action.reason}"
         if number > ACTION_LIMIT:
             yield f"        and {number - ACTION_LIMIT:,} more"

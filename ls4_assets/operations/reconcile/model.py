@@ -8,8 +8,6 @@ from enum import StrEnum
 
 from ls4_assets.db.schema import SourceState
 
-DOCUMENTS = (".map", ".tilejson", ".wmts")
-
 
 class ActionKind(StrEnum):
     """What has to be done. `MANUAL` kinds are left to people."""
@@ -57,7 +55,7 @@ class ObservedState:
 
     `tifs`: keys under georef/. `scans`: file name of each raw scan, by film type and stem. `cogs`: fingerprint of each COG by
     key, public ones and those under derived/. `frame_files`: frame id by key of their other products.
-    `index_files`: size in bytes by key. `mosaics`: time by key. `documents`: problems of each map document by suffix.
+    `index_files`: size in bytes by key. `mosaics`: time by key. `documents`: problems of each map document by key.
     `recent`: keys that are too new to count as orphans.
     """
 
@@ -101,13 +99,17 @@ class RecordedSource:
 
 @dataclass(frozen=True)
 class RecordedCollection:
-    """The collection's row. `is_up_to_date`: no rebuild is pending that will rewrite table, files and map anyway."""
+    """The collection's row. `is_up_to_date`: no rebuild is pending that will rewrite table, files and map anyway.
+
+    `document_keys`: of the map, from the publishers that published it.
+    """
 
     frame_count: int
     film_types: tuple[str, ...]
     is_published: bool
     is_up_to_date: bool
     is_withdrawn: bool = False
+    document_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

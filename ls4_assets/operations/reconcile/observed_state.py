@@ -11,9 +11,10 @@ from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.key_parser import is_tif, parse_product_key
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import COG, FrameProduct
-from ls4_assets.operations.reconcile.model import DOCUMENTS, ObservedState
-from mapserver.sync import VALIDATORS
-from resources.storage import Storage, StoredObject
+from ls4_assets.operations.reconcile.model import ObservedState
+from ls4_assets.publishing.map_publisher import MapPublisher
+from ls4_assets.publishing.maps import MAP_PUBLISHERS
+from resources.storage import IrregularEntry, Storage, StoredObject
 
 
 def list_collection(
@@ -25,16 +26,25 @@ def list_collection(
     fields of an object are kept: a collection of 50,000 frames has 300,000 objects.
     """
     observed = ObservedState()
+    map_keys = {key for publisher in MAP_PUBLISHERS.values() for key in publisher.document_keys(collection)}
     for film_type in FILM_TYPES:
         folder = f"{collection.folder(film_type)}/"
         for stored in storage.list(folder):
             _add_object(observed, storage, collection, film_type, stored, stored.key[len(folder) :], cutoff)
+        if storage.capabilities.has_local_paths:
+            # The ingest sensor rejects them, so they are recorded too.
+            irregular = (item for item in storage.list_level(f"{folder}georef/") if isinstance(item, IrregularEntry))
+            observed.tifs |= {item.key for item in irregular if is_tif(item.key)}
+    derived = {}
     for stored in storage.list(_derived_folder(collection)):
+        if stored.key in map_keys:
+            derived[stored.key] = stored
         _add_derived(observed, storage, collection, stored, cutoff)
-    for suffix in DOCUMENTS:
-        if document := documents.get(collection.map_document_key(suffix)):
-            observed.documents[suffix] = check_document(storage, document)
-            _record_age(observed, document, cutoff)
+    for publisher in MAP_PUBLISHERS.values():
+        for key in publisher.document_keys(collection):
+            if document := documents.get(key) or derived.get(key):
+                observed.documents[key] = check_document(storage, publisher, key)
+                _record_age(observed, document, cutoff)
     return observed
 
 
@@ -55,12 +65,9 @@ def fingerprint_cog(storage: Storage, size: int, version: str) -> str:
     return f"{size} {version}" if storage.capabilities.keeps_versions else str(size)
 
 
-def check_document(storage: Storage, document: StoredObject) -> list[str]:
-    """Return the problems of a mapfile or tile document. One that ls4 did not make always has some."""
-    try:
-        return VALIDATORS[PurePosixPath(document.key).suffix](storage.read(document.key).decode())
-    except UnicodeDecodeError:
-        return ["It is not UTF-8 text."]
+def check_document(storage: Storage, publisher: MapPublisher, key: str) -> list[str]:
+    """Return the problems of a map document. One that ls4 did not make always has some."""
+    return publisher.validate({key: storage.read(key)})
 
 
 def _add_object(

@@ -10,7 +10,7 @@ from ls4_assets.db.schema import LIVE_STATES, SourceState
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import parse_product_key
 from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
-from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, Action, ActionKind, ObservedState, RecordedState
+from ls4_assets.operations.reconcile.model import DESTRUCTIVE, Action, ActionKind, ObservedState, RecordedState
 
 # The size of a shapefile's .shx gives its number of records.
 _SHX_HEADER_BYTES, _SHX_RECORD_BYTES = 100, 8
@@ -25,7 +25,7 @@ def plan(collection: Collection, observed: ObservedState, recorded: RecordedStat
         *_plan_table(collection, observed, recorded),
         *_plan_files(collection, observed, recorded),
         *_plan_mosaics(observed, recorded),
-        *_plan_documents(collection, observed, recorded),
+        *_plan_documents(observed, recorded),
         *_plan_orphans(collection, observed, recorded),
         *_plan_partitions(collection, recorded),
     ]
@@ -136,11 +136,11 @@ def _plan_mosaics(observed: ObservedState, recorded: RecordedState) -> Iterator[
             yield Action(ActionKind.REMOVE, key, "is an overview mosaic that no map reads")
 
 
-def _plan_documents(collection: Collection, observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
+def _plan_documents(observed: ObservedState, recorded: RecordedState) -> Iterator[Action]:
     row = recorded.collection
     if row and row.is_published and row.frame_count:
-        for suffix in DOCUMENTS:
-            key, problems = collection.map_document_key(suffix), observed.documents.get(suffix)
+        for key in row.document_keys:
+            problems = observed.documents.get(key)
             if problems is None and row.is_up_to_date:
                 yield Action(ActionKind.MAP, key, "is missing")
             elif problems:
@@ -148,9 +148,9 @@ def _plan_documents(collection: Collection, observed: ObservedState, recorded: R
     elif (row is None or row.is_withdrawn) and not (
         recorded.frames or observed.tifs or observed.cogs or has_foreign_table(recorded)
     ):
-        for suffix, problems in observed.documents.items():
+        for key, problems in observed.documents.items():
             # A document that ls4 would not publish was not made by ls4.
-            if (key := collection.map_document_key(suffix)) not in observed.recent and not problems:
+            if key not in observed.recent and not problems:
                 yield Action(ActionKind.REMOVE, key, "is the map of a collection without frames")
 
 

@@ -21,6 +21,7 @@ from ls4_assets.operations.reconcile.model import (
     RecordedTable,
 )
 from ls4_assets.operations.reconcile.observed_state import fingerprint_cog
+from ls4_assets.publishing.maps import publishers_of
 from ls4_assets.publishing.rebuilds import NOT_INDEXED
 from resources.storage import Storage
 
@@ -87,6 +88,7 @@ def _load_collection(connection: Connection, collection: Collection) -> Recorded
         is_published=row.published_at is not None,
         is_up_to_date=row.files_revision == row.index_revision == row.map_revision and is_indexed,
         is_withdrawn=row.withdrawn_at is not None,
+        document_keys=tuple(key for publisher in publishers_of(row.map_format) for key in publisher.document_keys(collection)),
     )
 
 

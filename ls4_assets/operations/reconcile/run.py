@@ -24,8 +24,9 @@ from ls4_assets.ingest.deletions import DeletionGuard
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.operations.reconcile import observed_state, recorded_state
 from ls4_assets.operations.reconcile.apply import apply_plan
-from ls4_assets.operations.reconcile.model import DESTRUCTIVE, DOCUMENTS, MANUAL, Action, ActionKind
+from ls4_assets.operations.reconcile.model import DESTRUCTIVE, MANUAL, Action, ActionKind
 from ls4_assets.operations.reconcile.plan import find_lost_frames, plan
+from ls4_assets.publishing.maps import MAP_PUBLISHERS
 from resources.archive import Archive
 from resources.storage import StoredObject
 
@@ -33,6 +34,8 @@ from resources.storage import StoredObject
 GRACE_PERIOD = timedelta(hours=1)
 # The guard lets this many collections lose their map or table; more only when they are a small share of all.
 _GUARD_COLLECTIONS = 5
+# Below mapfiles/, where only MapServer's publisher writes.
+_DOCUMENT_SUFFIXES = (".map", ".tilejson", ".wmts")
 
 
 @dataclass
@@ -193,10 +196,10 @@ class Reconciler:
         actions = [Action(ActionKind.DROP, table, "is the table of no collection") for table in leftover]
         for key, document in sorted(self._documents.items()):
             path = PurePosixPath(key)
-            is_orphan = path.suffix in DOCUMENTS and path.stem.endswith(FRAME_TYPES) and path.stem not in tables
+            is_orphan = path.suffix in _DOCUMENT_SUFFIXES and path.stem.endswith(FRAME_TYPES) and path.stem not in tables
             # A map over a table that ls4 does not own was not made by ls4; nor was one that ls4 would not publish.
             is_owned = is_orphan and (path.stem in leftover or path.stem not in relations) and document.modified < cutoff
-            if is_owned and not observed_state.check_document(self.archive.storage, document):
+            if is_owned and not observed_state.check_document(self.archive.storage, MAP_PUBLISHERS["mapserver"], key):
                 actions.append(Action(ActionKind.REMOVE, key, "is the map of no collection"))
         guard = DeletionGuard(self.archive.settings.deletion_guard_share, _GUARD_COLLECTIONS)
         if not self.delete_many and guard.holds(len({_table(action) for action in actions}), len(collections)):

@@ -1,0 +1,24 @@
+"""The time that a worker may take for everything before the first pixel of a frame.
+
+Headers, sidecars and coordinate systems are parsed by C code, which no Python code can interrupt. The kernel can: a timer ends
+the process, the pool starts another one, and only that frame fails.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HEADER_SECONDS = 20.0
+"""CPU time, so that neither a busy machine nor a jump of the clock ends a worker. A normal header takes milliseconds."""
+EXIT_CODE = -signal.SIGPROF
+"""Exit code of a worker that took longer."""
+
+
+@contextmanager
+def limit_header_time(seconds: float = HEADER_SECONDS) -> Iterator[None]:
+    """Kill this process if the block takes more CPU time than that."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)

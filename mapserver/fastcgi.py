@@ -1,0 +1,93 @@
+"""FastCGI records (protocol version 1): reading requests and responses, and writing a short response.
+
+Only what `dispatcher` needs between nginx and mapserv: one request for each connection, which nginx sends without a body.
+"""
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+
+_HEADER = struct.Struct(">BBHHBx")  # version, type, request id, content length, padding length
+_LONG_LENGTH = struct.Struct(">I")
+_REQUEST_ID = 1
+_MAX_CONTENT_BYTES = 0xFFFF
+
+
+class RecordType(IntEnum):
+    """The types of records that a server and a responder exchange."""
+
+    BEGIN_REQUEST = 1
+    END_REQUEST = 3
+    PARAMS = 4
+    STDIN = 5
+    STDOUT = 6
+    STDERR = 7
+
+
+def read_records(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
+    """Type and content of the records in `data`. An incomplete record at the end is left out."""
+    position = 0
+    while position + _HEADER.size <= len(data):
+        _version, kind, _request_id, length, padding = _HEADER.unpack_from(data, position)
+        start = position + _HEADER.size
+        position = start + length + padding
+        if position > len(data):
+            return
+        yield kind, bytes(data[start : start + length])
+
+
+def is_complete_request(data: bytes | bytearray) -> bool:
+    """Whether `data` ends with the empty STDIN record that closes a request."""
+    return any(kind == RecordType.STDIN and not content for kind, content in read_records(data))
+
+
+def read_parameters(data: bytes | bytearray) -> dict[str, str]:
+    """The parameters of a request, such as REMOTE_ADDR. Raises ValueError for a malformed list."""
+    stream = b"".join(content for kind, content in read_records(data) if kind == RecordType.PARAMS)
+    parameters, position = {}, 0
+    try:
+        while position < len(stream):
+            name_bytes, position = _read_length(stream, position)
+            value_bytes, position = _read_length(stream, position)
+            name, position = stream[position : position + name_bytes], position + name_bytes
+            value, position = stream[position : position + value_bytes], position + value_bytes
+            parameters[name.decode("latin-1")] = value.decode("latin-1")
+    except (IndexError, struct.error):
+        raise ValueError("A FastCGI parameter list ends too early.") from None
+    return parameters
+
+
+def write_request(parameters: dict[str, str]) -> bytes:
+    """A request without a body."""
+    pairs = b"".join(_write_pair(name.encode(), value.encode()) for name, value in parameters.items())
+    begin = struct.pack(">HB5x", 1, 0)  # as a responder; close the connection after the response
+    records = [_write_record(RecordType.BEGIN_REQUEST, begin)]
+    records += [_write_record(RecordType.PARAMS, pairs)] if pairs else []
+    return b"".join([*records, _write_record(RecordType.PARAMS, b""), _write_record(RecordType.STDIN, b"")])
+
+
+def write_response(text: str, errors: bytes = b"") -> bytes:
+    """A complete response. `text`: CGI header lines, an empty line and the body. `errors`: what the server logs."""
+    records = (
+        *([_write_record(RecordType.STDERR, errors[:_MAX_CONTENT_BYTES])] if errors else []),
+        _write_record(RecordType.STDOUT, text.encode()),
+        _write_record(RecordType.STDOUT, b""),
+        _write_record(RecordType.END_REQUEST, bytes(8)),
+    )
+    return b"".join(records)
+
+
+def _read_length(stream: bytes, position: int) -> tuple[int, int]:
+    """A length and the position behind it: one byte, or four with the highest bit set."""
+    if stream[position] < 0x80:
+        return stream[position], position + 1
+    return _LONG_LENGTH.unpack_from(stream, position)[0] & 0x7FFFFFFF, position + _LONG_LENGTH.size
+
+
+def _write_pair(name: bytes, value: bytes) -> bytes:
+    return b"".join(_LONG_LENGTH.pack(len(part) | 0x80000000) for part in (name, value)) + name + value
+
+
+def _write_record(kind: RecordType, content: bytes) -> bytes:
+    assert len(content) <= _MAX_CONTENT_BYTES
+    return _HEADER.pack(1, kind, _REQUEST_ID, len(content), 0) + content
