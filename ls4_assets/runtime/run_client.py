@@ -50,6 +50,15 @@ def is_running(path: Path) -> bool:
 
 
 def _request(path: Path, request: dict[str, object]) -> dict[str, int]:
+    response = _exchange(path, request)
+    while "reloading" in response:
+        response = _exchange(path, request)
+    if "error" in response:
+        raise RunServerUnavailableError(f"The run server rejected the request: {response['error']}.")
+    return response
+
+
+def _exchange(path: Path, request: dict[str, object]) -> dict[str, int]:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_TIMEOUT_SECONDS)
@@ -60,8 +69,6 @@ def _request(path: Path, request: dict[str, object]) -> dict[str, int]:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as file:
                 response: dict[str, int] = json.loads(file.readline())
+                return response
     except (OSError, ValueError) as error:
         raise RunServerError(f"The run server does not answer: {error}.") from error
-    if "error" in response:
-        raise RunServerUnavailableError(f"The run server rejected the request: {response['error']}.")
-    return response

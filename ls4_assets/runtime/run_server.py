@@ -78,6 +78,8 @@ class RunServer:
     def _answer(self, request: dict[str, str], connection: socket.socket) -> dict[str, object]:
         if "start" in request:
             if code_version() != self._code:
+                # The client asks again: its connection ends with this process image, the listening socket does not.
+                connection.sendall(b'{"reloading": true}\n')
                 self._reload()
             return {"pid": self._fork(request["start"], request["arguments"], connection)}
         if "interrupt" in request:
