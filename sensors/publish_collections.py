@@ -18,6 +18,7 @@ from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.maps import map_format
 from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, mark_requested, pending_rebuilds, withdrawn_collections
+from ls4_assets.runtime.lost_runs import fail_lost_runs
 from resources.archive import Archive
 
 RUNS_PER_TICK = 20
@@ -34,6 +35,7 @@ def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
         description="Rebuilds tile index, overview mosaic, mapfile and exports of the collections whose frames changed.",
     )
     def publish_collections(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
+        fail_lost_runs(context.instance)
         active_runs = collections_in_progress(context.instance)
         remove_withdrawn_collections(context.instance, archive, active_runs)
         settings = archive.settings

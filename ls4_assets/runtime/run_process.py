@@ -3,6 +3,7 @@
 The server itself is in ``run_server.py``; the worker processes of a run's frames are in `ls4_assets.processing.pool`.
 """
 
+import importlib
 import os
 import signal
 import socket
@@ -12,8 +13,11 @@ import traceback
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, NoReturn
 
+import dagster as dg
 from dagster._cli import api
 
+# By name: the definitions stand on this package.
+DEFINITIONS = "ls4_assets.definitions"
 # Modules that Dagster imports only when a run starts.
 PRELOAD = (
     "dagster_postgres",
@@ -25,9 +29,7 @@ PRELOAD = (
 
 def warm_up() -> None:
     """Build what every run builds, so that a fork finds it."""
-    from ls4_assets.definitions import defs
-
-    definitions = defs()
+    definitions: dg.Definitions = importlib.import_module(DEFINITIONS).defs()
     definitions.get_repository_def().get_job("__ASSET_JOB")
     resource_tracker.ensure_running()
 

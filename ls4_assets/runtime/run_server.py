@@ -25,7 +25,7 @@ from ls4_assets.runtime import run_process
 from ls4_assets.settings import load_settings
 
 _PACKAGES = ("ls4_assets", "resources", "sensors", "mapserver")
-_PRELOAD = ("ls4_assets.definitions", "ls4_assets.processing.worker", *run_process.PRELOAD)
+_PRELOAD = (run_process.DEFINITIONS, "ls4_assets.processing.worker", *run_process.PRELOAD)
 _CLIENT_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 10_000_000
 

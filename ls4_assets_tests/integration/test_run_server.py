@@ -21,6 +21,7 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.runtime import run_client
 from ls4_assets.runtime.local_launcher import LocalRunLauncher
+from ls4_assets.runtime.lost_runs import fail_lost_runs
 from ls4_assets_tests.platform import CHECKOUT, Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -145,13 +146,17 @@ def test_interrupted_run_is_canceled(warm: Warm) -> None:
     wait_until(lambda: len(warm.server.children(recursive=True)) <= 1)
 
 
-def test_killed_run_is_noticed_while_it_starts(warm: Warm) -> None:
+def test_killed_run_is_noticed_while_it_starts(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run killed in the state Starting blocked its collection for five minutes."""
     run = warm.launch("103", size=3000)
     assert warm.launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
     (process,) = [child for child in warm.server.children() if "resource_tracker" not in " ".join(child.cmdline())]
     process.kill()
     wait_until(lambda: warm.launcher.check_run_worker_health(run).status is WorkerStatus.FAILED)
+    monkeypatch.setattr(type(warm.platform.instance), "run_launcher", warm.launcher)
+    assert fail_lost_runs(warm.platform.instance) == [run.run_id]
+    assert warm.status(run) is dg.DagsterRunStatus.FAILURE
+    assert fail_lost_runs(warm.platform.instance) == []
 
 
 def test_run_finishes_without_its_server_and_the_next_starts_cold(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
