@@ -32,6 +32,7 @@ from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock
 from ls4_assets.processing.run_size import RunSize, choose_run_size
 from ls4_assets.settings import FrameSettings, RunSettings, Settings
 from resources.archive import Archive
+from sensors import minimum_interval
 
 # Scans from a cursor; returns the report and the cursor of the next tick.
 ScanFunction = Callable[[Archive, str | None], tuple[ScanReport, str]]
@@ -55,7 +56,7 @@ def ingest_sensor(name: str, description: str, seconds: int, scan: ScanFunction)
     @dg.sensor(
         name=name,
         asset_selection=dg.AssetSelection.all(),
-        minimum_interval_seconds=seconds,
+        minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=description,
     )

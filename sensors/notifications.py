@@ -27,6 +27,7 @@ from ls4_assets.notifications.rejections import (
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import try_lock
+from sensors import minimum_interval
 
 # Short enough for messages to people; each change of the list adds an event in the Dagster UI.
 MIN_INTERVAL_SECONDS = 20
@@ -40,7 +41,7 @@ def notifications_sensor(seconds: int) -> dg.SensorDefinition:
     @dg.sensor(
         name="notifications",
         asset_selection=dg.AssetSelection.assets(keys.REJECTED_FILES),
-        minimum_interval_seconds=seconds,
+        minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Notifies people when an incident opens, grows or is resolved, and updates the list of rejected files.",
     )

@@ -20,6 +20,7 @@ from ls4_assets.publishing.maps import map_format
 from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, mark_requested, pending_rebuilds, withdrawn_collections
 from ls4_assets.runtime.lost_runs import fail_lost_runs
 from resources.archive import Archive
+from sensors import minimum_interval
 
 RUNS_PER_TICK = 20
 
@@ -30,7 +31,7 @@ def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
     @dg.sensor(
         name="publish_collections",
         asset_selection=dg.AssetSelection.all(),
-        minimum_interval_seconds=seconds,
+        minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Rebuilds tile index, overview mosaic, mapfile and exports of the collections whose frames changed.",
     )

@@ -13,6 +13,7 @@ from ls4_assets.assets import keys
 from ls4_assets.db.export_state import load_statewide_build
 from ls4_assets.runtime.dagster_names import UNFINISHED_STATUSES
 from resources.archive import Archive
+from sensors import minimum_interval
 
 RUN_KIND = "statewide"
 _INTERVAL_SECONDS = 30
@@ -24,7 +25,7 @@ def statewide_exports_sensor() -> dg.SensorDefinition:
     @dg.sensor(
         name="statewide_exports",
         asset_selection=dg.AssetSelection.assets(keys.COMPILED_INDEXES),
-        minimum_interval_seconds=_INTERVAL_SECONDS,
+        minimum_interval_seconds=minimum_interval(_INTERVAL_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Rebuilds the statewide footprint files after collections change, less often while frames are processed, and "
         "otherwise once a day.",
