@@ -78,11 +78,10 @@ def read_pixels(key: str, survey: MosaicArchive) -> bytes:
 def is_due(survey: MosaicArchive) -> bool:
     with survey.archive.database.begin() as connection:
         connection.execute(update(collection).values(files_revision=collection.c.index_revision))
-        connection.execute(update(collection).values(map_revision=collection.c.index_revision))
+        formats = exports_format(survey.archive.settings), map_format(survey.archive.settings)
+        connection.execute(update(collection).values(map_revision=collection.c.index_revision, map_format=formats[1]))
         values = {"collection": COLLECTION.name, "revision": select(collection.c.index_revision).scalar_subquery()}
         connection.execute(insert(export_state).values(values).on_conflict_do_update(index_elements=["collection"], set_=values))
-    settings = survey.archive.settings
-    formats = exports_format(settings), map_format(settings)
     due = pending_rebuilds(survey.archive.database, "http://maps.test/archive", served_root(survey.archive.storage), *formats)
     return [rebuild.collection for rebuild in due] == [COLLECTION]
 
