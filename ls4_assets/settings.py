@@ -110,6 +110,14 @@ class AddressSettings(BaseModel):
     def _strip_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
 
+    @field_validator("dagster_url")
+    @classmethod
+    def _check_scheme(cls, value: str) -> str:
+        """Without a scheme it would name no host, and the UI would accept loopback names only."""
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("not a URL; write it with its scheme, such as https://dagster.example.org")
+        return value
+
 
 class DagsterUiSettings(BaseModel):
     """Dagster UI."""
