@@ -34,11 +34,13 @@ _MAX_REQUEST_BYTES = 1 << 18
 _HEALTH = "/health/"
 _MAX_LOGGED = 2000
 _MAX_CLIENTS = 10_000
-# In MapServer's error messages, which precede its response. The response itself has status 200, 400 or 404.
+# How MapServer's error messages begin; they precede its response, which itself has status 200, 400 or 404. What follows may quote
+# the request, so nothing but the beginning of a line counts. A parameter with a line break can still look like one: `workers`
+# asks the kernel before it replaces a worker.
 _DATABASE_ERROR = re.compile(
-    rb"Database connection failed|server closed the connection|terminating connection|no connection to the server"
-    rb"|statement timeout|too many connections|the database system is",
-    re.IGNORECASE,
+    rb"^(?:Database connection failed \(|PostgreSQL database connection gone bad \(|msPostGIS[A-Za-z]+\(\): Error \((?:FATAL: +)?"
+    rb"(?:server closed the connection|terminating connection|no connection to the server|the database system is))",
+    re.MULTILINE,
 )
 
 UNAVAILABLE = "The map server is not responding: try again in a few seconds."
@@ -180,7 +182,7 @@ class Dispatcher:
     """Gives the requests that arrive at a socket to the workers.
 
     on_crash: called with a worker that closed its connection without a response. on_hang: with a worker whose request takes too
-    long. on_lost_database: with a worker whose database connection failed.
+    long. on_lost_database: with a worker that reported a lost database.
     """
 
     workers: Sequence[Worker]
@@ -290,9 +292,10 @@ class Dispatcher:
         worker.exchange = request.exchange = None
         if exchange.has_response:
             request.close()
-            self._penalties.add_success(request.client)
             if exchange.lost_database:
                 self.on_lost_database(worker)
+            elif not exchange.is_expired:
+                self._penalties.add_success(request.client)
         elif not exchange.is_expired:
             wait = self._penalties.add(request.client)
             fields = {"client": request.client, "address": request.address[:_MAX_LOGGED], "penalty_seconds": wait}

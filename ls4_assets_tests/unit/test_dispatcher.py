@@ -1,0 +1,142 @@
+"""The dispatcher between nginx and the workers, with Unix sockets that answer as each test needs instead of mapserv."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mapserver import fastcgi
+from mapserver.dispatcher import Dispatcher, Exchange, Worker
+from mapserver.workers import listen
+
+pytestmark = pytest.mark.timeout(30)
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+PICTURE = fastcgi.write_response("Content-Type: image/png\r\n\r\npicture")
+
+
+@dataclass
+class FakeWorker:
+    """`answer` gets the connection of each request and closes it by returning."""
+
+    socket_path: str
+    answer: Answer
+    exchange: Exchange | None = None
+    accepts_requests: bool = True
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = b""
+        while not fastcgi.is_complete_request(data) and (part := await reader.read(65536)):
+            data += part
+        await self.answer(writer)
+        writer.close()
+
+
+@dataclass
+class FrontEnd:
+    """A dispatcher with its workers. events: the calls of the supervisor, such as ("crash", 0) for the first worker."""
+
+    path: Path
+    workers: Sequence[FakeWorker]
+    request_seconds: float
+    events: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        on_crash, on_hang, on_lost_database = map(self._recorder, ("crash", "hang", "lost_database"))
+        self.dispatcher = Dispatcher(self.workers, on_crash, on_hang, on_lost_database, self.request_seconds)
+
+    def _recorder(self, name: str) -> Callable[[Worker], None]:
+        return lambda worker: self.events.append((name, next(n for n, each in enumerate(self.workers) if each is worker)))
+
+    async def get(self, client: str = "198.51.100.7") -> bytes:
+        """The bytes of the response, as soon as all workers are idle."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        writer.write(fastcgi.write_request({"REMOTE_ADDR": client, "SCRIPT_NAME": "/wms/x", "QUERY_STRING": "a=b"}))
+        response = await reader.read()
+        writer.close()
+        while any(worker.exchange for worker in self.workers):
+            await asyncio.sleep(0.005)
+        return response
+
+    def is_proven(self, client: str = "198.51.100.7") -> bool:
+        """Whether the client is no suspect when another one crashes a worker."""
+        self.dispatcher._penalties.add("203.0.113.1")
+        return not self.dispatcher._penalties.is_suspect(client)
+
+
+@asynccontextmanager
+async def front_end(folder: Path, *answers: Answer, request_seconds: float = 20) -> AsyncIterator[FrontEnd]:
+    workers = [FakeWorker(str(folder / f"worker-{number}"), answer) for number, answer in enumerate(answers)]
+    servers = [await asyncio.start_unix_server(worker.serve, worker.socket_path) for worker in workers]
+    stage = FrontEnd(folder / "sock", workers, request_seconds)
+    servers.append(await stage.dispatcher.serve(listen(stage.path)))
+    try:
+        yield stage
+    finally:
+        for server in servers:
+            server.close()
+
+
+def sending(*parts: bytes, seconds: float = 0) -> Answer:
+    """Sends the parts as they are, then waits."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        await asyncio.sleep(seconds)
+
+    return answer
+
+
+def with_errors(errors: str) -> bytes:
+    return fastcgi.write_response("Content-Type: text/xml\r\n\r\n<exception/>", errors.encode())
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        # As MapServer 8.0 writes them.
+        'Database connection failed (connection to server at "127.0.0.1", port 5432 failed: Connection refused\n',
+        "msDrawMap(): x\nDatabase connection failed (FATAL:  sorry, too many clients already\n) with connect string",
+        "PostgreSQL database connection gone bad (server closed) in msPostGISLayerOpen()",
+        "msPostGISLayerWhichShapes(): Error (FATAL:  terminating connection due to administrator command\n) executing query: x\n",
+        "msPostGISLayerGetShape(): Error (server closed the connection unexpectedly\n) executing SQL: x\n",
+    ],
+)
+def test_map_without_a_database_is_a_503(tmp_path: Path, errors: str) -> None:
+    """A map was an exception with status 200, and its client was proven by it."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(with_errors(errors))) as stage:
+            assert b"Status: 503" in await stage.get()
+            assert stage.events == [("lost_database", 0)]
+            assert not stage.is_proven()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        "msWFSGetFeature(): WFS server error. TYPENAME 'too many connections' doesn't exist in this server.\n",
+        "msWFSGetFeature(): WFS server error. TYPENAME 'Database connection failed (x)' doesn't exist in this server.\n",
+        'msPostGISLayerWhichShapes(): Error (ERROR:  invalid input syntax: "server closed the connection"\n) executing query',
+        "msPostGISLayerWhichShapes(): Error (ERROR:  x\n) executing query: select 'terminating connection'\n",
+        # The connection is still good.
+        "msPostGISLayerWhichShapes(): Error (ERROR:  canceling statement due to statement timeout\n) executing query: x\n",
+    ],
+)
+def test_message_that_quotes_a_request_is_not_a_lost_database(tmp_path: Path, errors: str) -> None:
+    """One anonymous client had one worker after another replaced with a name such as "too many connections"."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(with_errors(errors))) as stage:
+            assert b"<exception/>" in await stage.get()
+            assert stage.events == []
+            assert stage.is_proven()
+
+    asyncio.run(run())
