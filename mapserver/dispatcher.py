@@ -283,7 +283,10 @@ class Dispatcher:
     def _check_hang(self, exchange: Exchange) -> None:
         if exchange.worker.exchange is exchange:
             exchange.is_expired = True
-            exchange.request.reject(UNAVAILABLE)
+            if exchange.has_response:
+                exchange.request.close()  # a second response would become a part of the first
+            else:
+                exchange.request.reject(UNAVAILABLE)
             self.on_hang(exchange.worker)
             exchange.abort()
 

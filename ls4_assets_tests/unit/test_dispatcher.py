@@ -16,6 +16,8 @@ pytestmark = pytest.mark.timeout(30)
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 PICTURE = fastcgi.write_response("Content-Type: image/png\r\n\r\npicture")
+# The record that ends a response has 16 bytes.
+PICTURE_WITHOUT_END = PICTURE[:-16]
 
 
 @dataclass
@@ -138,5 +140,17 @@ def test_message_that_quotes_a_request_is_not_a_lost_database(tmp_path: Path, er
             assert b"<exception/>" in await stage.get()
             assert stage.events == []
             assert stage.is_proven()
+
+    asyncio.run(run())
+
+
+def test_response_that_stops_is_closed_and_not_followed_by_another(tmp_path: Path) -> None:
+    """The sentence of a 503 was the end of a picture, which nginx kept for a day."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(PICTURE_WITHOUT_END, seconds=5), request_seconds=0.3) as stage:
+            assert await stage.get() == PICTURE_WITHOUT_END
+            assert stage.events == [("hang", 0)]
+            assert not stage.is_proven()
 
     asyncio.run(run())
