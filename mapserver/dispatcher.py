@@ -129,13 +129,20 @@ class Exchange(asyncio.Protocol):
         self.request, self.worker, self._on_end = request, worker, on_end
         self._transport: asyncio.Transport | None = None
         self._head: bytearray | None = bytearray()
+        self._records = fastcgi.RecordFollower()
         self.has_response = self.lost_database = self.is_expired = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.write(self.request.data)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole response has arrived."""
+        return self._records.is_at_end
+
     def data_received(self, data: bytes) -> None:
+        self._records.add(data)
         if self._head is None:
             self.request.write(data)
             return
@@ -181,8 +188,8 @@ class Exchange(asyncio.Protocol):
 class Dispatcher:
     """Gives the requests that arrive at a socket to the workers.
 
-    on_crash: called with a worker that closed its connection without a response. on_hang: with a worker whose request takes too
-    long. on_lost_database: with a worker that reported a lost database.
+    on_crash: called with a worker that closed its connection without a complete response. on_hang: with a worker whose request
+    takes too long. on_lost_database: with a worker that reported a lost database.
     """
 
     workers: Sequence[Worker]
@@ -295,15 +302,20 @@ class Dispatcher:
         worker.exchange = request.exchange = None
         if exchange.has_response:
             request.close()
-            if exchange.lost_database:
-                self.on_lost_database(worker)
-            elif not exchange.is_expired:
-                self._penalties.add_success(request.client)
+        if exchange.is_complete and exchange.lost_database:
+            self.on_lost_database(worker)
+        elif exchange.is_complete:
+            self._penalties.add_success(request.client)
         elif not exchange.is_expired:
-            wait = self._penalties.add(request.client)
-            fields = {"client": request.client, "address": request.address[:_MAX_LOGGED], "penalty_seconds": wait}
-            logs.emit("mapserv_crashed", logging.ERROR, **fields)
-            request.reject(_CRASHED)
-            self._waiting = [each for each in self._waiting if not self._reject_penalized(each)]
-            self.on_crash(worker)
+            self._on_crash(exchange)
         self.dispatch()
+
+    def _on_crash(self, exchange: Exchange) -> None:
+        request = exchange.request
+        wait = self._penalties.add(request.client)
+        fields = {"client": request.client, "address": request.address[:_MAX_LOGGED], "penalty_seconds": wait}
+        logs.emit("mapserv_crashed", logging.ERROR, **fields)
+        if not exchange.has_response:
+            request.reject(_CRASHED)
+        self._waiting = [each for each in self._waiting if not self._reject_penalized(each)]
+        self.on_crash(exchange.worker)

@@ -154,3 +154,41 @@ def test_response_that_stops_is_closed_and_not_followed_by_another(tmp_path: Pat
             assert not stage.is_proven()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("response", [b"", PICTURE_WITHOUT_END, PICTURE[:-1], PICTURE[:20]])
+def test_worker_that_crashes_in_its_response_is_a_crash(tmp_path: Path, response: bytes) -> None:
+    """A request that crashed its worker after the first bytes had no penalty and no event, and proved its client."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(response)) as stage:
+            received = await stage.get()
+            assert received == response or (len(response) <= 20 and b"Status: 503" in received)
+            assert stage.events == [("crash", 0)]
+            assert b"wait" in await stage.get(), "it has a penalty"
+            assert not stage.is_proven()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 100_000])
+def test_response_in_parts_of_any_size_is_a_success(tmp_path: Path, size: int) -> None:
+    response = fastcgi.write_response("Content-Type: image/png\r\n\r\n" + "picture" * 900, b"msDrawMap(): x")
+    parts = [response[start : start + size] for start in range(0, len(response), size)]
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(*parts)) as stage:
+            assert await stage.get() == response
+            assert stage.events == []
+            assert stage.is_proven()
+
+    asyncio.run(run())
+
+
+def test_end_of_a_response_is_found_in_parts_of_any_size() -> None:
+    for size in range(1, len(PICTURE) + 1):
+        records = fastcgi.RecordFollower()
+        for start in range(0, len(PICTURE), size):
+            assert not records.is_at_end
+            records.add(PICTURE[start : start + size])
+        assert records.is_at_end

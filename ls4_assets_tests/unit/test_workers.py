@@ -168,7 +168,7 @@ def test_worker_that_reports_a_lost_database_is_replaced_only_if_its_connection_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request with the text of a database error had one worker after another replaced, half a second for each."""
-    monkeypatch.setattr("mapserver.workers.POLL_SECONDS", 8)
+    monkeypatch.setattr("mapserver.workers.POLL_SECONDS", 5)
     response = fastcgi.write_response("Content-Type: text/xml\r\n\r\n", b"Database connection failed (x)")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
