@@ -54,6 +54,8 @@ class Worker(Protocol):
 
     socket_path: str
     exchange: "Exchange | None"
+    has_crashed: bool
+    """In a request, and it is not running again."""
 
     @property
     def accepts_requests(self) -> bool: ...
@@ -256,7 +258,8 @@ class Dispatcher:
         busy = Counter(worker.exchange.request.client for worker in self.workers if worker.exchange)
         limit = max(1, len(self.workers) - 1)
         suspects = {each.client for each in self._waiting if self._penalties.is_suspect(each.client)}
-        has_suspect = any(self._penalties.is_suspect(client) for client in busy)
+        # A worker that crashed is that of the suspects until it runs again. Otherwise they would crash the others meanwhile.
+        has_suspect = any(worker.has_crashed for worker in self.workers) or any(map(self._penalties.is_suspect, busy))
         allowed = [
             request
             for request in self._waiting

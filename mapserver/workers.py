@@ -46,8 +46,8 @@ class WorkerSlot:
     """One of the N workers, with the socket from which mapserv takes its requests.
 
     start_failures: exits in a row that came within MIN_UPTIME_SECONDS and without a request. crashes: exits in a row in the first
-    request. drain_reason: why the process is to be replaced as soon as it has no request; empty: it stays. cwd: the folder in
-    which it was started. Times are of time.monotonic().
+    request. has_crashed: in a request, and it has not been started again. drain_reason: why the process is to be replaced as soon
+    as it has no request; empty: it stays. cwd: the folder in which it was started. Times are of time.monotonic().
     """
 
     listener: socket.socket
@@ -155,6 +155,9 @@ class WorkerSupervisor:
             if slot.process is not crashed and slot.process is not None:
                 self.dispatcher.dispatch()
                 return
+        # It closed the connection only, or was restarted before the dispatcher saw the crash. Otherwise its start is delayed.
+        if slot.process is not None:
+            slot.has_crashed = False
 
     def _on_hang(self, worker: Worker) -> None:
         slot = self._slot(worker)

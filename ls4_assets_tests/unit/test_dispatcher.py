@@ -27,6 +27,7 @@ class FakeWorker:
     socket_path: str
     answer: Answer
     exchange: Exchange | None = None
+    has_crashed: bool = False
     accepts_requests: bool = True
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,13 +46,20 @@ class FrontEnd:
     workers: Sequence[FakeWorker]
     request_seconds: float
     events: list[tuple[str, int]] = field(default_factory=list)
+    on_crash: Callable[[FakeWorker], None] = lambda worker: None
 
     def __post_init__(self) -> None:
         on_crash, on_hang, on_lost_database = map(self._recorder, ("crash", "hang", "lost_database"))
         self.dispatcher = Dispatcher(self.workers, on_crash, on_hang, on_lost_database, self.request_seconds)
 
     def _recorder(self, name: str) -> Callable[[Worker], None]:
-        return lambda worker: self.events.append((name, next(n for n, each in enumerate(self.workers) if each is worker)))
+        def record(worker: Worker) -> None:
+            number = next(number for number, each in enumerate(self.workers) if each is worker)
+            self.events.append((name, number))
+            if name == "crash":
+                self.on_crash(self.workers[number])
+
+        return record
 
     async def get(self, client: str = "198.51.100.7") -> bytes:
         """The bytes of the response, as soon as all workers are idle."""
@@ -192,3 +200,24 @@ def test_end_of_a_response_is_found_in_parts_of_any_size() -> None:
             assert not records.is_at_end
             records.add(PICTURE[start : start + size])
         assert records.is_at_end
+
+
+def test_suspects_share_one_worker_also_while_it_starts_again(tmp_path: Path) -> None:
+    """Ten hostile clients crashed all workers: the one that had just crashed was not counted as theirs."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(), sending(), sending(PICTURE)) as stage:
+            stage.on_crash = lambda worker: setattr(worker, "has_crashed", True)
+            await stage.get("198.51.100.1")
+            others = [asyncio.create_task(stage.get(f"198.51.100.{number}")) for number in (2, 3, 4)]
+            await asyncio.sleep(0.3)
+            assert stage.events == [("crash", 0)]
+            for worker in stage.workers:
+                worker.has_crashed = False
+            stage.dispatcher.dispatch()
+            await asyncio.sleep(0.3)
+            assert stage.events == [("crash", 0), ("crash", 1)]
+            for task in others:
+                task.cancel()
+
+    asyncio.run(run())

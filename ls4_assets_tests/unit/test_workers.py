@@ -152,9 +152,10 @@ def test_worker_that_hangs_is_replaced_and_its_client_gets_503(tmp_path: Path) -
         assert "crashed" not in ask(tmp_path)
 
 
-_WORKER_WITHOUT_A_DATABASE = """
+_WORKER = """
 import socket
-database = socket.create_connection(("127.0.0.1", {port}))
+port = {port}
+database = socket.create_connection(("127.0.0.1", port)) if port else None
 listener = socket.socket(fileno=0)
 while True:
     connection, _ = listener.accept()
@@ -162,6 +163,23 @@ while True:
     connection.sendall({response!r})
     connection.close()
 """
+
+
+def write_worker(folder: Path, response: bytes, port: int | None = None) -> str:
+    """A script that gives each request the same response, with a connection to the database at `port`."""
+    (folder / "worker.py").write_text(_WORKER.format(port=port, response=response))
+    return f"exec {sys.executable} {folder / 'worker.py'}"
+
+
+def test_worker_that_only_closed_its_connection_has_not_crashed_for_good(tmp_path: Path) -> None:
+    """Clients under suspicion had no worker until the next restart."""
+    with running_supervisor(tmp_path, write_worker(tmp_path, b""), count=1) as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 1)
+        assert "cannot answer" in ask(tmp_path)
+        wait_until(lambda: supervisor.slots[0].has_crashed)
+        before = running_pids(supervisor)
+        wait_until(lambda: not supervisor.slots[0].has_crashed)
+        assert running_pids(supervisor) == before
 
 
 def test_worker_that_reports_a_lost_database_is_replaced_only_if_its_connection_is_closed(
@@ -172,8 +190,7 @@ def test_worker_that_reports_a_lost_database_is_replaced_only_if_its_connection_
     response = fastcgi.write_response("Content-Type: text/xml\r\n\r\n", b"Database connection failed (x)")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        (tmp_path / "worker.py").write_text(_WORKER_WITHOUT_A_DATABASE.format(port=port, response=response))
-        script = f"exec {sys.executable} {tmp_path / 'worker.py'}"
+        script = write_worker(tmp_path, response, port)
         with running_supervisor(tmp_path, script, count=1, database_port=port) as supervisor:
             connection, _ = server.accept()
             before = running_pids(supervisor)
