@@ -286,7 +286,10 @@ class Dispatcher:
         try:
             await loop.create_unix_connection(lambda: exchange, exchange.worker.socket_path)
         except OSError:
-            self._end(exchange)
+            # The worker never had the request, so the request is not the cause.
+            exchange.worker.exchange = exchange.request.exchange = None
+            exchange.request.reject(UNAVAILABLE)
+            self.dispatch()
             return
         loop.call_later(self.request_seconds, self._check_hang, exchange)
 

@@ -221,3 +221,18 @@ def test_suspects_share_one_worker_also_while_it_starts_again(tmp_path: Path) ->
                 task.cancel()
 
     asyncio.run(run())
+
+
+def test_worker_that_cannot_be_reached_is_no_fault_of_the_client(tmp_path: Path) -> None:
+    """The client of a request that no worker had received waited, as if it had crashed one."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(PICTURE)) as stage:
+            path = Path(stage.workers[0].socket_path)
+            hidden = path.rename(path.with_name("hidden"))
+            assert b"not responding" in await stage.get()
+            assert stage.events == []
+            hidden.rename(path)
+            assert await stage.get() == PICTURE
+
+    asyncio.run(run())
