@@ -132,6 +132,7 @@ class Exchange(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._head: bytearray | None = bytearray()
         self._records = fastcgi.RecordFollower()
+        self.time_limit: asyncio.TimerHandle | None = None
         self.has_response = self.lost_database = self.is_expired = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -291,21 +292,23 @@ class Dispatcher:
             exchange.request.reject(UNAVAILABLE)
             self.dispatch()
             return
-        loop.call_later(self.request_seconds, self._check_hang, exchange)
+        if exchange.worker.exchange is exchange:  # otherwise it has ended
+            exchange.time_limit = loop.call_later(self.request_seconds, self._on_time_limit, exchange)
 
-    def _check_hang(self, exchange: Exchange) -> None:
-        if exchange.worker.exchange is exchange:
-            exchange.is_expired = True
-            if exchange.has_response:
-                exchange.request.close()  # a second response would become a part of the first
-            else:
-                exchange.request.reject(UNAVAILABLE)
-            self.on_hang(exchange.worker)
-            exchange.abort()
+    def _on_time_limit(self, exchange: Exchange) -> None:
+        exchange.is_expired = True
+        if exchange.has_response:
+            exchange.request.close()  # a second response would become a part of the first
+        else:
+            exchange.request.reject(UNAVAILABLE)
+        self.on_hang(exchange.worker)
+        exchange.abort()
 
     def _end(self, exchange: Exchange) -> None:
         worker, request = exchange.worker, exchange.request
         worker.exchange = request.exchange = None
+        if exchange.time_limit:
+            exchange.time_limit.cancel()
         if exchange.has_response:
             request.close()
         if exchange.is_complete and exchange.lost_database:

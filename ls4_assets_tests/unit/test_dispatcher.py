@@ -1,6 +1,7 @@
 """The dispatcher between nginx and the workers, with Unix sockets that answer as each test needs instead of mapserv."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -234,5 +235,19 @@ def test_worker_that_cannot_be_reached_is_no_fault_of_the_client(tmp_path: Path)
             assert stage.events == []
             hidden.rename(path)
             assert await stage.get() == PICTURE
+
+    asyncio.run(run())
+
+
+def test_time_limit_of_a_request_ends_with_it(tmp_path: Path) -> None:
+    """At a thousand requests per second the dispatcher held sixty thousand of them, and their responses, for a minute."""
+
+    async def run() -> None:
+        async with front_end(tmp_path, sending(PICTURE)) as stage:
+            for _ in range(20):
+                assert await stage.get() == PICTURE
+            await asyncio.sleep(0.1)
+            gc.collect()
+            assert not [each for each in gc.get_objects() if isinstance(each, Exchange)]
 
     asyncio.run(run())
