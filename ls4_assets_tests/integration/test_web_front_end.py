@@ -169,6 +169,16 @@ def test_client_that_sends_too_many_requests_gets_429_and_others_do_not(index_da
         assert 429 in statuses(client, 3, **{"X-Forwarded-For": "203.0.113.1, 198.51.100.7"})
 
 
+def test_health_check_is_limited_and_counted_alone(index_database: IndexDatabase, home: Path) -> None:
+    """Anybody could occupy the workers with requests to /health, which had no limit."""
+    with front_end(index_database, home, client_rate=1, proxies=["127.0.0.1"]) as (_, client):
+        checker, other = ({"X-Forwarded-For": f"198.51.100.{number}"} for number in (7, 8))
+        assert {200, 429} == set(statuses(client, 20, "/health", **checker))
+        assert client.get(CATALOG, headers=checker).status_code == 200
+        assert 429 in statuses(client, 20, **other)
+        assert client.get("/health", headers=other).status_code == 200
+
+
 def test_addresses_of_one_ipv6_network_are_one_client(index_database: IndexDatabase, home: Path) -> None:
     with front_end(index_database, home, client_rate=1, proxies=["127.0.0.1"]) as (_, client):
         spread = [client.get(CATALOG, headers={"X-Forwarded-For": f"2001:db8::{n:x}:1"}).status_code for n in range(12)]
