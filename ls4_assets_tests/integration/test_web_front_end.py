@@ -186,6 +186,14 @@ def test_addresses_of_one_ipv6_network_are_one_client(index_database: IndexDatab
         assert client.get(CATALOG, headers={"X-Forwarded-For": "2001:db8:0:1::1"}).status_code == 200
 
 
+def test_ipv4_addresses_that_come_as_ipv6_are_clients_of_their_own(index_database: IndexDatabase, home: Path) -> None:
+    """Behind a load balancer with IPv6, all clients with IPv4 were one client."""
+    with front_end(index_database, home, client_rate=1, proxies=["127.0.0.1"]) as (_, client):
+        assert 429 in statuses(client, 20, **{"X-Forwarded-For": "::ffff:198.51.100.7"})
+        assert client.get(CATALOG, headers={"X-Forwarded-For": "198.51.100.7"}).status_code == 429
+        assert statuses(client, 3, **{"X-Forwarded-For": "::ffff:198.51.100.8"}) == [200] * 3
+
+
 def test_client_cannot_invent_an_address_without_a_load_balancer(index_database: IndexDatabase, home: Path) -> None:
     with front_end(index_database, home, client_rate=1) as (_, client):
         spread = [client.get(CATALOG, headers={"X-Forwarded-For": f"198.51.100.{n}"}).status_code for n in range(20)]
