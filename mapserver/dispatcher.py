@@ -1,4 +1,4 @@
-"""The dispatcher between nginx and the workers: it gives each request to one idle worker, and knows which request a worker had.
+"""The dispatcher between nginx and the workers: it gives each request to one idle worker, and records which request a worker had.
 
 mapserv takes its requests from a socket. If all workers took them from one socket, a request that crashes mapserv could reach one
 worker after another, also long after its client has gone. So each worker has a socket of its own, and:
@@ -261,12 +261,14 @@ class Dispatcher:
         suspects = {each.client for each in self._waiting if self._penalties.is_suspect(each.client)}
         # A worker that crashed is that of the suspects until it runs again. Otherwise they would crash the others meanwhile.
         has_suspect = any(worker.has_crashed for worker in self.workers) or any(map(self._penalties.is_suspect, busy))
-        allowed = [
+        candidates = [
             request
             for request in self._waiting
             if busy[request.client] < limit and not (has_suspect and request.client in suspects)
         ]
-        return min(allowed, key=lambda each: (each.client in suspects, busy[each.client], self._turns[each.client]), default=None)
+        return min(
+            candidates, key=lambda each: (each.client in suspects, busy[each.client], self._turns[each.client]), default=None
+        )
 
     def _take_turn(self, request: Request, number: int) -> None:
         self._turn += 1
