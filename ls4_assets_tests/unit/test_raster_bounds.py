@@ -85,6 +85,21 @@ def test_number_of_strips_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyP
     inspect(gdal_translate(path))
 
 
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63, 2**63 - 1, 2**40])
+@pytest.mark.parametrize("place", ["first", "next"])
+def test_offset_beyond_the_end_of_a_bigtiff_is_left_to_gdal(tmp_path: Path, offset: int, place: str) -> None:
+    """A BigTIFF with a large offset failed with `ValueError: cannot fit 'int' into an offset-sized integer`."""
+    path = write_tif(tmp_path / "x.tif", photograph(40, 50), bigtiff="YES")
+    data = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<Q", data, 8)
+    (count,) = struct.unpack_from("<Q", data, first)
+    struct.pack_into("<Q", data, 8 if place == "first" else first + 8 + 20 * count, offset)
+    path.write_bytes(data)
+    tiff_structure.reject_unbounded(path)
+    if place == "first":
+        assert "its header cannot be read" in rejection(path)
+
+
 def test_image_without_strips_is_rejected(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "x.tif", photograph(40, 50))
     data = bytearray(path.read_bytes())
