@@ -159,8 +159,8 @@ def test_failed_creation_of_a_folder_leaves_no_descriptor_open(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "fchmod", forbid)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for folder in ("nc", "cir", "maps"):
         with pytest.raises(PermissionError):
             storage.put(f"{folder}/x.tif", b"x")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
