@@ -93,7 +93,11 @@ def _open_step(parent: int, step: str, path: str, create_mode: int | None) -> in
         with suppress(FileExistsError):
             os.mkdir(step, dir_fd=parent)
         descriptor = os.open(step, _FOLDER, dir_fd=parent)
-        os.fchmod(descriptor, os.fstat(descriptor).st_mode | create_mode)
+        try:
+            os.fchmod(descriptor, os.fstat(descriptor).st_mode | create_mode)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
     except OSError:
         with suppress(FileNotFoundError):
