@@ -162,7 +162,7 @@ def process_with_unwritable_scratch(task: FrameTask) -> FrameOutcome:
     def reject_write(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(task.scratch))
 
-    worker.process = reject_write  # type: ignore[attr-defined]  # only in this worker process
+    worker.__dict__["process"] = reject_write  # only in this worker process
     return process_frame(task)
 
 

@@ -111,7 +111,7 @@ def with_errors(errors: str) -> bytes:
     "errors",
     [
         # As MapServer 8.0 writes them.
-        'Database connection failed (connection to server at "127.0.0.1", port 5432 failed: Connection refused\n',
+        'Database connection failed (connection to server at "127.0.0.1", port 5432 failed: Connection timed out\n',
         "msDrawMap(): x\nDatabase connection failed (FATAL:  sorry, too many clients already\n) with connect string",
         "PostgreSQL database connection gone bad (server closed) in msPostGISLayerOpen()",
         "msPostGISLayerWhichShapes(): Error (FATAL:  terminating connection due to administrator command\n) executing query: x\n",
