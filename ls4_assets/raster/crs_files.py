@@ -21,7 +21,7 @@ _FILES = tuple(
     for pattern in (
         # `@` marks an optional grid, which PROJ skips when it is missing.
         r'(?:grids|\b(?:file|model|catalog))\s*=\s*"?([^\s"\]<]+)',
-        # `+init=epsg:26914` is a code in a file of PROJ.
+        # `+init=epsg:32633` is a code in a file of PROJ.
         r'\binit\s*=\s*"?([^\s":<]+)',
         rf'PARAMETERFILE\s*[\[(]\s*"(?:[^"]|"")*"\s*,\s*{_STRING}',
         rf'EXTENSION\s*[\[(]\s*"PROJ4_GRIDS"\s*,\s*{_STRING}',
