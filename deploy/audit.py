@@ -11,8 +11,9 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from shutil import which
@@ -26,42 +27,61 @@ LOCK = Path("uv.lock")
 ADVISORIES = Path(__file__).parent / "advisories.json"
 # https://google.github.io/osv.dev/api/
 _OSV = "https://api.osv.dev/v1"
+_PACKAGE_LISTS = Path("/var/lib/apt/lists")
 _INSTALL_LINE = re.compile(r"^Inst (\S+) \[(\S+)\] \((\S+) (.*?)\[")
 
 
 @dataclass(frozen=True)
 class Advisory:
-    """A published vulnerability: versions from `introduced` up to, but without, `fixed` have it. None: all later versions."""
+    """A published vulnerability: versions from `introduced` up to, but without, `fixed` have it, or up to `last_affected`.
+
+    With neither, all later versions have it.
+    """
 
     id: str
     package: str
     introduced: str
     fixed: str | None
     summary: str
+    last_affected: str | None = None
 
     def affects(self, version: str) -> bool:
-        return Version(self.introduced) <= Version(version) and (self.fixed is None or Version(version) < Version(self.fixed))
+        parsed = Version(version)
+        if self.last_affected is not None and parsed > Version(self.last_affected):
+            return False
+        return Version(self.introduced) <= parsed and (self.fixed is None or parsed < Version(self.fixed))
+
+    @property
+    def advice(self) -> str:
+        if self.fixed:
+            return f"Lock {self.fixed} or later."
+        return (
+            f"Lock a version after {self.last_affected}." if self.last_affected else "No version fixes it. Replace the package."
+        )
 
 
 def read_advisories(path: Path = ADVISORIES) -> tuple[date, list[Advisory]]:
     """The day of the record, and its advisories."""
     record = json.loads(path.read_text())
-    return date.fromisoformat(record["recorded"]), [Advisory(**advisory) for advisory in record["advisories"]]
+    return date.fromisoformat(record["recorded"]), [Advisory(**({"fixed": None} | entry)) for entry in record["advisories"]]
 
 
-def locked_versions(path: Path = LOCK) -> dict[str, str]:
-    """Name and version of each package in uv.lock, without this project."""
+def locked_versions(path: Path = LOCK) -> list[tuple[str, str]]:
+    """Name and version of each package in uv.lock, without this project. A package may have a version for each Python."""
     packages = tomllib.loads(path.read_text())["package"]
-    return {package["name"]: package["version"] for package in packages if "registry" in package["source"]}
+    return [(package["name"], package["version"]) for package in packages if "registry" in package["source"]]
 
 
-def find_vulnerable(versions: Mapping[str, str], advisories: Iterable[Advisory]) -> list[str]:
+def find_vulnerable(versions: Iterable[tuple[str, str]], advisories: Iterable[Advisory]) -> list[str]:
     """One sentence for each advisory that affects a locked version."""
+    by_package = defaultdict(list)
+    for advisory in advisories:
+        by_package[advisory.package].append(advisory)
     return [
-        f"{entry.package} {versions[entry.package]} has {entry.id} ({entry.summary}). "
-        + (f"Lock {entry.fixed} or later." if entry.fixed else "No version fixes it. Replace the package.")
-        for entry in advisories
-        if entry.package in versions and entry.affects(versions[entry.package])
+        f"{name} {version} has {advisory.id} ({advisory.summary}). {advisory.advice}"
+        for name, version in versions
+        for advisory in by_package[name]
+        if advisory.affects(version)
     ]
 
 
@@ -79,34 +99,43 @@ def simulate_upgrade() -> str:
     """What apt would upgrade, from its package lists; empty on a system without apt."""
     if not which("apt-get"):
         return ""
-    command = ["apt-get", "--just-print", "upgrade"]  # changes nothing and needs no root
+    if not any(_PACKAGE_LISTS.glob("*_Packages*")):
+        click.echo("audit: apt has no package lists, so pending updates are unknown. Run apt-get update.")
+    command = ["apt-get", "--just-print", "--with-new-pkgs", "upgrade"]  # changes nothing and needs no root
     return subprocess.run(
         command, capture_output=True, text=True, check=True, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
     ).stdout
 
 
-def fetch_advisories(versions: Mapping[str, str]) -> Iterator[Advisory]:
+def fetch_advisories(versions: Sequence[tuple[str, str]]) -> Iterator[Advisory]:
     """The advisories of osv.dev for these versions. Raises httpx.HTTPError without a connection."""
-    names = sorted(versions)
-    queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": versions[name]} for name in names]
+    queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in versions]
     results = _call(f"{_OSV}/querybatch", {"queries": queries})["results"]
-    for name, result in zip(names, results, strict=True):
+    for (name, version), result in zip(versions, results, strict=True):
         for found in result.get("vulns", []):
-            yield from _parse_osv(name, _call(f"{_OSV}/vulns/{found['id']}"))
+            yield from parse_osv(name, version, _call(f"{_OSV}/vulns/{found['id']}"))
 
 
-def _parse_osv(name: str, vulnerability: Mapping[str, object]) -> Iterator[Advisory]:
-    """The version ranges of one package in a record of the OSV schema (https://ossf.github.io/osv-schema/)."""
-    affected = vulnerability["affected"]
-    assert isinstance(affected, list)
-    summary = str(vulnerability.get("summary") or "no summary")
-    for entry in affected:
-        if entry["package"]["name"].lower() != name:
-            continue
-        for versions in entry.get("ranges", []):
-            if versions["type"] == "ECOSYSTEM":
-                bounds = {key: value for event in versions["events"] for key, value in event.items()}
-                yield Advisory(str(vulnerability["id"]), name, bounds.get("introduced", "0"), bounds.get("fixed"), summary)
+def parse_osv(name: str, version: str, vulnerability: Mapping[str, Any]) -> list[Advisory]:
+    """The version ranges of one package in a record of the OSV schema (https://ossf.github.io/osv-schema/).
+
+    `version` is one that the record affects: without ranges, which versions it lists is reduced to this one.
+    """
+    if "withdrawn" in vulnerability:
+        return []
+    identifier, summary = str(vulnerability["id"]), str(vulnerability.get("summary") or "no summary")
+    entries = [entry for entry in vulnerability["affected"] if entry["package"]["name"].lower() == name]
+    events = [
+        event for entry in entries for span in entry.get("ranges", []) if span["type"] == "ECOSYSTEM" for event in span["events"]
+    ]
+    advisories: list[Advisory] = []
+    for event in events:
+        if "introduced" in event:
+            advisories.append(Advisory(identifier, name, event["introduced"], None, summary))
+        elif advisories:
+            end = {key: event[key] for key in ("fixed", "last_affected") if key in event}
+            advisories[-1] = replace(advisories[-1], **end)
+    return advisories or [Advisory(identifier, name, version, None, summary, last_affected=version)]
 
 
 def _call(url: str, body: object = None) -> Any:
@@ -114,10 +143,12 @@ def _call(url: str, body: object = None) -> Any:
     return response.raise_for_status().json()
 
 
-def record_advisories(advisories: Iterable[Advisory], today: date, path: Path = ADVISORIES) -> None:
-    """Add the advisories to the record: those of versions that are no longer locked keep a downgrade from passing."""
-    known = {(entry.id, entry.package, entry.introduced): entry for entry in (*read_advisories(path)[1], *advisories)}
-    entries = [asdict(known[key]) for key in sorted(known)]
+def record_advisories(advisories: Sequence[Advisory], today: date, path: Path = ADVISORIES) -> None:
+    """Add the advisories to the record. Those of versions that are no longer locked stay, so that a downgrade does not pass."""
+    renewed = {(entry.id, entry.package) for entry in advisories}
+    former = [entry for entry in read_advisories(path)[1] if (entry.id, entry.package) not in renewed]
+    ordered = sorted({*former, *advisories}, key=lambda entry: (entry.id, entry.package, entry.introduced))
+    entries = [{key: value for key, value in asdict(entry).items() if value is not None} for entry in ordered]
     path.write_text(json.dumps({"recorded": today.isoformat(), "advisories": entries}, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -129,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     versions = locked_versions()
     if options.refresh:
-        record_advisories(fetch_advisories(versions), datetime.now(UTC).date())
+        record_advisories(list(fetch_advisories(versions)), datetime.now(UTC).date())
     recorded, advisories = read_advisories()
     vulnerable, updates = find_vulnerable(versions, advisories), find_security_updates(simulate_upgrade())
     click.echo(f"audit: {len(versions)} locked packages, {len(advisories)} advisories recorded on {recorded}.")

@@ -4,6 +4,8 @@ The message says what is wrong and what to do next; the class says whose problem
 platform and may fail a whole run. Errors of one module that no other module handles do not belong here.
 """
 
+import os
+
 
 class Ls4Error(Exception):
     """Base class of all errors whose message is written for people."""
@@ -20,6 +22,8 @@ class FrameError(Ls4Error):
 class InsufficientResourcesError(Ls4Error):
     """A disk is too full for a frame at the moment. The frame waits; it is not at fault."""
 
+    advice = "free some disk space"
+
 
 class NotFoundError(Ls4Error):
     """An object is not, or no longer, in the bucket."""
@@ -27,6 +31,8 @@ class NotFoundError(Ls4Error):
 
 class UnwritableArchiveError(Ls4Error):
     """The archive's folder cannot be written to. The frame waits; it is not at fault."""
+
+    advice = f"mount it writable, or give its folders to user {os.geteuid()} with chown"
 
 
 class IrregularEntryError(Ls4Error):

@@ -12,9 +12,18 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
@@ -44,6 +53,15 @@ class Unit:
     name: str
 
 
+def _split(value: object) -> object:
+    """The items of a text that commas separate, as in the environment; anything else as it is."""
+    return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+
+
+Items = TypeVar("Items")
+CommaSeparated = Annotated[Items, NoDecode, BeforeValidator(_split)]
+# Without a trailing slash, whichever way it was written.
+BaseUrl = Annotated[str, AfterValidator(lambda value: value.rstrip("/"))]
 Seconds = Annotated[float, Unit("s")]
 WholeSeconds = Annotated[int, Unit("s")]
 Bytes = Annotated[int, Unit("bytes")]
@@ -99,16 +117,19 @@ class ArchiveSettings(BaseModel):
 class AddressSettings(BaseModel):
     """Addresses, for links."""
 
-    public_url: str = Field(description="base URL of the download links in the tile index, without a trailing slash")
-    map_url: str = Field(description="public URL of the web front end, without a trailing slash")
-    map_internal_url: str = Field("", description="URL of the web front end for smoke tests by runs; empty: map_url")
-    dagster_url: str = Field("", description="URL of the Dagster UI, for links in messages and command output")
-    staff_url: str = Field("", description="URL of the quarantine page of rejected files, for links in notifications")
+    public_url: BaseUrl = Field(description="base URL of the download links in the tile index, without a trailing slash")
+    map_url: BaseUrl = Field(description="public URL of the web front end, without a trailing slash")
+    map_internal_url: BaseUrl = Field("", description="URL of the web front end for smoke tests by runs; empty: map_url")
+    dagster_url: BaseUrl = Field("", description="URL of the Dagster UI, for links in messages and command output")
+    staff_url: BaseUrl = Field("", description="URL of the quarantine page of rejected files, for links in notifications")
 
-    @field_validator("public_url", "map_url", "map_internal_url", "dagster_url", "staff_url")
+    @field_validator("dagster_url")
     @classmethod
-    def _strip_trailing_slash(cls, value: str) -> str:
-        return value.rstrip("/")
+    def _check_scheme(cls, value: str) -> str:
+        """Without a scheme it would name no host, and the UI would accept loopback names only."""
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("not a URL; write it with its scheme, such as https://dagster.example.org")
+        return value
 
 
 class DagsterUiSettings(BaseModel):
@@ -118,24 +139,14 @@ class DagsterUiSettings(BaseModel):
         None, description="password of the user `operator` of the Dagster UI; empty: the UI asks for no login"
     )
 
-    asset_owners: Annotated[tuple[str, ...], NoDecode] = Field(
+    asset_owners: CommaSeparated[tuple[str, ...]] = Field(
         DEFAULT_OWNERS,
         min_length=1,
         description="owners of all assets in the Dagster UI: email addresses or team:name, separated by commas",
     )
-    source_url: str = Field(
+    source_url: BaseUrl = Field(
         "", description="URL of the code's folder at the installed version, for links from assets; empty: no links"
     )
-
-    @field_validator("source_url")
-    @classmethod
-    def _strip_slash(cls, value: str) -> str:
-        return value.rstrip("/")
-
-    @field_validator("asset_owners", mode="before")
-    @classmethod
-    def _split_owners(cls, value: object) -> object:
-        return [owner.strip() for owner in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("asset_owners")
     @classmethod
@@ -226,7 +237,7 @@ class MapSettings(BaseModel):
     """Maps."""
 
     postgres_service: str = Field("ls4", description="libpq service by which MapServer connects to the database")
-    map_publishers: Annotated[tuple[MapPublisherName, ...], NoDecode] = Field(
+    map_publishers: CommaSeparated[tuple[MapPublisherName, ...]] = Field(
         DEFAULT_MAP_PUBLISHERS,
         min_length=1,
         description="map servers for which each collection is published, in this order: mapserver, mosaicjson",
@@ -234,12 +245,6 @@ class MapSettings(BaseModel):
     mosaicjson_addresses: MosaicJsonAddresses = Field(
         "public", description="addresses of the COGs in MosaicJSON documents: their public URLs, or storage: GDAL paths"
     )
-
-    @field_validator("map_publishers", mode="before")
-    @classmethod
-    def _split_list(cls, value: object) -> object:
-        """Accept a list separated by commas, as in the environment."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("map_publishers")
     @classmethod

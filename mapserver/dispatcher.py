@@ -1,4 +1,4 @@
-"""The dispatcher between nginx and the workers: it gives each request to one idle worker, and knows which request a worker had.
+"""The dispatcher between nginx and the workers: it gives each request to one idle worker, and records which request a worker had.
 
 mapserv takes its requests from a socket. If all workers took them from one socket, a request that crashes mapserv could reach one
 worker after another, also long after its client has gone. So each worker has a socket of its own, and:
@@ -34,11 +34,13 @@ _MAX_REQUEST_BYTES = 1 << 18
 _HEALTH = "/health/"
 _MAX_LOGGED = 2000
 _MAX_CLIENTS = 10_000
-# In MapServer's error messages, which precede its response. The response itself has status 200, 400 or 404.
+# How MapServer's error messages begin; they precede its response, which itself has status 200, 400 or 404. What follows may quote
+# the request, so nothing but the beginning of a line counts. A parameter with a line break can still look like one: `workers`
+# asks the kernel before it replaces a worker.
 _DATABASE_ERROR = re.compile(
-    rb"Database connection failed|server closed the connection|terminating connection|no connection to the server"
-    rb"|statement timeout|too many connections|the database system is",
-    re.IGNORECASE,
+    rb"^(?:Database connection failed \(|PostgreSQL database connection gone bad \(|msPostGIS[A-Za-z]+\(\): Error \((?:FATAL: +)?"
+    rb"(?:server closed the connection|terminating connection|no connection to the server|the database system is))",
+    re.MULTILINE,
 )
 
 UNAVAILABLE = "The map server is not responding: try again in a few seconds."
@@ -52,6 +54,8 @@ class Worker(Protocol):
 
     socket_path: str
     exchange: "Exchange | None"
+    has_crashed: bool
+    """In a request, and it is not running again."""
 
     @property
     def accepts_requests(self) -> bool: ...
@@ -127,13 +131,21 @@ class Exchange(asyncio.Protocol):
         self.request, self.worker, self._on_end = request, worker, on_end
         self._transport: asyncio.Transport | None = None
         self._head: bytearray | None = bytearray()
+        self._records = fastcgi.RecordFollower()
+        self.time_limit: asyncio.TimerHandle | None = None
         self.has_response = self.lost_database = self.is_expired = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.write(self.request.data)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole response has arrived."""
+        return self._records.is_at_end
+
     def data_received(self, data: bytes) -> None:
+        self._records.add(data)
         if self._head is None:
             self.request.write(data)
             return
@@ -179,8 +191,8 @@ class Exchange(asyncio.Protocol):
 class Dispatcher:
     """Gives the requests that arrive at a socket to the workers.
 
-    on_crash: called with a worker that closed its connection without a response. on_hang: with a worker whose request takes too
-    long. on_lost_database: with a worker whose database connection failed.
+    on_crash: called with a worker that closed its connection without a complete response. on_hang: with a worker whose request
+    takes too long. on_lost_database: with a worker that reported a lost database.
     """
 
     workers: Sequence[Worker]
@@ -247,13 +259,16 @@ class Dispatcher:
         busy = Counter(worker.exchange.request.client for worker in self.workers if worker.exchange)
         limit = max(1, len(self.workers) - 1)
         suspects = {each.client for each in self._waiting if self._penalties.is_suspect(each.client)}
-        has_suspect = any(self._penalties.is_suspect(client) for client in busy)
-        allowed = [
+        # A worker that crashed is that of the suspects until it runs again. Otherwise they would crash the others meanwhile.
+        has_suspect = any(worker.has_crashed for worker in self.workers) or any(map(self._penalties.is_suspect, busy))
+        candidates = [
             request
             for request in self._waiting
             if busy[request.client] < limit and not (has_suspect and request.client in suspects)
         ]
-        return min(allowed, key=lambda each: (each.client in suspects, busy[each.client], self._turns[each.client]), default=None)
+        return min(
+            candidates, key=lambda each: (each.client in suspects, busy[each.client], self._turns[each.client]), default=None
+        )
 
     def _take_turn(self, request: Request, number: int) -> None:
         self._turn += 1
@@ -274,30 +289,44 @@ class Dispatcher:
         try:
             await loop.create_unix_connection(lambda: exchange, exchange.worker.socket_path)
         except OSError:
-            self._end(exchange)
-            return
-        loop.call_later(self.request_seconds, self._check_hang, exchange)
-
-    def _check_hang(self, exchange: Exchange) -> None:
-        if exchange.worker.exchange is exchange:
-            exchange.is_expired = True
+            # The worker never had the request, so the request is not the cause.
+            exchange.worker.exchange = exchange.request.exchange = None
             exchange.request.reject(UNAVAILABLE)
-            self.on_hang(exchange.worker)
-            exchange.abort()
+            self.dispatch()
+            return
+        if exchange.worker.exchange is exchange:  # otherwise it has ended
+            exchange.time_limit = loop.call_later(self.request_seconds, self._on_time_limit, exchange)
+
+    def _on_time_limit(self, exchange: Exchange) -> None:
+        exchange.is_expired = True
+        if exchange.has_response:
+            exchange.request.close()  # a second response would become a part of the first
+        else:
+            exchange.request.reject(UNAVAILABLE)
+        self.on_hang(exchange.worker)
+        exchange.abort()
 
     def _end(self, exchange: Exchange) -> None:
         worker, request = exchange.worker, exchange.request
         worker.exchange = request.exchange = None
+        if exchange.time_limit:
+            exchange.time_limit.cancel()
         if exchange.has_response:
             request.close()
+        if exchange.is_complete and exchange.lost_database:
+            self.on_lost_database(worker)
+        elif exchange.is_complete:
             self._penalties.add_success(request.client)
-            if exchange.lost_database:
-                self.on_lost_database(worker)
         elif not exchange.is_expired:
-            wait = self._penalties.add(request.client)
-            fields = {"client": request.client, "address": request.address[:_MAX_LOGGED], "penalty_seconds": wait}
-            logs.emit("mapserv_crashed", logging.ERROR, **fields)
-            request.reject(_CRASHED)
-            self._waiting = [each for each in self._waiting if not self._reject_penalized(each)]
-            self.on_crash(worker)
+            self._on_crash(exchange)
         self.dispatch()
+
+    def _on_crash(self, exchange: Exchange) -> None:
+        request = exchange.request
+        wait = self._penalties.add(request.client)
+        fields = {"client": request.client, "address": request.address[:_MAX_LOGGED], "penalty_seconds": wait}
+        logs.emit("mapserv_crashed", logging.ERROR, **fields)
+        if not exchange.has_response:
+            request.reject(_CRASHED)
+        self._waiting = [each for each in self._waiting if not self._reject_penalized(each)]
+        self.on_crash(exchange.worker)

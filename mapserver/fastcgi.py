@@ -36,6 +36,33 @@ def read_records(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
         yield kind, bytes(data[start : start + length])
 
 
+class RecordFollower:
+    """Follows the records of a response that arrives in parts of any size, without keeping them."""
+
+    def __init__(self) -> None:
+        self._header, self._kind, self._remaining_bytes = b"", 0, 0
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the record that ends a response has arrived."""
+        return self._kind == RecordType.END_REQUEST and not self._header and not self._remaining_bytes
+
+    def add(self, data: bytes) -> None:
+        position = 0
+        while position < len(data):
+            if self._remaining_bytes:
+                step = min(self._remaining_bytes, len(data) - position)
+                self._remaining_bytes -= step
+                position += step
+                continue
+            part = data[position : position + _HEADER.size - len(self._header)]
+            self._header += part
+            position += len(part)
+            if len(self._header) == _HEADER.size:
+                _version, self._kind, _request_id, length, padding = _HEADER.unpack(self._header)
+                self._header, self._remaining_bytes = b"", length + padding
+
+
 def is_complete_request(data: bytes | bytearray) -> bool:
     """Whether `data` ends with the empty STDIN record that closes a request."""
     return any(kind == RecordType.STDIN and not content for kind, content in read_records(data))

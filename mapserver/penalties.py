@@ -68,9 +68,14 @@ class Penalties:
 
 
 def client_network(address: str) -> str:
-    """The client of an address: an IPv4 address itself, or the /64 network of an IPv6 address, in which one client has all."""
+    """The client of an address: an IPv4 address itself, or the /64 network of an IPv6 address, in which one client has all.
+
+    An IPv4 address may come as IPv6: ::ffff:192.0.2.1.
+    """
     try:
         parsed = ip_address(address)
     except ValueError:
         return address or "unknown"
-    return f"{IPv6Address(int(parsed) >> 64 << 64)}/64" if isinstance(parsed, IPv6Address) else str(parsed)
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or f"{IPv6Address(int(parsed) >> 64 << 64)}/64")

@@ -46,8 +46,8 @@ class WorkerSlot:
     """One of the N workers, with the socket from which mapserv takes its requests.
 
     start_failures: exits in a row that came within MIN_UPTIME_SECONDS and without a request. crashes: exits in a row in the first
-    request. drain_reason: why the process is to be replaced as soon as it has no request; empty: it stays. cwd: the folder in
-    which it was started. Times are of time.monotonic().
+    request. has_crashed: in a request, and it has not been started again. drain_reason: why the process is to be replaced as soon
+    as it has no request; empty: it stays. cwd: the folder in which it was started. Times are of time.monotonic().
     """
 
     listener: socket.socket
@@ -155,6 +155,9 @@ class WorkerSupervisor:
             if slot.process is not crashed and slot.process is not None:
                 self.dispatcher.dispatch()
                 return
+        # It closed the connection only, or was restarted before the dispatcher saw the crash. Otherwise its start is delayed.
+        if slot.process is not None:
+            slot.has_crashed = False
 
     def _on_hang(self, worker: Worker) -> None:
         slot = self._slot(worker)
@@ -166,7 +169,15 @@ class WorkerSupervisor:
             slot.listener = listen(Path(slot.socket_path))
 
     def _on_lost_database(self, worker: Worker) -> None:
-        self._slot(worker).drain_reason = "its database connection failed"
+        """Replace the worker at once if the kernel confirms it: the message may quote a request."""
+        slot = self._slot(worker)
+        if slot.process is None or any(each.drain_reason for each in self.slots) or not self._has_lost_database(slot.process.pid):
+            return
+        slot.drain_reason = "its database connection failed"
+        self._ensure_running(slot)
+
+    def _has_lost_database(self, pid: int) -> bool:
+        return self.database_port is not None and is_disconnected(pid, self.database_port)
 
     def _slot(self, worker: Worker) -> WorkerSlot:
         return next(slot for slot in self.slots if slot is worker)
@@ -182,7 +193,7 @@ class WorkerSupervisor:
         for slot in self.slots:
             if slot.process is None or slot.drain_reason:
                 continue
-            if disconnected and is_disconnected(slot.process.pid, self.database_port or 0):
+            if disconnected and self._has_lost_database(slot.process.pid):
                 slot.drain_reason = "its database connection was closed"
             elif not is_any_draining and (reason := self._replacement_reason(slot.process.pid, slot.cwd)):
                 slot.drain_reason, is_any_draining = reason, True

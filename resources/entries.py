@@ -1,4 +1,4 @@
-"""Access to the entries of a folder without following a link: nobody who may write to the folder can redirect a read or a write.
+"""Access to the entries of a folder without following a link: a link that staff place in it redirects no read.
 
 Each step of a path is opened below the folder before it, and a file is examined after it was opened. A check of the path alone
 would leave time to replace an entry between the check and its use.
@@ -93,7 +93,11 @@ def _open_step(parent: int, step: str, path: str, create_mode: int | None) -> in
         with suppress(FileExistsError):
             os.mkdir(step, dir_fd=parent)
         descriptor = os.open(step, _FOLDER, dir_fd=parent)
-        os.fchmod(descriptor, os.fstat(descriptor).st_mode | create_mode)
+        try:
+            os.fchmod(descriptor, os.fstat(descriptor).st_mode | create_mode)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
     except OSError:
         with suppress(FileNotFoundError):

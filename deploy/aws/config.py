@@ -25,6 +25,8 @@ _SET_BY_STACKS = {
         "s3_region",
         "s3_endpoint_url",
         "database_url",
+        # It would be in clear text in every container. The load balancer accepts connections from `dagster_clients` only.
+        "dagster_password",
         "public_url",
         "map_url",
         "map_internal_url",

@@ -50,7 +50,9 @@ def _spec(name: str, asset: dg.AssetKey, shard: str, description: str, *, blocki
 def check_published_documents(archive: Archive, collection: Collection, publisher: MapPublisher) -> dg.AssetCheckResult:
     """Result of the validity check for the documents in the bucket; it passes if the collection was withdrawn and has none."""
     documents = maps.read_published(archive.storage, publisher, collection)
-    return _validity_result(collection, publisher, publisher.validate(documents), "published" if documents else "withdrawn")
+    missing = [key for key in publisher.document_keys(collection) if documents and key not in documents]
+    findings = [*publisher.validate(documents), *(f"{key} is missing." for key in missing)]
+    return _validity_result(collection, publisher, findings, "published" if documents else "withdrawn")
 
 
 def check_map_renders(archive: Archive, collection: Collection, publisher: MapPublisher) -> dg.AssetCheckResult:

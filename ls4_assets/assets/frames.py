@@ -23,7 +23,7 @@ from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, product_of
 from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
-from ls4_assets.processing.header_limit import EXIT_CODE, HEADER_SECONDS
+from ls4_assets.processing.header_limit import EXIT_CODES
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
@@ -135,10 +135,11 @@ def _record_lost_worker(archive: Archive, task: FrameTask, error: BaseException)
         limit = f"{task.settings.frame_timeout_seconds:.0f} s"
         reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT_SECONDS."
         state = SourceState.FAILED
-    elif isinstance(error, ProcessExpired) and error.exitcode == EXIT_CODE:
+    elif isinstance(error, ProcessExpired) and error.exitcode in EXIT_CODES:
+        limit = f"{EXIT_CODES[error.exitcode]:.0f} s"
         reason = (
-            f"{name} took more than {HEADER_SECONDS:.0f} s before its first pixel was read, so its header or a sidecar is "
-            "corrupt; delete its sidecars, convert it with gdal_translate and drop the result."
+            f"{name} took more than {limit} before its first pixel was read, so its header or a sidecar is corrupt; "
+            "delete its sidecars, convert it with gdal_translate and drop the result."
         )
         state = SourceState.FAILED
     elif isinstance(error, ProcessExpired):

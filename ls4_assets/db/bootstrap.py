@@ -9,11 +9,10 @@ as `spatial_ref_sys`, keep their owner and are only read. The tables of ls4 are 
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 
 from psycopg2.extensions import encrypt_password
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from ls4_assets.db.migrate import Upgrade, upgrade_database
 from ls4_assets.db.schema import SCHEMA
@@ -23,6 +22,8 @@ ROLES = ("dagster", "ls4", "mapserver")
 OWNED_DATABASES = ("dagster", "ls4")
 # A worker has one connection. A statement takes milliseconds, and nginx waits a minute for a map.
 _MIN_MAP_CONNECTIONS = 20
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_INSUFFICIENT_PRIVILEGE = "42501"
 _MAP_STATEMENT_SECONDS = 30
 
 
@@ -81,14 +82,17 @@ def _ensure_database(server: Connection, name: str) -> None:
 
 
 def _confine_map_server(server: Connection) -> None:
-    """Limit what a map worker that was taken over can do to the server, and to which databases it can connect."""
+    """Limit what a compromised map worker can do to the server, and to which databases it can connect."""
     total = server.scalar(text("SELECT setting::int FROM pg_settings WHERE name = 'max_connections'"))
     server.execute(text(f"ALTER ROLE mapserver CONNECTION LIMIT {max(_MIN_MAP_CONNECTIONS, total // 2)}"))
     server.execute(text(f"ALTER ROLE mapserver SET statement_timeout = '{_MAP_STATEMENT_SECONDS}s'"))
     # PostgreSQL lets every role connect to these. A managed server may keep them for itself: then it also protects them.
     for name in ("postgres", "template1"):
-        with suppress(DBAPIError):
+        try:
             server.execute(text(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"))
+        except ProgrammingError as error:
+            if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+                raise
 
 
 def _ensure_postgis(index: Connection) -> None:

@@ -3,7 +3,7 @@
 Only for a folder on this machine: a bucket never moves. What the paths are is defined in ``tile_index.py`` and ``schema.py``.
 """
 
-from sqlalchemy import Column, Connection, Table, func, literal, select, update
+from sqlalchemy import Column, Connection, Table, Update, func, literal, select, update
 
 from ls4_assets.db import schema
 from ls4_assets.db.tile_index import has_table
@@ -22,14 +22,16 @@ def relocate_archive(connection: Connection, root: str) -> int:
         collection = Collection.from_partition(row.shard, row.partition)
         if has_table(connection, collection):
             table = schema.tile_index(collection)
-            _replace_prefix(connection, table, table.c.served_location, row.served_root, root)
+            connection.execute(_replace_prefix(table, table.c.served_location, row.served_root, root))
         for table in (schema.overview_mosaics, schema.overview_mosaic_frame):
-            _replace_prefix(connection, table, table.c.served_location, row.served_root, root)
-        connection.execute(update(schema.collection).where(columns.name == collection.name).values(served_root=root))
+            statement = _replace_prefix(table, table.c.served_location, row.served_root, root)
+            connection.execute(statement.where(table.c.collection == collection.name))
+        # Without a format, the documents of map servers that name paths are published again.
+        values = {"served_root": root, "map_format": ""}
+        connection.execute(update(schema.collection).where(columns.name == collection.name).values(values))
     return len(rows)
 
 
-def _replace_prefix(connection: Connection, table: Table, column: Column[str], former: str, root: str) -> None:
-    has_prefix = column.startswith(former, autoescape=True)
+def _replace_prefix(table: Table, column: Column[str], former: str, root: str) -> Update:
     replaced = literal(root) + func.substr(column, len(former) + 1)
-    connection.execute(update(table).where(has_prefix).values({column: replaced}))
+    return update(table).where(column.startswith(former, autoescape=True)).values({column: replaced})

@@ -21,7 +21,7 @@ from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
 from ls4_assets.ingest.planner import Rules, SourceSnapshot, plan_changes
-from ls4_assets.ingest.unlisted import clear_folder, clear_listed, record_unlisted
+from ls4_assets.ingest.unlisted import clear_archive, clear_listed, record_unlisted
 from resources.archive import Archive
 from resources.locks import try_lock
 from resources.storage import Storage
@@ -152,10 +152,13 @@ class _Scanner:
             with self._isolated(_folder_of(key_range), _describe(key_range)):
                 count += self._compare(key_range)
                 with self.connection.begin():
-                    clear_listed(self.connection, key_range.start, key_range.end)
+                    clear_listed(self.connection, key_range.start, key_range.end, self.report.unlisted)
             if key_range.unlisted:
                 self._add_unlisted(key_range.unlisted.folder, key_range.unlisted.error)
             self.report.next_key = "" if key_range.next_start == listing.END else key_range.next_start
+            if not self.report.next_key and "" not in self.report.unlisted:
+                with self.connection.begin():
+                    clear_archive(self.connection)
             if self.deadline_passed or count >= limit:
                 return
 
@@ -185,7 +188,6 @@ class _Scanner:
                 with self._isolated(folder, folder or "The top folder"), self.connection.begin():
                     all_keys = list({*folder_keys, *(dropped.key for dropped in listed)})
                     self._apply(listed, sources.load_sources(self.connection, all_keys))
-                    clear_folder(self.connection, folder)
 
     def _compare(self, key_range: KeyRange) -> int:
         """Returns the number of keys compared."""

@@ -1,10 +1,10 @@
 """Folders that scans cannot list: recorded until a scan lists them, so that people are notified of one that stays unlisted."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, func, or_, select
+from sqlalchemy import Connection, and_, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db.schema import unlisted_folder
@@ -27,15 +27,20 @@ def record_unlisted(connection: Connection, folder: str, reason: str) -> None:
     connection.execute(row.on_conflict_do_update(index_elements=["folder"], set_={"reason": row.excluded.reason}))
 
 
-def clear_listed(connection: Connection, start: str, end: str) -> None:
-    """Delete the records of the folders in a range of keys that was compared, `start` <= folder < `end`, and of the bucket."""
+def clear_listed(connection: Connection, start: str, end: str, failed: Collection[str]) -> None:
+    """Delete the records of the folders that end in a range of keys that was compared, `start` < end of the folder <= `end`.
+
+    A range that ends inside a folder says nothing about the rest of it. `failed`: folders that failed in this scan.
+    """
     folder = unlisted_folder.c.folder
-    connection.execute(delete(unlisted_folder).where(or_(folder == "", and_(folder >= start, folder < end))))
+    folder_end = func.left(folder, -1) + "0"
+    ends_here = and_(folder != "", folder_end > start, folder_end <= end)
+    connection.execute(delete(unlisted_folder).where(ends_here, folder.not_in(failed)))
 
 
-def clear_folder(connection: Connection, folder: str) -> None:
-    """Delete the record of a folder that was compared."""
-    connection.execute(delete(unlisted_folder).where(unlisted_folder.c.folder == folder))
+def clear_archive(connection: Connection) -> None:
+    """Delete the record of the bucket itself."""
+    connection.execute(delete(unlisted_folder).where(unlisted_folder.c.folder == ""))
 
 
 def list_unlisted(connection: Connection) -> Iterator[UnlistedRecord]:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -32,6 +33,8 @@ from resources.open import open_database, open_storage
 
 PORTS = ("postgres", "maps", "dagster_ui", "code_server")
 
+# Only the Dagster UI needs it.
+_UI_LOGIN = "LS4_DAGSTER_PASSWORD"
 _BASIC_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 # What the pipeline and the libraries that it runs read.
 _DAGSTER_VARIABLES = re.compile(
@@ -173,8 +176,10 @@ def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Servic
     webserver = (sys.executable, "-m", "ls4_assets.runtime.webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
     daemon = _program("dagster-daemon", "run", *workspace)
     environment = _dagster_environment()
+    password = {_UI_LOGIN: os.environ[_UI_LOGIN]} if _UI_LOGIN in os.environ else {}
+    is_ready = partial(returns_ok, f"http://127.0.0.1:{port}/server_info")
     return (
-        Service("dagster-webserver", webserver, lambda: returns_ok(f"http://127.0.0.1:{port}/server_info"), environment),
+        Service("dagster-webserver", webserver, is_ready, environment | password),
         Service("dagster-daemon", daemon, lambda: True, environment),
     )
 
@@ -182,6 +187,7 @@ def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Servic
 def _dagster_environment() -> dict[str, str]:
     """The settings of ls4, of its clients and of Dagster, without the other variables of the operator's shell."""
     settings = {name: value for name, value in os.environ.items() if _DAGSTER_VARIABLES.fullmatch(name)}
+    settings.pop(_UI_LOGIN, None)
     return _BASIC_ENVIRONMENT | settings
 
 

@@ -6,11 +6,10 @@ on the disk waits; a frame that fits in no worker's memory is rejected with the 
 """
 
 import errno
-import os
 import resource
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ls4_assets.errors import FrameError, InsufficientResourcesError, Unwritable
 from ls4_assets.raster.frame import MAX_KEPT_BYTES
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.source import Source
+from resources.storage import Storage
 
 _MEGABYTE = 1_000_000
 # Prefix of a run's scratch folder. It has one folder per running frame, which contains the frame's reservation.
@@ -99,18 +99,19 @@ def disk_full_error(name: str, folder: Path) -> InsufficientResourcesError:
     return InsufficientResourcesError(f"{name} could not be finished because the disk of {folder} is full")
 
 
-def unwritable_folder(error: BaseException, folders: Sequence[Path]) -> Path | None:
-    """Return the folder that an error could not write to, or None: mounted read-only, or owned by another user."""
-    if not (isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
-        return None
-    return folders[0] if folders else None
-
-
-def unwritable_error(name: str, folder: Path) -> UnwritableArchiveError:
-    return UnwritableArchiveError(
-        f"{name} could not be written to the archive {folder}, which is read-only or belongs to another user; mount it writable, "
-        f"or give its folders to user {os.geteuid()} with chown, and the frame is retried automatically."
-    )
+@contextmanager
+def explain_unwritable(name: str, storage: Storage) -> Iterator[None]:
+    """Raise UnwritableArchiveError when the block, which writes to the archive, must not: it is mounted read-only, or owned by
+    another user."""
+    try:
+        yield
+    except OSError as error:
+        if not storage.capabilities.has_local_paths or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        folder = Path(storage.gdal_path(""))
+        raise UnwritableArchiveError(
+            f"{name} could not be written to the archive {folder}, which is read-only or belongs to another user"
+        ) from error
 
 
 def out_of_memory_error(name: str, worker_memory_mb: int) -> FrameError:

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 from sqlalchemy import Engine
@@ -15,6 +15,7 @@ from ls4_assets.db.frames import FrameFacts, FrameRecord, Product, SourceRecord
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, FrameProduct, Step, made_with, product_of
 from ls4_assets.domain.profiles import FrameProfile
+from ls4_assets.processing.admission import explain_unwritable
 from ls4_assets.processing.raw_scans import find_raw_scan, raw_scan_state
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.raster.frame import FrameResult, product_path
@@ -109,7 +110,8 @@ class FrameProducts:
 
     def _upload(self, product: FrameProduct, key: str, scratch: Path) -> StoredObject:
         path = product_path(scratch, self.frame.stem, product.name)
-        return self.storage.upload(path, key, intermediate=product.is_intermediate, may_link=True)
+        with explain_unwritable(PurePosixPath(self.source.key).name, self.storage):
+            return self.storage.upload(path, key, intermediate=product.is_intermediate, may_link=True)
 
     def _stored_key(self, step: Step) -> str:
         served_key = self.record.served_key if self.record else None

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from sqlalchemy import Engine
+
 from ls4_assets.db import frames as records
 from ls4_assets.db.frames import FrameFacts, FrameRecord, SourceRecord
 from ls4_assets.db.schema import SourceState
@@ -41,7 +43,7 @@ from resources.storage import Storage, combined_version
 _READ_BYTES = 1 << 20
 MAX_SIDECAR_BYTES = 1_000_000
 """World files have a hundred bytes, coordinate systems a few thousand, statistics of ArcGIS some ten thousand."""
-_FULL_DISK_RETRY_SECONDS = 120
+_DISK_RETRY_SECONDS = 120
 
 
 def process_frame(task: FrameTask) -> FrameOutcome:
@@ -65,16 +67,8 @@ def process_frame(task: FrameTask) -> FrameOutcome:
         outcome = FrameOutcome(task.frame, "superseded", source=source)
         with engine.begin() as connection:
             records.set_source_state(connection, source, SourceState.QUEUED)
-    except InsufficientResourcesError as error:
-        reason = f"{error}; free some disk space, and the frame is retried automatically."
-        with engine.begin() as connection:
-            if not records.requeue_after(connection, source, reason, _FULL_DISK_RETRY_SECONDS):
-                reason = f"{error}; free some disk space, then materialize it again. Its previous products are unchanged."
-        outcome = FrameOutcome(task.frame, "waiting", reason, source)
-    except UnwritableArchiveError as error:
-        with engine.begin() as connection:
-            records.requeue_after(connection, source, str(error), _FULL_DISK_RETRY_SECONDS)
-        outcome = FrameOutcome(task.frame, "waiting", str(error), source)
+    except (InsufficientResourcesError, UnwritableArchiveError) as error:
+        outcome = _wait(task, source, error, engine)
     except (FrameError, NotFoundError, IrregularEntryError) as error:
         findings = error.findings if isinstance(error, FrameQualityError) else ()
         outcome = FrameOutcome(task.frame, "failed", job.describe_failure(error), source, findings=findings)
@@ -86,6 +80,17 @@ def process_frame(task: FrameTask) -> FrameOutcome:
         fetch_seconds=round(job.seconds.get("fetch", 0.0), 3),
         publish_seconds=round(job.seconds.get("publish", 0.0), 3),
     )
+
+
+def _wait(
+    task: FrameTask, source: SourceRecord, error: InsufficientResourcesError | UnwritableArchiveError, engine: Engine
+) -> FrameOutcome:
+    """Queue the frame again for a time when its disks may have changed, unless only a person can request it."""
+    reason = f"{error}; {error.advice}, and the frame is retried automatically."
+    with engine.begin() as connection:
+        if not records.requeue_after(connection, source, reason, _DISK_RETRY_SECONDS):
+            reason = f"{error}; {error.advice}, then materialize it again. Its previous products are unchanged."
+    return FrameOutcome(task.frame, "waiting", reason, source)
 
 
 @dataclass
@@ -122,8 +127,6 @@ class _FrameJob:
                 raise admission.out_of_memory_error(self._name, self.task.settings.worker_memory_mb) from error
             if folder := admission.full_disk([scratch, *self._archive_folders()]):
                 raise admission.disk_full_error(self._name, folder) from error
-            if folder := admission.unwritable_folder(error, self._archive_folders()):
-                raise admission.unwritable_error(self._name, folder) from error
             raise
 
     def run(self, scratch: Path) -> FrameOutcome:

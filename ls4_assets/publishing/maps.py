@@ -81,14 +81,13 @@ def withdraw(archive: Archive, collection: Collection, publishers: Iterable[MapP
 
 def read_published(storage: Storage, publisher: MapPublisher, collection: Collection) -> dict[str, bytes]:
     """The documents in the bucket; empty if the main document is missing, because the map is then withdrawn."""
-    documents = {}
-    main, *others = publisher.document_keys(collection)
-    try:
-        documents[main] = storage.read(main)
-        for key in others:
+    documents: dict[str, bytes] = {}
+    for key in publisher.document_keys(collection):
+        try:
             documents[key] = storage.read(key)
-    except NotFoundError:
-        pass
+        except NotFoundError:
+            if not documents:
+                return {}
     return documents
 
 

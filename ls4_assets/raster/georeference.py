@@ -5,7 +5,6 @@ reads both for a tif that names no CRS of its own.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -20,6 +19,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.crs_files import reject_crs_files
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
 
 WEB_MERCATOR = CRS.from_epsg(3857)
@@ -31,13 +31,6 @@ _SAME_PLACE_PX = 0.001
 # Plausible sizes of a pixel in meters on the map. Scans have 0.05 to 10; the location is checked later, in kilometers.
 _PIXEL_LIMITS = (0.001, 10_000.0)
 _ADVICE = "correct its georeference and drop it again"
-CRS_ADVICE = (
-    "delete its .aux.xml and .prj, write a CRS with an EPSG code into the tif with gdal_edit.py -a_srs, and drop it again"
-)
-# A CRS may name grids that PROJ opens: `@` marks an optional one, which is skipped when it is missing.
-_GRIDS = re.compile(
-    r'(?:(?:nad|geoid)grids=|(?:PARAMETERFILE|EXTENSION)\["(?:PROJ4_GRIDS",")?)([^\s"\]]+)', re.ASCII | re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
             f"{path.name} has a geotransform but no coordinate reference system; drop its .prj beside it, "
             "or write it into the tif with gdal_edit.py -a_srs."
         )
-    _reject_grid_paths(crs, path)
+    reject_crs_files(crs.to_wkt(), path)
     if not (crs.is_projected or crs.is_geographic):
         raise FrameError(
             f"{path.name} is in a local coordinate system that cannot be placed on the earth; georeference it in "
@@ -80,15 +73,6 @@ def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
     # A CRS with the same coordinates as EPSG:3857 needs no warp, regardless of the name that the scanning software gave it.
     is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
     return Georeference(crs, transform, label, needs_warp=bool(is_turned or is_moved))
-
-
-def _reject_grid_paths(crs: CRS, path: Path) -> None:
-    """Raise FrameError for a CRS that would make PROJ open a file by its path or its address."""
-    for name in (name for names in _GRIDS.findall(crs.to_wkt()) for name in names.split(",")):
-        if "/" in name or ":" in name:
-            raise FrameError(
-                f"{path.name} has a coordinate reference system that refers to another file, {name[:200]}; {CRS_ADVICE}."
-            )
 
 
 def _reject_pixel_size(dataset: DatasetReader, map_corners: NDArray[np.float64], path: Path) -> None:

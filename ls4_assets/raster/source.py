@@ -23,8 +23,9 @@ from rasterio.windows import Window
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
 from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.crs_files import CRS_ADVICE, reject_sidecar_files
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
-from ls4_assets.raster.georeference import CRS_ADVICE, Georeference, read_georeference
+from ls4_assets.raster.georeference import Georeference, read_georeference
 from ls4_assets.raster.tiff_structure import reject_unbounded
 
 MaskDeclaration = Literal["mask", "alpha", "nodata", "nothing"]
@@ -160,6 +161,7 @@ def _reject_bad_file(path: Path, limits: Limits) -> None:
         if file.read(4) not in _TIFF_MAGIC:
             raise FrameError(f"{path.name} is not a tif despite its name; export it as a GeoTIFF and drop that.")
     reject_unbounded(path)
+    reject_sidecar_files(path)
 
 
 def _reject_oversize(dataset: DatasetReader, path: Path, limits: Limits) -> None:

@@ -46,10 +46,12 @@ class _Layout:
 
 def reject_unbounded(path: Path) -> None:
     """Raise FrameError for a tif of too many images, tags, strips or tiles, or whose list of images never ends."""
+    file_bytes = path.stat().st_size
     with path.open("rb") as file, suppress(struct.error):
         layout, offset = _Layout.read(file)
         seen: set[int] = set()
-        while offset:
+        # An offset of BigTIFF may be larger than any that a file can be read at.
+        while 0 < offset < file_bytes:
             if offset in seen:
                 raise FrameError(
                     f"{path.name} has a list of images that leads back to itself, so it is corrupt; "

@@ -7,12 +7,10 @@ browser could start or delete runs. Starting the webserver is in ``webserver.py`
 import hmac
 import json
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,7 +25,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True)
-class Rejection:
+class GuardResponse:
     """The answer to a request that does not reach the webserver."""
 
     status: HTTPStatus
@@ -53,7 +51,7 @@ class RequestGuard:
         else:
             await self._app(scope, receive, _with_frame_options(send))
 
-    def judge(self, scope: Message) -> Rejection | None:
+    def judge(self, scope: Message) -> GuardResponse | None:
         """The answer to a request that must not reach the webserver; None: it may."""
         if scope["path"] in _PUBLIC_PATHS and scope.get("method") in _SAFE_METHODS:
             return None
@@ -65,48 +63,50 @@ class RequestGuard:
             or _judge_call(scope, headers)
         )
 
-    def _judge_host(self, headers: dict[str, str]) -> Rejection | None:
+    def _judge_host(self, headers: dict[str, str]) -> GuardResponse | None:
         """Another name that resolves to this address is DNS rebinding."""
         if _host_name(headers.get("host", "")) in self._hosts:
             return None
-        return Rejection(
+        return GuardResponse(
             HTTPStatus.FORBIDDEN,
             "The Dagster UI is not served under this host name. Set LS4_DAGSTER_URL to the address that you open.",
         )
 
-    def _judge_login(self, headers: dict[str, str]) -> Rejection | None:
+    def _judge_login(self, headers: dict[str, str]) -> GuardResponse | None:
         if self._password is None:
             return None
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         try:
-            given = b64decode(credentials, validate=True) if scheme.lower() == "basic" else b""
-        except Base64Error:
-            given = b""
-        if hmac.compare_digest(given, f"{USER}:{self._password}".encode()):
+            sent = b64decode(credentials, validate=True) if scheme.lower() == "basic" else b""
+        except ValueError:  # not Base64, or not ASCII
+            sent = b""
+        if hmac.compare_digest(sent, f"{USER}:{self._password}".encode()):
             return None
-        return Rejection(HTTPStatus.UNAUTHORIZED, f"Log in as {USER} with the password of LS4_DAGSTER_PASSWORD.")
+        return GuardResponse(HTTPStatus.UNAUTHORIZED, f"Log in as {USER} with the password of LS4_DAGSTER_PASSWORD.")
 
-    def _judge_origin(self, scope: Message, headers: dict[str, str]) -> Rejection | None:
+    def _judge_origin(self, scope: Message, headers: dict[str, str]) -> GuardResponse | None:
         """A link of another site may open a page; its scripts, forms and sockets may change nothing."""
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get("origin")
-        is_foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
+        is_foreign = origin is not None and origin.partition("://")[2].lower() != headers["host"].lower()
         if is_foreign or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return Rejection(HTTPStatus.FORBIDDEN, "A page of another site sent this request. Open the Dagster UI itself.")
+            return GuardResponse(HTTPStatus.FORBIDDEN, "A page of another site sent this request. Open the Dagster UI itself.")
         return None
 
 
-def _judge_call(scope: Message, headers: dict[str, str]) -> Rejection | None:
+def _judge_call(scope: Message, headers: dict[str, str]) -> GuardResponse | None:
     """A form or an image of any page can send GET, and POST with the content type of a form, but no JSON."""
     if scope["type"] == "websocket":
         return None
     if scope["method"] in _SAFE_METHODS:
         if scope["path"].rstrip("/").endswith("/graphql") and scope["query_string"]:
-            return Rejection(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL is accepted by POST only. Send the query as JSON.")
+            return GuardResponse(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL is accepted by POST only. Send the query as JSON.")
         return None
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return Rejection(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Only JSON is accepted. Set the content type to application/json.")
+        return GuardResponse(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Only JSON is accepted. Set the content type to application/json."
+        )
     return None
 
 
@@ -116,7 +116,7 @@ def _host_name(host: str) -> str:
     return name if colon and port.isdigit() else host.lower()
 
 
-async def _answer(rejection: Rejection, scope: Message, send: Send) -> None:
+async def _answer(rejection: GuardResponse, scope: Message, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": rejection.sentence[:120]})
         return

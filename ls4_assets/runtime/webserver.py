@@ -23,7 +23,7 @@ def create_guarded_app(*arguments: Any, **options: Any) -> RequestGuard:
 
 def main() -> None:
     """Run the webserver until it is stopped."""
-    # The command has no option for middleware; it looks this function up in its module when it starts.
+    # The command has no option for middleware; it reads this name of its module when it starts.
     cli.create_app_from_workspace_process_context = create_guarded_app  # type: ignore[assignment, attr-defined]
     cli.cli(auto_envvar_prefix="DAGSTER_WEBSERVER")
 

@@ -1,4 +1,4 @@
-"""Requests that made mapserv access invalid memory, and a grammar of requests like them.
+"""Requests that ended a worker, most because mapserv accessed invalid memory, and a grammar of requests like them.
 
 The faults are MapServer's; an anonymous request reached them through our configuration. `crash_addresses` has those that were
 found, `similar_addresses` generates others of the same kinds from a seed.
@@ -16,6 +16,7 @@ _BETWEEN = (
     "<UpperBoundary><Literal>2</Literal></UpperBoundary></PropertyIsBetween></Filter>"
 )
 _FEATURE_IDS = ("<Filter><FeatureId fid='{}'/></Filter>", "<Filter><ResourceId rid='{}'/></Filter>")
+_GET_FEATURE = "SERVICE=WFS&VERSION=1.1.0&REQUEST=GetFeature"
 _BRACKETS = ('[roll]"', "] or 1=1")
 
 
@@ -34,8 +35,13 @@ def get_feature(version: str, parameters: str) -> str:
     return f"/wms/{TABLE}?SERVICE=WFS&VERSION={version}&REQUEST=GetFeature&{names}={NAME}_index&{parameters}"
 
 
+def forged_database_error() -> str:
+    """MapServer's message about the unknown name has a line that begins like that of a failed connection."""
+    return f"/wms/{TABLE}?{_GET_FEATURE}&TYPENAME=x%0ADatabase%20connection%20failed%20(x)"
+
+
 def crash_addresses() -> dict[str, str]:
-    """Each crashed one worker with the signal SIGSEGV. The key says why."""
+    """Each ended one worker: the last with SIGKILL, because it was replaced, the others with SIGSEGV. The key says why."""
     addresses = {
         f"infinite scale, {version}, {width} x {height}": get_map(width, height, version=version)
         for version in ("1.1.1", "1.3.0")
@@ -59,6 +65,8 @@ def crash_addresses() -> dict[str, str]:
     addresses["between, invalid escapes"] = get_feature("1.1.0", f"FILTER={odd.replace('%5B', '%4R').replace('%5D', '%4T')}")
     addresses["between, encoded ="] = get_feature("1.1.0", f"FILTER%3D{odd}")
     addresses["between, terminated name"] = get_feature("1.1.0", f"FILTER={odd}%00&FILTER%00x=1")
+    # MapServer's message quotes it, and read like a message of PostgreSQL.
+    addresses["name like a database error"] = f"/wms/{TABLE}?{_GET_FEATURE}&TYPENAME=too%20many%20connections"
     return addresses
 
 

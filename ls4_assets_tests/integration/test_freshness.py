@@ -17,6 +17,7 @@ from dagster._daemon.freshness import FreshnessDaemon
 from dagster._serdes import deserialize_value, serialize_value
 from sqlalchemy import create_engine, make_url, text
 
+from ls4_assets import definitions
 from ls4_assets.assets import keys
 from ls4_assets.runtime.storage import EventLogStorage, PostgresStorage
 from ls4_assets_tests.platform import CHECKOUT, Platform
@@ -51,6 +52,8 @@ def evaluation(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("LS4_DATABASE_URL", platform.settings.database_url.get_secret_value())
     monkeypatch.setenv("LS4_PUBLIC_URL", "http://maps.test/archive")
     monkeypatch.setenv("LS4_MAP_URL", "http://maps.test")
+    # Another test of this process may have loaded the definitions of fewer shards.
+    definitions._load.cache_clear()
     origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ls4_assets.definitions"))
     target = InProcessWorkspaceLoadTarget(origin)
     with create_test_daemon_workspace_context(target, platform.instance) as workspace:

@@ -17,7 +17,7 @@ from ls4_assets.assets import events, frames
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.processing import admission
+from ls4_assets.processing import admission, worker
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import CHECKOUT, Platform, frame_of, running_platform
@@ -118,8 +118,9 @@ def test_frame_without_enough_disk_space_is_requeued_with_the_numbers(
     ("before", "after", "advice"),
     [("done", "done", "then materialize it again."), ("failed", "queued", "the frame is retried automatically.")],
 )
-def test_message_about_a_full_disk_says_whether_the_frame_is_retried(
-    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, advice: str
+@pytest.mark.parametrize("problem", ["full", "read-only"])
+def test_message_about_a_disk_says_whether_the_frame_is_retried(
+    platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, advice: str, problem: str
 ) -> None:
     """The message promised an automatic retry that never came."""
     platform.drop(KEY, good)
@@ -128,12 +129,41 @@ def test_message_about_a_full_disk_says_whether_the_frame_is_retried(
         connection.execute(text("UPDATE ls4.source SET state = :state"), {"state": before})
     selection = [dg.AssetKey(["Travis", step]) for step in STEPS]
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "process_frame", process_with_full_disk)
+        process = process_with_full_disk if problem == "full" else process_with_read_only_archive
+        patch.setattr(frames, "process_frame", process)
         run = platform.run(selection, partition_key=frame_of(KEY).partition)
     assert not run.success
     observation = platform.instance.fetch_observations(selection[-1], limit=1).records[0].event_log_entry.asset_observation
     assert observation and observation.description and advice in observation.description
     assert platform.state(KEY)[0] == after
+
+
+def process_with_read_only_archive(task: FrameTask) -> FrameOutcome:
+    def reject_write(*_: object, **__: object) -> StoredObject:
+        raise OSError(30, "Read-only file system")
+
+    DirectoryStorage.upload = reject_write  # type: ignore[method-assign]  # only in this worker process
+    return process_frame(task)
+
+
+def test_archive_is_not_blamed_for_another_folder(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scratch folder of another user was reported as an archive that is read-only, with advice that could not help."""
+    platform.drop(KEY, good)
+    result = request_run(platform)
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "process_frame", process_with_unwritable_scratch)
+        (run,) = platform.execute(result)
+    assert not run.success
+    _, reason = platform.state(KEY)
+    assert reason and "PermissionError" in reason and "archive" not in reason
+
+
+def process_with_unwritable_scratch(task: FrameTask) -> FrameOutcome:
+    def reject_write(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(task.scratch))
+
+    worker.__dict__["process"] = reject_write  # only in this worker process
+    return process_frame(task)
 
 
 def process_with_full_disk(task: FrameTask) -> FrameOutcome:

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from affine import Affine
 
+from ls4_assets.assets.checks import check_published_documents
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.reconcile.run import Reconciler
 from ls4_assets.operations.status import collect
@@ -81,6 +82,20 @@ def test_published_documents_are_valid_and_show_a_photograph(platform: Platform,
 def test_truncated_documents_are_invalid(platform: Platform, publisher: MapPublisher) -> None:
     for key, data in maps.read_published(platform.storage, publisher, COLLECTION).items():
         assert publisher.validate({key: data[: len(data) // 2]}), key
+
+
+@per_publisher
+def test_missing_document_fails_the_check(platform: Platform, publisher: MapPublisher) -> None:
+    """A map without its TileJSON passed: only the documents that were there were validated."""
+    keys = publisher.document_keys(COLLECTION)
+    for key in keys[1:]:
+        data = platform.storage.read(key)
+        platform.storage.delete(key)
+        result = check_published_documents(platform.archive, COLLECTION, publisher)
+        platform.storage.put(key, data)
+        assert not result.passed
+        assert f"{key} is missing." in str(result.metadata) + str(result.description)
+    assert check_published_documents(platform.archive, COLLECTION, publisher).passed
 
 
 @per_publisher

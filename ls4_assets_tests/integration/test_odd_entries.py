@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from ls4_assets.cli.main import main
+from ls4_assets.ingest import scan
 from ls4_assets.ingest.scan import scan_bucket
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect, format_status
@@ -135,6 +136,35 @@ def test_archive_that_cannot_be_listed_is_reported(ingest: Ingest) -> None:
     root.rmdir()
     root.with_name("unmounted").rename(root)
     ingest.scan()
+    assert collect(ingest.archive.settings).unlisted == ()
+
+
+FAIL_ON_ONE_KEY = """
+CREATE FUNCTION ls4.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'this row fails'; END $$;
+CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON ls4.source FOR EACH ROW WHEN (NEW.key = '{key}') EXECUTE FUNCTION ls4.fail();
+"""
+
+
+# With few keys a folder takes several scans.
+@pytest.mark.parametrize(("keys", "failing"), [(None, 2), (None, 5), (None, 8), (3, 5), (3, 8)])
+def test_folder_that_fails_in_one_of_its_ranges_stays_reported(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch, keys: int | None, failing: int
+) -> None:
+    """A folder larger than one range never became an incident: each scan of its other ranges began the wait again."""
+    monkeypatch.setattr(scan, "RANGE_KEYS", 3)
+    ingest.drop(*(tif(number) for number in range(1, 9)), tif(1, "bw/Zavala/USDA_1958/frames/georef"))
+    ingest.write(FAIL_ON_ONE_KEY.format(key=tif(failing)))
+    try:
+        ingest.scan(4, keys=keys)
+        (first,) = collect(ingest.archive.settings).unlisted
+        assert first.folder == f"{FOLDER}/" and "this row fails" in first.reason
+        for _ in range(6):
+            ingest.scan(keys=keys)
+            (again,) = collect(ingest.archive.settings).unlisted
+            assert again.since == first.since
+    finally:
+        ingest.write("DROP FUNCTION ls4.fail CASCADE")
+    ingest.scan(4, keys=keys)
     assert collect(ingest.archive.settings).unlisted == ()
 
 

@@ -33,6 +33,7 @@ def test_every_path_of_the_map_server_follows_the_folder(platform: Platform) -> 
     assert all(path.startswith(former) for path in paths)
     with platform.database.begin() as connection:
         assert relocate_archive(connection, "/moved%_/") == 1
+    assert platform.rows("SELECT name FROM ls4.collection WHERE map_format = ''") == [{"name": COLLECTION.name}]
     moved = [str(row["path"]) for row in platform.rows(PATHS)]
     assert sorted(moved) == sorted(f"/moved%_/{path.removeprefix(former)}" for path in paths)
     assert platform.rows("SELECT name FROM ls4.collection WHERE served_root = '/moved%_/'") == [{"name": COLLECTION.name}]
@@ -40,3 +41,17 @@ def test_every_path_of_the_map_server_follows_the_folder(platform: Platform) -> 
         assert relocate_archive(connection, former) == 1
         assert relocate_archive(connection, former) == 0
     assert sorted(str(row["path"]) for row in platform.rows(PATHS)) == sorted(paths)
+
+
+def test_folder_inside_the_former_one_is_inserted_once(platform: Platform) -> None:
+    """With two collections, an archive moved to a folder below its former one got that folder's name twice."""
+    former = served_root(platform.storage)
+    paths = [str(row["path"]) for row in platform.rows(PATHS)]
+    with platform.database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO ls4.collection (name, shard, partition, table_name, served_root)"
+            f" VALUES ('Travis_USDA_1937_frames', 'Travis', 'USDA_1937/frames', 'travis_usda_1937_frames', '{former}')"
+        )
+        assert relocate_archive(connection, f"{former}ls4/") == 2
+    moved = [str(row["path"]) for row in platform.rows(PATHS)]
+    assert sorted(moved) == sorted(f"{former}ls4/{path.removeprefix(former)}" for path in paths)

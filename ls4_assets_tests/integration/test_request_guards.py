@@ -1,12 +1,13 @@
 """Requests that reach a fault of MapServer: none may crash a worker, and the requests of ordinary clients keep working."""
 
 import subprocess
+import time
 from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
-from ls4_assets_tests.integration.crash_requests import crash_addresses, get_feature, get_map
+from ls4_assets_tests.integration.crash_requests import crash_addresses, forged_database_error, get_feature, get_map
 from ls4_assets_tests.integration.serving_fixtures import (
     BLACK,
     COLLECTION,
@@ -35,6 +36,15 @@ def test_request_does_not_crash_a_worker(map_server: MapServer, fault: str) -> N
     before = map_server.workers()
     response = map_server.get(crash_addresses()[fault])
     assert response.status_code < 500, response.text
+    assert map_server.workers() == before
+
+
+def test_name_with_the_lines_of_a_database_error_replaces_no_worker(map_server: MapServer) -> None:
+    """One client that repeated such a request had one worker after another replaced, and all maps waited."""
+    before = map_server.workers()
+    for _ in range(6):
+        map_server.get(forged_database_error())
+    time.sleep(1)
     assert map_server.workers() == before
 
 

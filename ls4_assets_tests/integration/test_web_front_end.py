@@ -169,11 +169,29 @@ def test_client_that_sends_too_many_requests_gets_429_and_others_do_not(index_da
         assert 429 in statuses(client, 3, **{"X-Forwarded-For": "203.0.113.1, 198.51.100.7"})
 
 
+def test_health_check_is_limited_and_counted_alone(index_database: IndexDatabase, home: Path) -> None:
+    """Anybody could occupy the workers with requests to /health, which had no limit."""
+    with front_end(index_database, home, client_rate=1, proxies=["127.0.0.1"]) as (_, client):
+        checker, other = ({"X-Forwarded-For": f"198.51.100.{number}"} for number in (7, 8))
+        assert {200, 429} == set(statuses(client, 20, "/health", **checker))
+        assert client.get(CATALOG, headers=checker).status_code == 200
+        assert 429 in statuses(client, 20, **other)
+        assert client.get("/health", headers=other).status_code == 200
+
+
 def test_addresses_of_one_ipv6_network_are_one_client(index_database: IndexDatabase, home: Path) -> None:
     with front_end(index_database, home, client_rate=1, proxies=["127.0.0.1"]) as (_, client):
         spread = [client.get(CATALOG, headers={"X-Forwarded-For": f"2001:db8::{n:x}:1"}).status_code for n in range(12)]
         assert 429 in spread
         assert client.get(CATALOG, headers={"X-Forwarded-For": "2001:db8:0:1::1"}).status_code == 200
+
+
+def test_ipv4_addresses_that_come_as_ipv6_are_clients_of_their_own(index_database: IndexDatabase, home: Path) -> None:
+    """Behind a load balancer with IPv6, all clients with IPv4 were one client."""
+    with front_end(index_database, home, client_rate=1, proxies=["127.0.0.1"]) as (_, client):
+        assert 429 in statuses(client, 20, **{"X-Forwarded-For": "::ffff:198.51.100.7"})
+        assert client.get(CATALOG, headers={"X-Forwarded-For": "198.51.100.7"}).status_code == 429
+        assert statuses(client, 3, **{"X-Forwarded-For": "::ffff:198.51.100.8"}) == [200] * 3
 
 
 def test_client_cannot_invent_an_address_without_a_load_balancer(index_database: IndexDatabase, home: Path) -> None:

@@ -7,16 +7,14 @@ from typing import cast, get_args
 
 import pytest
 
-from deploy.aws.keys import NEVER_DROPS, PUBLIC_KEYS, WRITTEN_KEYS
+from deploy.aws.keys import PUBLIC_KEYS
 from ls4_assets.domain import export_keys
 from ls4_assets.domain.exports import EXPORTS, FOOTPRINTS_GEOJSON, MOSAIC, CollectionExport, ExportName
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Collection
-from ls4_assets.ingest.listing import is_drop_key
 from ls4_assets.publishing.export_files import WRITERS
 from ls4_assets_tests.platform import CHECKOUT
-from ls4_assets_tests.unit.test_products import matches, served_by_nginx
-from resources.storage import content_type
+from ls4_assets_tests.unit.test_products import matches, missing_storage_rules, served_by_nginx
 
 COLLECTION = Collection("Travis", "USDA_1958", "frames")
 
@@ -43,12 +41,7 @@ def missing_rules(export: CollectionExport, key: str) -> Iterator[str]:
         yield f"{key}: is among the STAC items"
     if not (matches(PUBLIC_KEYS, key) and served_by_nginx(key)):
         yield f"{key}: is not public"
-    if not matches(WRITTEN_KEYS, key):
-        yield f"{key}: runs on AWS may not write it"
-    if not matches(NEVER_DROPS, key) or is_drop_key(key):
-        yield f"{key}: counts as a drop"
-    if content_type(key) != export.content_type:
-        yield f"{key}: S3 stores it as {content_type(key)}; add the suffix to CONTENT_TYPES in resources/storage.py"
+    yield from missing_storage_rules(key, export.content_type)
 
 
 def test_every_export_has_all_its_parts() -> None:

@@ -148,3 +148,19 @@ def test_missing_folders_are_created_readable(storage: DirectoryStorage) -> None
     assert [stat.S_IMODE((storage.root / folder).stat().st_mode) for folder in ("nc", "nc/Travis")] == [0o755, 0o755]
     with pytest.raises(NotFoundError):
         storage.read("nc/Travis/x.tif/y")
+
+
+def test_failed_creation_of_a_folder_leaves_no_descriptor_open(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a mount without chmod, each failed write left a descriptor open until the process had no more."""
+
+    def forbid(descriptor: int, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", forbid)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for folder in ("nc", "cir", "maps"):
+        with pytest.raises(PermissionError):
+            storage.put(f"{folder}/x.tif", b"x")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

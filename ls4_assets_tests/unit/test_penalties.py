@@ -61,6 +61,7 @@ def test_number_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("198.51.100.7", "198.51.100.7"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("2001:db8::5", "2001:db8::/64"),
+        ("::ffff:198.51.100.7", "198.51.100.7"),
         ("unix:", "unix:"),
         ("", "unknown"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from pebble import ProcessExpired
 
-from ls4_assets.processing.header_limit import EXIT_CODE, limit_header_time
+from ls4_assets.processing.header_limit import EXIT_CODES, limit_header_time
 from ls4_assets.processing.pool import run_tasks
 
 SCRIPT = """
@@ -69,9 +69,19 @@ def test_header_that_takes_too_long_fails_only_its_own_task() -> None:
     tasks: Any = [0.5, 0, 1000]
     outcomes: dict[Any, Any] = dict(run_tasks(_read_header_for, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
     expired = outcomes.pop(1000)
-    assert isinstance(expired, ProcessExpired) and expired.exitcode == EXIT_CODE
+    assert isinstance(expired, ProcessExpired) and expired.exitcode == -signal.SIGPROF
     assert outcomes == {0: 0, 0.5: 0.5}
     assert time.monotonic() - started < 40
+
+
+def test_header_that_waits_for_another_process_fails_only_its_own_task() -> None:
+    """A worker that waited for a FIFO used no CPU, and was occupied until the time limit of the frame."""
+    tasks: Any = [0, 1000]
+    outcomes: dict[Any, Any] = dict(run_tasks(_wait_in_header, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
+    expired = outcomes.pop(1000)
+    assert isinstance(expired, ProcessExpired) and expired.exitcode == -signal.SIGALRM
+    assert expired.exitcode in EXIT_CODES
+    assert outcomes == {0: 0}
 
 
 def test_time_after_the_header_is_not_limited() -> None:
@@ -117,8 +127,14 @@ def _read_header_for(seconds: float) -> float:
     return seconds
 
 
+def _wait_in_header(seconds: float) -> float:
+    with limit_header_time(2, wait_seconds=1):
+        time.sleep(seconds)
+    return seconds
+
+
 def _read_pixels(_task: object) -> str:
-    with limit_header_time(0.3):
+    with limit_header_time(0.3, wait_seconds=0.3):
         pass
     end = time.process_time() + 1
     while time.process_time() < end:

@@ -84,11 +84,16 @@ def missing_rules(product: FrameProduct, key: str) -> Iterator[str]:
         yield f"{key}: CloudFront and is_public differ"
     if served_by_nginx(key) != product.is_public:
         yield f"{key}: nginx.conf.j2 and is_public differ"
+    yield from missing_storage_rules(key, product.content_type)
+
+
+def missing_storage_rules(key: str, expected_type: str) -> Iterator[str]:
+    """What keeps runs from writing the object, or makes something else of it; also for the exports of a collection."""
     if not matches(WRITTEN_KEYS, key):
         yield f"{key}: runs on AWS may not write it"
     if not matches(NEVER_DROPS, key) or is_drop_key(key):
         yield f"{key}: counts as a drop"
-    if content_type(key) != product.content_type:
+    if content_type(key) != expected_type:
         yield f"{key}: S3 stores it as {content_type(key)}; add the suffix to CONTENT_TYPES in resources/storage.py"
 
 

@@ -1,12 +1,14 @@
 """Tifs and sidecars that cost much or can never succeed: each is rejected in one sentence, and following its advice helps."""
 
 import http.server
+import os
 import shutil
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from rasterio.shutil import copy
 
 from ls4_assets.errors import FrameError
 from ls4_assets.raster import tiff_structure
+from ls4_assets.raster.crs_files import reject_crs_files
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.source import Limits, Source, open_source
@@ -80,6 +83,21 @@ def test_number_of_strips_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tiff_structure, "MAX_BLOCKS", 299)
     assert "stored in 300 strips or tiles and the limit is 299" in rejection(path)
     inspect(gdal_translate(path))
+
+
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63, 2**63 - 1, 2**40])
+@pytest.mark.parametrize("place", ["first", "next"])
+def test_offset_beyond_the_end_of_a_bigtiff_is_left_to_gdal(tmp_path: Path, offset: int, place: str) -> None:
+    """A BigTIFF with a large offset failed with `ValueError: cannot fit 'int' into an offset-sized integer`."""
+    path = write_tif(tmp_path / "x.tif", photograph(40, 50), bigtiff="YES")
+    data = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<Q", data, 8)
+    (count,) = struct.unpack_from("<Q", data, first)
+    struct.pack_into("<Q", data, 8 if place == "first" else first + 8 + 20 * count, offset)
+    path.write_bytes(data)
+    tiff_structure.reject_unbounded(path)
+    if place == "first":
+        assert "its header cannot be read" in rejection(path)
 
 
 def test_image_without_strips_is_rejected(tmp_path: Path) -> None:
@@ -147,6 +165,69 @@ def test_optional_grids_of_old_systems_are_accepted(tmp_path: Path) -> None:
     crs = "+proj=utm +zone=14 +ellps=clrk66 +nadgrids=@conus,@null +type=crs"
     (tmp_path / "x.tif.aux.xml").write_text(HIDDEN_AUX.format(crs))
     inspect(write_tif(tmp_path / "x.tif", photograph(40, 50), transform=UTM_14, crs=None))
+
+
+BOUND = (
+    'BOUNDCRS[SOURCECRS[{source}],TARGETCRS[{target}],ABRIDGEDTRANSFORMATION["to WGS 84",METHOD["NTv2",ID["EPSG",9615]],'
+    'PARAMETERFILE["Latitude and longitude difference file","GRID",ID["EPSG",8656]]]]'
+)
+WKT_2 = BOUND.format(
+    **{side: rasterio.CRS.from_epsg(code).to_wkt(version="WKT2_2019") for side, code in (("source", 26714), ("target", 4326))}
+)
+PROJ_STRING = "+proj=utm +zone=14 +ellps=GRS80 +nadgrids=GRID +type=crs"
+NOTATIONS = {
+    "PROJ string": PROJ_STRING,
+    "WKT 1": rasterio.CRS.from_string(PROJ_STRING.replace("GRID", "nowhere.gsb")).to_wkt().replace("nowhere.gsb", "GRID"),
+    "WKT 2": WKT_2,
+    "WKT 2 with spaces and parentheses": WKT_2.replace("PARAMETERFILE[", "PARAMETERFILE (").replace('","GRID"', '" , "GRID"'),
+    "WKT 2 in the quotation marks of printed text": WKT_2.replace('"GRID"', "\u201cGRID\u201d"),
+    "WKT 2 with a bracket in the name": WKT_2.replace("Latitude and", "Latitude ] and"),
+    "JSON": '{"type": "BoundCRS", "parameters": [{"name": "Latitude and longitude difference file", "value": "GRID"}]}',
+}
+
+
+def open_in_a_thread(path: Path) -> str:
+    """Returns the rejection, or "" when the open still waits after some seconds."""
+    messages: list[str] = []
+    reader = threading.Thread(target=lambda: messages.append(rejection(path)), daemon=True)
+    reader.start()
+    reader.join(10)
+    return "".join(messages)
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+@pytest.mark.parametrize("suffix", [".tif.aux.xml", ".aux.xml", ".prj"])
+def test_no_grid_is_opened_by_its_path(tmp_path: Path, notation: str, suffix: str) -> None:
+    """A grid that was a FIFO occupied a worker for an hour: PROJ opened it before its path was checked."""
+    path = write_tif(tmp_path / "x.tif", photograph(40, 50), transform=UTM_14, crs=None)
+    os.mkfifo(tmp_path / "evil.gsb")
+    crs = NOTATIONS[notation].replace("GRID", str(tmp_path / "evil.gsb"))
+    path.with_suffix(suffix).write_text(crs if suffix == ".prj" else HIDDEN_AUX.format(escape(crs, quote=True)))
+    assert f"refers to another file, {tmp_path}/evil.gsb" in open_in_a_thread(path)
+
+
+@pytest.mark.parametrize("escaped", ["\\u002fetc\\u002fevil.gsb", "\\/etc\\/evil.gsb", "&#47;etc&#x2f;evil.gsb"])
+def test_path_of_a_grid_may_be_escaped(tmp_path: Path, escaped: str) -> None:
+    """A path in the escape sequences of JSON or XML was not recognized as one."""
+    path = write_tif(tmp_path / "x.tif", photograph(40, 50), transform=UTM_14, crs=None)
+    (tmp_path / "x.tif.aux.xml").write_text(HIDDEN_AUX.format(NOTATIONS["JSON"].replace("GRID", escaped)))
+    assert "refers to another file" in rejection(path)
+
+
+@pytest.mark.parametrize("version", ["WKT1_GDAL", "WKT1_ESRI", "WKT2_2015", "WKT2_2019"])
+@pytest.mark.parametrize("code", [26914, 26714, 2277, 6578, 3857])
+def test_usual_systems_name_no_file(tmp_path: Path, version: str, code: int) -> None:
+    wkt = rasterio.CRS.from_epsg(code).to_wkt(version=version)
+    reject_crs_files(wkt, tmp_path / "x.tif")
+    reject_crs_files(HIDDEN_AUX.format(escape(wkt, quote=True)), tmp_path / "x.tif")
+    reject_crs_files(f"+init=epsg:{code}", tmp_path / "x.tif")
+
+
+def test_path_of_a_grid_in_wkt_2_is_recognized(tmp_path: Path) -> None:
+    """The name of the parameter was compared instead of the path of its file."""
+    reject_crs_files(WKT_2.replace("GRID", "conus"), tmp_path / "x.tif")
+    with pytest.raises(FrameError, match="refers to another file, /etc/evil.gsb;"):
+        reject_crs_files(WKT_2.replace("GRID", "/etc/evil.gsb"), tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("end", ["", "</SRS>"])

@@ -71,6 +71,8 @@ def test_post_without_json_is_rejected(client: TestClient, kind: str | None) -> 
         {"sec-fetch-site": "same-site"},
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": ""},
         {"origin": f"{UI}:8443"},
     ],
 )
@@ -104,8 +106,15 @@ def test_health_check_needs_neither_host_nor_password() -> None:
 
 def test_login_is_required_when_a_password_is_set() -> None:
     with TestClient(RequestGuard(APP, (), "sécret:1"), base_url="http://localhost") as client:
-        for wrong in (None, "Bearer x", "Basic", "Basic !!", f"Basic {b64encode(b'operator:other').decode()}"):
-            response = client.get("/", headers={"authorization": wrong} if wrong else {})
+        for wrong in (
+            None,
+            "Bearer x",
+            "Basic",
+            "Basic !!",
+            "Basic \xe9\xe9\xe9\xe9",
+            f"Basic {b64encode(b'operator:other').decode()}",
+        ):
+            response = client.get("/", headers={"authorization": wrong.encode("latin-1")} if wrong else {})
             assert (response.status_code, response.headers["www-authenticate"][:5]) == (401, "Basic")
         right = b64encode("operator:sécret:1".encode()).decode()
         assert client.get("/", headers={"authorization": f"Basic {right}"}).status_code == 200

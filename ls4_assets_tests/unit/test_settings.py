@@ -75,6 +75,13 @@ def test_invalid_setting_is_reported_by_name(monkeypatch: pytest.MonkeyPatch, na
         load_settings()
 
 
+def test_dagster_url_needs_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The UI rejected its own host name, and advised to set the variable that was set."""
+    monkeypatch.setenv("LS4_DAGSTER_URL", "dagster.example.org")
+    with pytest.raises(ConfigurationError, match="LS4_DAGSTER_URL: .*such as https://dagster.example.org"):
+        load_settings()
+
+
 def test_missing_setting_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LS4_STORAGE")
     with pytest.raises(ConfigurationError, match="LS4_STORAGE"):

@@ -12,6 +12,7 @@ PAGE = (CHECKOUT / "docs" / "how-to" / "troubleshooting.md").read_text()
 CHAPTER = PAGE.partition("## Links, devices and other odd files\n")[2].partition("\n## ")[0]
 MODULES = (
     "ls4_assets/raster/tiff_structure.py",
+    "ls4_assets/raster/crs_files.py",
     "ls4_assets/raster/georeference.py",
     "ls4_assets/raster/source.py",
     "ls4_assets/processing/worker.py",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ def running_supervisor(
     count: int = 2,
     max_rss_bytes: int = 1 << 40,
     request_seconds: float = 60,
+    database_port: int | None = None,
 ) -> Iterator[WorkerSupervisor]:
     """Run a supervisor in a thread; its workers run a shell script."""
     listener = listen(folder / "sock")
@@ -37,7 +39,7 @@ def running_supervisor(
         mapfiles or folder,
         count=count,
         max_rss_bytes=max_rss_bytes,
-        database_port=None,
+        database_port=database_port,
         request_seconds=request_seconds,
     )
     thread = threading.Thread(target=lambda: asyncio.run(supervisor.run()))
@@ -148,6 +150,59 @@ def test_worker_that_hangs_is_replaced_and_its_client_gets_503(tmp_path: Path) -
         wait_until(lambda: bool(running_pids(supervisor)) and running_pids(supervisor) != before)
         # It is not the client's fault.
         assert "crashed" not in ask(tmp_path)
+
+
+_WORKER = """
+import socket
+port = {port}
+database = socket.create_connection(("127.0.0.1", port)) if port else None
+listener = socket.socket(fileno=0)
+while True:
+    connection, _ = listener.accept()
+    connection.recv(65536)
+    connection.sendall({response!r})
+    connection.close()
+"""
+
+
+def write_worker(folder: Path, response: bytes, port: int | None = None) -> str:
+    """A script that gives each request the same response, with a connection to the database at `port`."""
+    (folder / "worker.py").write_text(_WORKER.format(port=port, response=response))
+    return f"exec {sys.executable} {folder / 'worker.py'}"
+
+
+def test_worker_that_only_closed_its_connection_has_not_crashed_for_good(tmp_path: Path) -> None:
+    """Clients under suspicion had no worker until the next restart."""
+    with running_supervisor(tmp_path, write_worker(tmp_path, b""), count=1) as supervisor:
+        wait_until(lambda: len(running_pids(supervisor)) == 1)
+        assert "cannot answer" in ask(tmp_path)
+        wait_until(lambda: supervisor.slots[0].has_crashed)
+        before = running_pids(supervisor)
+        wait_until(lambda: not supervisor.slots[0].has_crashed)
+        assert running_pids(supervisor) == before
+
+
+def test_worker_that_reports_a_lost_database_is_replaced_only_if_its_connection_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request with the text of a database error had one worker after another replaced, half a second for each."""
+    monkeypatch.setattr("mapserver.workers.POLL_SECONDS", 5)
+    response = fastcgi.write_response("Content-Type: text/xml\r\n\r\n", b"Database connection failed (x)")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = write_worker(tmp_path, response, port)
+        with running_supervisor(tmp_path, script, count=1, database_port=port) as supervisor:
+            connection, _ = server.accept()
+            before = running_pids(supervisor)
+            for _ in range(3):
+                assert "database" in ask(tmp_path)
+            time.sleep(0.5)  # the dispatcher has responded before it judges the worker
+            assert running_pids(supervisor) == before
+            connection.close()
+            (pid,) = before
+            wait_until(lambda: is_disconnected(pid, port))
+            assert "database" in ask(tmp_path)
+            wait_until(lambda: bool(running_pids(supervisor) - before), 2)
 
 
 def test_incomplete_and_malformed_requests_do_not_stop_the_dispatcher(tmp_path: Path) -> None:
