@@ -90,9 +90,11 @@ class LocalPlatform:
         """The processes that match a target; empty when none runs at this moment."""
         try:
             if target == "run":
-                return [child for child in self.main_process("code-server").children() if _runs(child, "spawn_main")]
+                cold = [child for child in self.main_process("code-server").children() if _runs(child, "spawn_main")]
+                return cold + [child for child in self.main_process("run-server").children() if child.name() == "ls4-run"]
             if target == "pool worker":
-                servers = [child for run in self.find_processes("run") for child in run.children() if _runs(child, "forkserver")]
+                children = [child for run in self.find_processes("run") for child in run.children()]
+                servers = [child for child in children if _runs(child, "forkserver") or child.name() == "ls4-pool"]
                 return [worker for server in servers for worker in server.children()]
             if target == "postgres backend":
                 return [

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ls4_assets.domain.storages import FOLDER, Capabilities
 from ls4_assets.errors import ConfigurationError, IrregularEntryError, NotFoundError
-from resources.entries import find_defect, is_folder_link, modification_time, open_file, open_folder
+from resources.entries import find_defect, finish_time, is_folder_link, modification_time, open_file, open_folder
 from resources.scratch import scratch_folder
 from resources.storage import Defect, IrregularEntry, ListedItem, StorageErrors, StoredObject, folder_end, is_listed, walk
 
@@ -215,7 +215,7 @@ def _inside(key: str) -> str:
 def _stored(key: str, status: os.stat_result) -> StoredObject:
     # The inode distinguishes two files renamed into place within one clock tick of the file system.
     version = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-    return StoredObject(key, status.st_size, version, modification_time(status))
+    return StoredObject(key, status.st_size, version, modification_time(status), finish_time(status))
 
 
 def _examine(key: str, folder: int, name: str) -> StoredObject | IrregularEntry | None:

@@ -76,6 +76,17 @@ def is_folder_link(folder: int, name: str) -> bool:
     return False
 
 
+def finish_time(status: os.stat_result) -> datetime | None:
+    """Returns when the file was renamed or got its attributes, if that was after its last write; else None.
+
+    A write sets the times of modification and of change to the same value, to the nanosecond (inode(7)). A later time of change
+    comes from a rename (rsync, `mv`), or from attributes that a program sets when it has copied the content (`cp -p`, SFTP, SMB).
+    """
+    if status.st_ctime_ns <= status.st_mtime_ns:
+        return None
+    return datetime.fromtimestamp(status.st_ctime, UTC)
+
+
 def modification_time(status: os.stat_result) -> datetime:
     """Returns the time as Python can represent it: some disks carry times before the year 1 and after 9999."""
     try:

@@ -6,7 +6,7 @@ relative paths with "/" between segments; a segment that begins with a dot is ne
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -28,13 +28,17 @@ CONTENT_TYPES = {
 
 @dataclass(frozen=True, order=True)
 class StoredObject:
-    """An object. `size` is in bytes; `version` differs when the bytes do, and may differ after equal bytes were written again;
-    `modified` is timezone-aware UTC."""
+    """An object. `size` is in bytes; `version` differs when the bytes do, and may differ after equal bytes were written again.
+
+    Times are timezone-aware UTC. `finished_at`: when the file got its name or its attributes after its last write, which copy
+    programs do at the end; None when its last change was a write, and in a storage that lists only complete objects.
+    """
 
     key: str
     size: int
     version: str
     modified: datetime
+    finished_at: datetime | None = field(default=None, compare=False)
 
 
 class Defect(Enum):

@@ -14,6 +14,8 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
+from ls4_assets.assets.active_runs import collections_in_progress
+from ls4_assets.assets.rebuild_runs import request_rebuilds
 from ls4_assets.domain.printable import printable
 from ls4_assets.domain.products import STEPS
 from ls4_assets.ingest import sources
@@ -28,7 +30,7 @@ from ls4_assets.ingest.batches import (
 )
 from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.ingest.late_raw_scans import find_late_raw_scans
-from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock
+from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock, settle_recent
 from ls4_assets.processing.run_size import RunSize, choose_run_size
 from ls4_assets.settings import FrameSettings, RunSettings, Settings
 from resources.archive import Archive
@@ -37,6 +39,8 @@ from sensors import minimum_interval
 # Scans from a cursor; returns the report and the cursor of the next tick.
 ScanFunction = Callable[[Archive, str | None], tuple[ScanReport, str]]
 
+# Rebuilds that a deletion may request at once; the sensor publish_collections requests the others.
+RUNS_PER_TICK = 10
 # Bounded, because Dagster deletes partitions one at a time.
 ORPHANS_PER_TICK = 200
 # A batch without a run after this time was lost between the source table and the run queue.
@@ -71,7 +75,11 @@ def ingest_sensor(name: str, description: str, seconds: int, scan: ScanFunction)
 
 
 def _scan_next_part(archive: Archive, cursor: str | None) -> tuple[ScanReport, str]:
+    since = datetime.now(UTC)
     report = scan_bucket(archive, start=cursor or "")
+    # In the middle of a folder it is not known yet how many of its files are missing.
+    if not report.next_key:
+        report.add(settle_recent(archive, since))
     return report, report.next_key
 
 
@@ -97,12 +105,13 @@ def request_runs(
     dropped = [_materialization(shard, claimed) for shard, claimed in claimed_sources]
     event_store.store_asset_events(context.instance, event_store.RUNLESS_ORIGIN, [*replaced, *dropped])
     arrived = [frame_checks.raw_scan_evaluation(frame, arrived=True) for frame in late.frames]
-    if not (batches or arrived):
+    requests = [run_request(batch, archive.settings) for batch in batches]
+    if report.counts["gone"]:
+        requests += request_rebuilds(context.instance, archive, collections_in_progress(context.instance), RUNS_PER_TICK).requests
+    if not (requests or arrived):
         context.update_cursor(cursor)
         return dg.SkipReason(_summarize(report, released))
-    return dg.SensorResult(
-        run_requests=[run_request(batch, archive.settings) for batch in batches], asset_events=arrived, cursor=cursor
-    )
+    return dg.SensorResult(run_requests=requests, asset_events=arrived, cursor=cursor)
 
 
 def release_crashed_batches(instance: DagsterInstance, archive: Archive) -> tuple[int, int]:

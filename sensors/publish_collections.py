@@ -1,23 +1,17 @@
 """The sensor `publish_collections`: rebuilds collections whose frames changed, with one run per batch instead of one per frame.
 
 It reads from the frame table what the index lacks (`ls4_assets.publishing.rebuilds`), so it does not matter which run made
-the frames: one of an ingest sensor, a backfill from the Dagster UI, or a re-execution.
+the frames: one of an ingest sensor, a backfill from the Dagster UI, or a re-execution. A run of an ingest sensor submits its
+rebuilds itself when its frames are done; this sensor requests all others, and those that were lost.
 """
-
-from datetime import UTC, datetime
-from uuid import uuid4
 
 import dagster as dg
 from dagster import DagsterInstance
 
-from ls4_assets import logs
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import ActiveRuns, collections_in_progress
-from ls4_assets.db.tile_index import served_root
-from ls4_assets.domain.names import Collection
-from ls4_assets.publishing.exports import format_version
-from ls4_assets.publishing.maps import map_format
-from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, mark_requested, pending_rebuilds, withdrawn_collections
+from ls4_assets.assets.rebuild_runs import request_rebuilds
+from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, withdrawn_collections
 from ls4_assets.runtime.lost_runs import fail_lost_runs
 from resources.archive import Archive
 from sensors import minimum_interval
@@ -39,23 +33,11 @@ def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
         fail_lost_runs(context.instance)
         active_runs = collections_in_progress(context.instance)
         remove_withdrawn_collections(context.instance, archive, active_runs)
-        settings = archive.settings
-        due = pending_rebuilds(
-            archive.database,
-            settings.public_url,
-            served_root(archive.storage),
-            format_version(settings),
-            map_format(settings),
-        )
+        requests, due = request_rebuilds(context.instance, archive, active_runs, RUNS_PER_TICK)
         if not due:
             return dg.SkipReason("Nothing to rebuild. A collection whose frames are being made is rebuilt when they are done.")
-        now = datetime.now(UTC)
-        startable = [entry for entry in due if entry.may_start(now) and not active_runs.blocks(entry.collection)]
-        requests = [
-            _request(context.instance, archive, entry.collection, entry.first_asset) for entry in startable[:RUNS_PER_TICK]
-        ]
         if not requests:
-            return dg.SkipReason(f"{len(due)} collections are due and wait for their active runs to end.")
+            return dg.SkipReason(f"{due} collections are due and wait for their active runs to end.")
         return dg.SensorResult(run_requests=requests)
 
     return publish_collections
@@ -66,15 +48,3 @@ def remove_withdrawn_collections(instance: DagsterInstance, archive: Archive, ac
     for collection in withdrawn_collections(archive.database):
         if not active_runs.blocks(collection) and delete_withdrawn_collection(archive.database, collection):
             instance.delete_dynamic_partition(str(keys.collection_partitions(collection.shard).name), collection.partition)
-
-
-def _request(instance: DagsterInstance, archive: Archive, collection: Collection, first_asset: str) -> dg.RunRequest:
-    mark_requested(archive.database, collection, first_asset)
-    logs.emit("rebuild_requested", shard=collection.shard, collection=collection.name)
-    instance.add_dynamic_partitions(str(keys.collection_partitions(collection.shard).name), [collection.partition])
-    return dg.RunRequest(
-        run_key=uuid4().hex,
-        asset_selection=keys.assets_from_step(collection.shard, first_asset),
-        partition_key=collection.partition,
-        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: collection.name, **keys.NO_RETRIES, **keys.REBUILD_PRIORITY},
-    )

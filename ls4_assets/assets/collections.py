@@ -16,17 +16,14 @@ from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
 from ls4_assets.assets.report import report_metadata
 from ls4_assets.db import export_state, schema
-from ls4_assets.db import frames as records
 from ls4_assets.db import tile_index as index
 from ls4_assets.db.shapefile import write_shapefile
-from ls4_assets.domain.export_keys import stac_item_key
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection, Frame
-from ls4_assets.domain.products import PRODUCTS
+from ls4_assets.domain.names import SHAPEFILE_SUFFIXES, Collection
 from ls4_assets.publishing import collection_list, maps
 from ls4_assets.publishing.exports import publish_collection_lists
 from ls4_assets.publishing.map_publisher import InvalidMapError, MapPublisher
-from ls4_assets.publishing.public_cogs import remove_versions, update_public_cogs, wait_for_readers
+from ls4_assets.publishing.obsolete import remove_obsolete
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
@@ -86,17 +83,13 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: A
 
 
 def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:
-    """Update the collection's table and shapefile, then delete the products of frames that were removed from the index."""
+    """Update the collection's table and shapefile. Products of removed frames stay until their last readers are done."""
     started = time.monotonic()
     storage, url = archive.storage, archive.settings.public_url
     with index.collection_lock(archive.database, collection):
         with archive.database.begin() as connection:
             refreshed = index.refresh(connection, collection, storage, url)
         uploaded_keys = _publish_files(archive, collection) if refreshed.rows else []
-        if refreshed.removed:
-            wait_for_readers(archive, collection)
-        for frame in refreshed.removed:
-            _delete_products(archive, frame)
         _update_row(archive, collection, files_revision=refreshed.revision)
         with archive.database.connect() as connection:
             report = report_metadata(connection, collection)
@@ -129,7 +122,7 @@ def publish_map(archive: Archive, collection: Collection) -> dg.MaterializeResul
         publish_collection_lists(archive)
         inactive = set(maps.publishers_of(recorded_format)) - set(maps.active_publishers(settings))
         maps.withdraw(archive, collection, inactive)
-        replaced = update_public_cogs(archive, collection)
+        replaced = remove_obsolete(archive, collection)
         if recorded_format != maps.map_format(settings):
             # The STAC collection links to the maps.
             with archive.database.begin() as connection:
@@ -167,19 +160,6 @@ def _publish_files(archive: Archive, collection: Collection) -> list[str]:
     return uploaded
 
 
-def _delete_products(archive: Archive, frame: Frame) -> None:
-    """Delete the products of a frame that was removed from the index, unless it has been dropped again since."""
-    with records.frame_lock(archive.database, frame) as connection:
-        record = records.load_frame(connection, frame)
-        if record is None or not record.deleted:
-            return
-        for product in reversed(PRODUCTS):
-            archive.storage.delete(frame.product_key(product.name))
-        remove_versions(archive, frame)
-        archive.storage.delete(stac_item_key(frame))
-        records.delete_frame(connection, frame)
-
-
 def _withdraw(archive: Archive, collection: Collection, revision: int) -> None:
     """Delete the map, then the files, then the table, so that nothing that is still served loses its data.
 
@@ -187,6 +167,7 @@ def _withdraw(archive: Archive, collection: Collection, revision: int) -> None:
     """
     maps.withdraw(archive, collection)
     withdraw_overview_mosaic(archive, collection, revision)
+    remove_obsolete(archive, collection)
     for film_type in FILM_TYPES:
         for suffix in (*SHAPEFILE_SUFFIXES, "_idx.zip"):
             archive.storage.delete(collection.tile_index_key(film_type, suffix))

@@ -17,6 +17,7 @@ from pydantic import Field
 from ls4_assets.assets import events, frame_checks, keys
 from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.provenance import Provenance, code_version
+from ls4_assets.assets.rebuild_runs import submit_rebuilds
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
@@ -119,6 +120,8 @@ def materialize_frames(
                 context.log.info(f"{frame.id}: its tif was replaced or removed during this run; another run processes it.")
             else:
                 batcher.add(cast(FrameOutcome, outcome))
+    if keys.BATCH_TAG in context.run.tags:
+        submit_rebuilds(context, archive, frames)
     events.log_batch(context, shard, len(frames), len(failed), time.monotonic() - started)
     if failed:
         raise dg.Failure(

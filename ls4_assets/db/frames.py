@@ -123,7 +123,7 @@ def publish(
     """Write the frame's row. Facts that are not given keep their values. The run marks the source done later (`mark_done`).
 
     `served_key`: object key of the COG for the map, None without one. When it is not the public key, the public COG is replaced
-    after the next change of the tile index (ls4_assets/publishing/public_cogs.py).
+    after the next change of the tile index (ls4_assets/publishing/obsolete.py).
 
     `complete`: all three products have this content and an active profile. Otherwise, as when a person materialized one asset
     alone, the source is queued and the sensor requests the others.

@@ -8,6 +8,7 @@ such instead of raised, so that the others are still scanned. The comparison wit
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES
@@ -33,7 +34,8 @@ class DroppedFile:
     """A tif in the bucket. `version` covers its sidecars too: a corrected world file is a new version.
 
     `size` is in bytes. `empty`: the tif or one of its sidecars has no bytes (yet). `irregular`: the tif or a sidecar, if it is a
-    link or a device; also a link to a folder, wherever a folder may be.
+    link or a device; also a link to a folder, wherever a folder may be. `finished_at`: when the last of its files was finished
+    (`StoredObject.finished_at`); None if that is unknown of one of them.
     """
 
     key: str
@@ -42,6 +44,7 @@ class DroppedFile:
     sidecars: tuple[str, ...] = ()
     empty: bool = False
     irregular: IrregularEntry | None = None
+    finished_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,10 @@ def _join(tif: Entry, sidecars: list[Entry]) -> DroppedFile:
     empty = not all(part.size for part in parts if isinstance(part, StoredObject))
     irregular = next((part for part in parts if isinstance(part, IrregularEntry)), None)
     size = tif.size if isinstance(tif, StoredObject) else 0
-    return DroppedFile(tif.key, combined_version(tif, sidecars), size, keys, empty, irregular)
+    finish_times = [part.finished_at if isinstance(part, StoredObject) else None for part in parts]
+    known = [time for time in finish_times if time]
+    finished_at = max(known) if len(known) == len(parts) else None
+    return DroppedFile(tif.key, combined_version(tif, sidecars), size, keys, empty, irregular, finished_at)
 
 
 def _walk(storage: Storage, folder: str, start: str) -> Iterator[Entry | str | UnlistedFolder]:

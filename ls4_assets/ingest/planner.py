@@ -15,6 +15,8 @@ from ls4_assets.ingest.listing import DroppedFile
 
 # Clocks of the database and of this machine may differ by less.
 CLOCK_TOLERANCE = timedelta(minutes=1)
+# A program that sets attributes before it writes on does so within less.
+FINISHED_WAIT = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def plan_changes(
                 changes.returned.append(dropped.key)
             continue
         tables[frame.collection.table] = frame.collection.name
-        state = _next_state(dropped, before, now, rules.settle_empty if dropped.empty else rules.settle)
+        state = _next_state(dropped, before, now, _settle_time(dropped, now, rules))
         if state is not None:
             changes.rows.append(SourceChange(dropped, state, frame))
         elif before is not None and before.missing_since is not None:
@@ -110,13 +112,21 @@ def _add_absent(
             changes.gone.append(key)
 
 
+def _settle_time(dropped: DroppedFile, now: datetime, rules: Rules) -> timedelta:
+    """How long this version must not change before it is read; zero for a file that is known to be finished."""
+    if dropped.empty:
+        return rules.settle_empty
+    is_finished = dropped.finished_at is not None and now - dropped.finished_at >= FINISHED_WAIT
+    return timedelta(0) if is_finished else rules.settle
+
+
 def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: datetime, settle: timedelta) -> SourceState | None:
     """The state to write; None: no change. A rejection that no longer applies (a shard was added) starts like a new file."""
     initial = SourceState.SETTLING if settle else SourceState.QUEUED
     if before is None or before.version != dropped.version:
         return initial
     if before.state == SourceState.SETTLING:
-        return SourceState.QUEUED if has_passed(before.changed_at, settle, now) else None
+        return SourceState.QUEUED if not settle or has_passed(before.changed_at, settle, now) else None
     if before.state in (SourceState.DELETED, SourceState.REJECTED):
         return initial
     return None

@@ -20,7 +20,7 @@ from ls4_assets.domain.printable import printable
 from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
-from ls4_assets.ingest.planner import Rules, SourceSnapshot, plan_changes
+from ls4_assets.ingest.planner import FINISHED_WAIT, Rules, SourceSnapshot, plan_changes
 from ls4_assets.ingest.unlisted import clear_archive, clear_listed, record_unlisted
 from resources.archive import Archive
 from resources.locks import try_lock
@@ -32,6 +32,9 @@ RANGE_KEYS = 5_000
 EMPTY_WAIT = timedelta(minutes=20)
 # The events of one large deletion arrive gradually; wait so that the deletion guard sees all of them.
 EVENTS_WAIT = timedelta(seconds=30)
+# Up to this many changes are checked again within the tick that found them, in this interval.
+_MAX_RECENT = 50
+_RECHECK_SECONDS = 1.0
 _UNMOUNTED = (
     f"The archive's folder contains no {join_or([f'{film_type}/' for film_type in FILM_TYPES])}, as when its disk is not "
     f"mounted; nothing counts as deleted. Mount the disk, or create an empty {next(iter(FILM_TYPES))}/ if all photographs are "
@@ -86,6 +89,26 @@ def scan_bucket(archive: Archive, start: str = "", seconds: float | None = None,
             return scanner.report
         scanner.recheck()
         scanner.walk(settings.scan_keys if keys is None else keys)
+        return scanner.report
+
+
+def settle_recent(archive: Archive, since: datetime) -> ScanReport:
+    """Wait for the files that settle, or are missing, since a scan that began at `since`, and check them again.
+
+    A few files are decided this way within one tick. After a larger change, or a longer wait, the next scan checks them.
+    """
+    with _open_scanner(archive, ScanReport(), float("inf")) as scanner:
+        deadline = time.monotonic() + max(scanner.rules.settle, FINISHED_WAIT).total_seconds()
+        is_last = False
+        while not is_last:
+            with scanner.connection.begin():
+                recent = sources.find_recent_changes(scanner.connection, since, _MAX_RECENT + 1)
+            if not 0 < len(recent) <= _MAX_RECENT:
+                break
+            remaining = deadline - time.monotonic()
+            is_last = remaining <= _RECHECK_SECONDS
+            time.sleep(max(0.0, remaining) if is_last else _RECHECK_SECONDS)
+            scanner.check(recent)
         return scanner.report
 
 

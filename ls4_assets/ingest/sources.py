@@ -51,6 +51,15 @@ def find_due_rechecks(
     return [key for query in queries for key in connection.scalars(query.limit(limit))]
 
 
+def find_recent_changes(connection: Connection, since: datetime, limit: int) -> list[str]:
+    """Keys of files that began to settle, or were first missing, after `since`; up to `limit`."""
+    settling = (source.c.state == SourceState.SETTLING, source.c.changed_at >= since)
+    is_open = (source.c.deletion_held_at.is_(None), source.c.state != SourceState.DELETED)
+    missing = (source.c.missing_since >= since, *is_open)
+    queries = (select(source.c.key).where(*conditions).limit(limit) for conditions in (settling, missing))
+    return [key for query in queries for key in connection.scalars(query)][:limit]
+
+
 def has_sources(connection: Connection) -> bool:
     return bool(connection.scalar(select(exists().where(source.c.state != SourceState.DELETED))))
 

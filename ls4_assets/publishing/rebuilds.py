@@ -3,6 +3,7 @@
 A collection needs a rebuild when its published data is behind the frame table. The rebuild itself is in `assets.collections`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,8 +17,10 @@ from ls4_assets.domain.names import Collection
 
 # Backoff between attempts of a rebuild that keeps failing.
 _BACKOFF = Backoff(first_seconds=30, longest_seconds=3600)
-# A collection that receives frames continuously is rebuilt at this interval.
-MAX_DELAY = timedelta(minutes=10)
+# A collection that is still receiving frames is rebuilt when one of them has waited this long.
+BUSY_DELAY = timedelta(seconds=8)
+# A rebuild that is still unfinished this long after its request is requested again.
+_ABANDONED_AFTER = timedelta(minutes=10)
 NOT_INDEXED = or_(schema.frame.c.revision != schema.frame.c.indexed_revision, schema.frame.c.deleted)
 
 
@@ -25,13 +28,15 @@ NOT_INDEXED = or_(schema.frame.c.revision != schema.frame.c.indexed_revision, sc
 class PendingRebuild:
     """A collection to rebuild, starting with `first_asset`.
 
-    requested_at, attempts: time of the last request, and number of requests since the last success.
+    requested_at, attempts: time of the last request, and number of requests since the last success. is_busy: frames of it are
+    queued or in a run.
     """
 
     collection: Collection
     first_asset: str
     requested_at: datetime | None
     attempts: int
+    is_busy: bool = False
 
     def may_start(self, now: datetime) -> bool:
         """Whether the backoff after failed attempts is over."""
@@ -41,16 +46,20 @@ class PendingRebuild:
 
 
 def pending_rebuilds(
-    engine: Engine, public_url: str, served_root: str, exports_format: str, map_format: str
+    engine: Engine,
+    public_url: str,
+    served_root: str,
+    exports_format: str,
+    map_format: str,
+    names: Iterable[str] | None = None,
 ) -> list[PendingRebuild]:
-    """Collections whose table, files, mosaic, map or exports are behind the frame table, sorted.
+    """Collections whose table, files, mosaic, map or exports are behind the frame table, sorted; only those in `names`, if given.
 
     This includes collections without frames that are not withdrawn yet. If only exports are behind, or only the format of the map
     changed, the rebuild starts there, because every rebuild of an index invalidates cached tiles.
 
-    A collection with frames that are queued or in a run is omitted, because it is rebuilt once after its batch. It is included
-    anyway if its oldest change has waited for MAX_DELAY, behind a drop of many thousands of frames, or if its last rebuild was
-    requested that long ago and is still unfinished.
+    A collection with frames that are queued or in a run is omitted, because it is rebuilt once after them. It is included anyway
+    if its oldest change has waited for BUSY_DELAY, behind a large drop, or if its last rebuild is abandoned.
     """
     collection, frame = schema.collection, schema.frame
     has_sources = exists().where(source.c.collection == collection.c.name, source.c.state.in_(LIVE_STATES))
@@ -60,9 +69,9 @@ def pending_rebuilds(
     # Matches the predicate of the partial index frame_unindexed: one index lookup per collection, for any number of frames.
     is_unindexed = exists().where(frame.c.collection == collection.c.name, NOT_INDEXED)
     oldest_change = select(frame.c.updated_at).where(frame.c.collection == collection.c.name, NOT_INDEXED)
-    is_overdue = oldest_change.order_by(frame.c.updated_at).limit(1).scalar_subquery() < func.now() - MAX_DELAY
+    is_overdue = oldest_change.order_by(frame.c.updated_at).limit(1).scalar_subquery() < func.now() - BUSY_DELAY
     # The table is current but later steps are not, so the age of the frames cannot show how long this has lasted.
-    requested_long_ago = func.coalesce(collection.c.requested_at, func.to_timestamp(0)) < func.now() - MAX_DELAY
+    requested_long_ago = func.coalesce(collection.c.requested_at, func.to_timestamp(0)) < func.now() - _ABANDONED_AFTER
     is_abandoned = ~is_unindexed & requested_long_ago
     has_other_urls = or_(collection.c.public_url != public_url, collection.c.served_root != served_root)
     is_moved = collection.c.published_at.is_not(None) & has_other_urls
@@ -86,25 +95,37 @@ def pending_rebuilds(
     first_asset = case((or_(index_due, mosaic_due), "tile_index"), (map_due, "mapfile"), else_="exports").label("first_asset")
     joined = collection.outerjoin(overview_mosaic, overview_mosaic.c.collection == collection.c.name)
     joined = joined.outerjoin(export_state, export_state.c.collection == collection.c.name)
-    due = select(collection, attempts, first_asset).select_from(joined).where(or_(map_due, mosaic_due, exports_due))
+    due = select(collection, attempts, first_asset, is_busy.label("is_busy")).select_from(joined)
+    due = due.where(or_(map_due, mosaic_due, exports_due))
+    if names is not None:
+        due = due.where(collection.c.name.in_(list(names)))
     with engine.connect() as connection:
         rows = connection.execute(due.where(or_(~is_busy, is_overdue, is_abandoned))).all()
     rebuilds = [
-        PendingRebuild(Collection.from_partition(row.shard, row.partition), row.first_asset, row.requested_at, row.tries)
+        PendingRebuild(
+            Collection.from_partition(row.shard, row.partition), row.first_asset, row.requested_at, row.tries, row.is_busy
+        )
         for row in rows
     ]
     return sorted(rebuilds, key=lambda rebuild: rebuild.collection)
 
 
-def mark_requested(engine: Engine, collection: Collection, first_asset: str) -> None:
-    """Record the request of a rebuild. One that starts with exports does not count as an attempt to publish the map."""
-    columns, map_attempts = schema.collection.c, 0 if first_asset == "exports" else 1
+def mark_requested(engine: Engine, rebuild: PendingRebuild) -> bool:
+    """Record the request of a rebuild. Returns False if it was requested since `rebuild` was read.
+
+    One that starts with exports does not count as an attempt to publish the map.
+    """
+    columns, map_attempts = schema.collection.c, 0 if rebuild.first_asset == "exports" else 1
+    is_unchanged = columns.requested_at.is_not_distinct_from(rebuild.requested_at)
     with engine.begin() as connection:
-        statement = update(schema.collection).where(columns.name == collection.name)
-        connection.execute(statement.values(requested_at=func.now(), attempts=columns.attempts + map_attempts))
-        exports = insert(export_state).values(collection=collection.name, attempts=1)
+        statement = update(schema.collection).where(columns.name == rebuild.collection.name, is_unchanged)
+        values = {"requested_at": func.now(), "attempts": columns.attempts + map_attempts}
+        if not connection.execute(statement.values(values)).rowcount:
+            return False
+        exports = insert(export_state).values(collection=rebuild.collection.name, attempts=1)
         again = {"attempts": export_state.c.attempts + 1}
         connection.execute(exports.on_conflict_do_update(index_elements=["collection"], set_=again))
+    return True
 
 
 def withdrawn_collections(engine: Engine) -> list[Collection]:

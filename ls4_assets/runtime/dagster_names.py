@@ -12,6 +12,8 @@ DATA_VERSION_IS_USER_PROVIDED_TAG = "dagster/data_version_is_user_provided"
 INPUT_DATA_VERSION_TAG = "dagster/input_data_version/{asset}"
 INPUT_EVENT_POINTER_TAG = "dagster/input_event_pointer/{asset}"
 NO_EVENT_POINTER = "NULL"
+# The label of a run's code location, by which the UI filters runs.
+REPOSITORY_TAG = ".dagster/repository"
 PARTITION_TAG = "dagster/partition"
 PARTITION_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 

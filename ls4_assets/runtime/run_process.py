@@ -3,6 +3,7 @@
 The server itself is in ``run_server.py``; the worker processes of a run's frames are in `ls4_assets.processing.pool`.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from typing import Any, NoReturn
 
 import dagster as dg
@@ -34,10 +36,17 @@ def warm_up() -> None:
     resource_tracker.ensure_running()
 
 
+def set_process_name(name: str) -> None:
+    """Give this process its own name in `ps` and `top`, where a fork has that of the server."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
 def execute(arguments: str) -> NoReturn:
     """Execute the run in this process, which was just forked, and exit with the status of `dagster api execute_run`."""
     status = 1
     try:
+        set_process_name("ls4-run")
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
@@ -70,6 +79,7 @@ def start_pool_server() -> None:
     if pid == 0:
         os.close(write_end)
         try:
+            set_process_name("ls4-pool")
             forkserver.main(listener.detach(), read_end, [])
         finally:
             os._exit(0)

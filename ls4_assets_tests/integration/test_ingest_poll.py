@@ -1,6 +1,7 @@
 """State transitions of dropped tifs in the source table: on a folder, on S3, and when listings fail."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from ls4_assets.db.frames import load_source
 from ls4_assets.domain.key_parser import parse_georef_key
-from ls4_assets.ingest.scan import RANGE_KEYS, check_keys
+from ls4_assets.ingest.scan import RANGE_KEYS, check_keys, settle_recent
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, FakeListing, Ingest, ingest_fixture, open_ingest, tif  # noqa: F401
 from ls4_assets_tests.s3_servers import REGION, S3Server, s3_server_fixture  # noqa: F401
@@ -107,6 +108,37 @@ def test_file_is_not_queued_while_it_is_copied(cluster: Cluster, tmp_path: Path)
         ingest.write("UPDATE ls4.source SET changed_at = changed_at - interval '1 second'")
         ingest.scan()
         assert ingest.states() == {ONE: "queued"}
+
+
+def test_few_files_settle_within_one_tick(cluster: Cluster, tmp_path: Path) -> None:
+    """A copied, replaced or deleted file was decided by the tick after the one that found it, five seconds later."""
+    with open_ingest(cluster, tmp_path, settle_seconds="0.3") as ingest:
+        path = Path(ingest.archive.settings.storage) / tif(1)
+        path.parent.mkdir(parents=True)
+        for state in ("queued", "queued", "deleted"):
+            if state == "deleted":
+                path.unlink()
+            else:
+                with path.open("ab") as file:
+                    file.write(b"another scan")
+            before = datetime.now(UTC)
+            ingest.scan()
+            assert ingest.states() != {tif(1): state}
+            settle_recent(ingest.archive, before)
+            assert ingest.states() == {tif(1): state}
+
+
+def test_large_copy_delays_no_tick(cluster: Cluster, tmp_path: Path) -> None:
+    with open_ingest(cluster, tmp_path, settle_seconds="60") as ingest:
+        before = datetime.now(UTC)
+        ingest.drop(tif(0))
+        for number in range(60):
+            (Path(ingest.archive.settings.storage) / tif(number)).write_bytes(b"not complete")
+        ingest.scan()
+        started = time.monotonic()
+        settle_recent(ingest.archive, before)
+        assert time.monotonic() - started < 30
+        assert set(ingest.states().values()) == {"settling"}
 
 
 def test_replacement_with_the_same_time_and_size_is_detected(ingest: Ingest) -> None:

@@ -26,6 +26,7 @@ TARGETS = {
     "pool worker": False,
     "run": False,
     "code-server": False,
+    "run-server": False,
     "dagster-daemon": False,
     "postgres backend": True,
     "postgres": True,

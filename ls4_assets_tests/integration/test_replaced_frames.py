@@ -11,7 +11,7 @@ from sqlalchemy import text
 from ls4_assets.db import tile_index
 from ls4_assets.domain.names import Collection
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.publishing.public_cogs import update_public_cogs
+from ls4_assets.publishing.obsolete import remove_obsolete
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -115,22 +115,71 @@ def test_next_rebuild_replaces_a_public_cog_after_a_crash(platform: Platform, tm
         connection.execute(text("UPDATE ls4.collection SET map_revision = map_revision - 1"))
     assert [run.success for run in platform.rebuild()] == [True]
     assert platform.storage.read(FRAME.cog_key) == Path(served_location(platform)).read_bytes() != old
-    assert update_public_cogs(platform.archive, COLLECTION) == []
+    assert remove_obsolete(platform.archive, COLLECTION) == []
 
 
 def test_public_cog_is_replaced_after_the_reader_grace_period(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("ls4_assets.publishing.public_cogs.sleep", waits.append)
+    monkeypatch.setattr("ls4_assets.publishing.obsolete.sleep", waits.append)
     configured = platform.with_settings(reader_grace_seconds="30")
     configured.drop(KEY, photo(tmp_path, 1))
     configured.settle()
     assert waits == []
     configured.drop(KEY, photo(tmp_path, 2))
     configured.settle()
-    assert len(waits) == 1
-    assert 5 < waits[0] <= 30
+    assert 5 < sum(waits) <= 30
+
+
+def test_reader_grace_period_delays_no_other_change_of_the_collection(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two frames replaced within a minute, the second was on the map only after the readers of the first were done."""
+    other, patient = f"{FOLDER}/02-08-60_6-108.tif", platform.with_settings(reader_grace_seconds="3600")
+    for key in (KEY, other):
+        patient.drop(key, photo(tmp_path, 1))
+    patient.settle()
+    first = platform.storage.read(FRAME.cog_key)
+    waits: list[float] = []
+
+    def replace_other_frame(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            patient.drop(other, photo(tmp_path, 3))
+            patient.ingest()
+
+    monkeypatch.setattr("ls4_assets.publishing.obsolete.sleep", replace_other_frame)
+    patient.drop(KEY, photo(tmp_path, 2))
+    patient.ingest()
+    assert [run.success for run in patient.rebuild()] == [True]
+    assert len(waits) == 2
+    assert platform.storage.read(FRAME.cog_key) == first
+    assert [run.success for run in platform.rebuild()] == [True]
+    assert platform.storage.read(FRAME.cog_key) != first
+
+
+def test_products_of_a_deleted_frame_outlive_its_readers(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map of a collection waited for the readers of a deleted frame: zoomed out, it showed the frame until then."""
+    patient = platform.with_settings(reader_grace_seconds="30")
+    other = f"{FOLDER}/02-08-60_6-108.tif"
+    for key in (KEY, other):
+        patient.drop(key, photo(tmp_path, 1))
+    patient.settle()
+    states: list[tuple[bool, list[dict[str, object]]]] = []
+    unpublished = "SELECT name FROM ls4.collection JOIN ls4.overview_mosaic ON name = collection WHERE revision <> index_revision"
+
+    def observe(seconds: float) -> None:
+        states.append((platform.storage.head(FRAME.cog_key) is not None, platform.rows(unpublished)))
+
+    monkeypatch.setattr("ls4_assets.publishing.obsolete.sleep", observe)
+    platform.storage.delete(KEY)
+    patient.settle()
+    assert states
+    assert all(state == (True, []) for state in states)
+    assert platform.storage.head(FRAME.cog_key) is None
 
 
 def test_rematerialized_cog_does_not_overwrite_the_served_one(platform: Platform, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from dagster._core.code_pointer import CodePointer
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.runtime import run_client
@@ -29,6 +30,7 @@ KEY = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-{number}.tif"
 ORIGIN = JobPythonOrigin(
     "__ASSET_JOB", RepositoryPythonOrigin(sys.executable, CodePointer.from_module("ls4_assets.definitions", "defs", None))
 )
+REMOTE_ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("127.0.0.1", 1), "defs"), "__ASSET_JOB")
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Warm:
             tags={**request.tags, "dagster/partition": request.partition_key or ""},
             asset_selection=selection,
             job_code_origin=ORIGIN,
+            remote_job_origin=REMOTE_ORIGIN,
             status=dg.DagsterRunStatus.STARTING,
         )
         self.launcher.launch_run(LaunchRunContext(run, None))
@@ -136,6 +139,22 @@ def test_run_and_its_workers_are_forks_of_the_server(warm: Warm) -> None:
     imported_again = [command for command in commands if "multiprocessing.forkserver" in command or "dagster api" in command]
     assert not imported_again
     wait_until(lambda: not [child for child in warm.server.children() if child.status() == psutil.STATUS_ZOMBIE])
+
+
+def test_run_of_the_last_frame_queues_the_rebuild_of_its_collection(warm: Warm) -> None:
+    """A finished photograph waited for the next tick of the sensor before its collection was rebuilt."""
+    run = warm.launch("300")
+    assert warm.wait_for_end(run) == dg.DagsterRunStatus.SUCCESS, warm.messages(run)
+    (rebuild,) = warm.platform.instance.get_runs(dg.RunsFilter(tags={"ls4/collection": "Travis_USDA_1958_frames"}))
+    assert (rebuild.status, rebuild.tags["dagster/partition"]) == (dg.DagsterRunStatus.QUEUED, "USDA_1958/frames")
+    assert rebuild.asset_selection == {
+        dg.AssetKey(["Travis", name]) for name in ("tile_index", "overview_mosaic", "mapfile", "exports")
+    }
+    assert (rebuild.remote_job_origin, rebuild.job_code_origin) == (REMOTE_ORIGIN, ORIGIN)
+    assert warm.platform.rebuild() == [], "requested twice"
+    warm.platform.instance.report_run_canceled(rebuild)
+    warm.platform.skip_waits()
+    assert [lost.success for lost in warm.platform.rebuild()] == [True], "a lost rebuild must be requested again"
 
 
 def test_interrupted_run_is_canceled(warm: Warm) -> None:

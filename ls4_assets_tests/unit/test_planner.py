@@ -51,6 +51,34 @@ def test_unchanged_file_is_queued_after_the_settle_time(seconds_ago: float, expe
     assert states(plan([DroppedFile(TIF, "v1", 9)], {TIF: recorded(SourceState.SETTLING, seconds_ago=seconds_ago)})) == expected
 
 
+@pytest.mark.parametrize("before", [{}, {TIF: recorded(SourceState.SETTLING, seconds_ago=0.1)}])
+def test_finished_file_is_queued_without_the_settle_time(before: dict[str, SourceSnapshot]) -> None:
+    """A file that was renamed into the folder waited as long as one that is still being written."""
+    dropped = DroppedFile(TIF, "v1", 9, finished_at=NOW - timedelta(seconds=2))
+    assert states(plan([dropped], before)) == {TIF: SourceState.QUEUED}
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [
+        DroppedFile(TIF, "v1", 9, finished_at=NOW - timedelta(seconds=0.5)),
+        DroppedFile(TIF, "v1", 9, finished_at=NOW + timedelta(hours=1)),
+        DroppedFile(TIF, "v1", 0, empty=True, finished_at=NOW - timedelta(minutes=1)),
+    ],
+)
+def test_file_that_may_not_be_finished_settles(dropped: DroppedFile) -> None:
+    """Attributes set before the content, a clock of a file server that is ahead, a file without bytes."""
+    assert states(plan([dropped])) == {TIF: SourceState.SETTLING}
+
+
+def test_drop_is_finished_when_all_its_files_are() -> None:
+    times = {"tif": NOW - timedelta(minutes=1), "tfw": NOW}
+    parts = {suffix: StoredObject(f"{FOLDER}/a.{suffix}", 5, "1", NOW, time) for suffix, time in times.items()}
+    assert [drop.finished_at for drop in pair_sidecars(parts.values())] == [NOW]
+    unfinished = StoredObject(f"{FOLDER}/a.tfw", 5, "1", NOW)
+    assert [drop.finished_at for drop in pair_sidecars([parts["tif"], unfinished])] == [None]
+
+
 def test_growing_file_keeps_settling() -> None:
     assert states(plan([DroppedFile(TIF, "v2", 10)], {TIF: recorded(SourceState.SETTLING)})) == {TIF: SourceState.SETTLING}
 
