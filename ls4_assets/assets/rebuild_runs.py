@@ -106,10 +106,10 @@ def _claim(instance: DagsterInstance, archive: Archive, entry: PendingRebuild) -
 
 
 def _assets(entry: PendingRebuild) -> list[dg.AssetKey]:
-    """The assets of the rebuild. Exports are written whole, so only the last rebuild of a drop writes them."""
+    """The assets of the rebuild. Exports are written whole: at the end of a drop, or when nothing else is due for long."""
     shard = entry.collection.shard
     assets = keys.assets_from_step(shard, entry.first_asset)
-    return [asset for asset in assets if asset != keys.exports(shard)] if entry.is_busy else assets
+    return assets[:-1] if entry.is_busy and len(assets) > 1 else assets
 
 
 def _tags(collection: Collection) -> dict[str, str]:
