@@ -168,7 +168,8 @@ def _code_server(port: int) -> Service:
 def _run_server() -> Service:
     path = Path(os.environ[run_client.SOCKET_VARIABLE])
     argv = (sys.executable, "-m", "ls4_assets.runtime.run_server", str(path))
-    return Service("run-server", argv, lambda: run_client.is_running(path), {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    environment = _dagster_environment() | {"OPENBLAS_NUM_THREADS": "1"}
+    return Service("run-server", argv, lambda: run_client.is_running(path), environment)
 
 
 def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Service]:
