@@ -150,7 +150,7 @@ class _DropBenchmark:
         self._drop(first)
         results.idle_cpu_percent = drop_costs.idle_cpu_percent_by_service(self.demo, self.arguments.idle_seconds)
         for _ in range(_EMPTY_RUNS):
-            results.run_start_cpu_s.append(drop_costs.measure_empty_run(self.demo, first.collection_name))
+            results.run_start_cpu_s.append(drop_costs.measure_empty_run(self.demo, first))
         self.demo.wait_until_quiet()
         started = time.time()
         results.changes = self._measure_changes()

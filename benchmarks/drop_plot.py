@@ -22,7 +22,7 @@ def write_plot(changes: Sequence[Change], path: Path) -> None:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     widths = [len(of_kind) + 2 for of_kind in by_kind.values()]
     all_axes = figure.subplots(1, len(by_kind), sharey=True, width_ratios=widths, squeeze=False)[0]
-    colors = dict(zip(STAGES, mpl.colormaps["tab10"].colors, strict=False))
+    colors = {stage: f"C{number}" for number, stage in enumerate(STAGES)}
     for axes, (kind, of_kind) in zip(all_axes, by_kind.items(), strict=True):
         numbers = range(1, len(of_kind) + 1)
         below = [0.0] * len(of_kind)

@@ -113,7 +113,7 @@ class RunServer:
             if pid == 0:
                 return
             if run_id := self._runs.pop(pid, None):
-                # Its workers included: it waits for them.
+                # Without its workers, which are children of the run's fork server.
                 cpu_seconds = round(usage.ru_utime + usage.ru_stime, 3)
                 exit_code = os.waitstatus_to_exitcode(status)
                 logs.emit("run_process_ended", run_id=run_id, pid=pid, exit_code=exit_code, cpu_seconds=cpu_seconds)
