@@ -53,7 +53,7 @@ EVENTS: dict[EventName, str] = {
     "exports": "the exports of a collection were made, or failed and why",
     "scan": "what an ingest sensor found in the bucket, or why it could not list it",
     "batch_requested": "an ingest sensor requested a run of frames",
-    "run_process_ended": "the process of a warm run ended, with its exit code",
+    "run_process_ended": "the process of a warm run ended: its `exit_code`, and its `cpu_seconds`, without its workers",
     "rebuild_requested": "the sensor `publish_collections` requested a rebuild of index and map",
     "reconciliation": "the nightly comparison of bucket, database and Dagster: what is out of step, by kind",
     "notification": "a message to people was sent",

@@ -107,13 +107,16 @@ class RunServer:
     def _reap(self) -> None:
         while self._runs:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             if run_id := self._runs.pop(pid, None):
-                logs.emit("run_process_ended", run_id=run_id, pid=pid, exit_code=os.waitstatus_to_exitcode(status))
+                # Without its workers, which are children of the run's fork server.
+                cpu_seconds = round(usage.ru_utime + usage.ru_stime, 3)
+                exit_code = os.waitstatus_to_exitcode(status)
+                logs.emit("run_process_ended", run_id=run_id, pid=pid, exit_code=exit_code, cpu_seconds=cpu_seconds)
 
     def _reload(self) -> NoReturn:
         """Replace this process by a new one with the changed code; the socket and the runs stay."""

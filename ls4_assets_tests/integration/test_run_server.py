@@ -1,5 +1,6 @@
 """Runs start as forks of a warm process, and end, fail and are interrupted as runs in a process of their own do."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -73,6 +75,10 @@ class Warm:
         wait_until(lambda: self.status(run) in ENDS)
         return self.status(run)
 
+    def log_lines(self) -> list[dict[str, Any]]:
+        """What the server and its runs logged."""
+        return [json.loads(line) for line in (self.socket.parent / "ls4.jsonl").read_text().splitlines()]
+
     def messages(self, run: dg.DagsterRun) -> list[str]:
         events = (entry.dagster_event for entry in self.platform.instance.all_logs(run.run_id))
         return [event.message or "" for event in events if event]
@@ -101,6 +107,7 @@ def warm(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
         settings = {f"LS4_{name.upper()}": value for name, value in platform.archive.overrides.items()}
         settings |= {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1", "DAGSTER_HOME": platform.instance.root_directory}
         socket = folder / "run-server.sock"
+        settings["LS4_LOG_FILE"] = str(folder / "ls4.jsonl")
         command = [sys.executable, "-m", "ls4_assets.runtime.run_server", str(socket)]
         server = psutil.Popen(command, env=settings, cwd=CHECKOUT)
         stack.callback(stop, server)
@@ -139,6 +146,9 @@ def test_run_and_its_workers_are_forks_of_the_server(warm: Warm) -> None:
     imported_again = [command for command in commands if "multiprocessing.forkserver" in command or "dagster api" in command]
     assert not imported_again
     wait_until(lambda: not [child for child in warm.server.children() if child.status() == psutil.STATUS_ZOMBIE])
+    (ended,) = [line for line in warm.log_lines() if line["event"] == "run_process_ended" and line["run_id"] == run.run_id]
+    assert ended["exit_code"] == 0
+    assert 0 < ended["cpu_seconds"] < 60
 
 
 def test_run_of_the_last_frame_queues_the_rebuild_of_its_collection(warm: Warm) -> None:
