@@ -33,12 +33,14 @@ SHARDS: Shards = {name: kind for name, kind in NAMING.shards.items() if name in 
 
 @dataclass
 class Platform:
-    """`archive` is the resource of the assets; `instance` stores their events. `cursors` has the cursor of each sensor."""
+    """`archive` is the resource of the assets; `instance` stores their events. `cursors` has the cursor of each sensor, and
+    `rebuilds` the requests that deletions left for `rebuild`."""
 
     archive: Archive
     instance: dg.DagsterInstance
     definitions: dg.Definitions
     cursors: dict[str, str | None] = field(default_factory=dict)
+    rebuilds: list[dg.RunRequest] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -55,7 +57,7 @@ class Platform:
     def with_settings(self, **overrides: str) -> "Platform":
         """The same platform after the operator changed settings and restarted it."""
         archive = Archive(overrides=self.archive.overrides | overrides)
-        return Platform(archive, self.instance, definitions_of(archive), self.cursors)
+        return Platform(archive, self.instance, definitions_of(archive), self.cursors, self.rebuilds)
 
     def drop(self, key: str, data: bytes | Path) -> None:
         """Upload a file as staff would."""
@@ -82,12 +84,16 @@ class Platform:
         """Scan the bucket until all uploads and deletions have settled, and execute the requested runs."""
         runs = []
         for _ in range(3):
-            runs += self.execute(self.tick("ingest_poll"))
+            result = self.tick("ingest_poll")
+            requests = (result.run_requests or []) if isinstance(result, dg.SensorResult) else []
+            self.rebuilds.extend(request for request in requests if keys.COLLECTION_TAG in request.tags)
+            runs += self.execute([request for request in requests if keys.COLLECTION_TAG not in request.tags])
         return runs
 
     def rebuild(self) -> list[dg.ExecuteInProcessResult]:
-        """Execute the rebuilds that the sensor requests."""
-        return self.execute(self.tick("publish_collections"))
+        """Execute the rebuilds that deletions requested during `ingest`, and those that the sensor requests."""
+        requested, self.rebuilds[:] = list(self.rebuilds), []
+        return [*self.execute(requested), *self.execute(self.tick("publish_collections"))]
 
     def settle(self) -> list[dg.ExecuteInProcessResult]:
         """Process everything in the bucket, and publish it."""
@@ -99,8 +105,10 @@ class Platform:
             connection.execute(text("UPDATE ls4.source SET retry_after = NULL"))
             connection.execute(text("UPDATE ls4.collection SET requested_at = NULL, raw_scans_checked_at = NULL"))
 
-    def execute(self, result: dg.SensorResult | dg.SkipReason) -> list[dg.ExecuteInProcessResult]:
-        requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
+    def execute(self, result: dg.SensorResult | dg.SkipReason | Sequence[dg.RunRequest]) -> list[dg.ExecuteInProcessResult]:
+        requests: Sequence[dg.RunRequest] = result if isinstance(result, Sequence) else []
+        if isinstance(result, dg.SensorResult):
+            requests = result.run_requests or []
         return [
             self.run(request.asset_selection or [], request.run_config, request.partition_key, request.tags)
             for request in requests

@@ -71,7 +71,7 @@ def test_products_of_a_deleted_frame_are_removed_after_a_crashed_rebuild(
     platform.storage.delete(OTHER)
     platform.ingest()
     with monkeypatch.context() as patch:
-        patch.setattr(collections, "_delete_products", crash)
+        patch.setattr("ls4_assets.publishing.obsolete._delete_products", crash)
         assert [run.success for run in platform.rebuild()] == [False]
     platform.skip_waits()
     assert [run.success for run in platform.rebuild()] == [True]
@@ -144,7 +144,6 @@ def test_partition_of_a_waiting_run_stays_although_its_file_is_deleted(platform:
     """The first file of a batch was deleted while its run was queued, and the whole run failed without its partition."""
     platform.drop(KEY, good)
     platform.drop(OTHER, good)
-    platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     assert isinstance(requested, dg.SensorResult) and requested.run_requests
     batch = requested.run_requests[0].tags["ls4/batch"]

@@ -56,6 +56,7 @@ def test_products_removed_by_a_rebuild_during_their_validation_are_made_again(
 
     def touch_after_rebuild(products: FrameProducts, content_hash: str) -> FrameOutcome:
         collections.refresh_index(platform.archive, frame_of(KEY).collection)
+        collections.publish_map(platform.archive, frame_of(KEY).collection)
         return touch_unchanged(products, content_hash)
 
     with monkeypatch.context() as patch:
@@ -80,8 +81,7 @@ def test_frame_deleted_between_its_end_and_the_report_to_dagster_is_made_again(
     path = Path(platform.storage.gdal_path(KEY))
     aside = path.parents[1] / ".aside"
     path.rename(aside)
-    platform.tick("ingest_poll")
-    platform.tick("ingest_poll")
+    platform.ingest()
     assert platform.state(KEY)[0] == "deleted"
     aside.rename(path)
     scan_bucket(platform.archive)
