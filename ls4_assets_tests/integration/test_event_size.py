@@ -1,6 +1,7 @@
-"""The size of a frame in Dagster's database: every frame of the archive has these rows, and 3 million frames must fit in 40 GB."""
+"""The size of a frame in Dagster's database, in which 3 million frames must fit in 40 GB."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -64,7 +65,6 @@ def test_frame_takes_less_than_8_kb(platform: Platform, dagster_database: Engine
         before = packed_size(connection)
         add_copies(connection)
         frame_bytes = (packed_size(connection) - before) / COPIES / FRAMES
-    print(f"{frame_bytes:.0f} bytes a frame, and {run_bytes} bytes a run")
     assert frame_bytes + int(run_bytes or 0) / FRAMES < MAX_BYTES
 
 
@@ -87,7 +87,7 @@ def test_frames_have_no_plan_once_they_are_materialized(platform: Platform, tmp_
 
 
 ASSET = dg.AssetKey(["Travis", "cog"])
-METADATA = {
+METADATA: dict[str, Any] = {
     "text": "ñ",
     "number": 1,
     "empty": dg.MetadataValue.null(),
