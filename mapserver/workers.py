@@ -37,6 +37,7 @@ GRACE_SECONDS = 5.0
 # Frames stay open between requests, and the usual limit is 1,024 files per process.
 MAX_OPEN_FILES = 600
 PROC_NET_CLOSE_WAIT = "08"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # The workers read everything else from mapserver.conf: a worker that was taken over must not find a password here.
 ENVIRONMENT = {"PATH": os.defpath}
 
@@ -216,18 +217,18 @@ class WorkerSupervisor:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it does not exist."""
+    """Resident memory of a process; 0 when it does not exist. Read directly, because psutil costs ten times as much."""
     try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
         return 0
 
 
 def count_open_files(pid: int) -> int:
     """Number of open file descriptors of a process; 0 when it does not exist."""
     try:
-        return int(psutil.Process(pid).num_fds())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
 
 

@@ -32,7 +32,8 @@ _MAX_DEPENDENCIES = 100
 # A run whose events may be deleted if newer ones replace them. Events without a run have no row in `runs`.
 _IS_OLD_RUN = """
     run_id NOT IN (
-        SELECT run_id FROM runs WHERE status != ALL(:finished) OR coalesce(end_time, extract(epoch FROM update_timestamp)) >= :before
+        SELECT run_id FROM runs
+        WHERE status != ALL(:finished) OR coalesce(end_time, extract(epoch FROM update_timestamp)) >= :before
     )"""
 _SUPERSEDED_EVENTS = """
     SELECT id, next_id, partition FROM (
@@ -47,7 +48,7 @@ _DELETE_EVENTS = f"""
     WITH deleted AS (
         DELETE FROM event_logs WHERE id = ANY(:ids) AND extract(epoch FROM timestamp) < :before AND {_IS_OLD_RUN} RETURNING id
     ), tags AS (DELETE FROM asset_event_tags WHERE event_id IN (SELECT id FROM deleted))
-    SELECT count(*) FROM deleted"""
+    SELECT count(*) FROM deleted"""  # noqa: S608  # no value comes from outside
 _SUPERSEDED_EVALUATIONS = """
     SELECT id FROM (
         SELECT id, max(id) FILTER (WHERE execution_status IN ('SUCCEEDED', 'FAILED')) OVER (PARTITION BY partition) AS newest
@@ -57,7 +58,7 @@ _DELETE_EVALUATIONS = f"""
     WITH deleted AS (
         DELETE FROM asset_check_executions
         WHERE id = ANY(:ids) AND extract(epoch FROM evaluation_event_timestamp) < :before AND {_IS_OLD_RUN} RETURNING id
-    ) SELECT count(*) FROM deleted"""
+    ) SELECT count(*) FROM deleted"""  # noqa: S608
 _UNUSED_RUNS = """
     SELECT run_id FROM runs AS run
     WHERE status = ANY(:finished) AND coalesce(end_time, extract(epoch FROM update_timestamp)) < :before
