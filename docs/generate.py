@@ -31,6 +31,7 @@ from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import CONCERNS, Unit
 from resources.archive import Archive
+from sensors import DAEMON_SLACK_SECONDS
 
 REFERENCE = Path(__file__).parent / "reference"
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -177,6 +178,10 @@ def checks_table(definitions: dg.Definitions) -> str:
     return table(("check", "asset", "a failure", "what it checks"), rows)
 
 
+def _interval_seconds(sensor: dg.SensorDefinition) -> int:
+    return (sensor.minimum_interval_seconds or 0) + DAEMON_SLACK_SECONDS
+
+
 def sensors_table(definitions: dg.Definitions) -> str:
     """One row for each sensor and schedule: how often it runs and what it does."""
     by_events = build_definitions({"Travis": "county"}, Archive(), 5, has_events=True)
@@ -184,7 +189,7 @@ def sensors_table(definitions: dg.Definitions) -> str:
     for each in (definitions, by_events):
         repository = each.get_repository_def()
         for sensor in repository.sensor_defs:
-            found[sensor.name] = (f"every {sensor.minimum_interval_seconds} s", _one_line(sensor.description))
+            found[sensor.name] = (f"every {_interval_seconds(sensor)} s", _one_line(sensor.description))
         for schedule in repository.schedule_defs:
             found[schedule.name] = (f"`{schedule.cron_schedule}` UTC", _one_line(schedule.description))
     return table(("sensor or schedule", "runs", "what it does"), [(f"`{name}`", *found[name]) for name in sorted(found)])

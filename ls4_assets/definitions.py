@@ -24,6 +24,7 @@ from resources.archive import Archive
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
 from sensors.notifications import MIN_INTERVAL_SECONDS, build_rejections_event, notifications_sensor
+from sensors.prune import prune_schedule
 from sensors.publish_collections import publish_collections_sensor
 from sensors.reconcile import archive_consistency_asset, reconcile_schedule
 from sensors.statewide_exports import statewide_exports_sensor
@@ -55,10 +56,10 @@ def build_definitions(
         archive_consistency_asset(details),
         compiled_indexes_asset(details),
     ]
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=[*statewide, *chain.from_iterable(by_shard)],
         asset_checks=[checks.archive_counts_match],
-        schedules=[checks.archive_audit, reconcile_schedule()],
+        schedules=[checks.archive_audit, reconcile_schedule(), prune_schedule(lambda: definitions)],
         sensors=[
             ingest_sensor(sensor_seconds),
             publish_collections_sensor(sensor_seconds),
@@ -69,6 +70,7 @@ def build_definitions(
         # Frames run in a process pool of their own, so a process per step would only add its start-up time.
         executor=dg.in_process_executor,
     )
+    return definitions
 
 
 @dg.definitions

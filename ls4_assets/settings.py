@@ -147,6 +147,9 @@ class DagsterUiSettings(BaseModel):
     source_url: BaseUrl = Field(
         "", description="URL of the code's folder at the installed version, for links from assets; empty: no links"
     )
+    history_days: Annotated[int, Unit("days")] = Field(
+        90, ge=0, description="time that Dagster keeps runs and events that newer ones replaced; 0: for ever"
+    )
 
     @field_validator("asset_owners")
     @classmethod

@@ -106,9 +106,9 @@ class Platform:
             connection.execute(text("UPDATE ls4.collection SET requested_at = NULL, raw_scans_checked_at = NULL"))
 
     def execute(self, result: dg.SensorResult | dg.SkipReason | Sequence[dg.RunRequest]) -> list[dg.ExecuteInProcessResult]:
-        requests: Sequence[dg.RunRequest] = result if isinstance(result, Sequence) else []
-        if isinstance(result, dg.SensorResult):
-            requests = result.run_requests or []
+        if isinstance(result, dg.SkipReason):
+            return []
+        requests = (result.run_requests or []) if isinstance(result, dg.SensorResult) else result
         return [
             self.run(request.asset_selection or [], request.run_config, request.partition_key, request.tags)
             for request in requests

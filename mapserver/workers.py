@@ -27,6 +27,8 @@ from ls4_assets.domain.backoff import Backoff
 from mapserver.dispatcher import REQUEST_SECONDS, Dispatcher, Exchange, Worker
 
 POLL_SECONDS = 0.5
+# Reading the kernel's table of connections takes 20 ms on a busy machine.
+INSPECT_SECONDS = 2.0
 _RESTART_POLL_SECONDS = 0.01
 # A worker that exits sooner than this after its start, without a request, is restarted with backoff.
 MIN_UPTIME_SECONDS = 5.0
@@ -37,6 +39,7 @@ GRACE_SECONDS = 5.0
 # Frames stay open between requests, and the usual limit is 1,024 files per process.
 MAX_OPEN_FILES = 600
 PROC_NET_CLOSE_WAIT = "08"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # The workers read everything else from mapserver.conf: a worker that was taken over must not find a password here.
 ENVIRONMENT = {"PATH": os.defpath}
 
@@ -93,8 +96,11 @@ class WorkerSupervisor:
     async def run(self) -> None:
         """Supervise until `stop` is called, then stop all workers."""
         server = await self.dispatcher.serve(self.listener)
+        inspected_at = -INSPECT_SECONDS
         while not self._stopping:
-            self._inspect()
+            if time.monotonic() - inspected_at >= INSPECT_SECONDS:
+                inspected_at = time.monotonic()
+                self._inspect()
             for slot in self.slots:
                 self._ensure_running(slot)
             self.dispatcher.dispatch()
@@ -169,12 +175,13 @@ class WorkerSupervisor:
             slot.listener = listen(Path(slot.socket_path))
 
     def _on_lost_database(self, worker: Worker) -> None:
-        """Replace the worker at once if the kernel confirms it: the message may quote a request."""
+        """Replace the worker at once if the kernel confirms it, because the message may quote a request, and then all others."""
         slot = self._slot(worker)
         if slot.process is None or any(each.drain_reason for each in self.slots) or not self._has_lost_database(slot.process.pid):
             return
         slot.drain_reason = "its database connection failed"
         self._ensure_running(slot)
+        self._inspect()
 
     def _has_lost_database(self, pid: int) -> bool:
         return self.database_port is not None and is_disconnected(pid, self.database_port)
@@ -216,18 +223,18 @@ class WorkerSupervisor:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it does not exist."""
+    """Resident memory of a process; 0 when it does not exist. Read directly, because psutil costs ten times as much."""
     try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
         return 0
 
 
 def count_open_files(pid: int) -> int:
     """Number of open file descriptors of a process; 0 when it does not exist."""
     try:
-        return int(psutil.Process(pid).num_fds())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
 
 

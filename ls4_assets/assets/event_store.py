@@ -25,8 +25,10 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster_postgres.event_log import PostgresEventLogStorage
-from dagster_shared.serdes import serialize_value
-from sqlalchemy import delete
+from sqlalchemy import Delete, delete, func, select
+
+from ls4_assets.domain.products import STEPS
+from ls4_assets.runtime.storage import serialize_event
 
 
 class EventOrigin(NamedTuple):
@@ -64,18 +66,44 @@ def store_asset_events(
     instance: dg.DagsterInstance, origin: EventOrigin, events: Sequence[dg.AssetMaterialization | dg.AssetObservation]
 ) -> None:
     """Store materializations, and observations of assets that Dagster does not materialize."""
-    # `store_event_batch` updates the asset's row from the last event only, so each batch has one asset and one event type.
-    for _, batch in groupby(sorted(events, key=_asset_key), key=lambda event: (_asset_key(event), type(event))):
-        instance.event_log_storage.store_event_batch([_entry(origin, *_kind_and_data(event), logging.INFO) for event in batch])
+    storage = cast(PostgresEventLogStorage, instance.event_log_storage)
+    for (asset, kind), grouped in groupby(sorted(events, key=_asset_key), key=lambda event: (_asset_key(event), type(event))):
+        batch = list(grouped)
+        entries = [_entry(origin, *_kind_and_data(event), logging.INFO) for event in batch]
+        insert = storage.prepare_insert_event_batch(entries).returning(SqlEventLogStorageTable.c.id)
+        with storage.index_transaction() as connection:
+            ids = list(connection.execute(insert).scalars())
+            if batch[0].asset_key.path[-1] == STEPS[-1]:
+                # Dagster reads this index for a run that depends on many partitions: only collections do, on the last product.
+                storage._store_asset_event_tags(connection, entries, ids)
+            # The asset's row names its last event.
+            storage._store_asset_event(connection, entries[-1], ids[-1])
+            if kind is dg.AssetMaterialization:
+                connection.execute(_delete_planned(asset, [event.partition for event in batch if event.partition]))
+
+
+def _delete_planned(asset: str, partitions: Sequence[str]) -> Delete:
+    """Statement that deletes the plans of partitions that were materialized.
+
+    Dagster uses a plan to show that a partition is in progress or failed, and ignores it when a materialization follows.
+    """
+    columns = SqlEventLogStorageTable.c
+    return delete(SqlEventLogStorageTable).where(
+        columns.asset_key == asset,
+        columns.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value,
+        columns.partition.in_(partitions),
+    )
 
 
 def store_checks(instance: dg.DagsterInstance, origin: EventOrigin, evaluations: Sequence[dg.AssetCheckEvaluation]) -> None:
-    """Store evaluations of one partition each: the event, and a row that replaces the one that the run planned."""
+    """Store evaluations of one partition each, in a row that replaces the one that the run planned.
+
+    Dagster reads an evaluation from this row. Its event in the log is only for the page of the run, so passed ones have none.
+    """
     storage = cast(PostgresEventLogStorage, instance.event_log_storage)
-    for (asset_key, check_name), grouped in groupby(sorted(evaluations, key=_check_key), key=_check_key):
+    for (asset_key, check_name, passed), grouped in groupby(sorted(evaluations, key=_check_key), key=_check_key):
         batch = list(grouped)
         entries = [_entry(origin, DagsterEventType.ASSET_CHECK_EVALUATION, evaluation, logging.INFO) for evaluation in batch]
-        insert = storage.prepare_insert_event_batch(entries).returning(SqlEventLogStorageTable.c.id)
         columns = AssetCheckExecutionsTable.c
         planned = delete(AssetCheckExecutionsTable).where(
             columns.asset_key == asset_key,
@@ -84,7 +112,12 @@ def store_checks(instance: dg.DagsterInstance, origin: EventOrigin, evaluations:
             columns.partition.in_([evaluation.partition for evaluation in batch]),
         )
         with storage.index_transaction() as connection:
-            ids = connection.execute(insert).scalars().all()
+            if passed:
+                # Dagster orders evaluations and materializations by this ID.
+                ids = [connection.execute(select(func.max(SqlEventLogStorageTable.c.id))).scalar_one()] * len(batch)
+            else:
+                insert = storage.prepare_insert_event_batch(entries).returning(SqlEventLogStorageTable.c.id)
+                ids = list(connection.execute(insert).scalars())
             connection.execute(planned)
             rows = [_check_row(*row) for row in zip(batch, entries, ids, strict=True)]
             connection.execute(AssetCheckExecutionsTable.insert(), rows)
@@ -99,14 +132,14 @@ def _check_row(evaluation: dg.AssetCheckEvaluation, entry: EventLogEntry, event_
         "partition": evaluation.partition,
         "run_id": entry.run_id,
         "execution_status": status.value,
-        "evaluation_event": serialize_value(entry),
+        "evaluation_event": serialize_event(entry),
         "evaluation_event_timestamp": datetime.fromtimestamp(entry.timestamp, UTC).replace(tzinfo=None),
         "evaluation_event_storage_id": event_id,
     }
 
 
-def _check_key(evaluation: dg.AssetCheckEvaluation) -> tuple[str, str]:
-    return evaluation.asset_key.to_string(), evaluation.check_name
+def _check_key(evaluation: dg.AssetCheckEvaluation) -> tuple[str, str, bool]:
+    return evaluation.asset_key.to_string(), evaluation.check_name, evaluation.passed
 
 
 def _asset_key(event: dg.AssetMaterialization | dg.AssetObservation) -> str:

@@ -89,7 +89,7 @@ def frame_materializations(
         yield dg.AssetMaterialization(
             asset_key=keys.product(outcome.frame.collection.shard, step),
             partition=outcome.frame.partition,
-            metadata=_metadata(outcome, step, public_url),
+            metadata=_product_metadata(outcome, step) | (_frame_metadata(outcome, step, public_url) if step == steps[-1] else {}),
             tags=provenance.tags(outcome, step),
         )
 
@@ -164,12 +164,24 @@ def _stage_fields(outcome: FrameOutcome, step: Step) -> dict[str, float]:
     return {"seconds": outcome.result.seconds[step], "bytes_in": bytes_in, "bytes_out": sizes[step]}
 
 
-def _metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[str, dg.MetadataValue]:
-    frame, product, facts, result = outcome.frame, (outcome.products or {})[step], outcome.facts or {}, outcome.result
+def _product_metadata(outcome: FrameOutcome, step: Step) -> dict[str, dg.MetadataValue]:
+    """Metadata of one product."""
+    product, result = (outcome.products or {})[step], outcome.result
     metadata: dict[str, dg.MetadataValue] = {
-        "key": dg.MetadataValue.text(frame.product_key(step)),
+        "key": dg.MetadataValue.text(outcome.frame.product_key(step)),
         "size": dg.MetadataValue.int(product.size),
-        "profile": dg.MetadataValue.text(product.profile),
+    }
+    if result and step in result.seconds:
+        metadata["seconds"] = dg.MetadataValue.float(result.seconds[step])
+        metadata["peak_memory_mb"] = dg.MetadataValue.float(result.peak_mb[step])
+    return metadata
+
+
+def _frame_metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[str, dg.MetadataValue]:
+    """Metadata of the frame, for the last of the selected steps only: each event takes space for every frame of the archive."""
+    frame, facts, result, products = outcome.frame, outcome.facts or {}, outcome.result, outcome.products or {}
+    metadata: dict[str, dg.MetadataValue] = {
+        "profile": dg.MetadataValue.text(products[step].profile),
         "source_key": dg.MetadataValue.text(outcome.source.key if outcome.source else ""),
         "source_version": dg.MetadataValue.text(outcome.source.version if outcome.source else ""),
         "source_sha256": dg.MetadataValue.text(outcome.content_hash),
@@ -183,13 +195,7 @@ def _metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[str, d
     if "source_crs" in facts:
         metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
         metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
-    if result and step in result.seconds:
-        stage = _stage_fields(outcome, step)
-        metadata["seconds"] = dg.MetadataValue.float(stage["seconds"])
-        metadata["bytes_in"] = dg.MetadataValue.int(int(stage["bytes_in"]))
-        metadata["bytes_out"] = dg.MetadataValue.int(int(stage["bytes_out"]))
-        metadata["peak_memory_mb"] = dg.MetadataValue.float(result.peak_mb[step])
-    if result and step != "deflate":
+    if result and result.overview_levels:
         metadata["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))
     if step == "cog":
         metadata["link"] = dg.MetadataValue.url(build_links(frame, public_url, None).dl_georef)

@@ -36,6 +36,9 @@ PORTS = ("postgres", "maps", "dagster_ui", "code_server")
 # Only the Dagster UI needs it.
 _UI_LOGIN = "LS4_DAGSTER_PASSWORD"
 _BASIC_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+# Fewer heaps in processes with many threads, and a slow evaluation of freshness, which is about assets that are built daily.
+# The image has the same (deploy/Dockerfile).
+_QUIET_DAGSTER = {"MALLOC_ARENA_MAX": "2", "FRESHNESS_DAEMON_INTERVAL_SECONDS": "300"}
 # What the pipeline and the libraries that it runs read.
 _DAGSTER_VARIABLES = re.compile(
     r"(?:LS4|DAGSTER|AWS|AZURE|GDAL|CPL|PROJ|VSI|OTEL|PYTHON)[A-Za-z0-9_]*"
@@ -189,7 +192,7 @@ def _dagster_environment() -> dict[str, str]:
     """The settings of ls4, of its clients and of Dagster, without the other variables of the operator's shell."""
     settings = {name: value for name, value in os.environ.items() if _DAGSTER_VARIABLES.fullmatch(name)}
     settings.pop(_UI_LOGIN, None)
-    return _BASIC_ENVIRONMENT | settings
+    return _BASIC_ENVIRONMENT | _QUIET_DAGSTER | settings
 
 
 def _program(name: str, *arguments: str) -> tuple[str, ...]:

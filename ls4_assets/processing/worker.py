@@ -49,7 +49,7 @@ _DISK_RETRY_SECONDS = 120
 def process_frame(task: FrameTask) -> FrameOutcome:
     """Process one task. A fault of the frame's content is an outcome; any exception is a defect or an outage."""
     started = time.monotonic()
-    engine = open_database(task.settings.database_url.get_secret_value(), keep_open=True)
+    engine = open_database(task.settings.database_url.get_secret_value())
     with engine.connect() as connection:
         source = records.load_source(connection, task.frame)
         record = records.load_frame(connection, task.frame)

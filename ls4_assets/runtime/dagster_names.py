@@ -17,8 +17,10 @@ REPOSITORY_TAG = ".dagster/repository"
 PARTITION_TAG = "dagster/partition"
 PARTITION_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
-_FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+FINISHED_STATUSES = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 _WAITING = {dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.MANAGED}
 # By exclusion, so that a state that Dagster adds counts as unfinished.
-UNFINISHED_STATUSES = [status for status in dg.DagsterRunStatus if status not in {*_FINISHED, dg.DagsterRunStatus.MANAGED}]
+UNFINISHED_STATUSES = [
+    status for status in dg.DagsterRunStatus if status not in {*FINISHED_STATUSES, dg.DagsterRunStatus.MANAGED}
+]
 ACTIVE_STATUSES = [status for status in UNFINISHED_STATUSES if status not in _WAITING]

@@ -1,12 +1,18 @@
-"""Dagster's PostgreSQL storage, named in dagster.yaml, without an event for each asset that has no freshness policy.
+"""Dagster's PostgreSQL storage, named in dagster.yaml, with connections that stay open and with small events.
+
+Every frame has five events in JSON, which take most of Dagster's database. PostgreSQL compresses rows above 2 kB only, and these
+are shorter, so they are padded with spaces, which JSON permits.
 
 Every 30 s, Dagster's daemon evaluates the freshness of all assets. It stores an event when the state of one has changed, and an
 asset without a record counts as changed. Each of 2,000 assets would get an event that says NOT_APPLICABLE, and the daemon would
 read all these events every 30 s.
 """
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Self, cast
 
 import dagster as dg
@@ -16,13 +22,53 @@ from dagster._core.storage.config import PostgresStorageConfig
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.utils import pg_url_from_config
+from dagster_shared.serdes import serialize_value
+from sqlalchemy import Engine, create_engine
 
 # The Dagster UI shows no time of change for this one.
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
+# PostgreSQL compresses a row of more than TOAST_TUPLE_THRESHOLD = 2,032 bytes. No setting changes that; `toast_tuple_target` is
+# only how small such a row becomes.
+_COMPRESSED_LENGTH = 2100
+# The events that frames have. A tenth of each are nulls of these classes, which have null as the default of every such field.
+_FRAME_EVENTS = {
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+    dg.DagsterEventType.ASSET_OBSERVATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+_CLASSES = {
+    "DagsterEvent",
+    "AssetMaterialization",
+    "AssetObservation",
+    "AssetMaterializationPlannedData",
+    "AssetCheckEvaluation",
+    "EventMetadataEntry",
+}
+
+
+def serialize_event(entry: dg.EventLogEntry) -> str:
+    """The event as JSON, for the column `event` of the event log or `evaluation_event` of a check."""
+    event = serialize_value(entry)
+    if entry.dagster_event_type in _FRAME_EVENTS:
+        event = json.dumps(_without_nulls(json.loads(event)), separators=(",", ":"))
+    return event.ljust(_COMPRESSED_LENGTH)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        has_defaults = value.get("__class__") in _CLASSES
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None or not has_defaults}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 class EventLogStorage(PostgresEventLogStorage):
     """The event log. The freshness of an asset is NOT_APPLICABLE until an event says otherwise."""
+
+    def _event_to_row(self, event: dg.EventLogEntry) -> dict[str, Any]:
+        return super()._event_to_row(event) | {"event": serialize_event(event)}
 
     def get_freshness_state_records(self, keys: Sequence[dg.AssetKey]) -> Mapping[dg.AssetKey, FreshnessStateRecord]:
         records = super().get_freshness_state_records(keys)
@@ -34,6 +80,25 @@ def _not_applicable(key: dg.AssetKey) -> FreshnessStateRecord:
     return FreshnessStateRecord(entity_key=key, freshness_state=state, updated_at=_NEVER, record_body=body)
 
 
+# By process ID, because a forked process must not use the connections of its parent.
+_WITH_TABLES: set[tuple[int, str]] = set()
+
+
+@cache
+def _engine(process_id: int, url: str) -> Engine:
+    """An engine that keeps up to two connections open. Without a pool, Dagster opens a connection for every call."""
+    return create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=2,
+        # More are opened when they are needed, as without a pool.
+        max_overflow=-1,
+        pool_use_lifo=True,
+        # PostgreSQL may have restarted.
+        pool_pre_ping=True,
+    )
+
+
 class PostgresStorage(DagsterPostgresStorage):
     """Dagster's storage with that event log. Its options are those of `storage: postgres`."""
 
@@ -41,9 +106,15 @@ class PostgresStorage(DagsterPostgresStorage):
         # Not the constructor of DagsterPostgresStorage, which would connect to the event log twice.
         DagsterStorage.__init__(self)  # type: ignore[no-untyped-call,arg-type]  # typed for Dagster's own subclasses
         self.postgres_url, self.should_autocreate_tables, self._inst_data = url, should_autocreate_tables, inst_data
-        self._run_storage = PostgresRunStorage(url, should_autocreate_tables)
-        self._event_log_storage = EventLogStorage(url, should_autocreate_tables)
-        self._schedule_storage = PostgresScheduleStorage(url, should_autocreate_tables)
+        # Each storage reads the list of tables when it is created, and an instance is created for every tick of a sensor.
+        has_tables = (os.getpid(), url) in _WITH_TABLES
+        should_create = should_autocreate_tables and not has_tables
+        self._run_storage = PostgresRunStorage(url, should_create)
+        self._event_log_storage = EventLogStorage(url, should_create)
+        self._schedule_storage = PostgresScheduleStorage(url, should_create)
+        _WITH_TABLES.add((os.getpid(), url))
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._engine = _engine(os.getpid(), url)
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:

@@ -85,6 +85,8 @@ def test_daemon_evaluates_freshness_with_our_storage() -> None:
     for path in (CHECKOUT / "dagster.yaml", CHECKOUT / "deploy" / "dagster.yaml"):
         configuration = yaml.safe_load(path.read_text())
         assert configuration["freshness"] == {"enabled": True}
+        # Its loop would only cost CPU.
+        assert configuration["auto_materialize"] == {"enabled": False, "use_sensors": False}
         custom = configuration["storage"]["custom"]
         assert (custom["module"], custom["class"]) == (PostgresStorage.__module__, PostgresStorage.__name__)
 
@@ -109,3 +111,13 @@ def test_options_of_dagster_yaml_open_our_storage(
                 assert isinstance(each.event_log_storage, EventLogStorage)
                 parts = (each.event_log_storage, each.run_storage, each.schedule_storage)
                 assert {make_url(vars(part)["postgres_url"]) for part in parts} == {url}
+            # A connection for every call took more CPU of an idle machine than all else.
+            assert (
+                len({backend(part) for each in (instance, reopened) for part in (each.event_log_storage, each.run_storage)}) == 1
+            )
+
+
+def backend(storage: object) -> int:
+    """Process ID of the server process that answers a storage."""
+    with vars(storage)["_engine"].connect() as connection:
+        return int(connection.scalar(text("SELECT pg_backend_pid()")))

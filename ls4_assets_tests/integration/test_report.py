@@ -73,18 +73,18 @@ def test_tile_index_metadata_has_the_report(platform: Platform) -> None:
     assert values["last_run"] == run.run_id
 
 
-def test_materialization_has_seconds_and_bytes_of_each_stage(platform: Platform) -> None:
+def test_materialization_has_seconds_and_size_of_each_product(platform: Platform) -> None:
     frame = frame_of(GOOD[0])
     sizes = {step: stored.size for step in STEPS if (stored := platform.storage.head(frame.product_key(step)))}
-    source = platform.storage.head(GOOD[0])
-    assert source
-    reads = {"deflate": source.size, "overviews": sizes["deflate"], "cog": sizes["deflate"] + sizes["overviews"]}
     for step in STEPS:
         values = metadata(platform, step, frame.partition)
-        assert (values["bytes_in"], values["bytes_out"]) == (reads[step], sizes[step])
-        parts = [values[name] for name in ("seconds", "fetch_seconds", "publish_seconds", "frame_seconds")]
-        assert all(isinstance(part, float) and part > 0 for part in parts)
-        assert sum(parts[:3]) <= parts[3]  # type: ignore[arg-type,operator]
+        assert values["size"] == sizes[step]
+        assert isinstance(values["seconds"], float) and values["seconds"] > 0
+        assert ("source_sha256" in values) == (step == "cog"), "the frame's own metadata is stored once"
+    cog = metadata(platform, "cog", frame.partition)
+    parts = [cog[name] for name in ("seconds", "fetch_seconds", "publish_seconds", "frame_seconds")]
+    assert all(isinstance(part, float) and part > 0 for part in parts)
+    assert sum(parts[:3]) <= parts[3]  # type: ignore[arg-type,operator]
 
 
 def test_runs_log_each_frame_and_rebuild(platform: Platform, log: Path) -> None:
@@ -97,6 +97,10 @@ def test_runs_log_each_frame_and_rebuild(platform: Platform, log: Path) -> None:
         assert (line["shard"], line["collection"]) == ("Travis", NAME)
     good, bad = frames[frame_of(GOOD[0]).id], frames[frame_of(BAD).id]
     assert (good["level"], good["outcome"]) == ("info", "made")
+    stages, source = good["stages"], platform.storage.head(GOOD[0])
+    assert source and stages["deflate"]["bytes_in"] == source.size
+    assert stages["overviews"]["bytes_in"] == stages["deflate"]["bytes_out"]
+    assert stages["cog"]["bytes_in"] == stages["deflate"]["bytes_out"] + stages["overviews"]["bytes_out"]
     assert set(good["stages"]) == set(STEPS) and good["seconds"] > good["fetch_seconds"] > 0
     assert (bad["level"], bad["outcome"], bad["reason"]) == ("error", "failed", platform.state(BAD)[1])
     (batch,) = [line for line in log_lines if line["event"] == "batch"]

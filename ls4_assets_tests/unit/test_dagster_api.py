@@ -21,7 +21,7 @@ ALLOWED = {
     "ls4_assets/runtime/instance.py": "error of an instance without DAGSTER_HOME, and the type of a reference to an instance",
     "ls4_assets/runtime/local_launcher.py": "arguments and process IDs of a run, and the result of its health check",
     "ls4_assets/runtime/run_process.py": "the command that executes a run",
-    "ls4_assets/runtime/storage.py": "freshness records, and the configuration of a storage",
+    "ls4_assets/runtime/storage.py": "freshness records, the configuration of a storage, and the text of an event",
 }
 
 

@@ -165,7 +165,7 @@ def test_dg_checks_and_lists_the_definitions(tmp_path: Path) -> None:
     (mapfile,) = [asset for asset in listed["assets"] if asset["asset_key"] == "Travis/mapfile"]
     assert (mapfile["kinds"], mapfile["owners"], mapfile["group_name"]) == (["mapserver"], [{"team": "operators"}], "Travis")
     assert len(listed["assets"]) == 8 * len(read_archive_file(None).naming.shards) + 3
-    assert {each["name"] for each in listed["schedules"]} == {"archive_audit", "reconcile"}
+    assert {each["name"] for each in listed["schedules"]} == {"archive_audit", "prune_history", "reconcile"}
     assert "publish_collections" in {each["name"] for each in listed["sensors"]}
 
 
