@@ -17,8 +17,15 @@ from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.maps import map_format
-from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, mark_requested, pending_rebuilds, withdrawn_collections
+from ls4_assets.publishing.rebuilds import (
+    count_frames,
+    delete_withdrawn_collection,
+    mark_requested,
+    pending_rebuilds,
+    withdrawn_collections,
+)
 from ls4_assets.runtime.lost_runs import fail_lost_runs
+from ls4_assets.runtime.run_line import COLLECTION_KIND
 from resources.archive import Archive
 from sensors import minimum_interval
 
@@ -70,11 +77,17 @@ def remove_withdrawn_collections(instance: DagsterInstance, archive: Archive, ac
 
 def _request(instance: DagsterInstance, archive: Archive, collection: Collection, first_asset: str) -> dg.RunRequest:
     mark_requested(archive.database, collection, first_asset)
+    frames = count_frames(archive.database, collection)
     logs.emit("rebuild_requested", shard=collection.shard, collection=collection.name)
     instance.add_dynamic_partitions(str(keys.collection_partitions(collection.shard).name), [collection.partition])
     return dg.RunRequest(
         run_key=uuid4().hex,
         asset_selection=keys.assets_from_step(collection.shard, first_asset),
         partition_key=collection.partition,
-        tags={keys.KIND_TAG: "collection", keys.COLLECTION_TAG: collection.name, **keys.NO_RETRIES, **keys.REBUILD_PRIORITY},
+        tags={
+            **keys.size_tags(COLLECTION_KIND, frames),
+            keys.COLLECTION_TAG: collection.name,
+            **keys.NO_RETRIES,
+            **keys.REBUILD_PRIORITY,
+        },
     )

@@ -26,9 +26,9 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from sqlalchemy import make_url
 
 from deploy.aws.config import read_config
-from ls4_assets.assets import keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
+from ls4_assets.runtime.run_line import KIND_TAG
 from ls4_assets_tests import ecs
 from ls4_assets_tests.deploy import containers
 from ls4_assets_tests.deploy.conftest import EXAMPLE, Stacks, require_cdk, synthesize
@@ -100,7 +100,7 @@ class Production:
         return bool(self.platform.rows("SELECT 1 AS x FROM ls4.source WHERE key = :key", key=key))
 
     def runs_of_kind(self, kind: str) -> list[DagsterRun]:
-        return list(self.instance.get_runs(RunsFilter(tags={keys.KIND_TAG: kind})))
+        return list(self.instance.get_runs(RunsFilter(tags={KIND_TAG: kind})))
 
     def task_of(self, run_id: str) -> RunningTask:
         (task,) = [task for task in self.ecs.started if run_id in " ".join(task.command)][-1:]
