@@ -36,8 +36,9 @@ from resources.open import open_database
 # Updated at each step; a container's health check reads its age.
 HEARTBEAT_FILE = Path(tempfile.gettempdir()) / "ls4-warm-service"
 _STEP_SECONDS = 1.0
-# Time that interrupted runs have to leave their state; Fargate stops a task 120 s after the notice.
-_INTERRUPT_SECONDS = 30.0
+# A service that stops lets its runs finish for so long, and then has so long to interrupt them. Fargate kills a task 120 s after
+# the notice.
+DRAIN_SECONDS, INTERRUPT_SECONDS = 75.0, 30.0
 
 
 class WarmServiceError(Ls4Error):
@@ -83,7 +84,7 @@ class WarmService:
         if not self._is_registered:
             logs.emit("warm_service", state="started", server=self.server, slots=self.slots)
         self._is_registered = True
-        while self._step(connection) and not self._is_overdue(self.drain_seconds + _INTERRUPT_SECONDS):
+        while self._step(connection) and not self._is_overdue(self.drain_seconds + INTERRUPT_SECONDS):
             _wait_for_notification(connection)
         with connection.begin():
             warm_runs.delete_server(connection, self.server)
@@ -150,8 +151,7 @@ def run(slots: int, slot_memory_mb: int, drain_seconds: float) -> None:
         service = WarmService(socket, slots, slot_memory_mb, drain_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: service.stop())
-        # One worker for each run: the service has as many cores as it is given, whatever the machine has.
-        environment = {"OPENBLAS_NUM_THREADS": "1", "LS4_WORKER_PROCESSES": "1", **os.environ}
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a thread would not survive a fork
         command = [sys.executable, "-m", "ls4_assets.runtime.run_server", str(socket)]
         process = subprocess.Popen(command, env=environment)
         try:
@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Execute small runs in forks of a warm process.")
     parser.add_argument("--slots", type=int, required=True, help="maximum runs at a time")
     parser.add_argument("--slot-memory-mb", type=int, required=True, help="memory of one run in MB")
-    parser.add_argument("--drain-seconds", type=float, default=75.0, help="time that runs have to finish when it stops")
+    parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, help="time that runs have to finish when it stops")
     options = parser.parse_args()
     logs.configure(load_settings().log_file)
     try:
