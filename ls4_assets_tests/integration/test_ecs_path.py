@@ -424,7 +424,8 @@ def test_full_service_leaves_runs_to_tasks_and_a_terminated_run_frees_its_slot(p
         pid = production.warm_process(warm)
         assert pid
         second = production.drop(8)
-        production.wait_until(lambda: production.platform.state(second)[0] == "done", "the second frame is not processed")
+        is_done = "SELECT 1 AS x FROM ls4.source WHERE key = :key AND state = 'done'"
+        production.wait_until(lambda: production.platform.rows(is_done, key=second), "the second frame is not processed")
         (task,) = [run for run in production.runs_of_kind("frames") if run.run_id not in before | {warm.run_id}]
         assert (production.commands(warm), production.commands(task)) == ([], ["execute_run"])
 
