@@ -437,7 +437,9 @@ def test_full_service_leaves_runs_to_tasks_and_a_terminated_run_frees_its_slot(p
         production.platform.skip_waits()
         production.wait_until_on_map(first, second)
         (retry,) = [run for run in production.runs_of_kind("frames") if run.run_id not in before | {warm.run_id, task.run_id}]
-        assert production.commands(retry) == []
+        # As after a crash, the frame gets twice the memory, which a slot does not have.
+        assert production.commands(retry) == ["execute_run"]
+        assert production.warm_process(warm) is None
 
 
 @pytest.mark.parametrize(
@@ -477,12 +479,10 @@ def test_large_drop_is_processed_by_tasks(production: Production) -> None:
         for number in range(500):
             production.platform.drop(f"{FOLDER}/03-08-60_9-{number}.tif", tif)
 
-        def runs() -> list[DagsterRun]:
-            return [run for run in production.runs_of_kind("frames") if run.run_id not in before]
+        def large() -> list[DagsterRun]:
+            runs = [run for run in production.runs_of_kind("frames") if run.run_id not in before]
+            return [run for run in runs if int(run.tags[FRAMES_TAG]) > production.platform.settings.warm_frames]
 
-        production.wait_until(lambda: sum(int(run.tags[FRAMES_TAG]) for run in runs()) >= 500, "not all frames are requested")
-        large = [run for run in runs() if int(run.tags[FRAMES_TAG]) > production.platform.settings.warm_frames]
-        assert large
-        production.wait_until(lambda: any(production.commands(run) for run in large), "no task is started")
-        started = [run for run in large if production.status(run) not in (DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING)]
-        assert [production.warm_process(run) for run in started] == [None] * len(started)
+        # The first batch has as many frames as events arrived before its tick.
+        production.wait_until(lambda: any(production.commands(run) for run in large()), "no task is started")
+        assert [production.warm_process(run) for run in large()] == [None] * len(large())
