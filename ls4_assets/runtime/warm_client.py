@@ -21,8 +21,8 @@ from resources.open import open_database
 # A server claims an offered run within milliseconds, because PostgreSQL notifies it.
 _CLAIM_SECONDS = 5.0
 _POLL_SECONDS = 0.02
-# A silent server is given up only after this process has found it silent for so long: after an outage of the database, all
-# servers look silent until each has reconnected.
+# A silent server is given up only after this process has found it silent for so long: after an outage of the database, no
+# server has a recent heartbeat until it has reconnected.
 _EVICTION_SECONDS = 30.0
 
 # The metadata of the event of a start. Not `pid`, which is Dagster's name of a process on this machine.
