@@ -191,6 +191,12 @@ class RunSettings(BaseModel):
     open_batches_per_shard: Runs = Field(10, ge=1, description="maximum of those runs for one shard")
     open_batches_per_collection: Runs = Field(6, ge=1, description="maximum of those runs for one collection")
     max_attempts: Runs = Field(5, ge=1, description="crashed runs after which a frame counts as failed")
+    warm_frames: Frames = Field(
+        8, ge=0, description="maximum frames of a run that the warm service executes, if it has a free slot; 0: none"
+    )
+    warm_rebuild_frames: Frames = Field(
+        2000, ge=0, description="maximum frames of collections whose rebuild the warm service executes; 0: none"
+    )
     fargate: bool = Field(False, description="runs are Fargate tasks whose CPU, memory and disk are sized by their frames")
 
 

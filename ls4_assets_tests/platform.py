@@ -216,6 +216,7 @@ def _empty(database: Engine) -> None:
             "statewide_build",
             "inbox",
             "unlisted_folder",
+            "warm_server",
         )
         tables = ", ".join(["public.overview_mosaics", *(f"ls4.{name}" for name in names)])
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))

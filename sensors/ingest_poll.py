@@ -32,6 +32,7 @@ from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.ingest.late_raw_scans import find_late_raw_scans
 from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock, settle_recent
 from ls4_assets.processing.run_size import RunSize, choose_run_size
+from ls4_assets.runtime.run_line import FRAMES_KIND
 from ls4_assets.settings import FrameSettings, RunSettings, Settings
 from resources.archive import Archive
 from sensors import minimum_interval
@@ -185,7 +186,7 @@ def run_request(batch: Batch, settings: Settings) -> dg.RunRequest:
         partition_key=partitions[0],
         run_config={"ops": {keys.frames_op_name(batch.shard): {"config": {"frames": partitions}}}},
         tags={
-            keys.KIND_TAG: "frames",
+            **keys.size_tags(FRAMES_KIND, len(partitions)),
             keys.BATCH_TAG: batch.id,
             **keys.run_priority(batch.backlog + len(batch.sources)),
             **keys.NO_RETRIES,

@@ -10,12 +10,12 @@ import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 
 from ls4_assets.assets import keys
-from ls4_assets.db.export_state import load_statewide_build
+from ls4_assets.db.export_state import count_exported_frames, load_statewide_build
 from ls4_assets.runtime.dagster_names import UNFINISHED_STATUSES
+from ls4_assets.runtime.run_line import KIND_TAG, STATEWIDE_KIND
 from resources.archive import Archive
 from sensors import minimum_interval
 
-RUN_KIND = "statewide"
 _INTERVAL_SECONDS = 30
 
 
@@ -32,7 +32,7 @@ def statewide_exports_sensor() -> dg.SensorDefinition:
     )
     def statewide_exports(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with archive.database.connect() as connection:
-            build = load_statewide_build(connection)
+            build, frames = load_statewide_build(connection), count_exported_frames(connection)
         now = datetime.now(UTC)
         if not build.is_due(now):
             return dg.SkipReason("The statewide files are up to date.")
@@ -40,10 +40,11 @@ def statewide_exports_sensor() -> dg.SensorDefinition:
             return dg.SkipReason(f"The statewide files are due at {due:%H:%M:%S} UTC.")
         if _has_active_run(context.instance):
             return dg.SkipReason("A run is building the statewide files.")
-        return dg.SensorResult(run_requests=[dg.RunRequest(uuid4().hex, tags={keys.KIND_TAG: RUN_KIND, **keys.NO_RETRIES})])
+        tags = {**keys.size_tags(STATEWIDE_KIND, frames), **keys.NO_RETRIES}
+        return dg.SensorResult(run_requests=[dg.RunRequest(uuid4().hex, tags=tags)])
 
     return statewide_exports
 
 
 def _has_active_run(instance: DagsterInstance) -> bool:
-    return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES, tags={keys.KIND_TAG: RUN_KIND}), limit=1))
+    return bool(instance.get_runs(RunsFilter(statuses=UNFINISHED_STATUSES, tags={KIND_TAG: STATEWIDE_KIND}), limit=1))

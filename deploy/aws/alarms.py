@@ -33,6 +33,7 @@ _FAILED_RUNS_PER_HOUR = 10
 # time, was lost or exceeded its maximum runtime.
 _FAILED_RUN_TERMS = {
     "run": ("RUN_FAILURE",),
+    "warm": ("RUN_FAILURE",),
     "daemon": ("Caught an error dequeuing run", "seconds to start", "as failed", "maximum runtime"),
 }
 # Each sidecar logs a heartbeat every minute: 15 per task and period, of which at least 13 must arrive on average. With up to

@@ -22,7 +22,7 @@ NAME = "ls4"
 RUN_FAMILY, RUN_CONTAINER = "ls4-run", "run"
 INIT_FAMILY = "ls4-init"
 IMAGES = ("ls4", "ls4-mapserver")
-LOGS = ("init", "run", "webserver", "daemon", "code", "maps")
+LOGS = ("init", "run", "warm", "webserver", "daemon", "code", "maps")
 # The folder of deploy/dagster.yaml and deploy/workspace.yaml in the image.
 DAGSTER_HOME = "/opt/dagster/production"
 # The platform for which deploy/README.md builds the images.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.processing.run_size import FARGATE
+from ls4_assets.processing.run_size import DEFAULT_DISK_GB, FARGATE, MAX_DISK_GB, MIN_DISK_GB
 from ls4_assets.settings import Settings
 
 # Copied into both images as /opt/archive.
@@ -115,6 +115,24 @@ class RunsConfig(_TaskSize):
     spot: bool = True
 
 
+class WarmConfig(_TaskSize):
+    """The service that executes small runs, at most `slots` at a time, which share its memory; 0: every run is a task."""
+
+    cpu: int = 1024
+    memory: int = 4096
+    slots: Annotated[int, Field(ge=0, le=16)] = 2
+
+    @property
+    def slot_memory_mb(self) -> int:
+        """The memory of one run in MB."""
+        return self.memory // self.slots
+
+    @property
+    def disk_gb(self) -> int:
+        """Scratch space of all runs together. A run whose estimate exceeds the default disk of a task is not warm."""
+        return min(MAX_DISK_GB, max(MIN_DISK_GB, DEFAULT_DISK_GB * self.slots))
+
+
 class MapsConfig(_TaskSize):
     """The tasks of the map server."""
 
@@ -152,6 +170,7 @@ class Config(_Section):
     network: NetworkConfig = NetworkConfig()
     database: DatabaseConfig = DatabaseConfig()
     runs: RunsConfig = RunsConfig()
+    warm: WarmConfig = WarmConfig()
     maps: MapsConfig = MapsConfig()
     settings: dict[str, str | int | float | bool] = {}
     mount: MountConfig | None = None

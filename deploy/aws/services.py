@@ -1,4 +1,4 @@
-"""Dagster on Fargate: the webserver behind an internal load balancer, one daemon, one code server, and the task of a run."""
+"""Dagster on Fargate: webserver behind an internal load balancer, daemon, code server, warm service, and the task of a run."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_certificatemanager as acm
@@ -42,6 +42,8 @@ class DagsterServices(Construct):
             "daemon": self._daemon(run, run_roles),
             "webserver": self._webserver(zone),
         }
+        if self.config.warm.slots:
+            self.services["warm"] = self._warm_service()
 
     def _run_task(self) -> tuple[ecs.TaskDefinition, list[iam.IRole]]:
         """The task definition of runs, which the launcher uses unchanged, and its two roles."""
@@ -60,6 +62,35 @@ class DagsterServices(Construct):
         )
         self._container(task, RUN_CONTAINER, "run", ["ls4", "--help"], stop_timeout=Duration.seconds(115))
         return task, [task_role, execution_role]
+
+    def _warm_service(self) -> ecs.FargateService:
+        """The service that executes small runs. It has the rights of runs, and no port: it takes them from the database."""
+        warm = self.config.warm
+        task = self.base.cluster.fargate_task(
+            self,
+            "WarmTask",
+            family="ls4-warm",
+            cpu=warm.cpu,
+            memory_limit_mib=warm.memory,
+            ephemeral_storage_gib=warm.disk_gb,
+            task_role=roles.task_role(self, "WarmRole", roles.run(self.config)).without_policy_updates(),
+            execution_role=self._execution_role("WarmExecutionRole", "warm"),
+        )
+        command = ["python", "-m", "ls4_assets.runtime.warm_service", f"--slots={warm.slots}"]
+        # The service touches this file every second, whether the database is available or not.
+        health = ["CMD-SHELL", "find /tmp/ls4-warm-service -mmin -1 | grep -q ."]
+        self._container(
+            task,
+            "warm",
+            "warm",
+            [*command, f"--slot-memory-mb={warm.slot_memory_mb}"],
+            health,
+            # The memory of a slot is that of one worker.
+            environment={"LS4_WORKER_PROCESSES": "1"},
+            stop_timeout=Duration.seconds(120),
+        )
+        # Two versions may execute runs at the same time: each run belongs to one of them.
+        return self._service("Warm", task, group="Runs", min_healthy_percent=100, max_healthy_percent=200)
 
     def _code_server(self) -> ecs.FargateService:
         queue = f"arn:aws:sqs:{self.config.region}:{self.config.account}:{QUEUE}"
@@ -158,7 +189,10 @@ class DagsterServices(Construct):
             else None,
         )
 
-    def _service(self, name: str, task: ecs.FargateTaskDefinition, **options: object) -> ecs.FargateService:
+    def _service(
+        self, name: str, task: ecs.FargateTaskDefinition, *, group: str | None = None, **options: object
+    ) -> ecs.FargateService:
+        """A service with one task, in the security group `group` or the one with its own name."""
         network = self.base.network
         return ecs.FargateService(
             self,
@@ -168,7 +202,7 @@ class DagsterServices(Construct):
             task_definition=task,
             desired_count=1,
             vpc_subnets=network.tasks,
-            security_groups=[network.groups[name]],
+            security_groups=[network.groups[group or name]],
             assign_public_ip=False,
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
             capacity_provider_strategies=[ecs.CapacityProviderStrategy(capacity_provider="FARGATE", weight=1)],
@@ -180,8 +214,10 @@ class DagsterServices(Construct):
 def _environment(base: BaseStack, events: BucketEvents) -> dict[str, str]:
     """The environment of all Dagster containers, runs included: each needs every variable that dagster.yaml names."""
     config, network = base.config, base.network
+    never_warm = {} if config.warm.slots else {"LS4_WARM_FRAMES": "0", "LS4_WARM_REBUILD_FRAMES": "0"}
     return {
         **{f"LS4_{name.upper()}": str(value) for name, value in config.settings.items()},
+        **never_warm,
         **base.database.environment,
         **config.archive_environment,
         "LS4_STORAGE": f"s3://{config.bucket}",

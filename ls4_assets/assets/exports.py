@@ -13,6 +13,7 @@ from ls4_assets.domain import export_keys
 from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.exports import publish_exports
 from ls4_assets.publishing.statewide import compile_statewide
+from ls4_assets.runtime.run_line import KIND_TAG
 from resources.archive import Archive
 
 
@@ -31,7 +32,7 @@ def exports_asset(shard: str, details: AssetDetails) -> dg.AssetsDefinition:
     )
     def exports(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
         collection = Collection.from_partition(shard, context.partition_key)
-        is_manual = keys.KIND_TAG not in context.run.tags
+        is_manual = KIND_TAG not in context.run.tags
         with events.log_collection_asset(context, collection):
             return refresh_exports(archive, collection, force=is_manual)
 

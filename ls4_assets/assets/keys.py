@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from ls4_assets.domain.products import COLLECTION_STEPS, STEPS, Step, previous_step
+from ls4_assets.runtime.run_line import FRAMES_TAG, KIND_TAG
 
 REJECTED_FILES = dg.AssetKey("rejected_files")
 COMPILED_INDEXES = dg.AssetKey("compiled_historical_indexes")
@@ -24,8 +25,6 @@ NO_RETRIES = {"dagster/max_retries": "0"}
 REBUILD_PRIORITY = {"dagster/priority": "1"}
 # Rough cost of a frame, for `run_priority`.
 _SECONDS_PER_FRAME = 5
-# The purpose of a run that a sensor requested; runs that people launch do not have this tag.
-KIND_TAG = "ls4/kind"
 # A backfill with this tag processes only the stale partitions of its selection.
 ONLY_TAG, STALE = "ls4/only", "stale"
 
@@ -76,6 +75,11 @@ def run_priority(frames: int) -> dict[str, str]:
     negative: runs that a person launches have 0, and rebuilds have 1.
     """
     return {"dagster/priority": str(-int(time.time() + _SECONDS_PER_FRAME * frames))}
+
+
+def size_tags(kind: str, frames: int) -> dict[str, str]:
+    """Tags by which the launcher decides where a run starts: its purpose and number of frames."""
+    return {KIND_TAG: kind, FRAMES_TAG: str(frames)}
 
 
 def is_stale_only(tags: Mapping[str, str]) -> bool:

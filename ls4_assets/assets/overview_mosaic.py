@@ -23,6 +23,7 @@ from ls4_assets.errors import FrameError, NotFoundError
 from ls4_assets.raster.overview_grid import Box, Grid, choose_zoom, zoom_resolution
 from ls4_assets.raster.overview_mosaic import PAINTING_VERSION, MosaicResult, MosaicTask, build_overview_mosaic
 from ls4_assets.raster.overview_painting import PlacedFrame
+from ls4_assets.runtime.run_line import KIND_TAG
 from resources.archive import Archive
 from resources.scratch import scratch_folder
 
@@ -49,7 +50,7 @@ def overview_mosaic_asset(shard: str, details: AssetDetails) -> dg.AssetsDefinit
     )
     def overview_mosaic(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
         collection = Collection.from_partition(shard, context.partition_key)
-        is_manual = keys.KIND_TAG not in context.run.tags
+        is_manual = KIND_TAG not in context.run.tags
         with events.log_collection_asset(context, collection):
             result = refresh_overview_mosaic(archive, collection, force=is_manual)
         if reason := (result.metadata or {}).get("not_built"):

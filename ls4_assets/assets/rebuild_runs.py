@@ -19,7 +19,8 @@ from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.publishing.exports import format_version
 from ls4_assets.publishing.maps import map_format
-from ls4_assets.publishing.rebuilds import PendingRebuild, mark_requested, pending_rebuilds
+from ls4_assets.publishing.rebuilds import PendingRebuild, count_frames, mark_requested, pending_rebuilds
+from ls4_assets.runtime.run_line import COLLECTION_KIND
 from ls4_assets.runtime.submit import submit_asset_run
 from resources.archive import Archive
 
@@ -61,7 +62,7 @@ def request_rebuilds(instance: DagsterInstance, archive: Archive, active_runs: A
             run_key=uuid4().hex,
             asset_selection=_assets(entry),
             partition_key=entry.collection.partition,
-            tags=_tags(entry.collection),
+            tags=_tags(archive, entry.collection),
         )
         requests.append(request)
     return RebuildRequests(requests, len(due))
@@ -79,7 +80,7 @@ def submit_rebuilds(context: dg.AssetExecutionContext, archive: Archive, frames:
             waiting = RunsFilter(statuses=_WAITING, tags={keys.COLLECTION_TAG: entry.collection.name})
             if context.instance.get_run_ids(waiting, limit=1) or not _claim(context.instance, archive, entry):
                 continue
-            submit_asset_run(context, _assets(entry), entry.collection.partition, _tags(entry.collection))
+            submit_asset_run(context, _assets(entry), entry.collection.partition, _tags(archive, entry.collection))
     except Exception as error:  # noqa: BLE001  # the frames are done, and the sensor requests the rebuild
         context.log.warning(f"The rebuild could not be requested by this run ({error}); the sensor publish_collections does it.")
 
@@ -112,5 +113,6 @@ def _assets(entry: PendingRebuild) -> list[dg.AssetKey]:
     return assets[:-1] if entry.is_busy and len(assets) > 1 else assets
 
 
-def _tags(collection: Collection) -> dict[str, str]:
-    return {keys.KIND_TAG: "collection", keys.COLLECTION_TAG: collection.name, **keys.NO_RETRIES, **keys.REBUILD_PRIORITY}
+def _tags(archive: Archive, collection: Collection) -> dict[str, str]:
+    size = keys.size_tags(COLLECTION_KIND, count_frames(archive.database, collection))
+    return {**size, keys.COLLECTION_TAG: collection.name, **keys.NO_RETRIES, **keys.REBUILD_PRIORITY}

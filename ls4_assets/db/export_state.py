@@ -74,6 +74,11 @@ def list_exported(connection: Connection) -> list[Collection]:
     return [Collection.from_partition(row.shard, row.partition) for row in connection.execute(query)]
 
 
+def count_exported_frames(connection: Connection) -> int:
+    """How many frames the statewide files have."""
+    return int(connection.execute(select(func.coalesce(func.sum(export_state.c.frames), 0))).scalar_one())
+
+
 def compute_inputs_digest(connection: Connection) -> str:
     """Returns a digest of all exports, the inputs of the statewide files. It changes with the exports of any collection."""
     each = func.concat_ws(" ", export_state.c.collection, export_state.c.revision, export_state.c.format_version)

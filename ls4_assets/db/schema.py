@@ -290,6 +290,29 @@ inbox = Table(
     comment="object keys from bucket events, waiting for a check",
 )
 
+# The warm service (`db/warm_runs.py`). Rows exist only while a server or a run does.
+warm_server = Table(
+    "warm_server",
+    metadata,
+    Column("id", Text, primary_key=True, comment="one process of the warm service"),
+    Column("slots", Integer, nullable=False, comment="number of runs that it executes at a time"),
+    Column("slot_memory_mb", Integer, nullable=False, comment="memory of one run in MB"),
+    Column("is_stopping", Boolean, nullable=False, server_default=text("false"), comment="it accepts no more runs"),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="time of the last heartbeat"),
+    comment="servers of the warm service",
+)
+
+warm_run = Table(
+    "warm_run",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("server", Text, ForeignKey(warm_server.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("arguments", Text, nullable=False, comment="what `dagster api execute_run` takes"),
+    Column("pid", Integer, comment="process ID on the server; null: not started yet"),
+    Column("is_interrupted", Boolean, nullable=False, server_default=text("false"), comment="the run is to be canceled"),
+    comment="runs that the warm service starts or executes",
+)
+
 # The map server reads it: one row for each collection with an overview mosaic on the map.
 overview_mosaics = Table(
     "overview_mosaics",

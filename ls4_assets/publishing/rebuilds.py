@@ -128,6 +128,13 @@ def mark_requested(engine: Engine, rebuild: PendingRebuild) -> bool:
     return True
 
 
+def count_frames(engine: Engine, collection: Collection) -> int:
+    """How many frames a collection has, whether its index has them or not."""
+    count = select(func.count()).where(schema.frame.c.collection == collection.name, ~schema.frame.c.deleted)
+    with engine.connect() as connection:
+        return connection.execute(count).scalar_one()
+
+
 def withdrawn_collections(engine: Engine) -> list[Collection]:
     """Collections without map, table or files, which may still have a partition and a row."""
     with engine.connect() as connection:

@@ -1,10 +1,14 @@
-"""Launch runs as local processes, and let Dagster check whether such a process is still running.
+"""Launch runs as processes of one machine, and let Dagster check whether such a process is still running.
+
+They are forks of the run server (``run_server.py``), of the warm service in a container of its own (``warm_service.py``), or
+processes of the code server, whichever is there.
 
 Dagster's default launcher leaves that check to the code server, which loses its runs when it is killed and stops monitoring them
 after a short PostgreSQL outage. A run whose process has exited would then count as running forever and keep its frames.
 """
 
 from enum import Enum
+from functools import cached_property
 
 import psutil
 from dagster import DagsterInstance, DagsterRun
@@ -17,6 +21,7 @@ from dagster._serdes import serialize_value
 
 from ls4_assets.runtime import run_client
 from ls4_assets.runtime.run_client import RunServerUnavailableError
+from ls4_assets.runtime.warm_client import WarmClient
 
 # Maximum difference between the clocks of the kernel (process start) and the database client (first event).
 _CLOCK_SECONDS = 2.0
@@ -33,15 +38,21 @@ class ProcessState(Enum):
 class LocalRunLauncher(DefaultRunLauncher):
     """The launcher named in dagster.yaml. The daemon's run monitoring calls it every few seconds."""
 
+    @cached_property
+    def _warm(self) -> WarmClient:
+        return WarmClient()
+
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Start the run in the run server, or in the code server when there is no run server."""
+        """Start the run in the run server or the warm service, or in the code server when there is neither."""
         run, path = context.dagster_run, run_client.server_socket()
         if path is None:
-            super().launch_run(context)
+            # Every run fits: all containers share this machine's memory.
+            if not self._warm.start(self._instance, run, 0):
+                super().launch_run(context)
             return
         assert run.job_code_origin is not None  # every launched run has one
         arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref(), set_exit_code_on_failure=True)
@@ -55,17 +66,30 @@ class LocalRunLauncher(DefaultRunLauncher):
 
     def terminate(self, run_id: str) -> bool:
         path, run = run_client.server_socket(), self._instance.get_run_by_id(run_id)
-        if path is None or run is None or run.is_finished or GRPC_INFO_TAG in run.tags:
+        if run is None or run.is_finished or GRPC_INFO_TAG in run.tags:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         self._instance.report_run_canceling(run)
-        return run_client.interrupt_run(path, run_id)
+        return run_client.interrupt_run(path, run_id) if path else self._warm.interrupt(run_id)
+
+    def has_lost(self, run: DagsterRun) -> bool:
+        """Whether the process of a starting run is gone."""
+        if _is_warm(run):
+            return self._warm.has_lost(self._instance, run)
+        return process_state(self._instance, run) is ProcessState.GONE
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if _is_warm(run):
+            return self._warm.check_health(run.run_id)
         if process_state(self._instance, run) is ProcessState.GONE:
             return CheckRunHealthResult(
                 WorkerStatus.FAILED, "its process no longer exists; it was killed, or stopped with the code server"
             )
         return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+def _is_warm(run: DagsterRun) -> bool:
+    """Whether the warm service has the run. Dagster tags the runs of the code server; without a run server, others are warm."""
+    return run_client.server_socket() is None and GRPC_INFO_TAG not in run.tags
 
 
 def process_state(instance: DagsterInstance, run: DagsterRun) -> ProcessState:

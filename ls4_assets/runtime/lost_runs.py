@@ -3,20 +3,31 @@
 A run that has started is examined by Dagster itself, through the launcher's health check.
 """
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from typing import Protocol, runtime_checkable
 
-from ls4_assets.runtime.local_launcher import LocalRunLauncher, ProcessState, process_state
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+
+@runtime_checkable
+class WatchfulLauncher(Protocol):
+    """A launcher that finds out whether the process of a run is gone, whatever the state of the run."""
+
+    def has_lost(self, run: DagsterRun) -> bool: ...
 
 
 def fail_lost_runs(instance: DagsterInstance) -> list[str]:
-    """Report starting runs whose process is gone as failed, so that their frames and collections are free; returns their IDs.
-
-    Only where runs are local processes.
-    """
-    if not isinstance(instance.run_launcher, LocalRunLauncher):
+    """Report starting runs whose process is gone as failed, so that their frames and collections are free; returns their IDs."""
+    launcher = instance.run_launcher
+    if not isinstance(launcher, WatchfulLauncher):
         return []
     starting = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING]))
-    lost = [run for run in starting if process_state(instance, run) is ProcessState.GONE]
+    lost = [run for run in starting if launcher.has_lost(run) and _is_starting(instance, run)]
     for run in lost:
         instance.report_run_failed(run, "The process of this run was killed while it started.")
     return [run.run_id for run in lost]
+
+
+def _is_starting(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether a run still starts: its process may have ended because the run has finished since."""
+    current = instance.get_run_by_id(run.run_id)
+    return current is not None and current.status is DagsterRunStatus.STARTING

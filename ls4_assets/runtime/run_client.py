@@ -1,13 +1,14 @@
-"""The client of the run server: start a run in a warm process, interrupt it, and ask for its state.
+"""The client of the run server: start a run in a warm process, interrupt it, and list what is running.
 
-One request and one response, each a line of JSON, over a Unix socket. The server is ``run_server.py``; ``local_launcher.py``
-decides when to use it.
+One request and one response, each a line of JSON, over a Unix socket. The server is ``run_server.py``; ``local_launcher.py`` uses
+it on one machine, and ``warm_service.py`` in a container of its own.
 """
 
 import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from ls4_assets.errors import Ls4Error
 
@@ -41,6 +42,12 @@ def interrupt_run(path: Path, run_id: str) -> bool:
     return bool(_request(path, {"interrupt": run_id})["interrupted"])
 
 
+def list_runs(path: Path) -> dict[str, int]:
+    """The process IDs of the running runs, by run ID. Raises RunServerError."""
+    runs: dict[str, int] = _request(path, {"runs": True})["runs"]
+    return runs
+
+
 def is_running(path: Path) -> bool:
     """Whether the server answers."""
     try:
@@ -49,7 +56,7 @@ def is_running(path: Path) -> bool:
         return False
 
 
-def _request(path: Path, request: dict[str, object]) -> dict[str, int]:
+def _request(path: Path, request: dict[str, object]) -> dict[str, Any]:
     response = _exchange(path, request)
     while "reloading" in response:
         response = _exchange(path, request)
@@ -58,7 +65,7 @@ def _request(path: Path, request: dict[str, object]) -> dict[str, int]:
     return response
 
 
-def _exchange(path: Path, request: dict[str, object]) -> dict[str, int]:
+def _exchange(path: Path, request: dict[str, object]) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_TIMEOUT_SECONDS)
@@ -68,7 +75,7 @@ def _exchange(path: Path, request: dict[str, object]) -> dict[str, int]:
                 raise RunServerUnavailableError(f"The run server cannot be reached: {error}.") from error
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as file:
-                response: dict[str, int] = json.loads(file.readline())
+                response: dict[str, Any] = json.loads(file.readline())
                 return response
     except (OSError, ValueError) as error:
         raise RunServerError(f"The run server does not answer: {error}.") from error

@@ -31,11 +31,11 @@ _MAX_REQUEST_BYTES = 10_000_000
 
 
 class RunServer:
-    """The server. `listener` is bound and listens."""
+    """The server. `listener` is bound and listens; `runs` are the children of the process that this one replaces, by ID."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, runs: dict[int, str]) -> None:
         self._listener = listener
-        self._runs: dict[int, str] = {}
+        self._runs = runs
         self._code = code_version()
 
     def serve(self) -> None:
@@ -84,6 +84,9 @@ class RunServer:
             return {"pid": self._fork(request["start"], request["arguments"], connection)}
         if "interrupt" in request:
             return {"interrupted": self._interrupt(request["interrupt"])}
+        if "runs" in request:
+            self._reap()
+            return {"runs": {run_id: pid for pid, run_id in self._runs.items()}}
         return {"pid": os.getpid()}
 
     def _fork(self, run_id: str, arguments: str, connection: socket.socket) -> int:
@@ -121,8 +124,10 @@ class RunServer:
     def _reload(self) -> NoReturn:
         """Replace this process by a new one with the changed code; the socket and the runs stay."""
         os.set_inheritable(self._listener.fileno(), True)
-        arguments = [sys.executable, "-m", "ls4_assets.runtime.run_server", f"--fd={self._listener.fileno()}"]
-        os.execv(sys.executable, arguments)  # noqa: S606  # not the command of a user
+        arguments = [f"--fd={self._listener.fileno()}", json.dumps(self._runs)]
+        os.execv(  # noqa: S606  # not the command of a user
+            sys.executable, [sys.executable, "-m", "ls4_assets.runtime.run_server", *arguments]
+        )
 
     def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
         """The machine stops: interrupt the runs, so that they record their end."""
@@ -158,8 +163,8 @@ def preload() -> None:
     gc.freeze()
 
 
-def main(argument: str) -> None:
-    """Serve on a socket path, or on the listening socket `--fd=N` of the process that this one replaces."""
+def main(argument: str, runs: str = "{}") -> None:
+    """Serve on a socket path, or on the listening socket `--fd=N` of the process that this one replaces, with its `runs`."""
     preload()
     if argument.startswith("--fd="):
         listener = socket.socket(fileno=int(argument.removeprefix("--fd=")))
@@ -171,8 +176,8 @@ def main(argument: str) -> None:
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(64)
-    RunServer(listener).serve()
+    RunServer(listener, {int(pid): run_id for pid, run_id in json.loads(runs).items()}).serve()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -5,7 +5,7 @@ from typing import Any
 from ls4_assets_tests.deploy.conftest import Stacks
 
 # The containers of all processes that read the platform's settings and dagster.yaml.
-DAGSTER = ("run", "code", "daemon", "webserver")
+DAGSTER = ("run", "warm", "code", "daemon", "webserver")
 
 
 def container(stacks: Stacks, name: str) -> dict[str, Any]:

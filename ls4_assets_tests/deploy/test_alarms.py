@@ -68,7 +68,8 @@ def test_failed_run_is_counted_by_its_last_log_line(stacks: Stacks, capfd: pytes
     with dg.DagsterInstance.ephemeral() as instance:
         job.execute_in_process(instance=instance, raise_on_error=False)
     lines = capfd.readouterr().err.splitlines()
-    assert len([line for line in lines if is_counted(stacks, "run", "RunsFailed", line)]) == 1
+    for log in ("run", "warm"):
+        assert len([line for line in lines if is_counted(stacks, log, "RunsFailed", line)]) == 1, log
 
 
 def launch_rejected(run: MagicMock, instance: MagicMock) -> None:
@@ -123,7 +124,9 @@ def test_both_log_groups_feed_one_alarm(stacks: Stacks) -> None:
 # Maps
 
 
-@pytest.mark.parametrize("name", ["MapServersUnhealthy", "ServiceDown-maps", "ServiceDown-daemon", "MapfileSyncSilent"])
+@pytest.mark.parametrize(
+    "name", ["MapServersUnhealthy", "ServiceDown-maps", "ServiceDown-daemon", "ServiceDown-warm", "MapfileSyncSilent"]
+)
 def test_missing_data_raises_the_alarm(stacks: Stacks, name: str) -> None:
     """Without any map task the metric of healthy ones had no data, and no alarm was sent while the map was down."""
     assert alarm(stacks, name)["TreatMissingData"] == "breaching"

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from ls4_assets.runtime import warm_service
 from ls4_assets.settings import OTHER_VARIABLES, Settings
 from ls4_assets_tests.platform import CHECKOUT
 
@@ -15,7 +16,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 
 def test_services_are_built_from_the_two_images() -> None:
     images = {name: service["image"].partition(":")[0] for name, service in SERVICES.items()}
-    dagster = dict.fromkeys(("init", "migrate", "code", "daemon", "webserver"), "ls4")
+    dagster = dict.fromkeys(("init", "migrate", "runs", "code", "daemon", "webserver"), "ls4")
     assert images == dagster | {"postgres": "postgis/postgis", "maps": "ls4-mapserver"}
     for service in SERVICES.values():
         if "build" in service:
@@ -54,7 +55,7 @@ def test_settings_are_valid_and_dagster_yaml_finds_its_variables() -> None:
     valid = {f"LS4_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     required = set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "dagster.yaml").read_text()))
     required |= set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "deploy" / "workspace.yaml").read_text()))
-    for service in ("migrate", "code", "daemon", "webserver"):
+    for service in ("migrate", "runs", "code", "daemon", "webserver"):
         environment = SERVICES[service]["environment"]
         assert {name for name in environment if name.startswith("LS4_")} - valid == set()
         assert required - set(environment) == set()
@@ -62,7 +63,7 @@ def test_settings_are_valid_and_dagster_yaml_finds_its_variables() -> None:
 
 def test_pipeline_and_map_server_read_the_same_archive_file() -> None:
     """Both images contain deploy/archive; a part without the variable would describe another archive."""
-    for service in ("migrate", "code", "daemon", "webserver", "maps"):
+    for service in ("migrate", "runs", "code", "daemon", "webserver", "maps"):
         assert SERVICES[service]["environment"]["LS4_ARCHIVE_FILE"] == "${LS4_ARCHIVE_FILE:-}"
     for name in ("Dockerfile", "mapserver.Dockerfile"):
         assert "COPY deploy/archive /opt/archive\n" in (CHECKOUT / "deploy" / name).read_text()
@@ -70,5 +71,14 @@ def test_pipeline_and_map_server_read_the_same_archive_file() -> None:
 
 
 def test_daemon_can_see_the_processes_of_runs() -> None:
-    """Runs are child processes of the code server, and the daemon's launcher checks whether they still exist."""
+    """Runs that the warm service does not accept are child processes of the code server, and the launcher checks on them."""
     assert SERVICES["daemon"]["pid"] == "service:code"
+
+
+def test_warm_service_accepts_all_runs_at_a_time_and_has_time_to_finish_them() -> None:
+    """A run more than it has slots for would start in the code server, ten times slower."""
+    service = SERVICES["runs"]
+    runs = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["concurrency"]["runs"]["max_concurrent_runs"]
+    assert f"--slots={runs}" in service["command"]
+    seconds = int(service["stop_grace_period"].removesuffix("s"))
+    assert seconds > warm_service.DRAIN_SECONDS + warm_service.INTERRUPT_SECONDS

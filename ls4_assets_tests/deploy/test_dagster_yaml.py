@@ -11,6 +11,7 @@ from moto import mock_aws
 
 from ls4_assets.runtime.ecs_launcher import FargateRunLauncher
 from ls4_assets_tests.deploy.conftest import Stacks
+from ls4_assets_tests.deploy.containers import DAGSTER
 from ls4_assets_tests.platform import CHECKOUT
 
 LOCAL, PRODUCTION = CHECKOUT / "dagster.yaml", CHECKOUT / "deploy" / "dagster.yaml"
@@ -46,11 +47,11 @@ def test_every_dagster_container_has_the_variables_of_both_files(stacks: Stacks)
     checked = []
     for task in tasks.values():
         for container in task["ContainerDefinitions"]:
-            if container["Name"] in ("run", "code", "daemon", "webserver"):
+            if container["Name"] in DAGSTER:
                 variables = {variable["Name"] for kind in ("Environment", "Secrets") for variable in container[kind]}
                 assert required - variables == set(), container["Name"]
                 checked.append(container["Name"])
-    assert sorted(checked) == ["code", "daemon", "run", "webserver"]
+    assert sorted(checked) == sorted(DAGSTER)
 
 
 @mock_aws

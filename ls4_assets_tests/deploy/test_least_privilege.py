@@ -30,7 +30,7 @@ from resources.s3_storage import S3Storage
 BUCKET, QUEUE = "county-photographs", "ls4-georef"
 KEY = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-107.tif"
 COG, MAP = KEY.replace("/georef/", "/cog/"), "mapfiles/travis_usda_1958_frames.map"
-ROLES = ("RunTaskRole", "CodeServerRole", "DaemonRole", "WebserverRole", "MapServerRole")
+ROLES = ("RunTaskRole", "WarmRole", "CodeServerRole", "DaemonRole", "WebserverRole", "MapServerRole")
 
 
 @dataclass
@@ -176,6 +176,8 @@ DENIED: list[tuple[str, str, Callable[[], object]]] = [
     ("RunTaskRole", "put a scan", put(SCAN)),
     ("RunTaskRole", "start a task", run_task),
     ("RunTaskRole", "receive messages", receive),
+    ("WarmRole", "put a source", put(KEY)),
+    ("WarmRole", "start a task", run_task),
     ("CodeServerRole", "read a source", get(KEY)),
     ("CodeServerRole", "put a mapfile", put(MAP)),
     ("CodeServerRole", "start a task", run_task),

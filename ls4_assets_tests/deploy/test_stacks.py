@@ -170,8 +170,10 @@ def test_rights_are_those_of_every_film_type(film_type: FilmType) -> None:
     assert rights == {key: (matches(PUBLIC_KEYS, key), matches(WRITTEN_KEYS, key), matches(SERVED_KEYS, key)) for key in rights}
 
 
-def test_run_can_start_no_task_and_pass_no_role(stacks: Stacks) -> None:
-    assert actions(stacks, "RunTaskRole") == {
+@pytest.mark.parametrize("role", ["RunTaskRole", "WarmRole"])
+def test_run_can_start_no_task_and_pass_no_role(stacks: Stacks, role: str) -> None:
+    """A warm service in the daemon's task would share its role: runs could start tasks, and the daemon read photographs."""
+    assert actions(stacks, role) == {
         *("s3:ListBucket", "s3:GetObject", "s3:GetObjectTagging", "s3:PutObject", "s3:PutObjectTagging"),
         *("s3:DeleteObject", "s3:AbortMultipartUpload", "ecs:DescribeTaskDefinition"),
     }
@@ -225,7 +227,7 @@ def test_containers_are_unprivileged(stacks: Stacks) -> None:
         for task in template.of_type("AWS::ECS::TaskDefinition").values()
         for container in task["ContainerDefinitions"]
     ]
-    assert len(containers) == 8
+    assert len(containers) == 9
     for container in containers:
         assert (container["User"], container["ReadonlyRootFilesystem"]) == ("1000", True), container["Name"]
         assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}, container["Name"]

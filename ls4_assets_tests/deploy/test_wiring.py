@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
+from ls4_assets.processing.run_size import choose_run_size
+from ls4_assets.runtime import warm_service
 from ls4_assets.settings import Settings, load_settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk, synthesize
 from ls4_assets_tests.deploy.containers import DAGSTER, container, environment
@@ -20,7 +22,7 @@ from aws_cdk.assertions import Template as SynthesizedTemplate  # noqa: E402
 
 from deploy.aws.app import FLAGS  # noqa: E402
 from deploy.aws.archive import ArchiveBuckets, DownloadDistribution  # noqa: E402
-from deploy.aws.config import Config, DownloadsConfig  # noqa: E402
+from deploy.aws.config import Config, DownloadsConfig, WarmConfig  # noqa: E402
 
 # Services that tasks never call directly: roles are passed, and other services decrypt.
 NOT_CALLED = {"iam", "kms"}
@@ -115,6 +117,28 @@ def test_run_has_the_configured_disk_and_time_to_stop(stacks: Stacks, example: C
     _, run = only_match(stacks.platform.of_type("AWS::ECS::TaskDefinition"), Family="ls4-run")
     assert run["EphemeralStorage"] == {"SizeInGiB": example.runs.disk_gb}
     assert SPOT_NOTICE_SECONDS - 10 < container(stacks, "run")["StopTimeout"] <= SPOT_NOTICE_SECONDS
+
+
+def test_warm_service_has_memory_for_all_its_runs_and_time_to_finish_them(stacks: Stacks, example: Config) -> None:
+    """With two workers for each run the kernel killed runs; a service that is killed at once leaves its runs to be resumed."""
+    _, task = only_match(stacks.platform.of_type("AWS::ECS::TaskDefinition"), Family="ls4-warm")
+    warm, definition = example.warm, container(stacks, "warm")
+    options = dict(option.removeprefix("--").split("=") for option in definition["Command"][3:])
+    assert int(options["slots"]) * int(options["slot-memory-mb"]) <= int(task["Memory"]) == warm.memory
+    assert environment(stacks, "warm")["LS4_WORKER_PROCESSES"] == "1"
+    smallest = choose_run_size([52_000_000] * 8, 0, worker_memory_mb=1500)
+    assert smallest.memory_mb <= int(options["slot-memory-mb"]), "a run of the default size is accepted"
+    assert definition["StopTimeout"] == SPOT_NOTICE_SECONDS > warm_service.DRAIN_SECONDS + warm_service.INTERRUPT_SECONDS
+    assert str(warm_service.HEARTBEAT_FILE.name) in definition["HealthCheck"]["Command"][1]
+
+
+def test_warm_service_can_be_left_out(example: Config, tmp_path: Path) -> None:
+    """Without it, each small run would report that it is down."""
+    stacks = synthesize(example.model_copy(update={"warm": WarmConfig(slots=0)}), tmp_path / "cdk.out")
+    names = {service["ServiceName"] for service in stacks.platform.of_type("AWS::ECS::Service").values()}
+    assert names == {"code", "daemon", "webserver", "maps"}
+    variables = environment(stacks, "daemon")
+    assert (variables["LS4_WARM_FRAMES"], variables["LS4_WARM_REBUILD_FRAMES"]) == ("0", "0")
 
 
 def test_tasks_run_on_the_platform_of_their_images(stacks: Stacks) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,12 @@ import pytest
 import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from deploy.aws.config import read_config
-from ls4_assets.assets import keys
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
+from ls4_assets.runtime.run_line import FRAMES_TAG, KIND_TAG
 from ls4_assets_tests import ecs
 from ls4_assets_tests.deploy import containers
 from ls4_assets_tests.deploy.conftest import EXAMPLE, Stacks, require_cdk, synthesize
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.slow
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 NAME, TABLE = "Travis_USDA_1958_frames", "travis_usda_1958_frames"
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 240.0
 # Variables that only this test sets: few shards, short waits, one worker, a server in place of AWS.
 TEST_ONLY = {
     "LS4_ARCHIVE_FILE",
@@ -68,6 +68,8 @@ class Production:
     compute_logs: S3Storage
     home: Path
     port: int
+    environment: dict[str, str]
+    warm_command: list[str]
 
     @property
     def instance(self) -> DagsterInstance:
@@ -100,7 +102,7 @@ class Production:
         return bool(self.platform.rows("SELECT 1 AS x FROM ls4.source WHERE key = :key", key=key))
 
     def runs_of_kind(self, kind: str) -> list[DagsterRun]:
-        return list(self.instance.get_runs(RunsFilter(tags={keys.KIND_TAG: kind})))
+        return list(self.instance.get_runs(RunsFilter(tags={KIND_TAG: kind})))
 
     def task_of(self, run_id: str) -> RunningTask:
         (task,) = [task for task in self.ecs.started if run_id in " ".join(task.command)][-1:]
@@ -117,8 +119,47 @@ class Production:
             return bool(stopped)
 
         self.wait_until(started, "no run of frames starts")
-        self.task_of(stopped[0].run_id).kill(signal.SIGSTOP)
+        if pid := self.warm_process(stopped[0]):
+            os.kill(pid, signal.SIGSTOP)
+        else:
+            self.task_of(stopped[0].run_id).kill(signal.SIGSTOP)
         return stopped[0]
+
+    def terminate(self, run: DagsterRun) -> None:
+        """Terminate a run as the webserver does, in a process that did not start it."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            with DagsterInstance.from_config(str(self.home / "dagster_home")) as instance:
+                assert instance.run_launcher.terminate(run.run_id)
+
+    def warm_process(self, run: DagsterRun) -> int | None:
+        """The process ID of a run that the warm service executes."""
+        rows = self.platform.rows("SELECT pid FROM ls4.warm_run WHERE run_id = :run_id", run_id=run.run_id)
+        return int(str(rows[0]["pid"])) if rows else None
+
+    def commands(self, run: DagsterRun) -> list[str]:
+        """What the tasks of a run executed: `execute_run`, `resume_run`."""
+        return [task.command[2] for task in self.ecs.started if run.run_id in " ".join(task.command)]
+
+    @contextmanager
+    def warm_service(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A container of the warm service with the command in the template, and with other `options`."""
+        container = Path(tempfile.mkdtemp(prefix="warm-", dir=self.home))
+        environment = {"PATH": os.environ["PATH"], "HOME": str(container), "TMPDIR": str(container), **self.environment}
+        with (self.home / f"{container.name}.log").open("wb") as log:
+            command = [*self.warm_command, *options]
+            process = subprocess.Popen(command, cwd=container, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            query = "SELECT 1 AS x FROM ls4.warm_server WHERE seen_at > now() - interval '2 s' AND NOT is_stopping"
+            self.wait_until(lambda: self.platform.rows(query), "the warm service does not start")
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            with self.platform.database.begin() as connection:
+                connection.execute(text("DELETE FROM ls4.warm_server"))
 
     def status(self, run: DagsterRun) -> DagsterRunStatus:
         current = self.instance.get_run_by_id(run.run_id)
@@ -162,7 +203,9 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
             process = subprocess.Popen(argv, cwd=home, env=ours, stdout=log, stderr=log)
             stack.callback(stop, process)
             wait_for_port(port, home / "services.log")
-        yield Production(platform, tasks, compute_logs, home, port)
+        environment["LS4_WORKER_PROCESSES"] = containers.environment(stacks, "warm")["LS4_WORKER_PROCESSES"]
+        command = containers.container(stacks, "warm")["Command"]
+        yield Production(platform, tasks, compute_logs, home, port, environment, [str(ecs.PROGRAMS / command[0]), *command[1:]])
 
 
 def event_queue(bucket: S3Storage) -> str:
@@ -319,10 +362,7 @@ def test_run_of_a_killed_task_is_resumed(production: Production) -> None:
     run = production.stop_next_run(before)
     production.task_of(run.run_id).kill()
     production.wait_until_on_map(key)
-    assert [task.command[2] for task in production.ecs.started if run.run_id in " ".join(task.command)] == [
-        "execute_run",
-        "resume_run",
-    ]
+    assert production.commands(run) == ["execute_run", "resume_run"]
     killed = [task for task in production.ecs.started if task.process.returncode == -signal.SIGKILL]
     assert [task.task.containers[0].exitCode for task in killed] == [137]
 
@@ -336,10 +376,7 @@ def test_run_of_a_task_that_spot_interrupts_is_resumed(production: Production) -
     task.process.send_signal(signal.SIGTERM)
     task.kill(signal.SIGCONT)
     production.wait_until_on_map(key)
-    assert [task.command[2] for task in production.ecs.started if run.run_id in " ".join(task.command)] == [
-        "execute_run",
-        "resume_run",
-    ]
+    assert production.commands(run) == ["execute_run", "resume_run"]
     assert task.task.containers[0].exitCode == 0
     production.wait_until(lambda: production.status(run) == DagsterRunStatus.SUCCESS, "the run does not end")
 
@@ -349,8 +386,7 @@ def test_terminated_run_stops_its_task_and_its_frame_is_processed_by_another(pro
     key = production.drop(4, side=3000)
     run = production.stop_next_run(before)
     task = production.task_of(run.run_id)
-    with DagsterInstance.from_config(str(production.home / "dagster_home")) as instance:
-        assert instance.run_launcher.terminate(run.run_id)
+    production.terminate(run)
     production.wait_until(lambda: task.task.desired_status == "STOPPED", "the task is not stopped")
     task.kill(signal.SIGCONT)
     production.wait_until(lambda: task.process.poll() is not None, "the task's process keeps running")
@@ -359,3 +395,94 @@ def test_terminated_run_stops_its_task_and_its_frame_is_processed_by_another(pro
     production.platform.skip_waits()
     production.wait_until_on_map(key)
     assert len(production.runs_of_kind("frames")) == len(before) + 2
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a suspended process has received this signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (pending,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(pending >> (number - 1) & 1)
+
+
+def test_one_frame_is_processed_and_published_without_a_task(production: Production) -> None:
+    """Each of the two runs waited about a minute for its task to start."""
+    before = {run.run_id for run in production.instance.get_runs()}
+    with production.warm_service():
+        production.wait_until_on_map(production.drop(6))
+        runs = [run for run in production.instance.get_runs() if run.run_id not in before]
+        production.wait_until(lambda: all(production.status(run) in FINISHED_STATUSES for run in runs), "a run does not end")
+    assert {production.status(run) for run in runs} == {DagsterRunStatus.SUCCESS}
+    assert {"frames", "collection"} <= {run.tags[KIND_TAG] for run in runs}
+    assert {run.run_id: production.commands(run) for run in runs} == {run.run_id: [] for run in runs}
+
+
+def test_full_service_leaves_runs_to_tasks_and_a_terminated_run_frees_its_slot(production: Production) -> None:
+    before = {run.run_id for run in production.runs_of_kind("frames")}
+    with production.warm_service("--slots=1"):
+        first = production.drop(7, side=3000)
+        warm = production.stop_next_run(before)
+        pid = production.warm_process(warm)
+        assert pid
+        second = production.drop(8)
+        is_done = "SELECT 1 AS x FROM ls4.source WHERE key = :key AND state = 'done'"
+        production.wait_until(lambda: production.platform.rows(is_done, key=second), "the second frame is not processed")
+        (task,) = [run for run in production.runs_of_kind("frames") if run.run_id not in before | {warm.run_id}]
+        assert (production.commands(warm), production.commands(task)) == ([], ["execute_run"])
+
+        production.terminate(warm)
+        production.wait_until(lambda: is_pending(pid, signal.SIGINT), "the run is not interrupted")
+        os.kill(pid, signal.SIGCONT)
+        production.wait_until(lambda: production.status(warm) == DagsterRunStatus.CANCELED, "the run is not canceled")
+        production.wait_until(lambda: production.platform.state(first)[0] == "queued", "the frame is not queued again")
+        production.platform.skip_waits()
+        production.wait_until_on_map(first, second)
+        (retry,) = [run for run in production.runs_of_kind("frames") if run.run_id not in before | {warm.run_id, task.run_id}]
+        # As after a crash, the frame gets twice the memory, which a slot does not have.
+        assert production.commands(retry) == ["execute_run"]
+        assert production.warm_process(warm) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "signal_number", "options"),
+    [
+        pytest.param(9, signal.SIGKILL, [], id="killed"),
+        # As a deployment does when a run takes longer than the service may take to stop.
+        pytest.param(10, signal.SIGTERM, ["--drain-seconds=0"], id="stopped"),
+    ],
+)
+def test_run_of_a_service_that_ends_is_resumed_by_a_task(
+    production: Production, number: int, signal_number: int, options: list[str]
+) -> None:
+    before = {run.run_id for run in production.runs_of_kind("frames")}
+    with production.warm_service(*options) as service:
+        key = production.drop(number, side=3000)
+        run = production.stop_next_run(before)
+        pid = production.warm_process(run)
+        assert pid
+        if signal_number == signal.SIGKILL:
+            os.killpg(service.pid, signal.SIGKILL)
+        else:
+            service.terminate()
+            production.wait_until(lambda: is_pending(pid, signal.SIGINT), "the run is not interrupted")
+            os.kill(pid, signal.SIGCONT)
+            assert service.wait(60) == 0
+        production.wait_until_on_map(key)
+    production.wait_until(lambda: production.status(run) == DagsterRunStatus.SUCCESS, "the run does not end")
+    assert production.commands(run) == ["resume_run"]
+
+
+def test_large_drop_is_processed_by_tasks(production: Production) -> None:
+    """Last in this file, because it does not wait for the frames."""
+    before = {run.run_id for run in production.runs_of_kind("frames")}
+    tif = write_tif(production.home / "large.tif", photograph(64, 64)).read_bytes()
+    with production.warm_service():
+        for number in range(500):
+            production.platform.drop(f"{FOLDER}/03-08-60_9-{number}.tif", tif)
+
+        def large() -> list[DagsterRun]:
+            runs = [run for run in production.runs_of_kind("frames") if run.run_id not in before]
+            return [run for run in runs if int(run.tags[FRAMES_TAG]) > production.platform.settings.warm_frames]
+
+        # The first batch has as many frames as events arrived before its tick.
+        production.wait_until(lambda: any(production.commands(run) for run in large()), "no task is started")
+        assert [production.warm_process(run) for run in large()] == [None] * len(large())

@@ -18,6 +18,7 @@ import psycopg2
 import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.local import state as state_module
@@ -289,7 +290,10 @@ def test_run_fails_only_when_its_process_is_gone(cluster: Cluster, tmp_path: Pat
         launcher = LocalRunLauncher()
         launcher.register_instance(platform.instance)
         run = platform.instance.create_run_for_job(
-            platform.definitions.resolve_implicit_global_asset_job_def(), status=dg.DagsterRunStatus.STARTED
+            platform.definitions.resolve_implicit_global_asset_job_def(),
+            status=dg.DagsterRunStatus.STARTED,
+            # Dagster's tag of a run of the code server.
+            tags={GRPC_INFO_TAG: "{}"},
         )
         assert process_state(platform.instance, run) is ProcessState.UNKNOWN
         assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
