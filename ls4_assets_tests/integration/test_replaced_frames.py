@@ -159,7 +159,7 @@ def test_reader_grace_period_delays_no_other_change_of_the_collection(
     assert platform.storage.read(FRAME.cog_key) != first
 
 
-def test_products_of_a_deleted_frame_outlive_its_readers(
+def test_products_of_a_deleted_frame_stay_for_its_readers(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The map of a collection waited for the readers of a deleted frame: zoomed out, it showed the frame until then."""

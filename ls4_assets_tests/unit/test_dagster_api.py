@@ -22,6 +22,7 @@ ALLOWED = {
     "ls4_assets/runtime/local_launcher.py": "arguments and process IDs of a run, and the result of its health check",
     "ls4_assets/runtime/run_process.py": "the command that executes a run",
     "ls4_assets/runtime/storage.py": "freshness records, the configuration of a storage, and the text of an event",
+    "ls4_assets/runtime/warm_client.py": "arguments and process IDs of a run in the warm service, and its health",
 }
 
 
