@@ -127,7 +127,9 @@ def explain_state_access(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else home
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not (path.is_relative_to(home) or home.is_relative_to(path)):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not (
+            path.is_relative_to(home) or home.is_relative_to(path)
+        ):
             raise
         user = _user_name(os.geteuid())
         raise ConfigurationError(
