@@ -24,6 +24,7 @@ from mapserver.config import PostgresService, ServingConfig, write_config
 
 CLIENTS = (1, 8, 32)
 _WORKERS = 4
+_PROXIES = ("127.0.0.1",)
 _SIDE = 32
 REQUESTS = {
     "capabilities": f"/wms/{fixtures.TABLE}?SERVICE=WMS&VERSION=1.1.1&REQUEST=GetCapabilities",
@@ -111,11 +112,12 @@ def _measure(servers: Mapping[str, _Server], path: str, clients: int, rounds: in
 
 async def _load(port: int, path: str, clients: int, seconds: float) -> tuple[list[float], float]:
     """Seconds of each request of all clients, which send one after another for `seconds`, and the time until the last answer."""
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     latencies: list[float] = []
     started = time.perf_counter()
 
-    async def send() -> None:
+    async def send(client: int) -> None:
+        # Each client has an address of its own: one client must not occupy all workers.
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 198.51.100.{client}\r\n\r\n".encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (before := time.perf_counter()) < started + seconds:
             writer.write(request)
@@ -123,7 +125,7 @@ async def _load(port: int, path: str, clients: int, seconds: float) -> tuple[lis
             latencies.append(time.perf_counter() - before)
         writer.close()
 
-    await asyncio.gather(*(send() for _ in range(clients)))
+    await asyncio.gather(*map(send, range(clients)))
     return latencies, time.perf_counter() - started
 
 
@@ -144,7 +146,7 @@ def _servers() -> Iterator[dict[str, _Server]]:
     with ExitStack() as stack:
         cluster = stack.enter_context(new_cluster())
         database = stack.enter_context(fixtures.open_index_database(cluster))
-        ours = stack.enter_context(fixtures.serve_frames(database, workers=_WORKERS, client_rate=0))
+        ours = stack.enter_context(fixtures.serve_frames(database, workers=_WORKERS, client_rate=0, proxies=_PROXIES))
         (nginx,) = (process for process in psutil.Process().children() if "nginx" in process.name())
         servers = {"dispatcher": _Server(ours.port, {"supervisor": psutil.Process(ours.supervisor.pid), "nginx": nginx})}
         config = _shared_socket_config(ours, database.service)
@@ -168,6 +170,7 @@ def _shared_socket_config(ours: fixtures.MapServer, database: PostgresService) -
         database=database,
         workers=_WORKERS,
         client_rate=0,
+        proxies=_PROXIES,
     )
 
 

@@ -238,7 +238,7 @@ class _Scanner:
 
 @dataclass(frozen=True)
 class _FolderPart:
-    """The keys `start` < key <= `end`, which are reported as the folder `folder`: the whole of it, or a range that begins in it."""
+    """The keys `start` < key <= `end`, reported as the folder `folder`: the whole of it, or a range that begins in it."""
 
     folder: str
     start: str

@@ -1,4 +1,7 @@
-"""Folders that scans cannot list: recorded until scans have listed what failed of them, so that people are notified of one that stays unlisted."""
+"""Folders that scans cannot list, recorded until scans have listed what failed of them.
+
+People are notified of one that stays unlisted (`notifications.incidents`).
+"""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass

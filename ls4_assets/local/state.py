@@ -127,9 +127,8 @@ def explain_state_access(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else home
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not (
-            path.is_relative_to(home) or home.is_relative_to(path)
-        ):
+        is_part = path.is_relative_to(home) or home.is_relative_to(path)
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not is_part:
             raise
         user = _user_name(os.geteuid())
         raise ConfigurationError(

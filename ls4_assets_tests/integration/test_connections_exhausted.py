@@ -1,4 +1,4 @@
-"""A client takes every connection of PostgreSQL: ticks, runs, commands and maps fail with one sentence, and continue afterwards."""
+"""A client takes every connection of PostgreSQL: ticks, runs, commands and maps say so in a sentence, and continue afterwards."""
 
 import os
 import signal
