@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ls4_assets import logs
 from ls4_assets.errors import Ls4Error, UnwritableArchiveError
-from resources import unfinished
 from resources.directory_storage import DirectoryStorage
 from resources.unfinished import FOLDER_NAME
 
@@ -91,7 +91,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 @pytest.mark.parametrize("write", WRITES)
 def test_link_that_appears_during_a_write_is_not_followed(tmp_path: Path, write: str, component: str) -> None:
     """A user with write access to the top folder exchanged `.unfinished` for a link, and ls4 wrote to where it led."""
-    home, exchanged_before, is_exchanged = tmp_path / "home", [], True
+    home, exchanged_before, is_exchanged = tmp_path / "home", list[int](), True
     while is_exchanged:
         storage = prepare(home)
         if write != "put_if_absent":
@@ -160,7 +160,7 @@ def test_mount_without_chmod_is_written_to_with_a_warning(tmp_path: Path, monkey
 
     events: list[str] = []
     monkeypatch.setattr(os, "fchmod", forbid)
-    monkeypatch.setattr(unfinished.logs, "emit", lambda event, *_, **__: events.append(event))
+    monkeypatch.setattr(logs, "emit", lambda event, *_, **__: events.append(event))
     storage = DirectoryStorage(tmp_path)
     storage.put(KEY, NEW)
     storage.put(KEY, NEW)
