@@ -117,7 +117,7 @@ def test_frame_without_enough_disk_space_is_requeued_with_the_numbers(
 def test_file_that_is_overwritten_while_it_is_read_is_processed_as_a_whole(
     platform: Platform, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy tool that writes to the same file mixes two photographs for whoever is reading it."""
+    """A copy tool that writes to the same file mixes two photographs for a program that reads it."""
     write_tif(tmp_path / "new.tif", photograph(200, 220, seed=5))
     platform.drop(KEY, good)
     result = request_run(platform)
