@@ -24,15 +24,22 @@ class InsufficientResourcesError(Ls4Error):
 
     advice = "free some disk space"
 
+    @property
+    def problem(self) -> str:
+        return str(self)
+
 
 class NotFoundError(Ls4Error):
     """An object is not, or no longer, in the bucket."""
 
 
 class UnwritableArchiveError(Ls4Error):
-    """The archive's folder cannot be written to. The frame waits; it is not at fault."""
+    """The archive's folder cannot be written to, or not safely. The frame waits; it is not at fault."""
 
-    advice = f"mount it writable, or give its folders to user {os.geteuid()} with chown"
+    def __init__(self, problem: str, advice: str = "") -> None:
+        self.problem = problem
+        self.advice = advice or f"mount it writable, or give its folders to user {os.geteuid()} with chown"
+        super().__init__(f"{problem}; {self.advice}.")
 
 
 class IrregularEntryError(Ls4Error):

@@ -25,8 +25,8 @@ def shared_data() -> Path:
 
 
 @contextmanager
-def new_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL cluster that is deleted at the end. Connect with ``cluster.admin_url``."""
+def new_cluster(**settings: str) -> Iterator[Cluster]:
+    """A PostgreSQL cluster that is deleted at the end, with these settings. Connect with ``cluster.admin_url``."""
     # Not in pytest's own temporary folders, because PostgreSQL's OS user may not read them.
     home = Path(tempfile.mkdtemp(prefix="ls4-postgres-"))
     home.chmod(0o711)
@@ -35,7 +35,7 @@ def new_cluster() -> Iterator[Cluster]:
         find_free_port(),
         secrets.token_urlsafe(16),
         "postgres" if os.geteuid() == 0 else None,
-        {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
+        {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"} | settings,
     )
     try:
         cluster.start()

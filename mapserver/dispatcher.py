@@ -31,6 +31,7 @@ _MAX_WAITING_PER_WORKER = 16
 # Of accepted connections. The requests wait in the dispatcher.
 _LISTEN_BACKLOG = 256
 _MAX_REQUEST_BYTES = 1 << 18
+_PARAMETERS = frozenset({b"REMOTE_ADDR", b"SCRIPT_NAME", b"PATH_INFO", b"QUERY_STRING"})
 _HEALTH = "/health/"
 _MAX_LOGGED = 2000
 _MAX_CLIENTS = 10_000
@@ -84,13 +85,13 @@ class Request(asyncio.Protocol):
                 self.close()
             return
         try:
-            parameters = fastcgi.read_parameters(self._data)
+            parameters = fastcgi.read_parameters(self._data, _PARAMETERS)
         except ValueError:
             self.close()
             return
-        self.client = client_network(parameters.get("REMOTE_ADDR", ""))
+        self.client = client_network(parameters.get(b"REMOTE_ADDR", ""))
         self.address = (
-            f"{parameters.get('SCRIPT_NAME', '')}{parameters.get('PATH_INFO', '')}?{parameters.get('QUERY_STRING', '')}"
+            f"{parameters.get(b'SCRIPT_NAME', '')}{parameters.get(b'PATH_INFO', '')}?{parameters.get(b'QUERY_STRING', '')}"
         )
         self._dispatcher.add(self)
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import pwd
-import re
 import signal
 import socket
 import subprocess
@@ -20,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from ls4_assets import logs
 from ls4_assets.domain.backoff import Backoff
+from mapserver.connections import is_any_disconnected, is_disconnected
 from mapserver.dispatcher import REQUEST_SECONDS, Dispatcher, Exchange, Worker
 
 POLL_SECONDS = 0.5
@@ -38,7 +36,6 @@ _CRASH_BACKOFF = Backoff(first_seconds=0.05, longest_seconds=1)
 GRACE_SECONDS = 5.0
 # Frames stay open between requests, and the usual limit is 1,024 files per process.
 MAX_OPEN_FILES = 600
-PROC_NET_CLOSE_WAIT = "08"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # The workers read everything else from mapserver.conf: a worker that was taken over must not find a password here.
 ENVIRONMENT = {"PATH": os.defpath}
@@ -236,24 +233,6 @@ def count_open_files(pid: int) -> int:
         return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
-
-
-def is_any_disconnected(port: int) -> bool:
-    """Whether any process of the machine has a connection to `port` that the peer closed. Cheaper than `is_disconnected`."""
-    tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
-    # A busy server has thousands of rows.
-    row = re.compile(rf"^ *\d+: \S+ [0-9A-F]+:{port:04X} {PROC_NET_CLOSE_WAIT} ", re.MULTILINE)
-    return any(row.search(table.read_text()) for table in tables)
-
-
-def is_disconnected(pid: int, port: int) -> bool:
-    """Whether the process has a TCP connection to `port` that the peer closed."""
-    try:
-        connections = psutil.Process(pid).net_connections(kind="tcp")
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
-    closed = [connection.raddr for connection in connections if connection.status == psutil.CONN_CLOSE_WAIT]
-    return any(address.port == port for address in closed)
 
 
 def drop_privileges(user: str) -> None:

@@ -12,14 +12,11 @@ from typing import BinaryIO
 from ls4_assets.domain.storages import FOLDER, Capabilities
 from ls4_assets.errors import ConfigurationError, IrregularEntryError, NotFoundError
 from resources.entries import find_defect, finish_time, is_folder_link, modification_time, open_file, open_folder
-from resources.scratch import scratch_folder
 from resources.storage import Defect, IrregularEntry, ListedItem, StorageErrors, StoredObject, folder_end, is_listed, walk
+from resources.unfinished import UnfinishedObject, unfinished_object
 
-# The map server runs as another user and must read products, whatever the umask of the process that wrote them.
-FILE_MODE = 0o644
+# The map server runs as another user and must enter the folders of products.
 FOLDER_MODE = 0o755
-# On the same disk as the archive, so that a rename can publish a complete file.
-_TMP_DIR = ".unfinished"
 
 
 class DirectoryStorage:
@@ -78,44 +75,39 @@ class DirectoryStorage:
             shutil.copyfileobj(source, target, 1 << 20)
 
     def upload(self, path: Path, key: str, *, intermediate: bool = False, may_link: bool = False) -> StoredObject:
-        with self._temp_object(key) as temp:
-            if not (may_link and _link(path, temp)):
-                shutil.copyfile(path, temp)
+        with self._unfinished(key) as unfinished:
+            if not (may_link and unfinished.link(path)):
+                unfinished.copy(path)
             if intermediate:
-                return self._publish(temp, key)
+                return self._publish(unfinished, key)
             # The database survives a power cut, so an object that it records must too. Intermediates can be rebuilt.
-            _fsync(temp)
-            stored = self._publish(temp, key)
+            unfinished.sync()
+            stored = self._publish(unfinished, key)
             with self._parent(key) as (folder, _):
                 os.fsync(folder)
             return stored
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        with self._temp_object(key) as temp:
-            temp.write_bytes(data)
-            return self._publish(temp, key)
+        with self._unfinished(key) as unfinished:
+            unfinished.write(data)
+            return self._publish(unfinished, key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._temp_object(key) as temp, self._parent(key) as (folder, name):
-            temp.write_bytes(data)
-            try:
-                os.link(temp, name, dst_dir_fd=folder)
-            except FileExistsError:
-                return False
-        return True
+        with self._unfinished(key) as unfinished, self._parent(key) as (folder, name):
+            unfinished.write(data)
+            return unfinished.publish_new(folder, name)
 
     def copy(self, key: str, to: str) -> StoredObject:
-        with self._temp_object(to) as temp:
-            temp.unlink()
+        with self._unfinished(to) as unfinished:
             # Examined after it was linked: what has become of the entry in the meantime no longer matters.
             try:
                 with self._parent(key) as (folder, name):
-                    os.link(name, temp, src_dir_fd=folder, follow_symlinks=False)
+                    unfinished.link_from(folder, name)
             except (FileNotFoundError, NotADirectoryError):
                 raise _missing(key) from None
-            if defect := find_defect(temp.lstat()):
+            if defect := find_defect(unfinished.status()):
                 raise IrregularEntryError(defect.sentence(key))
-            return self._publish(temp, to)
+            return self._publish(unfinished, to)
 
     def delete(self, key: str) -> None:
         # An empty folder stays: another process may be publishing to it at this moment.
@@ -155,23 +147,18 @@ class DirectoryStorage:
             raise _missing(key) from None
 
     @contextmanager
-    def _temp_object(self, key: str) -> Iterator[Path]:
-        """A hidden file to write to, which `_publish` turns into the object. Otherwise it is removed: at the end of the context,
-        or by a later writer after a crash."""
-        for needed in (_inside(key).rpartition("/")[0], _TMP_DIR):
-            with self._folder(needed, create=True):
-                pass
-        with scratch_folder("half-", self.root / _TMP_DIR) as folder:
-            temp = folder / PurePosixPath(key).name
-            temp.touch()
-            temp.chmod(FILE_MODE)
-            yield temp
+    def _unfinished(self, key: str) -> Iterator[UnfinishedObject]:
+        """An object to write, which `_publish` puts in its place."""
+        with self._folder(_inside(key).rpartition("/")[0], create=True):
+            pass
+        with unfinished_object(self.root, PurePosixPath(key).name) as unfinished:
+            yield unfinished
 
-    def _publish(self, temp: Path, key: str) -> StoredObject:
-        stored = _stored(key, temp.stat())
+    def _publish(self, unfinished: UnfinishedObject, key: str) -> StoredObject:
+        stored = _stored(key, unfinished.status())
         try:
             with self._parent(key) as (folder, name):
-                os.replace(temp, name, dst_dir_fd=folder)
+                unfinished.publish(folder, name)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -182,28 +169,6 @@ class DirectoryStorage:
 
 def _missing(key: str) -> NotFoundError:
     return NotFoundError(f"{key} is not in the archive; drop it again if it should be.")
-
-
-def _link(path: Path, target: Path) -> bool:
-    """Replace `target` with a hard link to `path`, which copies no data. Returns False when the disk does not allow it."""
-    link = target.with_name(f"{target.name}.link")
-    try:
-        link.hardlink_to(path)
-    except OSError as error:
-        if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-            return False
-        raise
-    link.chmod(FILE_MODE)
-    link.replace(target)
-    return True
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _inside(key: str) -> str:

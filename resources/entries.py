@@ -62,6 +62,13 @@ def open_file(folder: int, name: str, key: str) -> BinaryIO:
     raise IrregularEntryError(Defect.SPECIAL.sentence(key))
 
 
+def add_mode(descriptor: int, mode: int) -> None:
+    """Give a new file or folder these permissions, whatever the umask. A mount without chmod often has them already."""
+    current = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if current & mode != mode:
+        os.fchmod(descriptor, current | mode)
+
+
 def find_defect(status: os.stat_result) -> Defect | None:
     """Returns what keeps an entry with this status from being read; None for a regular file or a folder."""
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
@@ -105,7 +112,7 @@ def _open_step(parent: int, step: str, path: str, create_mode: int | None) -> in
             os.mkdir(step, dir_fd=parent)
         descriptor = os.open(step, _FOLDER, dir_fd=parent)
         try:
-            os.fchmod(descriptor, os.fstat(descriptor).st_mode | create_mode)
+            add_mode(descriptor, create_mode)
         except OSError:
             os.close(descriptor)
             raise

@@ -6,11 +6,14 @@ age, the lock shows exactly whether the owner is running, also across containers
 
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
@@ -19,42 +22,54 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
     First removes the folders of the same prefix whose owner has exited.
     """
-    home = parent or Path(tempfile.gettempdir())
-    _remove_orphans(prefix, home)
-    path, lock = _create(prefix, home)
+    path = parent or Path(tempfile.gettempdir())
+    home = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield path
+        with scratch_folder_at(prefix, home) as (name, _):
+            yield path / name
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(home)
+
+
+@contextmanager
+def scratch_folder_at(prefix: str, home: int) -> Iterator[tuple[str, int]]:
+    """The same below the folder with the descriptor `home`, whose path does not matter: yields name and descriptor."""
+    _remove_orphans(prefix, home)
+    name, lock = _create(prefix, home)
+    try:
+        yield name, lock
+    finally:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=home)
         os.close(lock)
 
 
-def _create(prefix: str, home: Path) -> tuple[Path, int]:
+def _create(prefix: str, home: int) -> tuple[str, int]:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
+        name = f"{prefix}{secrets.token_hex(6)}"
+        os.mkdir(name, 0o700, dir_fd=home)
         lock = -1
         with suppress(FileNotFoundError):
-            lock = os.open(path, os.O_RDONLY)
+            lock = os.open(name, _FOLDER, dir_fd=home)
             # A file system without locks is usable too, but folders left behind on it are not removed.
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(lock), path.stat()):
-                return path, lock
+            if os.path.samestat(os.fstat(lock), os.stat(name, dir_fd=home, follow_symlinks=False)):
+                return name, lock
         # Another process removed the folder between its creation and its lock.
         if lock >= 0:
             os.close(lock)
 
 
-def _remove_orphans(prefix: str, home: Path) -> None:
+def _remove_orphans(prefix: str, home: int) -> None:
     with os.scandir(home) as entries:
-        paths = [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)]
-    for path in paths:
+        names = [entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False)]
+    for name in names:
         # OSError: the folder is locked by a running owner, belongs to another user, or is already removed.
         with suppress(OSError):
-            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            lock = os.open(name, _FOLDER, dir_fd=home)
             try:
                 if os.fstat(lock).st_uid == os.geteuid():
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path, ignore_errors=True)
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=home)
             finally:
                 os.close(lock)

@@ -13,10 +13,11 @@ def load_command_settings() -> Settings:
     """
     if "LS4_DATABASE_URL" in os.environ or "LS4_CONFIG" in os.environ:
         return load_settings()
-    from ls4_assets.local.state import CHECKOUT, choose_state_directory
+    from ls4_assets.local.state import CHECKOUT, choose_state_directory, explain_state_access
 
     state, _ = choose_state_directory(CHECKOUT)
-    environment = state.load_environment()
+    with explain_state_access(state.home):
+        environment = state.load_environment()
     if not environment:
         raise ConfigurationError("No archive is configured and no demo is running; start `make demo`, or set LS4_CONFIG.")
     os.environ.update(environment)

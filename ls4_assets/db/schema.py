@@ -246,6 +246,8 @@ unlisted_folder = Table(
     Column("folder", Text(collation="C"), primary_key=True, comment="key prefix; empty: the bucket itself"),
     Column("reason", Text, nullable=False, comment="error of the last scan, written for people"),
     Column("since", DateTime(timezone=True), nullable=False, comment="time of the first scan that failed"),
+    Column("range_start", Text(collation="C"), nullable=False, comment="the keys that failed are greater than this"),
+    Column("range_end", Text(collation="C"), nullable=False, comment="last key of those that failed"),
     comment="folders that scans cannot list or ingest",
 )
 

@@ -21,10 +21,10 @@ from ls4_assets.ingest import listing, sources
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
 from ls4_assets.ingest.planner import FINISHED_WAIT, Rules, SourceSnapshot, plan_changes
-from ls4_assets.ingest.unlisted import clear_archive, clear_listed, record_unlisted
+from ls4_assets.ingest.unlisted import clear_listed, record_unlisted
 from resources.archive import Archive
 from resources.locks import try_lock
-from resources.storage import Storage
+from resources.storage import Storage, folder_end
 
 # Keys that are compared, and held in memory, at once.
 RANGE_KEYS = 5_000
@@ -81,11 +81,11 @@ def scan_bucket(archive: Archive, start: str = "", seconds: float | None = None,
             is_unmounted = listing.is_unmounted(archive.storage)
         except Exception as error:  # noqa: BLE001  # each storage raises its own errors; after any, the bucket's state is unknown
             scanner.add_unlisted(
-                "", f"The bucket cannot be listed ({error}); nothing counts as deleted, and the next scan retries."
+                _whole(""), f"The bucket cannot be listed ({error}); nothing counts as deleted, and the next scan retries."
             )
             return scanner.report
         if is_unmounted and scanner.has_photographs():
-            scanner.add_unlisted("", _UNMOUNTED)
+            scanner.add_unlisted(_whole(""), _UNMOUNTED)
             return scanner.report
         scanner.recheck()
         scanner.walk(settings.scan_keys if keys is None else keys)
@@ -156,12 +156,12 @@ class _Scanner:
     def deadline_passed(self) -> bool:
         return time.monotonic() > self.deadline
 
-    def add_unlisted(self, folder: str, error: str) -> None:
-        """Report that a folder was not scanned, and record it for the notifications."""
-        self.report.unlisted.add(folder)
+    def add_unlisted(self, part: "_FolderPart", error: str) -> None:
+        """Report that keys of a folder were not scanned, and record it for the notifications."""
+        self.report.unlisted.add(part.folder)
         self.report.errors.append(printable(error))
         with self.connection.begin():
-            record_unlisted(self.connection, folder, printable(error))
+            record_unlisted(self.connection, part.folder, part.start, part.end, printable(error))
 
     def has_photographs(self) -> bool:
         with self.connection.begin():
@@ -172,16 +172,15 @@ class _Scanner:
         count = 0
         ranges = listing.walk_key_ranges(self.storage, self.report.next_key, min(RANGE_KEYS, limit), lambda: self.deadline_passed)
         for key_range in ranges:
-            with self._isolated(_folder_of(key_range), _describe(key_range)):
+            part = _FolderPart(_folder_of(key_range), key_range.start, key_range.end)
+            with self._isolated(part, _describe(key_range)):
                 count += self._compare(key_range)
                 with self.connection.begin():
                     clear_listed(self.connection, key_range.start, key_range.end, self.report.unlisted)
             if key_range.unlisted:
-                self._add_unlisted(key_range.unlisted.folder, key_range.unlisted.error)
+                unlisted = replace(_whole(key_range.unlisted.folder), start=key_range.end)
+                self._add_unlisted(unlisted, key_range.unlisted.error)
             self.report.next_key = "" if key_range.next_start == listing.END else key_range.next_start
-            if not self.report.next_key and "" not in self.report.unlisted:
-                with self.connection.begin():
-                    clear_archive(self.connection)
             if self.deadline_passed or count >= limit:
                 return
 
@@ -205,10 +204,10 @@ class _Scanner:
                 listed = listing.pair_sidecars(listing.list_siblings(self.storage, folder, folder_keys))
                 is_unmounted = listing.is_unmounted(self.storage)
             except Exception as error:  # noqa: BLE001  # one folder must not keep the others from being checked
-                self._add_unlisted(folder, error)
+                self._add_unlisted(_whole(folder), error)
                 continue
             if not (is_unmounted and self.has_photographs()):
-                with self._isolated(folder, folder or "The top folder"), self.connection.begin():
+                with self._isolated(_whole(folder), folder or "The top folder"), self.connection.begin():
                     all_keys = list({*folder_keys, *(dropped.key for dropped in listed)})
                     self._apply(listed, sources.load_sources(self.connection, all_keys))
 
@@ -245,7 +244,7 @@ class _Scanner:
             self.rules = replace(self.rules, tables={**self.rules.tables, **new_tables})
 
     @contextmanager
-    def _isolated(self, folder: str, place: str) -> Iterator[None]:
+    def _isolated(self, part: "_FolderPart", place: str) -> Iterator[None]:
         """Report an error and continue: a row that cannot be written must not stop the scan. Database outages are raised."""
         try:
             yield
@@ -253,11 +252,24 @@ class _Scanner:
             raise
         except Exception as error:  # noqa: BLE001  # any error is reported and the scan continues
             reason = str(error).partition("\n")[0]
-            self.add_unlisted(folder, f"{place} cannot be ingested ({reason}); it stays as it is. Report this if it persists.")
+            self.add_unlisted(part, f"{place} cannot be ingested ({reason}); it stays as it is. Report this if it persists.")
 
-    def _add_unlisted(self, folder: str, error: Exception) -> None:
-        place = folder or "The bucket"
-        self.add_unlisted(folder, f"{place} cannot be listed ({error}); its frames stay as they are, and the next scan retries.")
+    def _add_unlisted(self, part: "_FolderPart", error: Exception) -> None:
+        place = part.folder or "The bucket"
+        self.add_unlisted(part, f"{place} cannot be listed ({error}); its frames stay as they are, and the next scan retries.")
+
+
+@dataclass(frozen=True)
+class _FolderPart:
+    """The keys `start` < key <= `end`, reported as the folder `folder`: the whole of it, or a range that begins in it."""
+
+    folder: str
+    start: str
+    end: str
+
+
+def _whole(folder: str) -> _FolderPart:
+    return _FolderPart(folder, folder, folder_end(folder) if folder else listing.END)
 
 
 def _folder_of(key_range: KeyRange) -> str:

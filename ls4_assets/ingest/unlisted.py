@@ -1,10 +1,13 @@
-"""Folders that scans cannot list: recorded until a scan lists them, so that people are notified of one that stays unlisted."""
+"""Folders that scans cannot list, recorded until scans have listed what failed of them.
+
+People are notified of one that stays unlisted (`notifications.incidents`).
+"""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, between, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ls4_assets.db.schema import unlisted_folder
@@ -21,26 +24,35 @@ class UnlistedRecord:
     since: datetime
 
 
-def record_unlisted(connection: Connection, folder: str, reason: str) -> None:
-    """Record that a scan failed in this folder; the time of its first failure stays."""
-    row = insert(unlisted_folder).values(folder=folder, reason=reason, since=func.now())
-    connection.execute(row.on_conflict_do_update(index_elements=["folder"], set_={"reason": row.excluded.reason}))
+def record_unlisted(connection: Connection, folder: str, start: str, end: str, reason: str) -> None:
+    """Record that a scan of the keys `start` < key <= `end` failed in this folder; the time of its first failure stays."""
+    row = insert(unlisted_folder).values(folder=folder, reason=reason, since=func.now(), range_start=start, range_end=end)
+    known, new = unlisted_folder.c, row.excluded
+    changed = {
+        "reason": new.reason,
+        "range_start": func.least(known.range_start, new.range_start),
+        "range_end": func.greatest(known.range_end, new.range_end),
+    }
+    connection.execute(row.on_conflict_do_update(index_elements=["folder"], set_=changed))
+    if folder:
+        # A failure of the whole archive is over when every key was compared, or is in a folder with a record of its own.
+        _shorten(connection, start, end, known.folder == "")
 
 
 def clear_listed(connection: Connection, start: str, end: str, failed: Collection[str]) -> None:
-    """Delete the records of the folders that end in a range of keys that was compared, `start` < end of the folder <= `end`.
+    """Note that the keys `start` < key <= `end` were compared, and delete the records of which all keys were.
 
-    A range that ends inside a folder says nothing about the rest of it. `failed`: folders that failed in this scan.
+    `failed`: folders that failed in this scan, whose records stay as they are.
     """
-    folder = unlisted_folder.c.folder
-    folder_end = func.left(folder, -1) + "0"
-    ends_here = and_(folder != "", folder_end > start, folder_end <= end)
-    connection.execute(delete(unlisted_folder).where(ends_here, folder.not_in(failed)))
+    _shorten(connection, start, end, unlisted_folder.c.folder.not_in(failed))
 
 
-def clear_archive(connection: Connection) -> None:
-    """Delete the record of the bucket itself."""
-    connection.execute(delete(unlisted_folder).where(unlisted_folder.c.folder == ""))
+def _shorten(connection: Connection, start: str, end: str, affected: ColumnElement[bool]) -> None:
+    """Take the keys from the affected records. A large folder is compared in several ranges, and each takes its part."""
+    record, change = unlisted_folder.c, update(unlisted_folder).where(affected)
+    connection.execute(change.where(between(record.range_start, start, end)).values(range_start=end))
+    connection.execute(change.where(between(record.range_end, start, end)).values(range_end=start))
+    connection.execute(delete(unlisted_folder).where(record.range_start >= record.range_end))
 
 
 def list_unlisted(connection: Connection) -> Iterator[UnlistedRecord]:

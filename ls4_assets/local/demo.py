@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from ls4_assets.local.map_check import get_map, shows_imagery
 from ls4_assets.local.sample_data import sample_views, write_sample_data
 from ls4_assets.local.services import ServiceUrls, start_services
-from ls4_assets.local.state import CHECKOUT, StateDirectory, choose_state_directory
+from ls4_assets.local.state import CHECKOUT, StateDirectory, choose_state_directory, explain_state_access
 from ls4_assets.local.supervisor import ServiceSupervisor
 from ls4_assets.operations.status import Status, collect
 from ls4_assets.settings import load_settings
@@ -40,7 +40,12 @@ def run_demo(once: bool, port: int | None = None) -> int:
     if note:
         _echo(note)
     os.umask(0o022)  # the map server reads as another user
-    state.create()
+    with explain_state_access(state.home):
+        state.create()
+        return _run_services(state, once, port)
+
+
+def _run_services(state: StateDirectory, once: bool, port: int | None) -> int:
     with (
         state.lock(),
         _interrupted_by_signals(),

@@ -5,9 +5,11 @@ unprivileged OS users, which must be able to enter the directory. Where a parent
 state goes to /var/lib/ls4 instead. Everything here can be deleted while nothing runs; the next start creates it again.
 """
 
+import errno
 import fcntl
 import json
 import os
+import pwd
 import secrets
 import socket
 import subprocess
@@ -118,6 +120,23 @@ class StateDirectory:
             yield
 
 
+@contextmanager
+def explain_state_access(home: Path) -> Iterator[None]:
+    """Raise ConfigurationError, with the fix, when the block meets a file of the state directory that it must not use."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else home
+        is_part = path.is_relative_to(home) or home.is_relative_to(path)
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not is_part:
+            raise
+        user = _user_name(os.geteuid())
+        raise ConfigurationError(
+            f"{path}, which is part of the state of ls4, cannot be used by the OS user {user} ({error.strerror}): run ls4 as the "
+            f"owner of {home}, give it to {user} with `chown -R {user} {home}`, or name another folder in LS4_STATE."
+        ) from None
+
+
 def choose_state_directory(checkout: Path, environ: Mapping[str, str] = os.environ) -> tuple[StateDirectory, str | None]:
     """The state directory for this checkout and OS user, and a note to print when it is not the default one.
 
@@ -145,6 +164,13 @@ def can_enter(user: str, path: Path) -> bool:
         path = path.parent
     # `test` runs as that user: mode bits alone would miss access control lists and mount options
     return subprocess.run(["test", "-x", path], check=False, cwd="/", **run_as(user)).returncode == 0
+
+
+def _user_name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def find_free_port() -> int:

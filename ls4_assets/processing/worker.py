@@ -86,10 +86,10 @@ def _wait(
     task: FrameTask, source: SourceRecord, error: InsufficientResourcesError | UnwritableArchiveError, engine: Engine
 ) -> FrameOutcome:
     """Queue the frame again for a time when its disks may have changed, unless only a person can request it."""
-    reason = f"{error}; {error.advice}, and the frame is retried automatically."
+    reason = f"{error.problem}; {error.advice}, and the frame is retried automatically."
     with engine.begin() as connection:
         if not records.requeue_after(connection, source, reason, _DISK_RETRY_SECONDS):
-            reason = f"{error}; {error.advice}, then materialize it again. Its previous products are unchanged."
+            reason = f"{error.problem}; {error.advice}, then materialize it again. Its previous products are unchanged."
     return FrameOutcome(task.frame, "waiting", reason, source)
 
 

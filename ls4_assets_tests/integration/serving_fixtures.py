@@ -74,6 +74,12 @@ class IndexDatabase:
 
 @pytest.fixture(scope="session", name="index_database")
 def index_database_fixture(cluster: Cluster) -> Iterator[IndexDatabase]:
+    with open_index_database(cluster) as database:
+        yield database
+
+
+@contextmanager
+def open_index_database(cluster: Cluster) -> Iterator[IndexDatabase]:
     """The index database with its three roles, as an administrator creates it."""
     bootstrap(cluster.admin_url, PASSWORDS)
     url = URL.create("postgresql+psycopg2", "ls4", PASSWORDS["ls4"], host="127.0.0.1", port=cluster.port, database="ls4")

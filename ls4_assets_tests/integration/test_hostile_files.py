@@ -8,17 +8,22 @@ import random
 import socket
 import stat
 import subprocess
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from affine import Affine
 
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect, format_status
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, tif
 from ls4_assets_tests.platform import Platform, running_platform
-from ls4_assets_tests.rasters import photograph, write_tif
+from ls4_assets_tests.rasters import NORTH, WEST, photograph, write_tif
 from ls4_assets_tests.unit.test_raster_bounds import HIDDEN_AUX, USELESS, chain_of_images
 
 pytestmark = [
@@ -27,7 +32,14 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can create devices, and mount a disk that has times after 9999"),
 ]
 
+# `FLOOD_FRAMES=5000 make test-slow ARGS="-k flood"` takes about an hour on two cores.
+FLOOD_FRAMES = int(os.environ.get("FLOOD_FRAMES", "300"))
+FLOODED = [f"bw/Travis/USDA_{year}/frames/georef" for year in range(1951, 1956)]
 GOOD = [tif(number) for number in range(5)]
+# Of 50 batches, 10 of a shard may be open, and each of the collections may be rebuilt meanwhile.
+MAX_RUNS_AHEAD = 25
+# Dagster stops a sensor after 60 s.
+MAX_TICK_SECONDS = 30
 OTHER_GOOD = [tif(number, "bw/Bastrop/USDA_1958/frames/georef") for number in range(2)]
 
 
@@ -135,3 +147,83 @@ def test_damaged_headers_are_rejections_and_not_defects(platform: Platform, tmp_
     states = {key: platform.state(key) for key in keys}
     assert not {key: reason for key, (state, reason) in states.items() if state not in ("done", "failed")}
     assert not {key: reason for key, (_, reason) in states.items() if reason and "unexpected" in reason}
+
+
+def damage(data: bytes, number: int) -> bytes:
+    """One of the ways in which a copy goes wrong; none is a photograph any more."""
+    return (data[: len(data) // 2], b"", bytes(len(data)), b"%PDF-1.7" + data, data[:8])[number % 5]
+
+
+@dataclass
+class Flood:
+    """Ticks and runs of a platform, one run at a time in the order in which they were requested, as with a queue of one."""
+
+    platform: Platform
+    queue: deque[dg.RunRequest] = field(default_factory=deque)
+    tick_seconds: list[float] = field(default_factory=list)
+    run_count: int = 0
+
+    def advance(self) -> bool:
+        """Evaluate the sensors and execute the oldest run. Returns whether there was one."""
+        for sensor in ("ingest_poll", "publish_collections"):
+            started = time.monotonic()
+            result = self.platform.tick(sensor)
+            self.tick_seconds.append(time.monotonic() - started)
+            self.queue += result.run_requests or [] if isinstance(result, dg.SensorResult) else []
+        if not self.queue:
+            return False
+        request = self.queue.popleft()
+        self.platform.run(request.asset_selection or [], request.run_config, request.partition_key, request.tags)
+        self.run_count += 1
+        return True
+
+    def count(self, table: str) -> int:
+        """Frames in a tile index."""
+        exists = self.platform.rows("SELECT to_regclass(:name) AS it", name=f"public.{table}")[0]["it"]
+        return len(self.platform.rows(f"SELECT 1 FROM {table}")) if exists else 0
+
+
+@pytest.mark.timeout(7200)
+def test_flood_of_tiny_files_neither_stops_nor_hides_anything(cluster: Cluster, tmp_path: Path) -> None:
+    """Thousands of tifs dropped at once, of which one in a hundred is damaged. It was never watched to its end."""
+    batch = max(1, FLOOD_FRAMES // 50)
+    with running_platform(cluster, tmp_path, batch_size=str(batch)) as platform:
+        root, damaged = Path(platform.settings.storage), set[str]()
+        for folder in (*FLOODED, str(Path(OTHER_GOOD[0]).parent)):
+            (root / folder).mkdir(parents=True)
+        pixels = photograph(64, 64)
+        for number in range(FLOOD_FRAMES):
+            key = tif(number, FLOODED[number % len(FLOODED)])
+            place = Affine(1, 0, WEST + 40 * (number % 100), 0, -1, NORTH - 40 * (number // 100))
+            write_tif(root / key, pixels, transform=place, compress="DEFLATE")
+            if number % 100 == 50:
+                (root / key).write_bytes(damage((root / key).read_bytes(), number // 100))
+                damaged.add(key)
+        flood = Flood(platform)
+        while not flood.run_count:
+            flood.advance()
+        for key in OTHER_GOOD:
+            write_tif(root / key, photograph(200, 220))
+        runs_before, started = flood.run_count, time.monotonic()
+        while flood.count("bastrop_usda_1958_frames") < len(OTHER_GOOD):
+            assert flood.run_count - runs_before <= MAX_RUNS_AHEAD
+            flood.advance()
+        sibling_seconds, sibling_runs = time.monotonic() - started, flood.run_count - runs_before
+        assert len(platform.rows("SELECT 1 FROM ls4.source WHERE state = 'done'")) < FLOOD_FRAMES / 2, "the flood is over"
+        idle = 0
+        while idle < 3:
+            idle = 0 if flood.advance() else idle + 1
+        sys.stdout.write(
+            f"\n{FLOOD_FRAMES} files: {flood.run_count} runs in {time.monotonic() - started:.0f} s; siblings on the map after "
+            f"{sibling_runs} runs, {sibling_seconds:.0f} s; longest tick {max(flood.tick_seconds):.1f} s\n"
+        )
+        states = platform.rows("SELECT key, state, reason FROM ls4.source")
+        assert len(states) == FLOOD_FRAMES + len(OTHER_GOOD)
+        assert {row["key"] for row in states if row["state"] != "done"} == damaged
+        for row in states:
+            if row["key"] in damaged:
+                reason = str(row["reason"])
+                assert row["state"] == "failed" and reason.endswith(".") and "unexpected" not in reason, row
+        indexed = sum(flood.count(f"travis_usda_{year}_frames") for year in range(1951, 1956))
+        assert indexed == FLOOD_FRAMES - len(damaged)
+        assert max(flood.tick_seconds) < MAX_TICK_SECONDS

@@ -114,6 +114,42 @@ def test_frame_without_enough_disk_space_is_requeued_with_the_numbers(
     assert platform.state(KEY) == ("done", None)
 
 
+def test_file_that_is_overwritten_while_it_is_read_is_processed_as_a_whole(
+    platform: Platform, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy tool that writes to the same file mixes two photographs for a program that reads it."""
+    write_tif(tmp_path / "new.tif", photograph(200, 220, seed=5))
+    platform.drop(KEY, good)
+    result = request_run(platform)
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "process_frame", overwrite_during_download)
+        platform.execute(result)
+    assert platform.rows("SELECT 1 FROM ls4.frame") == [], "nothing of the mixture is published"
+    platform.skip_waits()
+    platform.settle()
+    assert platform.state(KEY) == ("done", None)
+    (row,) = platform.rows(f"SELECT served_location FROM {TABLE}")
+    with rasterio.open(row["served_location"]) as cog, rasterio.open(tmp_path / "new.tif") as new:
+        assert (cog.read(1) == new.read(1)).all()
+
+
+def overwrite_during_download(task: FrameTask) -> FrameOutcome:
+    download = DirectoryStorage.download
+
+    def download_and_overwrite(self: DirectoryStorage, key: str, path: Path) -> None:
+        source = self.root / key
+        data = (self.root.parent / "new.tif").read_bytes()
+        download(self, key, path)
+        half = path.stat().st_size // 2
+        with source.open("r+b") as file:
+            file.write(data)
+            file.truncate()
+        path.write_bytes(path.read_bytes()[:half] + data[half:])
+
+    DirectoryStorage.download = download_and_overwrite  # type: ignore[method-assign]  # only in this worker process
+    return process_frame(task)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "advice"),
     [("done", "done", "then materialize it again."), ("failed", "queued", "the frame is retried automatically.")],

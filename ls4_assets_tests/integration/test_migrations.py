@@ -20,6 +20,7 @@ from ls4_assets.cli.main import main
 from ls4_assets.db.bootstrap import ROLES, bootstrap
 from ls4_assets.db.migrate import ALEMBIC_OPTIONS, BASELINE, SCRIPTS, Upgrade, upgrade
 from ls4_assets.db.schema import metadata
+from ls4_assets.ingest import listing
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.conftest import new_cluster
 from ls4_assets_tests.platform import CHECKOUT, PASSWORDS
@@ -171,6 +172,19 @@ def test_upgrade_from_the_baseline_keeps_rows_and_privileges(admin: URL) -> None
             assert str(upgrade(connection)) == f"The index database is up to date (revision {newest_revision()})."
         with opened(url.set(username="mapserver", password=PASSWORDS["mapserver"])) as connection:
             assert connection.scalar(text("SELECT name FROM public.archive_collections")) == "A"
+
+
+def test_folders_that_were_unlisted_before_the_upgrade_are_so_as_a_whole(admin: URL) -> None:
+    with database(admin, "at_0008") as url:
+        with opened(url) as connection:
+            create_baseline(connection, recorded=True)
+            upgrade_to(connection, "0008")
+            insert = "INSERT INTO ls4.unlisted_folder (folder, reason, since) VALUES ('', 'r', now()), ('bw/Travis/', 'r', now())"
+            connection.execute(text(insert))
+        with opened(url) as connection:
+            upgrade(connection)
+            rows = connection.execute(text("SELECT range_start, range_end FROM ls4.unlisted_folder ORDER BY folder"))
+            assert [tuple(row) for row in rows] == [("", listing.END), ("bw/Travis/", "bw/Travis0")]
 
 
 def test_upgrade_from_0005_keeps_rows_under_the_new_names(admin: URL) -> None:

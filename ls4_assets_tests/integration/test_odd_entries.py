@@ -146,7 +146,7 @@ CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON ls4.source FOR EACH ROW WHEN (NEW
 
 
 # With few keys a folder takes several scans.
-@pytest.mark.parametrize(("keys", "failing"), [(None, 2), (None, 5), (None, 8), (3, 5), (3, 8)])
+@pytest.mark.parametrize(("keys", "failing"), [(None, 2), (None, 5), (None, 8), (3, 2), (3, 5), (3, 8), (2, 3)])
 def test_folder_that_fails_in_one_of_its_ranges_stays_reported(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch, keys: int | None, failing: int
 ) -> None:
@@ -164,7 +164,25 @@ def test_folder_that_fails_in_one_of_its_ranges_stays_reported(
             assert again.since == first.since
     finally:
         ingest.write("DROP FUNCTION ls4.fail CASCADE")
-    ingest.scan(4, keys=keys)
+    ingest.scan(5, keys=keys)
+    assert collect(ingest.archive.settings).unlisted == ()
+
+
+@pytest.mark.parametrize("keys", [None, 2])
+def test_archive_is_listed_again_although_one_of_its_folders_is_not(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch, keys: int | None
+) -> None:
+    other = [tif(number, "bw/Zavala/USDA_1958/frames/georef") for number in range(3)]
+    ingest.drop(GOOD, tif(1, "bw/Bastrop/USDA_1958/frames/georef"), *other)
+    root = Path(ingest.archive.settings.storage)
+    root.rename(root.with_name("unmounted"))
+    ingest.scan(keys=keys)
+    root.with_name("unmounted").rename(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStorage, "list_level", fail_in(f"{FOLDER}/"))
+        ingest.scan(6, keys=keys)
+        assert [record.folder for record in collect(ingest.archive.settings).unlisted] == [f"{FOLDER}/"]
+    ingest.scan(6, keys=keys)
     assert collect(ingest.archive.settings).unlisted == ()
 
 

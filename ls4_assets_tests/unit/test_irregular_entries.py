@@ -159,8 +159,11 @@ def test_failed_creation_of_a_folder_leaves_no_descriptor_open(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "fchmod", forbid)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for folder in ("nc", "cir", "maps"):
-        with pytest.raises(PermissionError):
-            storage.put(f"{folder}/x.tif", b"x")
+    before, umask = len(list(Path("/proc/self/fd").iterdir())), os.umask(0o077)
+    try:
+        for folder in ("nc", "cir", "maps"):
+            with pytest.raises(PermissionError):
+                storage.put(f"{folder}/x.tif", b"x")
+    finally:
+        os.umask(umask)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -24,12 +24,12 @@ with scratch_folder("ls4-run-", Path(sys.argv[1])) as folder:
     time.sleep(600)
 """
 WRITER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from resources.directory_storage import DirectoryStorage
-with DirectoryStorage(Path(sys.argv[1]))._temp_object("bw/x.tif") as temp:
-    temp.write_bytes(b"partial")
-    print(temp, flush=True)
+with DirectoryStorage(Path(sys.argv[1]))._unfinished("bw/x.tif") as unfinished:
+    unfinished.write(b"partial")
+    print(os.path.realpath(f"/proc/self/fd/{unfinished.folder}") + "/x.tif", flush=True)
     time.sleep(600)
 """
 

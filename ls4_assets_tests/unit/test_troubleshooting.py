@@ -20,6 +20,7 @@ MODULES = (
     "ls4_assets/assets/frames.py",
     "ls4_assets/operations/status.py",
     "resources/storage.py",
+    "resources/unfinished.py",
 )
 
 

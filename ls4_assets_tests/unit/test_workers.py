@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mapserver import fastcgi
-from mapserver.workers import WorkerSupervisor, is_any_disconnected, is_disconnected, listen
+from mapserver import connections, fastcgi
+from mapserver.connections import is_any_disconnected, is_disconnected
+from mapserver.workers import WorkerSupervisor, listen
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -216,16 +217,27 @@ def test_incomplete_and_malformed_requests_do_not_stop_the_dispatcher(tmp_path: 
         assert ask(tmp_path, malformed).startswith("Status: 503")
 
 
-def test_connection_closed_by_the_server_is_detected() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+@pytest.mark.parametrize("has_sock_diag", [True, False])
+@pytest.mark.parametrize(("address", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_connection_closed_by_the_server_is_detected(
+    monkeypatch: pytest.MonkeyPatch, address: str, family: int, has_sock_diag: bool
+) -> None:
+    if not has_sock_diag:
+        monkeypatch.setattr(connections, "_NETLINK_SOCK_DIAG", 999)
+    try:
+        opened = socket.create_server((address, 0), family=family)
+    except OSError:
+        pytest.skip(f"this machine does not have {address}")
+    with opened as server:
         port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection((address, port)):
             accepted, _ = server.accept()
             assert not is_disconnected(os.getpid(), port)
             assert not is_any_disconnected(port)
             accepted.close()
             wait_until(lambda: is_disconnected(os.getpid(), port))
             assert is_any_disconnected(port)
+            assert not is_any_disconnected(port + 1)
 
 
 def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
