@@ -17,6 +17,7 @@ from ls4_assets.assets import keys
 from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.domain.products import STEPS
 from ls4_assets.runtime.dagster_names import PARTITION_TAG
+from ls4_assets.runtime.run_line import KIND_TAG
 
 # All that Dagster stores of an asset event. Runs and ticks have tables of their own.
 _EVENT_TABLES = ("event_logs", "asset_event_tags", "asset_keys", "asset_check_executions", "dynamic_partitions")
@@ -100,7 +101,7 @@ def cpu_seconds_by_kind(demo: RunningDemo, since: float) -> dict[str, list[float
     ended = {line["run_id"]: line["cpu_seconds"] for line in demo.log_lines(since) if line["event"] == "run_process_ended"}
     by_kind: dict[str, list[float]] = defaultdict(list)
     for run in demo.instance.get_runs(dg.RunsFilter(run_ids=list(ended))) if ended else []:
-        by_kind[run.tags.get(keys.KIND_TAG, "other")].append(ended[run.run_id])
+        by_kind[run.tags.get(KIND_TAG, "other")].append(ended[run.run_id])
     return dict(by_kind)
 
 
