@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,15 +155,15 @@ def damage(data: bytes, number: int) -> bytes:
 
 @dataclass
 class Flood:
-    """Ticks and runs of a platform, one run at a time in the order in which they were requested, as with a queue of one."""
+    """Ticks and runs of a platform, one run at a time in the order of Dagster's queue: by priority, then the oldest."""
 
     platform: Platform
-    queue: deque[dg.RunRequest] = field(default_factory=deque)
+    queue: list[dg.RunRequest] = field(default_factory=list)
     tick_seconds: list[float] = field(default_factory=list)
     run_count: int = 0
 
     def advance(self) -> bool:
-        """Evaluate the sensors and execute the oldest run. Returns whether there was one."""
+        """Evaluate the sensors and execute the next run. Returns whether there was one."""
         for sensor in ("ingest_poll", "publish_collections"):
             started = time.monotonic()
             result = self.platform.tick(sensor)
@@ -172,7 +171,8 @@ class Flood:
             self.queue += result.run_requests or [] if isinstance(result, dg.SensorResult) else []
         if not self.queue:
             return False
-        request = self.queue.popleft()
+        request = max(self.queue, key=lambda each: int(each.tags.get("dagster/priority", "0")))
+        self.queue.remove(request)
         self.platform.run(request.asset_selection or [], request.run_config, request.partition_key, request.tags)
         self.run_count += 1
         return True
