@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 
 COLUMNS = {"range_start": "the keys that failed are greater than this", "range_end": "last key of those that failed"}
 
