@@ -57,6 +57,8 @@ class RunningDemo:
         ]
         for target in targets:
             target.parent.mkdir(parents=True, exist_ok=True)
+        # No program renames a file within the same clock tick of the file system (4 ms) in which it wrote it.
+        time.sleep(0.05)
         started = time.time()
         for path, target in zip(written, targets, strict=True):
             path.replace(target)

@@ -62,7 +62,8 @@ def build_definitions(
         schedules=[checks.archive_audit, reconcile_schedule(), prune_schedule(lambda: definitions)],
         sensors=[
             ingest_sensor(sensor_seconds),
-            publish_collections_sensor(sensor_seconds),
+            # Most rebuilds are submitted by the runs that made the frames; this sensor requests the others.
+            publish_collections_sensor(2 * sensor_seconds),
             notifications_sensor(max(MIN_INTERVAL_SECONDS, sensor_seconds)),
             statewide_exports_sensor(),
         ],

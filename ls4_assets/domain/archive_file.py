@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,9 +63,16 @@ def read_archive_file(path: Path | None) -> ArchiveDescription:
     """The archive described in a TOML file; None: the file that ships with ls4. Raises ConfigurationError."""
     file = path or DEFAULT_FILE
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        status = file.stat()
+        return _read_version(file, (status.st_mtime_ns, status.st_size, status.st_ino))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"The archive file {file} cannot be read ({error}); correct LS4_ARCHIVE_FILE.") from None
+
+
+@lru_cache(maxsize=4)
+def _read_version(file: Path, version: tuple[int, int, int]) -> ArchiveDescription:
+    """Read once per version of the file: every tick of a sensor needs it, and the base map alone takes 30 ms."""
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
     table = _Table(file, content)
     shards = _read_shards(table)
     title = table.text("title") or _DEFAULT_TITLE
