@@ -55,8 +55,12 @@ class RunningDemo:
             item.write(self.state.home / "to_drop" / Path(item.key).name, seed + number)
             for number, item in enumerate(photographs)
         ]
-        for target in targets:
+        for path, target in zip(written, targets, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
+            # As in an archive, the raw scan is there first; without it the frame would have a failed check.
+            scan = target.parent.with_name("scanned") / target.name
+            scan.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, scan)
         # No program renames a file within the same clock tick of the file system (4 ms) in which it wrote it.
         time.sleep(0.05)
         started = time.time()
