@@ -27,7 +27,7 @@ from resources.archive import Archive
 # The run of a batch that ends a drop into many collections leaves the others to the sensor.
 MAX_SUBMITTED = 5
 # A collection that is still receiving frames is rebuilt when the last rebuild is this many times its duration ago, so that
-# rebuilds take at most a tenth of the time of a large drop.
+# rebuilds of up to a minute take at most a tenth of the time of a large drop.
 _PAUSE_FACTOR = 10
 _SHORTEST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=10)
 # It has not started: it will include every frame that is done by now.
@@ -87,13 +87,13 @@ def submit_rebuilds(context: dg.AssetExecutionContext, archive: Archive, frames:
 
 def _is_paused(instance: DagsterInstance, entry: PendingRebuild, now: datetime) -> bool:
     """Whether a collection that is still receiving frames was rebuilt too recently."""
-    if not entry.is_busy or entry.requested_at is None:
-        return False
     finished = RunsFilter(statuses=[DagsterRunStatus.SUCCESS], tags={keys.COLLECTION_TAG: entry.collection.name})
-    records = instance.get_run_records(finished, limit=1)
-    seconds = (records[0].end_time or 0.0) - (records[0].start_time or 0.0) if records else 0.0
-    pause = max(_SHORTEST_PAUSE, min(_PAUSE_FACTOR * timedelta(seconds=seconds), _LONGEST_PAUSE))
-    return now - entry.requested_at < pause
+    records = instance.get_run_records(finished, limit=1) if entry.is_busy else []
+    if not records or not records[0].end_time:
+        return False
+    start, end = records[0].start_time or records[0].end_time, records[0].end_time
+    pause = max(_SHORTEST_PAUSE, min(_PAUSE_FACTOR * timedelta(seconds=end - start), _LONGEST_PAUSE))
+    return now.timestamp() - end < pause.total_seconds()
 
 
 def _claim(instance: DagsterInstance, archive: Archive, entry: PendingRebuild) -> bool:
@@ -107,10 +107,8 @@ def _claim(instance: DagsterInstance, archive: Archive, entry: PendingRebuild) -
 
 
 def _assets(entry: PendingRebuild) -> list[dg.AssetKey]:
-    """The assets of the rebuild. Exports are written whole: at the end of a drop, or when nothing else is due for long."""
-    shard = entry.collection.shard
-    assets = keys.assets_from_step(shard, entry.first_asset)
-    return assets[:-1] if entry.is_busy and len(assets) > 1 else assets
+    assets = keys.assets_from_step(entry.collection.shard, entry.first_asset)
+    return assets if entry.with_exports else assets[:-1]
 
 
 def _tags(archive: Archive, collection: Collection) -> dict[str, str]:

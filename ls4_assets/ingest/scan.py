@@ -35,6 +35,8 @@ EVENTS_WAIT = timedelta(seconds=30)
 # Up to this many changes are checked again within the tick that found them, in this interval.
 _MAX_RECENT = 50
 _RECHECK_SECONDS = 1.0
+# A scan that waits for files takes at most this long.
+_TICK_SECONDS = 25.0
 _UNMOUNTED = (
     f"The archive's folder contains no {join_or([f'{film_type}/' for film_type in FILM_TYPES])}, as when its disk is not "
     f"mounted; nothing counts as deleted. Mount the disk, or create an empty {next(iter(FILM_TYPES))}/ if all photographs are "
@@ -95,11 +97,13 @@ def scan_bucket(archive: Archive, start: str = "", seconds: float | None = None,
 def settle_recent(archive: Archive, since: datetime) -> ScanReport:
     """Wait for the files that settle, or are missing, since a scan that began at `since`, and check them again.
 
-    A few files are decided this way within one tick. After a larger change, or a longer wait, the next scan checks them.
+    A few files are decided this way within one tick. After a larger change, a longer wait or a long scan, the next scan checks
+    them, because Dagster discards a tick that takes a minute.
     """
-    with _open_scanner(archive, ScanReport(), float("inf")) as scanner:
+    elapsed_seconds = (datetime.now(UTC) - since).total_seconds()
+    with _open_scanner(archive, ScanReport(), time.monotonic() + _TICK_SECONDS - elapsed_seconds) as scanner:
         deadline = time.monotonic() + max(scanner.rules.settle, FINISHED_WAIT).total_seconds()
-        is_last = False
+        is_last = deadline > scanner.deadline
         while not is_last:
             with scanner.connection.begin():
                 recent = sources.find_recent_changes(scanner.connection, since, _MAX_RECENT + 1)

@@ -38,6 +38,11 @@ class PendingRebuild:
     attempts: int
     is_busy: bool = False
 
+    @property
+    def with_exports(self) -> bool:
+        """Whether the rebuild includes the exports, which are written whole: at the end of a drop, or when only they are due."""
+        return not self.is_busy or self.first_asset == "exports"
+
     def may_start(self, now: datetime) -> bool:
         """Whether the backoff after failed attempts is over."""
         if self.attempts == 0 or self.requested_at is None:
@@ -122,9 +127,10 @@ def mark_requested(engine: Engine, rebuild: PendingRebuild) -> bool:
         values = {"requested_at": func.now(), "attempts": columns.attempts + map_attempts}
         if not connection.execute(statement.values(values)).rowcount:
             return False
-        exports = insert(export_state).values(collection=rebuild.collection.name, attempts=1)
-        again = {"attempts": export_state.c.attempts + 1}
-        connection.execute(exports.on_conflict_do_update(index_elements=["collection"], set_=again))
+        if rebuild.with_exports:
+            exports = insert(export_state).values(collection=rebuild.collection.name, attempts=1)
+            again = {"attempts": export_state.c.attempts + 1}
+            connection.execute(exports.on_conflict_do_update(index_elements=["collection"], set_=again))
     return True
 
 

@@ -7,24 +7,30 @@ Dagster's default launcher leaves that check to the code server, which loses its
 after a short PostgreSQL outage. A run whose process has exited would then count as running forever and keep its frames.
 """
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
+from pathlib import Path
 
 import psutil
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.events import DagsterEventType, EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
-from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
 
 from ls4_assets.runtime import run_client
-from ls4_assets.runtime.run_client import RunServerUnavailableError
+from ls4_assets.runtime.run_client import RunServerError, RunServerUnavailableError
 from ls4_assets.runtime.warm_client import WarmClient
 
 # Maximum difference between the clocks of the kernel (process start) and the database client (first event).
 _CLOCK_SECONDS = 2.0
+# Metadata of the event of a fork.
+_FORKED = "run_server"
 
 
 class ProcessState(Enum):
@@ -62,23 +68,45 @@ class LocalRunLauncher(DefaultRunLauncher):
             self._instance.report_engine_event(f"{error} The run starts in the code server, which takes longer.", run)
             super().launch_run(context)
             return
-        self._instance.report_engine_event(f"The run server forked process {pid}.", run, EngineEventData.in_process(pid))
+        data = EngineEventData({**EngineEventData.in_process(pid).metadata, _FORKED: str(path)})
+        self._instance.report_engine_event(f"The run server forked process {pid}.", run, data)
 
     def terminate(self, run_id: str) -> bool:
         path, run = run_client.server_socket(), self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished or GRPC_INFO_TAG in run.tags:
+        if run is None or run.is_finished or not (self._is_forked(run) if path else self._is_warm(run)):
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         self._instance.report_run_canceling(run)
-        return run_client.interrupt_run(path, run_id) if path else self._warm.interrupt(run_id)
+        return self._interrupt_fork(path, run) if path else self._warm.interrupt(run_id)
+
+    def _interrupt_fork(self, path: Path, run: DagsterRun) -> bool:
+        """Interrupt a fork of the run server, also one of a server that was killed since: the new one does not know it."""
+        with suppress(RunServerError):
+            if run_client.interrupt_run(path, run.run_id):
+                return True
+        processes = {pid for pid, since in _named_processes(self._instance, run) if _is_alive(pid, since)}
+        for pid in processes:
+            os.kill(pid, signal.SIGINT)
+        return bool(processes)
+
+    # A retry has the tags of its parent, that of the code server as well: only its own events say where a run is.
+
+    def _is_forked(self, run: DagsterRun) -> bool:
+        return any(_FORKED in data.metadata for data, _ in _engine_events(self._instance, run))
+
+    def _is_warm(self, run: DagsterRun) -> bool:
+        """Whether the warm service has, or had, the run."""
+        if run_client.server_socket() is not None:
+            return False
+        return self._warm.has(run.run_id) or self._warm.has_started(self._instance, run)
 
     def has_lost(self, run: DagsterRun) -> bool:
         """Whether the process of a starting run is gone."""
-        if _is_warm(run):
+        if self._is_warm(run):
             return self._warm.has_lost(self._instance, run)
         return process_state(self._instance, run) is ProcessState.GONE
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        if _is_warm(run):
+        if self._is_warm(run):
             return self._warm.check_health(run.run_id)
         if process_state(self._instance, run) is ProcessState.GONE:
             return CheckRunHealthResult(
@@ -87,21 +115,25 @@ class LocalRunLauncher(DefaultRunLauncher):
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
-def _is_warm(run: DagsterRun) -> bool:
-    """Whether the warm service has the run. Dagster tags the runs of the code server; without a run server, others are warm."""
-    return run_client.server_socket() is None and GRPC_INFO_TAG not in run.tags
-
-
 def process_state(instance: DagsterInstance, run: DagsterRun) -> ProcessState:
     """State of the processes that the events of the run name."""
-    pids = []
+    processes = _named_processes(instance, run)
+    if not processes:
+        return ProcessState.UNKNOWN
+    return ProcessState.ALIVE if any(_is_alive(pid, since) for pid, since in processes) else ProcessState.GONE
+
+
+def _named_processes(instance: DagsterInstance, run: DagsterRun) -> list[tuple[int, float]]:
+    """The process IDs that the events of the run name, each with the time of the event."""
+    events = [(data, since) for data, since in _engine_events(instance, run) if "pid" in data.metadata]
+    return [(int(str(data.metadata["pid"].value)), since) for data, since in events]
+
+
+def _engine_events(instance: DagsterInstance, run: DagsterRun) -> Iterator[tuple[EngineEventData, float]]:
     for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT):
         data = entry.dagster_event.event_specific_data if entry.dagster_event else None
-        if isinstance(data, EngineEventData) and "pid" in data.metadata:
-            pids.append((int(str(data.metadata["pid"].value)), entry.timestamp))
-    if not pids:
-        return ProcessState.UNKNOWN
-    return ProcessState.ALIVE if any(_is_alive(pid, since) for pid, since in pids) else ProcessState.GONE
+        if isinstance(data, EngineEventData):
+            yield data, entry.timestamp
 
 
 def _is_alive(pid: int, since: float) -> bool:

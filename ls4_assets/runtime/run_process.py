@@ -73,6 +73,7 @@ def start_pool_server() -> None:
     address = tempfile.mktemp(prefix="ls4-pool-")  # noqa: S306  # bind fails when the name is taken
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
+    Path(address).chmod(0o600)
     listener.listen()
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -82,6 +83,8 @@ def start_pool_server() -> None:
             set_process_name("ls4-pool")
             forkserver.main(listener.detach(), read_end, [])
         finally:
+            # Reached after the end of the run, also when it was killed.
+            Path(address).unlink(missing_ok=True)
             os._exit(0)
     os.close(read_end)
     listener.close()

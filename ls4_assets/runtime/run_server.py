@@ -49,6 +49,7 @@ class RunServer:
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(wakeup, selectors.EVENT_READ)
+            self._reap()  # runs that ended while this process was replaced
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is wakeup:
@@ -108,7 +109,7 @@ class RunServer:
         return bool(pids)
 
     def _reap(self) -> None:
-        while self._runs:
+        while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:

@@ -24,6 +24,8 @@ _POLL_SECONDS = 0.02
 # A silent server is given up only after this process has found it silent for so long: after an outage of the database, no
 # server has a recent heartbeat until it has reconnected.
 _EVICTION_SECONDS = 30.0
+# By server. Of the process, because each tick of a sensor has a launcher of its own.
+_silent_since: dict[str, float] = {}
 
 # The metadata of the event of a start. Not `pid`, which is Dagster's name of a process on this machine.
 _SERVER = "warm_server"
@@ -36,7 +38,6 @@ class WarmClient:
 
     def __init__(self, eviction_seconds: float = _EVICTION_SECONDS) -> None:
         self._eviction_seconds = eviction_seconds
-        self._silent_since: dict[str, float] = {}
 
     @property
     def _database(self) -> Engine:
@@ -60,8 +61,8 @@ class WarmClient:
         if run is None:
             return CheckRunHealthResult(WorkerStatus.FAILED, _LOST)
         if not run.is_silent:
-            self._silent_since.pop(run.server, None)
-        elif time.monotonic() - self._silent_since.setdefault(run.server, time.monotonic()) >= self._eviction_seconds:
+            _silent_since.pop(run.server, None)
+        elif time.monotonic() - _silent_since.setdefault(run.server, time.monotonic()) >= self._eviction_seconds:
             warm_runs.evict_server(self._database, run.server)
             return CheckRunHealthResult(WorkerStatus.FAILED, _EVICTED)
         return CheckRunHealthResult(WorkerStatus.RUNNING)
@@ -76,10 +77,13 @@ class WarmClient:
 
     def has_lost(self, instance: DagsterInstance, run: DagsterRun) -> bool:
         """Whether the service has started a run whose process no longer exists."""
+        return self.has_started(instance, run) and self.check_health(run.run_id).status == WorkerStatus.FAILED
+
+    def has_started(self, instance: DagsterInstance, run: DagsterRun) -> bool:
+        """Whether the service started a run, which may have ended since."""
         events = instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
         data = [entry.dagster_event.event_specific_data for entry in events if entry.dagster_event]
-        was_started = any(isinstance(each, EngineEventData) and _SERVER in each.metadata for each in data)
-        return was_started and self.check_health(run.run_id).status == WorkerStatus.FAILED
+        return any(isinstance(each, EngineEventData) and _SERVER in each.metadata for each in data)
 
     def _is_claimed(self, run_id: str) -> bool:
         """Whether a server starts an offered run in time. One that has ended already is no longer there."""

@@ -139,8 +139,11 @@ def _wait_for_notification(connection: Connection) -> None:
     """Wait until a launcher changes a row, at most for a step."""
     driver = connection.connection.driver_connection
     assert driver is not None
-    select.select([driver], [], [], _STEP_SECONDS)
     driver.poll()
+    # A notification may have come with the answer of a query.
+    if not driver.notifies:
+        select.select([driver], [], [], _STEP_SECONDS)
+        driver.poll()
     driver.notifies.clear()
 
 

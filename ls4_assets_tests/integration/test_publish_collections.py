@@ -39,6 +39,13 @@ def requested_assets(platform: Platform) -> list[set[str]]:
     return [{asset.path[-1] for asset in request.asset_selection or []} for request in requests]
 
 
+def age_rebuilds(platform: Platform, seconds: int, duration: int = 1) -> None:
+    """As if the last rebuilds had ended so long ago, after so many seconds."""
+    end = f"extract(epoch FROM now()) - {seconds}"
+    with platform.instance.run_storage.connect() as connection:  # type: ignore[attr-defined]
+        connection.execute(text(f"UPDATE runs SET end_time = {end}, start_time = {end} - {duration}"))
+
+
 def test_large_drop_is_published_as_it_grows(platform: Platform, tmp_path: Path) -> None:
     """A collection of 400 frames showed nothing before its last frame was made."""
     for number in (107, 108, 109):
@@ -52,7 +59,7 @@ def test_large_drop_is_published_as_it_grows(platform: Platform, tmp_path: Path)
 
     change_frames(platform, seconds_ago=20)
     assert requested_assets(platform) == [], "rebuilt a moment ago"
-    write(platform, "UPDATE ls4.collection SET requested_at = requested_at - interval '590 seconds'")
+    age_rebuilds(platform, 590)
     assert requested_assets(platform) == [growing]
 
     write(platform, "UPDATE ls4.collection SET requested_at = requested_at - interval '601 seconds'")
@@ -67,12 +74,24 @@ def test_rebuilds_take_a_tenth_of_the_time_of_a_large_drop(platform: Platform, t
         platform.drop(key, write_tif(tmp_path / "x.tif", photograph(200, 200)))
     platform.settle()
     write(platform, f"UPDATE ls4.source SET state = 'queued' WHERE key = '{LAST}'")
-    with platform.instance.run_storage.connect() as connection:  # type: ignore[attr-defined]
-        connection.execute(text("UPDATE runs SET start_time = end_time - 20"))
-    for seconds, expected in ((100, 0), (101, 1)):
+    for seconds, expected in ((190, 0), (201, 1)):
         change_frames(platform, seconds_ago=20)
-        write(platform, f"UPDATE ls4.collection SET requested_at = now() - interval '{seconds + 99} seconds'")
+        age_rebuilds(platform, seconds, duration=20)
         assert len(requested_assets(platform)) == expected
+
+
+def test_exports_follow_a_large_drop_at_once(platform: Platform, tmp_path: Path) -> None:
+    """Each rebuild during a drop counted as an attempt to write the exports, which then waited for up to an hour."""
+    for number in (107, 109):
+        platform.drop(f"{FOLDER}/02-08-60_6-{number}.tif", write_tif(tmp_path / "x.tif", photograph(200, 200)))
+    platform.settle()
+    write(platform, f"UPDATE ls4.source SET state = 'queued' WHERE key = '{LAST}'")
+    for _ in range(2):
+        change_frames(platform, seconds_ago=20)
+        age_rebuilds(platform, 601)
+        assert len(requested_assets(platform)) == 1
+    write(platform, f"UPDATE ls4.source SET state = 'failed' WHERE key = '{LAST}'")
+    assert requested_assets(platform) == [{"exports"}]
 
 
 def test_deletion_requests_its_rebuild_in_the_same_tick(platform: Platform, tmp_path: Path) -> None:

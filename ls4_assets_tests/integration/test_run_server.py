@@ -20,6 +20,7 @@ from dagster._core.code_pointer import CodePointer
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.runtime import run_client
@@ -32,6 +33,8 @@ KEY = "bw/Travis/USDA_1958/frames/georef/02-08-60_6-{number}.tif"
 ORIGIN = JobPythonOrigin(
     "__ASSET_JOB", RepositoryPythonOrigin(sys.executable, CodePointer.from_module("ls4_assets.definitions", "defs", None))
 )
+# As Dagster copies them to the retry of a run that the code server executed.
+COPIED_TAGS = {GRPC_INFO_TAG: '{"host": "127.0.0.1", "port": 1}'}
 REMOTE_ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("127.0.0.1", 1), "defs"), "__ASSET_JOB")
 
 
@@ -44,8 +47,8 @@ class Warm:
     server: psutil.Popen
     socket: Path
 
-    def launch(self, name: str, *, size: int = 300) -> dg.DagsterRun:
-        """Drop a photograph and launch the run that the sensor requests."""
+    def launch(self, name: str, *, size: int = 300, **tags: str) -> dg.DagsterRun:
+        """Drop a photograph and launch the run that the sensor requests, with more tags."""
         self.platform.drop(KEY.format(number=name), write_tif(self.socket.parent / "drop.tif", photograph(size, size)))
         requests: list[dg.RunRequest] = []
         while not requests:
@@ -57,7 +60,7 @@ class Warm:
         run = self.platform.instance.create_run_for_job(
             job.get_subset(asset_selection=set(selection)),
             run_config=request.run_config,
-            tags={**request.tags, "dagster/partition": request.partition_key or ""},
+            tags={**request.tags, **tags, "dagster/partition": request.partition_key or ""},
             asset_selection=selection,
             job_code_origin=ORIGIN,
             remote_job_origin=REMOTE_ORIGIN,
@@ -167,12 +170,23 @@ def test_run_of_the_last_frame_queues_the_rebuild_of_its_collection(warm: Warm) 
     assert [lost.success for lost in warm.platform.rebuild()] == [True], "a lost rebuild must be requested again"
 
 
-def test_interrupted_run_is_canceled(warm: Warm) -> None:
-    run = warm.launch("102", size=6000)
+@pytest.mark.parametrize("tags", [{}, COPIED_TAGS])
+def test_interrupted_run_is_canceled(warm: Warm, tags: dict[str, str]) -> None:
+    """Retries have the tags of their parent: one of a run that had started cold could not be terminated."""
+    run = warm.launch("102" if tags else "103", size=6000, **tags)
     wait_until(lambda: warm.status(run) is dg.DagsterRunStatus.STARTED)
     assert warm.launcher.terminate(run.run_id)
     assert warm.wait_for_end(run) is dg.DagsterRunStatus.CANCELED
     wait_until(lambda: len(warm.server.children(recursive=True)) <= 1)
+
+
+def test_run_whose_server_was_killed_can_be_interrupted(warm: Warm) -> None:
+    """The server that follows does not know it: it counted as canceled while it was working."""
+    run = warm.launch("104", size=6000)
+    wait_until(lambda: warm.status(run) is dg.DagsterRunStatus.STARTED)
+    warm.server.kill()
+    assert warm.launcher.terminate(run.run_id)
+    assert warm.wait_for_end(run) is dg.DagsterRunStatus.CANCELED
 
 
 def test_killed_run_is_noticed_while_it_starts(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ls4_assets.runtime import run_client
 from ls4_assets.runtime.local_launcher import LocalRunLauncher
 from ls4_assets.runtime.lost_runs import fail_lost_runs
 from ls4_assets.runtime.warm_client import WarmClient
-from ls4_assets_tests.integration.test_run_server import ENDS, KEY, Warm, stop, wait_until
+from ls4_assets_tests.integration.test_run_server import COPIED_TAGS, ENDS, KEY, Warm, stop, wait_until
 from ls4_assets_tests.platform import CHECKOUT, Platform, running_platform
 
 STARTED = "The warm service started the run."
@@ -145,6 +145,16 @@ def test_run_is_interrupted_by_a_process_that_only_has_the_database(start: Start
     assert webserver.terminate(run.run_id)
     assert warm.wait_for_end(run) is dg.DagsterRunStatus.CANCELED
     wait_until(lambda: processes_of_runs(warm) == [])
+
+
+def test_retry_of_a_cold_run_is_a_run_of_the_service(start: Start) -> None:
+    """Retries have the tags of their parent: one of a run that had started cold was failed while it was working."""
+    warm = start()
+    run = warm.launch("220", size=6000, **COPIED_TAGS)
+    wait_until(lambda: warm.status(run) is dg.DagsterRunStatus.STARTED)
+    assert warm.launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+    assert warm.launcher.terminate(run.run_id)
+    assert warm.wait_for_end(run) is dg.DagsterRunStatus.CANCELED
 
 
 def test_killed_run_is_noticed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
