@@ -104,7 +104,6 @@ def process_without_connections(task: FrameTask) -> FrameOutcome:
 
 def test_run_without_a_connection_is_repeated(platform: Platform, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform.drop(KEYS[0], good)
-    platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     with monkeypatch.context() as patch:
         patch.setattr(frames, "process_frame", process_without_connections)

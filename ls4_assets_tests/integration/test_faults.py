@@ -176,7 +176,6 @@ def test_late_world_file_makes_a_failed_frame_succeed(platform: Platform, tmp_pa
 def test_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
     platform.drop(BAD, good)
-    platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     platform.storage.delete(BAD)
     (run,) = platform.execute(requested)
@@ -190,7 +189,6 @@ def test_file_deleted_while_its_run_waits_fails_alone(platform: Platform, good: 
 
 def test_version_dropped_during_the_run_of_the_old_one_wins(platform: Platform, good: Path, tmp_path: Path) -> None:
     platform.drop(GOOD, good)
-    platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     platform.drop(GOOD, write_tif(tmp_path / "new.tif", photograph(210, 230, seed=5)))
     platform.execute(requested)
@@ -218,7 +216,6 @@ def test_unlisted_bucket_does_not_count_as_empty(platform: Platform, good: Path,
 
 def test_sources_of_a_crashed_run_are_requeued(platform: Platform, good: Path) -> None:
     platform.drop(GOOD, good)
-    platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     assert isinstance(requested, dg.SensorResult) and requested.run_requests
     batch = requested.run_requests[0].tags["ls4/batch"]
@@ -241,7 +238,6 @@ def test_killed_worker_fails_only_its_own_frame(platform: Platform, good: Path, 
 
     for number in range(3):
         platform.drop(f"{FOLDER}/02-08-60_6-10{number}.tif", good)
-    platform.tick("ingest_poll")
     requested = platform.tick("ingest_poll")
     with monkeypatch.context() as patch:
         patch.setattr(frames, "process_frame", crash_at_101)

@@ -32,7 +32,6 @@ TABLE = "travis_usda_1958_frames"
 
 
 def request_run(platform: Platform) -> dg.SensorResult:
-    platform.tick("ingest_poll")
     result = platform.tick("ingest_poll")
     assert isinstance(result, dg.SensorResult) and result.run_requests
     return result

@@ -234,8 +234,6 @@ def test_read_only_archive_makes_frames_wait(cluster: Cluster, tmp_path: Path, g
     archive = tmp_path / "disk"
     with mounted_disk(archive), running_platform(cluster, tmp_path, str(archive)) as platform:
         platform.drop(GOOD, good)
-        platform.tick("ingest_poll")
-        time.sleep(0.01)
         result = platform.tick("ingest_poll")
         subprocess.run(["mount", "-o", "remount,ro", archive], check=True)
         platform.execute(result)

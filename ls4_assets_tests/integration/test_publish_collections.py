@@ -63,6 +63,7 @@ def test_large_drop_is_published_as_it_grows(platform: Platform, tmp_path: Path)
     assert requested_assets(platform) == [growing]
 
     write(platform, "UPDATE ls4.collection SET requested_at = requested_at - interval '601 seconds'")
+    age_rebuilds(platform, 601)
     assert requested_assets(platform) == [{"exports"}], "a drop that goes on for days"
     write(platform, f"UPDATE ls4.source SET state = 'done' WHERE key = '{LAST}'")
     change_frames(platform, seconds_ago=0)

@@ -149,7 +149,12 @@ def test_run_and_its_workers_are_forks_of_the_server(warm: Warm) -> None:
     imported_again = [command for command in commands if "multiprocessing.forkserver" in command or "dagster api" in command]
     assert not imported_again
     wait_until(lambda: not [child for child in warm.server.children() if child.status() == psutil.STATUS_ZOMBIE])
-    (ended,) = [line for line in warm.log_lines() if line["event"] == "run_process_ended" and line["run_id"] == run.run_id]
+
+    def ends() -> list[dict[str, Any]]:
+        return [line for line in warm.log_lines() if line["event"] == "run_process_ended" and line["run_id"] == run.run_id]
+
+    wait_until(lambda: bool(ends()))
+    (ended,) = ends()
     assert ended["exit_code"] == 0
     assert 0 < ended["cpu_seconds"] < 60
 
