@@ -1,5 +1,6 @@
 """A client takes every connection of PostgreSQL: ticks, runs, commands and maps say so in a sentence, and continue afterwards."""
 
+import gc
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.assets import frames
@@ -54,6 +56,9 @@ def platform(small_cluster: Cluster, tmp_path: Path) -> Iterator[Platform]:
 @contextmanager
 def all_connections(port: int) -> Iterator[None]:
     """Take all connections but those that PostgreSQL reserves for superusers."""
+    # Connections of this process that are open already would serve it.
+    for engine in [each for each in gc.get_objects() if type(each) is Engine]:
+        engine.dispose()
     taken = []
     try:
         with suppress(psycopg2.OperationalError):
