@@ -46,14 +46,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with running_demo() as demo:
         results = _DropBenchmark(demo, arguments).run()
+    print("\n".join(results.lines(arguments.batch)))
+    if arguments.json:
+        print(json.dumps(_rounded(results.figures(arguments.batch))))
     if arguments.plot:
         from benchmarks.drop_plot import write_plot
 
         write_plot(results.changes, arguments.plot)
-    figures = results.figures(arguments.batch)
-    print("\n".join(results.lines(arguments.batch)))
-    if arguments.json:
-        print(json.dumps(_rounded(figures)))
 
 
 def _parse_arguments() -> argparse.Namespace:
