@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -61,6 +61,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--replacements", type=int, default=10)
     parser.add_argument("--deletions", type=int, default=10)
     parser.add_argument("--batch", type=int, default=200, help="small frames in one drop; 0: none")
+    parser.add_argument("--batch-side", type=int, default=_MANY.side, help="pixels of a side of each of them")
     parser.add_argument("--side", type=int, default=2000, help="pixels of a side of a single photograph")
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
@@ -199,7 +200,8 @@ class _DropBenchmark:
 
     def _measure_batch(self) -> tuple[list[tuple[float, int]], dict[str, int]]:
         """The growths of the map, and the bytes by which Dagster's event tables grew."""
-        grid = [_MANY.photograph(number) for number in range(self.arguments.batch)]
+        survey = replace(_MANY, side=self.arguments.batch_side)
+        grid = [survey.photograph(number) for number in range(self.arguments.batch)]
         self._wait_for_random_moment()
         before = drop_costs.event_bytes_by_table()
         growths: list[tuple[float, int]] = []
