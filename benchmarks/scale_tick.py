@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 
 from ls4_assets.definitions import defs
 from ls4_assets.domain.names import Collection
+from ls4_assets.publishing.maps import map_format
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from resources.archive import Archive
 from resources.storage import combined_version
@@ -34,8 +35,8 @@ _INSERTS = (
       '', 1, 1 FROM (SELECT '02-08-60_6-' || n AS stem FROM generate_series(0, :count - 1) n) stems""",
     """INSERT INTO ls4.collection
       (name, shard, partition, table_name, frames, index_revision, files_revision, map_revision, public_url, served_root,
-      published_at)
-    VALUES (:name, :shard, :partition, :table, :count, 1, 1, 1, :public_url, :root, now())""",
+      published_at, map_format)
+    VALUES (:name, :shard, :partition, :table, :count, 1, 1, 1, :public_url, :root, now(), :map_format)""",
     """INSERT INTO ls4.overview_mosaic (collection, revision) VALUES (:name, 1)""",
     """INSERT INTO ls4.export_state (collection, revision, frames) VALUES (:name, 1, :count)""",
 )
@@ -82,6 +83,7 @@ def _create(archive: Archive, collection: Collection, number: int) -> None:
         "shard": collection.shard, "name": collection.name,
         "partition": collection.partition, "count": _FRAMES_PER_COLLECTION, "table": collection.table,
         "public_url": archive.settings.public_url, "root": archive.storage.gdal_path("x")[:-1],
+        "map_format": map_format(archive.settings),
     }  # fmt: skip
     with archive.database.begin() as connection:
         for statement in _INSERTS:

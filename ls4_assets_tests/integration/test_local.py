@@ -284,9 +284,11 @@ def test_process_that_reuses_a_recorded_pid_is_left_alone(tmp_path: Path) -> Non
 # Runs as local processes
 
 
-def test_run_fails_only_when_its_process_is_gone(cluster: Cluster, tmp_path: Path) -> None:
+def test_run_fails_only_when_its_process_is_gone(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of a killed code server counted as running forever, and their frames waited. A run that is alive must not fail."""
     with running_platform(cluster, tmp_path) as platform, subprocess.Popen(["sleep", "100"]) as sleeper:
+        for name, value in platform.archive.overrides.items():
+            monkeypatch.setenv(f"LS4_{name.upper()}", value)
         launcher = LocalRunLauncher()
         launcher.register_instance(platform.instance)
         run = platform.instance.create_run_for_job(
