@@ -58,7 +58,7 @@ EVENTS: dict[EventName, str] = {
     "batch_requested": "an ingest sensor requested a run of frames",
     "run_process_ended": "the process of a warm run ended: its `exit_code`, and its `cpu_seconds`, without its workers",
     "warm_service": "the warm service started, stopped, lost its database or rejected a run: `state`, `reason`",
-    "rebuild_requested": "the sensor `publish_collections` requested a rebuild of index and map",
+    "rebuild_requested": "a sensor, or the run that made the last frame, requested a rebuild of index and map",
     "reconciliation": "the nightly comparison of bucket, database and Dagster: what is out of step, by kind",
     "history_pruned": "old rows of Dagster's database were deleted: how many `events`, `evaluations`, `runs` and `backfills`",
     "notification": "a message to people was sent",

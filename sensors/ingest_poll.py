@@ -41,7 +41,7 @@ from sensors import minimum_interval
 ScanFunction = Callable[[Archive, str | None], tuple[ScanReport, str]]
 
 # Rebuilds that a deletion may request at once; the sensor publish_collections requests the others.
-RUNS_PER_TICK = 10
+REBUILDS_PER_TICK = 10
 # Bounded, because Dagster deletes partitions one at a time.
 ORPHANS_PER_TICK = 200
 # A batch without a run after this time was lost between the source table and the run queue.
@@ -108,7 +108,9 @@ def request_runs(
     arrived = [frame_checks.raw_scan_evaluation(frame, arrived=True) for frame in late.frames]
     requests = [run_request(batch, archive.settings) for batch in batches]
     if report.counts["gone"]:
-        requests += request_rebuilds(context.instance, archive, collections_in_progress(context.instance), RUNS_PER_TICK).requests
+        requests += request_rebuilds(
+            context.instance, archive, collections_in_progress(context.instance), REBUILDS_PER_TICK
+        ).requests
     if not (requests or arrived):
         context.update_cursor(cursor)
         return dg.SkipReason(_summarize(report, released))

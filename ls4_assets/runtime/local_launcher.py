@@ -9,7 +9,6 @@ after a short PostgreSQL outage. A run whose process has exited would then count
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 from functools import cached_property
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import psutil
 from dagster import DagsterInstance, DagsterRun
-from dagster._core.events import DagsterEventType, EngineEventData
+from dagster._core.events import EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs
@@ -25,7 +24,7 @@ from dagster._serdes import serialize_value
 
 from ls4_assets.runtime import run_client
 from ls4_assets.runtime.run_client import RunServerError, RunServerUnavailableError
-from ls4_assets.runtime.warm_client import WarmClient
+from ls4_assets.runtime.warm_client import WarmClient, engine_events
 
 # Maximum difference between the clocks of the kernel (process start) and the database client (first event).
 _CLOCK_SECONDS = 2.0
@@ -91,7 +90,7 @@ class LocalRunLauncher(DefaultRunLauncher):
     # A retry has the tags of its parent, that of the code server as well: only its own events say where a run is.
 
     def _is_forked(self, run: DagsterRun) -> bool:
-        return any(_FORKED in data.metadata for data, _ in _engine_events(self._instance, run))
+        return any(_FORKED in data.metadata for data, _ in engine_events(self._instance, run))
 
     def _is_warm(self, run: DagsterRun) -> bool:
         """Whether the warm service has, or had, the run."""
@@ -125,15 +124,8 @@ def process_state(instance: DagsterInstance, run: DagsterRun) -> ProcessState:
 
 def _named_processes(instance: DagsterInstance, run: DagsterRun) -> list[tuple[int, float]]:
     """The process IDs that the events of the run name, each with the time of the event."""
-    events = [(data, since) for data, since in _engine_events(instance, run) if "pid" in data.metadata]
+    events = [(data, since) for data, since in engine_events(instance, run) if "pid" in data.metadata]
     return [(int(str(data.metadata["pid"].value)), since) for data, since in events]
-
-
-def _engine_events(instance: DagsterInstance, run: DagsterRun) -> Iterator[tuple[EngineEventData, float]]:
-    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT):
-        data = entry.dagster_event.event_specific_data if entry.dagster_event else None
-        if isinstance(data, EngineEventData):
-            yield data, entry.timestamp
 
 
 def _is_alive(pid: int, since: float) -> bool:

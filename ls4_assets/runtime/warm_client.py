@@ -5,6 +5,7 @@ The service is ``warm_service.py``; the rows between both are in `ls4_assets.db.
 """
 
 import time
+from collections.abc import Iterator
 
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.events import DagsterEventType, EngineEventData
@@ -81,9 +82,7 @@ class WarmClient:
 
     def has_started(self, instance: DagsterInstance, run: DagsterRun) -> bool:
         """Whether the service started a run, which may have ended since."""
-        events = instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
-        data = [entry.dagster_event.event_specific_data for entry in events if entry.dagster_event]
-        return any(isinstance(each, EngineEventData) and _SERVER in each.metadata for each in data)
+        return any(_SERVER in data.metadata for data, _ in engine_events(instance, run))
 
     def _is_claimed(self, run_id: str) -> bool:
         """Whether a server starts an offered run in time. One that has ended already is no longer there."""
@@ -96,3 +95,11 @@ class WarmClient:
     def _load(self, run_id: str) -> WarmRun | None:
         with self._database.connect() as connection:
             return warm_runs.load_run(connection, run_id)
+
+
+def engine_events(instance: DagsterInstance, run: DagsterRun) -> Iterator[tuple[EngineEventData, float]]:
+    """The engine events of a run, each with its time."""
+    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT):
+        data = entry.dagster_event.event_specific_data if entry.dagster_event else None
+        if isinstance(data, EngineEventData):
+            yield data, entry.timestamp

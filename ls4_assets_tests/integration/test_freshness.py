@@ -9,18 +9,15 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._core.test_utils import freeze_time
 from dagster._daemon.freshness import FreshnessDaemon
 from dagster._serdes import deserialize_value, serialize_value
 from sqlalchemy import create_engine, make_url, text
 
-from ls4_assets import definitions
 from ls4_assets.assets import keys
 from ls4_assets.runtime.storage import EventLogStorage, PostgresStorage
 from ls4_assets_tests.platform import CHECKOUT, Platform
+from ls4_assets_tests.workspace import loaded_workspace
 
 DAILY = {keys.ARCHIVE_CONSISTENCY, keys.COMPILED_INDEXES}
 
@@ -48,15 +45,7 @@ class Evaluation:
 
 @pytest.fixture
 def evaluation(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Evaluation]:
-    monkeypatch.setenv("LS4_STORAGE", platform.settings.storage)
-    monkeypatch.setenv("LS4_DATABASE_URL", platform.settings.database_url.get_secret_value())
-    monkeypatch.setenv("LS4_PUBLIC_URL", "http://maps.test/archive")
-    monkeypatch.setenv("LS4_MAP_URL", "http://maps.test")
-    # Another test of this process may have loaded the definitions of fewer shards.
-    definitions._load.cache_clear()
-    origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ls4_assets.definitions"))
-    target = InProcessWorkspaceLoadTarget(origin)
-    with create_test_daemon_workspace_context(target, platform.instance) as workspace:
+    with loaded_workspace(platform, monkeypatch) as workspace:
         assert len(workspace.create_request_context().asset_graph.get_all_asset_keys()) > 2000
         yield Evaluation(platform.instance, workspace)
 

@@ -8,19 +8,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.test_utils import create_test_daemon_workspace_context
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster_graphql.test.utils import execute_dagster_graphql
 from sqlalchemy import create_engine, text
 
-from ls4_assets import definitions
 from ls4_assets.assets import keys
 from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
 from ls4_assets.runtime.history import HistoryPruner, PruneReport
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
+from ls4_assets_tests.workspace import loaded_workspace
 
 FOLDER = "bw/Travis/USDA_1958/frames/georef"
 GOOD = [f"{FOLDER}/02-08-60_6-{number}.tif" for number in range(3)]
@@ -72,13 +68,7 @@ Ask = Callable[[str, Mapping[str, object]], Any]
 @pytest.fixture
 def ask(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     """A function that answers a query as the Dagster UI does."""
-    monkeypatch.setenv("LS4_STORAGE", platform.settings.storage)
-    monkeypatch.setenv("LS4_DATABASE_URL", platform.settings.database_url.get_secret_value())
-    monkeypatch.setenv("LS4_PUBLIC_URL", "http://maps.test/archive")
-    monkeypatch.setenv("LS4_MAP_URL", "http://maps.test")
-    definitions._load.cache_clear()
-    origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ls4_assets.definitions"))
-    with create_test_daemon_workspace_context(InProcessWorkspaceLoadTarget(origin), platform.instance) as workspace:
+    with loaded_workspace(platform, monkeypatch) as workspace:
 
         def answer(query: str, variables: Mapping[str, object]) -> object:
             return execute_dagster_graphql(workspace.create_request_context(), query, variables).data
