@@ -32,6 +32,7 @@ from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.ingest.late_raw_scans import find_late_raw_scans
 from ls4_assets.ingest.scan import ScanReport, scan_bucket, scan_lock, settle_recent
 from ls4_assets.processing.run_size import RunSize, choose_run_size
+from ls4_assets.runtime.lost_runs import LOST_TAG
 from ls4_assets.runtime.run_line import FRAMES_KIND
 from ls4_assets.settings import FrameSettings, RunSettings, Settings
 from resources.archive import Archive
@@ -138,7 +139,7 @@ def release_crashed_batches(instance: DagsterInstance, archive: Archive) -> tupl
 
 
 class BatchRunState(NamedTuple):
-    """Whether all runs of a batch are finished, and whether any of them started or was canceled by a person."""
+    """Whether all runs of a batch are finished, and whether any of them had a process or was canceled by a person."""
 
     is_finished: bool = True
     has_started: bool = False
@@ -152,7 +153,8 @@ def batch_run_states(instance: DagsterInstance, batches: Sequence[str]) -> dict[
             run = record.dagster_run
             batch = run.tags[keys.BATCH_TAG]
             state = states.get(batch, BatchRunState())
-            has_started = record.start_time is not None or run.status == DagsterRunStatus.CANCELED
+            is_known = run.status == DagsterRunStatus.CANCELED or LOST_TAG in run.tags
+            has_started = record.start_time is not None or is_known
             states[batch] = BatchRunState(state.is_finished and run.is_finished, state.has_started or has_started)
     return states
 

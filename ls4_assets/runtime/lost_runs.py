@@ -8,6 +8,10 @@ from typing import Protocol, runtime_checkable
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 
+# On a run whose process was killed while it started: it crashed, unlike a run for which no process could be started.
+LOST_TAG = "ls4/lost"
+
+
 @runtime_checkable
 class WatchfulLauncher(Protocol):
     """A launcher that finds out whether the process of a run is gone, whatever the state of the run."""
@@ -23,6 +27,7 @@ def fail_lost_runs(instance: DagsterInstance) -> list[str]:
     starting = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING]))
     lost = [run for run in starting if launcher.has_lost(run) and _is_starting(instance, run)]
     for run in lost:
+        instance.add_run_tags(run.run_id, {LOST_TAG: "true"})
         instance.report_run_failed(run, "The process of this run was killed while it started.")
     return [run.run_id for run in lost]
 

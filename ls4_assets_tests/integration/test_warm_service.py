@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -74,6 +74,17 @@ def processes_of_runs(warm: Warm) -> list[psutil.Process]:
     return [child for child in server.children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
+@contextmanager
+def paused_run(warm: Warm) -> Iterator[None]:
+    """The run does not end while a test acts on its service, however quick it is."""
+    (process,) = processes_of_runs(warm)
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """IDs of the runs that the launcher started its own way, which are not executed here."""
@@ -96,8 +107,9 @@ def test_offered_run_is_executed_and_its_slot_is_free_again(start: Start, cold: 
 
 def test_launcher_starts_a_run_its_own_way_when_the_service_is_full(start: Start, cold: list[str]) -> None:
     warm = start(slots=1)
-    first = warm.launch("202", size=6000)
-    second = warm.launch("203")
+    first = warm.launch("202", size=3000)
+    with paused_run(warm):
+        second = warm.launch("203")
     assert cold == [second.run_id]
     assert warm.wait_for_end(first) is dg.DagsterRunStatus.SUCCESS
 
@@ -200,10 +212,11 @@ def test_service_that_was_given_up_ends_its_runs(start: Start) -> None:
 def test_stopped_service_finishes_its_runs_and_accepts_no_more(start: Start, cold: list[str]) -> None:
     warm = start()
     run = warm.launch("209", size=3000)
-    warm.server.send_signal(signal.SIGTERM)
-    wait_until(lambda: warm.platform.rows("SELECT 1 AS x FROM ls4.warm_server WHERE is_stopping") != [])
-    second = warm.launch("210")
-    assert cold == [second.run_id]
+    with paused_run(warm):
+        warm.server.send_signal(signal.SIGTERM)
+        wait_until(lambda: warm.platform.rows("SELECT 1 AS x FROM ls4.warm_server WHERE is_stopping") != [])
+        second = warm.launch("210")
+        assert cold == [second.run_id]
     assert warm.server.wait(60) == 0
     assert warm.status(run) is dg.DagsterRunStatus.SUCCESS
     assert servers(warm.platform.database) == 0
