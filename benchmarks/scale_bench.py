@@ -16,7 +16,8 @@ from pathlib import Path
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from ls4_assets.db.bootstrap import OWNED_DATABASES, ROLES, bootstrap
+from ls4_assets.db.bootstrap import OWNED_DATABASES, bootstrap
+from ls4_assets.db.roles import ROLES
 from ls4_assets.local.postgres import SUPERUSER, Cluster
 from ls4_assets.local.state import CHECKOUT, DATABASE_USER, find_free_port
 

@@ -23,7 +23,8 @@ from benchmarks.serve_archive import SampleCog, SyntheticCollection
 from benchmarks.serve_contenders import Contender, Legacy, Ours, Titiler, titiler_python
 from benchmarks.serve_measure import Effort, Figures
 from benchmarks.serve_storage import FarBucket, far_bucket
-from ls4_assets.db.bootstrap import ROLES, bootstrap
+from ls4_assets.db.bootstrap import bootstrap
+from ls4_assets.db.roles import ROLES
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.s3_servers import ACCESS_KEY, REGION, SECRET_KEY, aws_environment, seaweedfs_server

@@ -4,11 +4,13 @@ Only this module puts them together. Assets are in `ls4_assets.assets`, sensors 
 """
 
 import gc
+import logging
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets import logs
 from ls4_assets.assets import checks, keys
@@ -16,11 +18,13 @@ from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.details import DEFAULT_DETAILS, AssetDetails
 from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
+from ls4_assets.db.shards_in_use import load_shards_in_use
 from ls4_assets.domain.names import Shards
 from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.publishing.maps import MAP_PUBLISHERS
-from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, load_settings
+from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, Settings, load_settings
 from resources.archive import Archive
+from sensors.defined_shards import FOLLOW_SECONDS, DefinedShards
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
 from sensors.notifications import MIN_INTERVAL_SECONDS, build_rejections_event, notifications_sensor
@@ -38,9 +42,14 @@ def build_definitions(
     *,
     details: AssetDetails = DEFAULT_DETAILS,
     has_events: bool = False,
+    follow_seconds: float = 0.0,
     map_publishers: Sequence[MapPublisherName] = DEFAULT_MAP_PUBLISHERS,
 ) -> dg.Definitions:
-    """Definitions for these shards, profiles and map publishers. `has_events`: the bucket sends events and is not polled."""
+    """Definitions for these shards, profiles and map publishers.
+
+    `has_events`: the bucket sends events and is not polled. `follow_seconds`: time that the daemon takes to know new definitions.
+    """
+    defined = DefinedShards.of(shards, follow_seconds=follow_seconds)
     ingest_sensor = ingest_events_sensor if has_events else ingest_poll_sensor
     rejected_files = dg.AssetSpec(
         keys.REJECTED_FILES,
@@ -61,9 +70,9 @@ def build_definitions(
         asset_checks=[checks.archive_counts_match],
         schedules=[checks.archive_audit, reconcile_schedule(), prune_schedule(lambda: definitions)],
         sensors=[
-            ingest_sensor(sensor_seconds),
+            ingest_sensor(sensor_seconds, defined),
             # Most rebuilds are submitted by the runs that made the frames; this sensor requests the others.
-            publish_collections_sensor(2 * sensor_seconds),
+            publish_collections_sensor(2 * sensor_seconds, defined),
             notifications_sensor(max(MIN_INTERVAL_SECONDS, sensor_seconds)),
             statewide_exports_sensor(),
         ],
@@ -92,12 +101,13 @@ def _load() -> dg.Definitions:
     gc.disable()
     try:
         definitions = build_definitions(
-            settings.shards,
+            _shards_in_use(settings),
             Archive(),
             settings.sensor_seconds,
             settings.profiles,
             details=AssetDetails.from_settings(settings),
             has_events=has_events,
+            follow_seconds=FOLLOW_SECONDS,
             map_publishers=settings.map_publishers,
         )
         # Build the repository now, so that it is frozen too; Dagster caches it in the definitions.
@@ -106,3 +116,19 @@ def _load() -> dg.Definitions:
     finally:
         gc.enable()
     return definitions
+
+
+def _shards_in_use(settings: Settings) -> Shards:
+    """The shards of the archive that hold something; all of them while the database cannot say."""
+    try:
+        in_use = load_shards_in_use(settings.database_url.get_secret_value())
+    except SQLAlchemyError as error:
+        logs.emit("definitions", logging.WARNING, state="all shards", reason=str(error).splitlines()[0])
+        return settings.shards
+    return {shard: kind for shard, kind in settings.shards.items() if shard in in_use}
+
+
+def forget() -> None:
+    """Build the definitions again at the next request."""
+    gc.unfreeze()
+    _load.cache_clear()

@@ -14,7 +14,8 @@ import dagster as dg
 from sqlalchemy import URL, Engine, make_url, text
 
 from ls4_assets.assets import keys
-from ls4_assets.db.bootstrap import ROLES, bootstrap
+from ls4_assets.db.bootstrap import bootstrap
+from ls4_assets.db.roles import ROLES
 from ls4_assets.definitions import build_definitions
 from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import parse_georef_key

@@ -14,16 +14,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ls4_assets.ingest.events import drain_inbox, fill_inbox
 from ls4_assets.ingest.scan import ScanReport, recheck_pending, scan_bucket
 from resources.archive import Archive
+from sensors.defined_shards import DefinedShards
 from sensors.ingest_poll import ingest_sensor
 
 # Together with a scan they stay below the 60 s after which Dagster cancels a tick.
 RECEIVE_SECONDS, INBOX_SECONDS = 5.0, 10.0
 
 
-def ingest_events_sensor(seconds: int) -> dg.SensorDefinition:
+def ingest_events_sensor(seconds: int, shards: DefinedShards) -> dg.SensorDefinition:
     """The sensor, with a tick every `seconds`."""
     description = "Receives the bucket's events and materializes what staff drop, replace or delete in georef/."
-    return ingest_sensor("ingest_events", description, seconds, scan_by_events)
+    return ingest_sensor("ingest_events", description, seconds, shards, scan_by_events)
 
 
 def scan_by_events(archive: Archive, cursor: str | None) -> tuple[ScanReport, str]:

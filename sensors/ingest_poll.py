@@ -5,7 +5,7 @@ itself is in `ls4_assets.ingest.scan`; `ingest_events` shares everything here bu
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from ls4_assets.runtime.run_line import FRAMES_KIND
 from ls4_assets.settings import FrameSettings, RunSettings, Settings
 from resources.archive import Archive
 from sensors import minimum_interval
+from sensors.defined_shards import DefinedShards
 
 # Scans from a cursor; returns the report and the cursor of the next tick.
 ScanFunction = Callable[[Archive, str | None], tuple[ScanReport, str]]
@@ -49,14 +50,13 @@ ORPHANS_PER_TICK = 200
 LOST_AFTER = timedelta(seconds=90)
 
 
-def ingest_poll_sensor(seconds: int) -> dg.SensorDefinition:
+def ingest_poll_sensor(seconds: int, shards: DefinedShards) -> dg.SensorDefinition:
     """The sensor, with a tick every `seconds`."""
-    return ingest_sensor(
-        "ingest_poll", "Scans georef/ and materializes what staff drop, replace or delete there.", seconds, _scan_next_part
-    )
+    description = "Scans georef/ and materializes what staff drop, replace or delete there."
+    return ingest_sensor("ingest_poll", description, seconds, shards, _scan_next_part)
 
 
-def ingest_sensor(name: str, description: str, seconds: int, scan: ScanFunction) -> dg.SensorDefinition:
+def ingest_sensor(name: str, description: str, seconds: int, shards: DefinedShards, scan: ScanFunction) -> dg.SensorDefinition:
     """A sensor that scans every `seconds`, one tick at a time, and requests the runs that follow."""
 
     @dg.sensor(
@@ -71,7 +71,8 @@ def ingest_sensor(name: str, description: str, seconds: int, scan: ScanFunction)
             if not is_locked:
                 return dg.SkipReason("An earlier scan is still running.")
             report, cursor = scan(archive, context.cursor)
-            return request_runs(context, archive, report, cursor)
+            shards.request_missing(archive)
+            return request_runs(context, archive, report, cursor, shards.usable)
 
     return ingest
 
@@ -86,7 +87,7 @@ def _scan_next_part(archive: Archive, cursor: str | None) -> tuple[ScanReport, s
 
 
 def request_runs(
-    context: dg.SensorEvaluationContext, archive: Archive, report: ScanReport, cursor: str
+    context: dg.SensorEvaluationContext, archive: Archive, report: ScanReport, cursor: str, shards: Container[str]
 ) -> dg.SensorResult | dg.SkipReason:
     """What follows a scan: release the batches of crashed runs, log errors and changes, request the next batches."""
     released, open_batches = release_crashed_batches(context.instance, archive)
@@ -97,7 +98,7 @@ def request_runs(
         logs.emit("scan", logging.ERROR, reason=error)
     if changes := {kind: count for kind, count in report.counts.items() if count}:
         logs.emit("scan", changes=changes)
-    batches = claim_batches(archive.database, batch_limits(archive.settings, open_batches), archive.settings.shards)
+    batches = claim_batches(archive.database, batch_limits(archive.settings, open_batches), shards)
     for batch in batches:
         add_partitions(context.instance, batch)
         logs.emit("batch_requested", batch=batch.id, shard=batch.shard, frames=len(batch.sources))
@@ -110,7 +111,7 @@ def request_runs(
     requests = [run_request(batch, archive.settings) for batch in batches]
     if report.counts["gone"]:
         requests += request_rebuilds(
-            context.instance, archive, collections_in_progress(context.instance), REBUILDS_PER_TICK
+            context.instance, archive, collections_in_progress(context.instance), shards, REBUILDS_PER_TICK
         ).requests
     if not (requests or arrived):
         context.update_cursor(cursor)

@@ -12,12 +12,12 @@ import dagster as dg
 
 from ls4_assets.assets import keys
 from ls4_assets.assets.markdown import table
+from ls4_assets.domain.export_keys import STAFF_KEY
 from ls4_assets.ingest import sources
 from ls4_assets.ingest.listing import is_unmounted
 from ls4_assets.notifications.dispatch import dispatch_notifications
 from ls4_assets.notifications.failed_runs import record_finished_runs
 from ls4_assets.notifications.rejections import (
-    STAFF_KEY,
     Rejection,
     RejectionCounts,
     count_rejections,

@@ -15,11 +15,12 @@ from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, withdraw
 from ls4_assets.runtime.lost_runs import fail_lost_runs
 from resources.archive import Archive
 from sensors import minimum_interval
+from sensors.defined_shards import DefinedShards
 
 RUNS_PER_TICK = 20
 
 
-def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
+def publish_collections_sensor(seconds: int, shards: DefinedShards) -> dg.SensorDefinition:
     """The sensor, with a tick every `seconds`."""
 
     @dg.sensor(
@@ -33,7 +34,7 @@ def publish_collections_sensor(seconds: int) -> dg.SensorDefinition:
         fail_lost_runs(context.instance)
         active_runs = collections_in_progress(context.instance)
         remove_withdrawn_collections(context.instance, archive, active_runs)
-        requests, due = request_rebuilds(context.instance, archive, active_runs, RUNS_PER_TICK)
+        requests, due = request_rebuilds(context.instance, archive, active_runs, shards.usable, RUNS_PER_TICK)
         if not due:
             return dg.SkipReason("Nothing to rebuild. A collection whose frames are being made is rebuilt when they are done.")
         if not requests:

@@ -95,7 +95,8 @@ class DagsterServices(Construct):
     def _code_server(self) -> ecs.FargateService:
         queue = f"arn:aws:sqs:{self.config.region}:{self.config.account}:{QUEUE}"
         task = self._task("Code", roles.code_server(self.config, queue, topic_arn(self.config), self.base.key.key_arn), "code")
-        command = ["dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4"]
+        module = ["-m", "ls4_assets.runtime.code_server", "--module-name", "ls4_assets.definitions", "--location-name", "ls4"]
+        command = ["python", *module]
         health = ["CMD", "dagster", "api", "grpc-health-check", "--port", str(CODE)]
         self._container(task, "code", "code", [*command, "--host", "0.0.0.0", "--port", str(CODE)], health, port=CODE)  # noqa: S104
         return self._service(

@@ -4,7 +4,7 @@ Which collections are behind is in `publishing.rebuilds`, and the rebuild itself
 frame of a collection submits the rebuild itself. The sensors request every rebuild that is missing, so none of these is lost.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import uuid4
@@ -48,9 +48,12 @@ class RebuildRequests(NamedTuple):
     due: int
 
 
-def request_rebuilds(instance: DagsterInstance, archive: Archive, active_runs: ActiveRuns, limit: int) -> RebuildRequests:
-    """Run requests for up to `limit` collections that are due and have no active run."""
-    due, now = load_due_rebuilds(archive), datetime.now(UTC)
+def request_rebuilds(
+    instance: DagsterInstance, archive: Archive, active_runs: ActiveRuns, shards: Container[str], limit: int
+) -> RebuildRequests:
+    """Run requests for up to `limit` collections of `shards` that are due and have no active run."""
+    due = [entry for entry in load_due_rebuilds(archive) if entry.collection.shard in shards]
+    now = datetime.now(UTC)
     free = (entry for entry in due if entry.may_start(now) and not active_runs.blocks(entry.collection))
     requests: list[dg.RunRequest] = []
     for entry in free:

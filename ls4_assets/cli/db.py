@@ -21,7 +21,8 @@ def init() -> None:
     Connects as the administrator given by LS4_ADMIN_DATABASE_URL, or by libpq's PGHOST, PGUSER and PGPASSWORD. The passwords of
     the roles come from LS4_PASSWORD_DAGSTER, LS4_PASSWORD_LS4 and LS4_PASSWORD_MAPSERVER.
     """
-    from ls4_assets.db.bootstrap import ROLES, bootstrap
+    from ls4_assets.db.bootstrap import bootstrap
+    from ls4_assets.db.roles import ROLES
 
     names = {role: f"LS4_PASSWORD_{role.upper()}" for role in ROLES}
     if missing := [name for name in names.values() if not os.environ.get(name)]:

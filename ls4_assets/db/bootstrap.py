@@ -15,10 +15,10 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from ls4_assets.db.migrate import Upgrade, upgrade_database
+from ls4_assets.db.roles import ROLES
 from ls4_assets.db.schema import SCHEMA
 from ls4_assets.errors import ConfigurationError
 
-ROLES = ("dagster", "ls4", "mapserver")
 OWNED_DATABASES = ("dagster", "ls4")
 # A worker has one connection. A statement takes milliseconds, and nginx waits a minute for a map.
 _MIN_MAP_CONNECTIONS = 20

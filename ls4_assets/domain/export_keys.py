@@ -1,4 +1,4 @@
-"""Object keys of STAC documents, statewide files and MosaicJSON, which are all public.
+"""Object keys of STAC documents, statewide files and MosaicJSON, which are all public, and of the lists that the pages read.
 
 Keys of a collection's other exports are in `exports`, keys of frames, tile indexes and maps in `names`. docs/reference/names.md
 and docs/reference/exports.md list all keys.
@@ -8,6 +8,10 @@ from ls4_assets.domain.names import Collection, Frame
 
 ROOT_CATALOG_KEY = "derived/catalog.json"
 COMPILED_GEOJSON_KEY = "geojson/compiled_historical_indexes.geojson"
+# What the map page offers.
+COLLECTIONS_KEY = "derived/collections.json"
+# Outside all prefixes that are served to the public: the web front end decides whether and to whom it is shown.
+STAFF_KEY = "staff/rejections.json"
 COMPILED_PARQUET_KEY = "geojson/compiled_historical_indexes.parquet"
 
 

@@ -15,22 +15,19 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
-from ls4_assets.db.bootstrap import ROLES, bootstrap
-from ls4_assets.db.relocation import relocate_archive
-from ls4_assets.db.tile_index import served_root
+from ls4_assets.db.roles import ROLES
+from ls4_assets.domain.export_keys import COLLECTIONS_KEY, STAFF_KEY
+from ls4_assets.local.child import call_in_child
 from ls4_assets.local.postgres import SUPERUSER, Cluster
 from ls4_assets.local.state import CHECKOUT, StateDirectory
 from ls4_assets.local.supervisor import Service, ServiceSupervisor
-from ls4_assets.notifications.rejections import STAFF_KEY
-from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets.runtime import run_client
-from ls4_assets.runtime.local_launcher import ProcessState, process_state
 from ls4_assets.settings import load_settings
 from mapserver.config import PostgresService, write_config
-from resources.open import open_database, open_storage
 
+# By name: it imports what this process, which runs for days, does without.
+PREPARATION = "ls4_assets.local.preparation"
 PORTS = ("postgres", "maps", "dagster_ui", "code_server")
 
 # Only the Dagster UI needs it.
@@ -71,39 +68,19 @@ def start_services(state: StateDirectory, supervisor: ServiceSupervisor, map_por
 
     cluster = Cluster(state.postgres / "data", ports["postgres"], passwords[SUPERUSER], state.database_user)
     supervisor.start(_postgres_service(cluster))
-    bootstrap(cluster.admin_url, {role: passwords[role] for role in ROLES})
+    call_in_child(f"{PREPARATION}:prepare_database", cluster.admin_url, passwords)
 
     environment = _environment(state, ports["postgres"], passwords, urls)
     state.save_environment(environment)
     os.environ.update(environment)
-    _relocate_archive()
+    call_in_child(f"{PREPARATION}:relocate_archive_of_settings")
     shutil.rmtree(state.work, ignore_errors=True)
     state.work.mkdir()
     _create_dagster_home(state, ports["code_server"])
     supervisor.start(_code_server(ports["code_server"]), _run_server(), *_map_services(state, ports, passwords["mapserver"]))
-    fail_interrupted_runs()
+    call_in_child(f"{PREPARATION}:fail_interrupted_runs", while_waiting=supervisor.poll)
     supervisor.start(*_dagster_services(state, ports["dagster_ui"]))
     return urls
-
-
-def fail_interrupted_runs() -> None:
-    """Report the runs that the last stop interrupted as failed, so that their frames are queued again.
-
-    The daemon would find them too (``ls4_assets.runtime.local_launcher``), but later, and much later for runs that had not
-    started. Call this before the daemon starts: nothing launches a run at that moment, so a run without a process is lost.
-    """
-    in_progress = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    with DagsterInstance.get() as instance:
-        for run in instance.get_runs(RunsFilter(statuses=in_progress)):
-            if process_state(instance, run) is not ProcessState.ALIVE:
-                instance.report_run_failed(run, "The machine's services stopped during this run.")
-
-
-def _relocate_archive() -> None:
-    """Serve the maps of a state directory that was moved or copied since the last start."""
-    settings = load_settings()
-    with open_database(settings.database_url.get_secret_value()).begin() as connection:
-        relocate_archive(connection, served_root(open_storage(settings)))
 
 
 def _environment(state: StateDirectory, port: int, passwords: dict[str, str], urls: ServiceUrls) -> dict[str, str]:
@@ -163,8 +140,8 @@ def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -
 
 
 def _code_server(port: int) -> Service:
-    argv = _program("dagster", "api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4")
-    argv += ("--host", "127.0.0.1", "--port", str(port))
+    module = ("-m", "ls4_assets.runtime.code_server", "--module-name", "ls4_assets.definitions", "--location-name", "ls4")
+    argv = (sys.executable, *module, "--host", "127.0.0.1", "--port", str(port))
     return Service("code-server", argv, lambda: _is_listening(port), _dagster_environment())
 
 

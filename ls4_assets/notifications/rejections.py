@@ -16,8 +16,6 @@ from sqlalchemy import Connection, Row, Select, func, select
 from ls4_assets.db.schema import rejection
 from ls4_assets.domain.printable import printable
 
-# Outside all prefixes that are served to the public: the web front end decides whether and to whom it is shown.
-STAFF_KEY = "staff/rejections.json"
 # Maximum files on the page: open ones first, then the latest resolved ones.
 MAX_LISTED = 5_000
 _DEFAULT_ADVICE = "Correct the file and drop it again."

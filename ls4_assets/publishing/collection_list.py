@@ -16,8 +16,6 @@ from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.maps import map_links
 from ls4_assets.settings import Settings
 
-COLLECTIONS_KEY = "derived/collections.json"
-
 
 def collections_json(connection: Connection, settings: Settings) -> bytes:
     """JSON list of published collections, and the titles of the film types that their `bands` name.

@@ -90,7 +90,7 @@ def publish_collection_lists(archive: Archive) -> None:
         # Without the lock, one of two concurrent rebuilds could overwrite the newer list with its older one.
         lock_until_commit(connection, "exports")
         content = collection_list.collections_json(connection, settings)
-        archive.storage.put(collection_list.COLLECTIONS_KEY, content)
+        archive.storage.put(export_keys.COLLECTIONS_KEY, content)
         urls = stac.BaseUrls(settings.public_url)
         catalog = stac.build_root_catalog(export_state.list_exported(connection), urls)
         archive.storage.put(export_keys.ROOT_CATALOG_KEY, _json(catalog))

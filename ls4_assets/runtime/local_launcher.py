@@ -62,7 +62,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         assert run.job_code_origin is not None  # every launched run has one
         arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref(), set_exit_code_on_failure=True)
         try:
-            pid = run_client.start_run(path, run.run_id, serialize_value(arguments))
+            pid = run_client.start_run(path, run.run_id, serialize_value(arguments), _groups(run))
         except RunServerUnavailableError as error:
             self._instance.report_engine_event(f"{error} The run starts in the code server, which takes longer.", run)
             super().launch_run(context)
@@ -112,6 +112,11 @@ class LocalRunLauncher(DefaultRunLauncher):
                 WorkerStatus.FAILED, "its process no longer exists; it was killed, or stopped with the code server"
             )
         return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+def _groups(run: DagsterRun) -> set[str]:
+    """The asset groups of a run: the first part of each asset's key is its shard, which is its group."""
+    return {key.path[0] for key in run.asset_selection or () if len(key.path) > 1}
 
 
 def process_state(instance: DagsterInstance, run: DagsterRun) -> ProcessState:

@@ -7,6 +7,7 @@ it on one machine, and ``warm_service.py`` in a container of its own.
 import json
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,13 @@ def server_socket() -> Path | None:
     return Path(path) if path else None
 
 
-def start_run(path: Path, run_id: str, arguments: str) -> int:
-    """Start a run; returns its process ID. `arguments`: what `dagster api execute_run` takes. Raises RunServerError."""
-    return int(_request(path, {"start": run_id, "arguments": arguments})["pid"])
+def start_run(path: Path, run_id: str, arguments: str, groups: Collection[str]) -> int:
+    """Start a run; returns its process ID. `arguments`: what `dagster api execute_run` takes. Raises RunServerError.
+
+    `groups`: asset groups that the run may need. A server that has loaded its definitions before they came into use loads them
+    again.
+    """
+    return int(_request(path, {"start": run_id, "arguments": arguments, "groups": sorted(groups)})["pid"])
 
 
 def interrupt_run(path: Path, run_id: str) -> bool:

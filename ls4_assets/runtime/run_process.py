@@ -29,11 +29,13 @@ PRELOAD = (
 )
 
 
-def warm_up() -> None:
-    """Build what every run builds, so that a fork finds it."""
+def warm_up() -> set[str]:
+    """Build what every run builds, so that a fork finds it; returns the asset groups."""
     definitions: dg.Definitions = importlib.import_module(DEFINITIONS).defs()
-    definitions.get_repository_def().get_job("__ASSET_JOB")
+    repository = definitions.get_repository_def()
+    repository.get_job("__ASSET_JOB")
     resource_tracker.ensure_running()
+    return {spec.group_name for spec in definitions.resolve_all_asset_specs() if spec.group_name}
 
 
 def set_process_name(name: str) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 
@@ -31,11 +31,15 @@ _MAX_REQUEST_BYTES = 10_000_000
 
 
 class RunServer:
-    """The server. `listener` is bound and listens; `runs` are the children of the process that this one replaces, by ID."""
+    """The server. `listener` is bound and listens; `runs` are the children of the process that this one replaces, by ID.
 
-    def __init__(self, listener: socket.socket, runs: dict[int, str]) -> None:
+    `groups`: asset groups that are defined, or were in vain looked for.
+    """
+
+    def __init__(self, listener: socket.socket, runs: dict[int, str], groups: set[str]) -> None:
         self._listener = listener
         self._runs = runs
+        self._groups = groups
         self._code = code_version()
 
     def serve(self) -> None:
@@ -76,12 +80,13 @@ class RunServer:
             except OSError:
                 return  # the client has gone
 
-    def _answer(self, request: dict[str, str], connection: socket.socket) -> dict[str, object]:
+    def _answer(self, request: dict[str, Any], connection: socket.socket) -> dict[str, object]:
         if "start" in request:
-            if code_version() != self._code:
+            missing = set(request["groups"]) - self._groups
+            if code_version() != self._code or missing:
                 # The client asks again: its connection ends with this process image, the listening socket does not.
                 connection.sendall(b'{"reloading": true}\n')
-                self._reload()
+                self._reload(missing)
             return {"pid": self._fork(request["start"], request["arguments"], connection)}
         if "interrupt" in request:
             return {"interrupted": self._interrupt(request["interrupt"])}
@@ -122,10 +127,10 @@ class RunServer:
                 exit_code = os.waitstatus_to_exitcode(status)
                 logs.emit("run_process_ended", run_id=run_id, pid=pid, exit_code=exit_code, cpu_seconds=cpu_seconds)
 
-    def _reload(self) -> NoReturn:
-        """Replace this process by a new one with the changed code; the socket and the runs stay."""
+    def _reload(self, groups: set[str]) -> NoReturn:
+        """Replace this process by a new one with the changed code or the new groups; the socket and the runs stay."""
         os.set_inheritable(self._listener.fileno(), True)
-        arguments = [f"--fd={self._listener.fileno()}", json.dumps(self._runs)]
+        arguments = [f"--fd={self._listener.fileno()}", json.dumps(self._runs), json.dumps(sorted(groups))]
         os.execv(  # noqa: S606  # not the command of a user
             sys.executable, [sys.executable, "-m", "ls4_assets.runtime.run_server", *arguments]
         )
@@ -154,19 +159,23 @@ def find_open_resources() -> list[str]:
     return found + [f"connection to {connection.raddr}" for connection in process.net_connections("inet")]
 
 
-def preload() -> None:
-    """Import all modules of a run and build the definitions. Raises ConfigurationError."""
+def preload() -> set[str]:
+    """Import all modules of a run and build the definitions; returns their asset groups. Raises ConfigurationError."""
     settings = load_settings()
     logs.configure(settings.log_file)
     for module in _PRELOAD:
         importlib.import_module(module)
-    run_process.warm_up()
+    groups = run_process.warm_up()
     gc.freeze()
+    return groups
 
 
-def main(argument: str, runs: str = "{}") -> None:
-    """Serve on a socket path, or on the listening socket `--fd=N` of the process that this one replaces, with its `runs`."""
-    preload()
+def main(argument: str, runs: str = "{}", groups: str = "[]") -> None:
+    """Serve on a socket path, or on the listening socket `--fd=N` of the process that this one replaces.
+
+    `runs` are the replaced one's, and `groups` are those because of which it was replaced.
+    """
+    defined = preload()
     if argument.startswith("--fd="):
         listener = socket.socket(fileno=int(argument.removeprefix("--fd=")))
         listener.set_inheritable(False)
@@ -177,7 +186,7 @@ def main(argument: str, runs: str = "{}") -> None:
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(64)
-    RunServer(listener, {int(pid): run_id for pid, run_id in json.loads(runs).items()}).serve()
+    RunServer(listener, {int(pid): run_id for pid, run_id in json.loads(runs).items()}, defined | set(json.loads(groups))).serve()
 
 
 if __name__ == "__main__":

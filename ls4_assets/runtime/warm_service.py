@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ls4_assets import logs
 from ls4_assets.db import warm_runs
+from ls4_assets.db.shards_in_use import find_shards_in_use
 from ls4_assets.db.warm_runs import WarmRun
 from ls4_assets.errors import Ls4Error
 from ls4_assets.runtime import run_client
@@ -123,7 +124,9 @@ class WarmService:
             if not warm_runs.lock_offer(connection, run.run_id):
                 return
             try:
-                pid = run_client.start_run(self.socket, run.run_id, run.arguments)
+                # The line of a warm run does not say which assets it makes, so its server must know all.
+                groups = find_shards_in_use(connection)
+                pid = run_client.start_run(self.socket, run.run_id, run.arguments, groups)
             except RunServerUnavailableError as error:
                 logs.emit("warm_service", state="run rejected", run_id=run.run_id, reason=str(error))
                 return  # the launcher withdraws it

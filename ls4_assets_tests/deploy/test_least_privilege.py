@@ -17,8 +17,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ls4_assets.assets import keys
+from ls4_assets.domain.export_keys import STAFF_KEY
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.notifications.rejections import STAFF_KEY
 from ls4_assets_tests.deploy.conftest import Stacks, Template
 from ls4_assets_tests.integration.test_ingest_events import eventbridge_message
 from ls4_assets_tests.platform import Platform, running_platform

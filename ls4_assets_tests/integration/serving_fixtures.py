@@ -29,10 +29,10 @@ from sqlalchemy import URL, Engine, create_engine
 from ls4_assets.db.bootstrap import bootstrap
 from ls4_assets.db.schema import tile_index
 from ls4_assets.domain.archive_file import read_archive_file
+from ls4_assets.domain.export_keys import COLLECTIONS_KEY
 from ls4_assets.domain.names import Collection
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
-from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
 from ls4_assets_tests.platform import PASSWORDS
 from mapserver.config import PostgresService, ServingConfig, write_config
 from mapserver.mapfile import MapfileContext, render

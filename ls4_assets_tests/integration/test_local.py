@@ -24,7 +24,7 @@ from ls4_assets.errors import ConfigurationError
 from ls4_assets.local import state as state_module
 from ls4_assets.local.map_check import shows_imagery
 from ls4_assets.local.postgres import Cluster, run_as
-from ls4_assets.local.services import fail_interrupted_runs
+from ls4_assets.local.preparation import fail_interrupted_runs
 from ls4_assets.local.state import StateDirectory, choose_state_directory, find_free_port, is_port_free
 from ls4_assets.local.supervisor import Service, ServiceError, ServiceSupervisor
 from ls4_assets.runtime import local_launcher as launcher_module

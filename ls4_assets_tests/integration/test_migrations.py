@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 
 from ls4_assets.cli.main import main
-from ls4_assets.db.bootstrap import ROLES, bootstrap
+from ls4_assets.db.bootstrap import bootstrap
 from ls4_assets.db.migrate import ALEMBIC_OPTIONS, BASELINE, SCRIPTS, Upgrade, upgrade
+from ls4_assets.db.roles import ROLES
 from ls4_assets.db.schema import metadata
 from ls4_assets.ingest import listing
 from ls4_assets.local.postgres import Cluster

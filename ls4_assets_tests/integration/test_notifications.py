@@ -19,12 +19,12 @@ from dagster import DagsterRunStatus
 from sqlalchemy import text
 
 from ls4_assets.assets import keys
+from ls4_assets.domain.export_keys import STAFF_KEY
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
 from ls4_assets.notifications.dispatch import DispatchReport, dispatch_notifications
 from ls4_assets.notifications.failed_runs import identify_subject
 from ls4_assets.notifications.planner import IncidentKind
-from ls4_assets.notifications.rejections import STAFF_KEY
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.s3_servers import REGION, aws_environment, moto_server
 

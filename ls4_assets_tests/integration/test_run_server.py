@@ -205,7 +205,7 @@ def test_killed_run_is_noticed_while_it_starts(warm: Warm, monkeypatch: pytest.M
     assert fail_lost_runs(warm.platform.instance) == [run.run_id]
     assert warm.status(run) is dg.DagsterRunStatus.FAILURE
     assert fail_lost_runs(warm.platform.instance) == []
-    # It looked like a run that cannot start, which stops the intake of the whole archive for two minutes.
+    # It looked like a run that cannot start, after which no photograph of the archive is taken for two minutes.
     assert warm.wait_for_end(warm.launch("108")) is dg.DagsterRunStatus.SUCCESS
     assert warm.platform.rows(f"SELECT attempts FROM ls4.source WHERE key = '{KEY.format(number='103')}'") == [{"attempts": 1}]
 

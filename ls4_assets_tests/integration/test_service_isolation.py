@@ -21,7 +21,7 @@ SERVICES = {
     "mapserver.workers": (),
     "cgi-bin/mapserv": (),
     "nginx": (),
-    "dagster api grpc": ("ls4", "dagster"),
+    "code_server": ("ls4", "dagster"),
     "ls4_assets.runtime.webserver": ("ls4", "dagster"),
     "dagster-daemon": ("ls4", "dagster"),
     "ls4_assets.runtime.run_server": ("ls4", "dagster"),

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from ls4_assets import logs
+from ls4_assets.domain.export_keys import COLLECTIONS_KEY, STAFF_KEY
 from ls4_assets.domain.names import Collection
 from ls4_assets.errors import ConfigurationError
-from ls4_assets.notifications.rejections import STAFF_KEY, RejectionCounts, render_staff_json
-from ls4_assets.publishing.collection_list import COLLECTIONS_KEY
+from ls4_assets.notifications.rejections import RejectionCounts, render_staff_json
 from ls4_assets_tests.integration.serving_fixtures import (
     EXTENT,
     NAME,

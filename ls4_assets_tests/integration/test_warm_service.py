@@ -23,6 +23,7 @@ from ls4_assets.runtime.lost_runs import fail_lost_runs
 from ls4_assets.runtime.warm_client import WarmClient
 from ls4_assets_tests.integration.test_run_server import COPIED_TAGS, ENDS, KEY, Warm, stop, wait_until
 from ls4_assets_tests.platform import CHECKOUT, Platform, running_platform
+from ls4_assets_tests.rasters import photograph, write_tif
 
 STARTED = "The warm service started the run."
 
@@ -30,6 +31,9 @@ STARTED = "The warm service started the run."
 @pytest.fixture(scope="module")
 def platform(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running_platform(cluster, tmp_path_factory.mktemp("service")) as running:
+        # The county is in use, so no run has to wait until the service has loaded its assets.
+        running.drop(KEY.format(number="200"), write_tif(tmp_path_factory.mktemp("first") / "drop.tif", photograph(64, 64)))
+        running.settle()
         yield running
 
 
