@@ -25,6 +25,7 @@ from benchmarks import drop_costs
 from benchmarks.drop_pixels import Photograph, Survey
 from benchmarks.drop_platform import RunningDemo, running_demo, wait_until
 from benchmarks.drop_stages import Change, measure_stages, median_stages, median_work
+from benchmarks.drop_storm import MOST_COLLECTIONS, Storm, measure_storm
 
 _SEED = 58
 _POLL_SECONDS = 0.1
@@ -62,6 +63,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--deletions", type=int, default=10)
     parser.add_argument("--batch", type=int, default=200, help="small frames in one drop; 0: none")
     parser.add_argument("--batch-side", type=int, default=_MANY.side, help="pixels of a side of each of them")
+    parser.add_argument("--collections", type=int, default=0, help="collections with one frame each, in one more drop")
     parser.add_argument("--side", type=int, default=2000, help="pixels of a side of a single photograph")
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
@@ -70,6 +72,8 @@ def _parse_arguments() -> argparse.Namespace:
     deletable = sum(not _begins_collection(number) for number in range(arguments.drops))
     if arguments.deletions > min(deletable, _MAX_DELETIONS):
         parser.error(f"choose at most {min(deletable, _MAX_DELETIONS)} deletions, or more drops")
+    if arguments.collections > MOST_COLLECTIONS:
+        parser.error(f"choose at most {MOST_COLLECTIONS} collections")
     if arguments.replacements and not deletable:
         parser.error("replacements need a drop")
     return arguments
@@ -91,6 +95,7 @@ class _Results:
     work_s: dict[str, float] = field(default_factory=dict)
     growths: list[tuple[float, int]] = field(default_factory=list)
     event_bytes: dict[str, int] = field(default_factory=dict)
+    storm: Storm | None = None
 
     def figures(self, batch: int) -> dict[str, Any]:
         return {
@@ -104,6 +109,7 @@ class _Results:
             f"longest_pause_of_{batch}_s": self._longest_pause(),
             "stages_s": median_stages(self.changes),
             "work_s": self.work_s,
+            "storm": self.storm.figures() if self.storm else None,
             "run_cpu_s": {kind: median(seconds) for kind, seconds in self.run_cpu_s.items()},
         }
 
@@ -130,6 +136,8 @@ class _Results:
             lines.append(f"drop of {batch}: " + ", ".join(f"{count} after {seconds:.1f} s" for seconds, count in self.growths))
             tables = _by_name({name: size / batch for name, size in self.event_bytes.items()}, digits=0)
             lines.append(f"bytes of events per frame: {tables}")
+        if self.storm:
+            lines.append(self.storm.line())
         return lines
 
 
@@ -159,6 +167,9 @@ class _DropBenchmark:
         results.work_s = median_work(self.demo, started)
         if self.arguments.batch:
             results.growths, results.event_bytes = self._measure_batch()
+        if self.arguments.collections:
+            other = self._survey(1958).photograph(self.arguments.drops + 1)
+            results.storm = measure_storm(self.demo, self.arguments.collections, other, self.draw.randrange(2**31))
         return results
 
     def _measure_changes(self) -> list[Change]:

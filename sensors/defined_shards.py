@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ls4_assets import logs
 from ls4_assets.db.shards_in_use import find_shards_in_use
+from ls4_assets.runtime import run_client
 from ls4_assets.runtime.reloading import request_reload
 from resources.archive import Archive
 
@@ -37,4 +38,6 @@ class DefinedShards:
         with archive.database.connect() as connection:
             missing = find_shards_in_use(connection, self.names) & archive.settings.shards.keys()
         if missing and request_reload():
+            if path := run_client.server_socket():
+                run_client.prepare(path, missing)
             logs.emit("definitions", state="reloading", shards=sorted(missing))

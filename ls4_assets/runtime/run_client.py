@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def start_run(path: Path, run_id: str, arguments: str, groups: Collection[str]) 
     again.
     """
     return int(_request(path, {"start": run_id, "arguments": arguments, "groups": sorted(groups)})["pid"])
+
+
+def prepare(path: Path, groups: Collection[str]) -> None:
+    """Have the server load its definitions again if it lacks one of these asset groups, before a run needs it. Does not wait."""
+    with suppress(RunServerError):
+        _exchange(path, {"prepare": sorted(groups)})
 
 
 def interrupt_run(path: Path, run_id: str) -> bool:

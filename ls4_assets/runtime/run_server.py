@@ -81,12 +81,12 @@ class RunServer:
                 return  # the client has gone
 
     def _answer(self, request: dict[str, Any], connection: socket.socket) -> dict[str, object]:
+        missing = {*request.get("groups", ()), *request.get("prepare", ())} - self._groups
+        if missing or ("start" in request and code_version() != self._code):
+            # The client asks again: its connection ends with this process image, the listening socket does not.
+            connection.sendall(b'{"reloading": true}\n')
+            self._reload(missing)
         if "start" in request:
-            missing = set(request["groups"]) - self._groups
-            if code_version() != self._code or missing:
-                # The client asks again: its connection ends with this process image, the listening socket does not.
-                connection.sendall(b'{"reloading": true}\n')
-                self._reload(missing)
             return {"pid": self._fork(request["start"], request["arguments"], connection)}
         if "interrupt" in request:
             return {"interrupted": self._interrupt(request["interrupt"])}
