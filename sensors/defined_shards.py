@@ -10,13 +10,13 @@ from ls4_assets.runtime import run_client
 from ls4_assets.runtime.reloading import request_reload
 from resources.archive import Archive
 
-# Dagster's daemon looks for new definitions every second, and then loads them. Before that it fails a request for a new asset.
+# The daemon checks for new definitions every second, and then loads them. Before that it fails a request for a new asset.
 FOLLOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class DefinedShards:
-    """names: the shards. usable_at: monotonic time from which the daemon knows them."""
+    """names: the shards. usable_at: monotonic time from which the daemon has them, too."""
 
     names: frozenset[str]
     usable_at: float

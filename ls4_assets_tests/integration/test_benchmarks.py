@@ -48,7 +48,7 @@ def test_all_parts_are_measured() -> None:
 @pytest.mark.timeout(1200)
 def test_each_change_is_followed_to_the_map_through_all_its_stages() -> None:
     """The benchmark ends only when the map has shown each version. A stage is missing when the platform logs it no more."""
-    counts = ("--drops=1", "--replacements=1", "--deletions=1", "--batch=4", "--side=300", "--idle-seconds=1")
+    counts = ("--drops=1", "--replacements=1", "--deletions=1", "--batch=4", "--collections=3", "--side=300", "--idle-seconds=1")
     figures = run_module("benchmarks.drop", *counts)
     for kind, stages in {"drop": CHANGED, "replace": CHANGED, "delete": DELETED}.items():
         assert tuple(figures["stages_s"][kind]) == stages
@@ -58,5 +58,6 @@ def test_each_change_is_followed_to_the_map_through_all_its_stages() -> None:
     assert 0 < figures["first_of_4_s"] <= figures["drop_4_s"]
     assert set(figures["work_s"]) == {"frame", "tile_index", "overview_mosaic", "mapfile", "exports"}
     assert {"frames", "collection"} <= set(figures["run_cpu_s"])
+    assert 0 < figures["storm"]["first_s"] <= figures["storm"]["all_s"] and figures["storm"]["collections"] == 3
     names = ("idle_cpu_percent", "memory_pss_mb", "run_start_cpu_s", "event_bytes_per_frame", "longest_pause_of_4_s")
     assert min(figures[name] for name in names) > 0
