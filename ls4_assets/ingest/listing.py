@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.key_parser import frame_stem, is_tif
 from ls4_assets.domain.products import GEOREF, product_folders
+from ls4_assets.domain.sidecars import frame_stem, is_tif
 from resources.storage import Defect, IrregularEntry, Storage, StoredObject, combined_version, folder_end, is_listed
 
 PRODUCT_FOLDERS = frozenset({"scanned", *(folder.partition("/")[0] for folder in product_folders())} - {GEOREF})

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
 from ls4_assets.db.schema import SourceState
-from ls4_assets.domain.key_parser import is_tif, parse_georef_key
+from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.domain.names import Frame, Naming
 from ls4_assets.domain.printable import printable
+from ls4_assets.domain.sidecars import is_tif
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile
 

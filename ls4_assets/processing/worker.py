@@ -21,6 +21,7 @@ from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, Step, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
+from ls4_assets.domain.sidecars import plain_suffix, sidecar_kind
 from ls4_assets.errors import (
     FrameError,
     InsufficientResourcesError,
@@ -41,8 +42,6 @@ from resources.open import open_database, open_storage
 from resources.storage import Storage, combined_version
 
 _READ_BYTES = 1 << 20
-MAX_SIDECAR_BYTES = 1_000_000
-"""World files have a hundred bytes, coordinate systems a few thousand, statistics of ArcGIS some ten thousand."""
 _DISK_RETRY_SECONDS = 120
 
 
@@ -202,23 +201,23 @@ class _FrameJob:
         return [Path(self.storage.gdal_path(""))] if self.storage.capabilities.has_local_paths else []
 
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
-        """Download tif and sidecars, with suffixes in lower case so that GDAL pairs them; returns path and content hash."""
+        """Download tif and sidecars, with plain suffixes so that GDAL pairs them; returns path and content hash."""
         max_bytes = self.task.settings.max_source_bytes
         if self.source.size > max_bytes:
             raise FrameError(
                 f"{self._name} has {self.source.size:,} bytes and the limit is {max_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
-        self._reject_oversized_sidecars()
+        sidecar_bytes = self._measure_sidecars()
         with self._measure("fetch"):
-            estimate = admission.estimate_for_download(self.source.size)
+            estimate = admission.estimate_for_download(self.source.size + sidecar_bytes)
             admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
             folder = scratch / "source"
             folder.mkdir(exist_ok=True)
             digest = hashlib.sha256()
             stem = str(PurePosixPath(self.source.key).with_suffix(""))
             for key in (self.source.key, *self.source.sidecars):
-                suffix = key[len(stem) :].lower().replace(".tiff", ".tif")
+                suffix = plain_suffix(key)
                 path = folder / f"{PurePosixPath(stem).name}{suffix}"
                 self.storage.download(key, path)
                 digest.update(suffix.encode())
@@ -229,14 +228,18 @@ class _FrameJob:
                 raise SupersededError
         return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
 
-    def _reject_oversized_sidecars(self) -> None:
-        for key in self.source.sidecars:
-            sidecar = self.storage.head(key)
-            if sidecar and sidecar.size > MAX_SIDECAR_BYTES:
+    def _measure_sidecars(self) -> int:
+        """Return the bytes of all sidecars; raises FrameError for one that is too large to be what its name says."""
+        sizes = {key: sidecar.size for key in self.source.sidecars if (sidecar := self.storage.head(key))}
+        for key, size in sizes.items():
+            kind = sidecar_kind(key)
+            max_bytes = kind.max_bytes if kind and kind.max_bytes else self.task.settings.max_source_bytes
+            if size > max_bytes:
                 raise FrameError(
-                    f"{self._name} has a sidecar {PurePosixPath(key).name} of {sidecar.size:,} bytes and the limit is "
-                    f"{MAX_SIDECAR_BYTES:,}; delete the sidecar, or export it again from the GIS and drop that."
+                    f"{self._name} has a sidecar {PurePosixPath(key).name} of {size:,} bytes and the limit is "
+                    f"{max_bytes:,}; delete the sidecar, or export it again from the GIS and drop that."
                 )
+        return sum(sizes.values())
 
     def _fetch_upstream(self, first: Step, content_hash: str, scratch: Path) -> list[Step]:
         """Download the products that the step `first` reads; returns the steps that must run before it (expired, stale)."""

@@ -26,7 +26,7 @@ MODULES = (
 
 def messages(path: Path) -> str:
     """The source without the breaks between adjacent literals, so that a quotation is found across lines."""
-    return re.sub(r'"\s+f?"', "", path.read_text()).replace("{MAX_IMAGES}", "256").replace("{MAX_SIDECAR_BYTES:,}", "1,000,000")
+    return re.sub(r'"\s+f?"', "", path.read_text()).replace("{MAX_IMAGES}", "256").replace("{max_bytes:,}", "1,000,000")
 
 
 FIRST_COLUMN = "".join(row.split("|")[1] for row in CHAPTER.splitlines() if "|" in row)
