@@ -35,6 +35,10 @@ def parse_georef_key(key: str, naming: Naming) -> Frame:
     parts = key.split("/")
     if parts[0] not in FILM_TYPES:
         raise InvalidNameError(f"{key}: {_unknown_film_type(parts)}")
+    if len(parts) > 6 and parts[4] == "georef":
+        raise InvalidNameError(
+            f"{key}: no folders below georef/ are read; move the file up, to {'/'.join([*parts[:5], parts[-1]])}."
+        )
     if len(parts) != 6 or parts[4] != "georef":
         raise InvalidNameError(
             f"{key}: a georeferenced tif belongs in <{join_or([*FILM_TYPES])}>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "

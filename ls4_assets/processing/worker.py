@@ -37,6 +37,7 @@ from ls4_assets.processing.quality import Finding, FrameQualityError, validate_f
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import is_out_of_memory
+from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.source import Limits, open_source
 from resources.open import open_database, open_storage
 from resources.storage import Storage, combined_version
@@ -156,12 +157,20 @@ class _FrameJob:
             limits=limits,
             steps=steps,
             source_sha256=content_hash,
+            position=self._position_options(),
         )
         # Validated before anything is published, so that the last good version stays.
         findings = self._validate(result) if "cog" in steps else ()
         with self._measure("publish"):
             outcome = self.products.publish(result, outdated, content_hash, scratch)
         return replace(outcome, findings=findings)
+
+    def _position_options(self) -> PositionOptions:
+        generations: dict[str, int] = {}
+        for key, generation in self.source.generations.items():
+            suffix = plain_suffix(key)
+            generations[suffix] = max(generation, generations.get(suffix, 0))
+        return PositionOptions(generations, self.profile.gcp_transformation, self.task.settings.max_gcp_rms_px)
 
     def describe_failure(self, error: Exception) -> str:
         """Return the message for staff; the error begins with the name of the file."""
@@ -191,7 +200,7 @@ class _FrameJob:
             estimate = admission.estimate_for_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
         else:
             with limit_header_time():
-                source = open_source(local, self.frame.film_type, limits)
+                source = open_source(local, self.frame.film_type, limits, self._position_options())
                 admission.reject_oversized_blocks(source, self.task.settings.worker_memory_mb)
             estimate = admission.estimate_for_source(source, self.source.size, self.profile)
         admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())

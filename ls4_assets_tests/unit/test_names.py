@@ -165,7 +165,6 @@ def test_sidecars_belong_to_their_tif(suffix: str) -> None:
         ("x.TIFF", ".tif"),
         ("x.Tfw", ".tfw"),
         ("x.tiff.aux.xml", ".tif.aux.xml"),
-       
         ("x.TIF.MSK", ".tif.msk"),
     ],
 )
