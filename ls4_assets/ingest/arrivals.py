@@ -5,15 +5,12 @@ content. Parts of one drop share a generation, however long their copy took. `ra
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from ls4_assets.db.schema import SourceState
+from ls4_assets.ingest.listing import DroppedFile
 from resources.storage import StoredObject
-
-if TYPE_CHECKING:
-    from ls4_assets.ingest.listing import DroppedFile
-    from ls4_assets.ingest.planner import SourceSnapshot
 
 Arrivals = Mapping[str, tuple[str, int, str]]
 """By object key: version, generation, and time of the last write as the storage has it, in ISO format."""
@@ -24,7 +21,23 @@ _SAME_DROP = timedelta(seconds=15)
 _UNKNOWN = ""
 
 
-def next_arrivals(dropped: "DroppedFile", before: "SourceSnapshot | None") -> Arrivals:
+@dataclass(frozen=True)
+class SourceSnapshot:
+    """The source table's row of one key. Times are aware UTC; `missing_since`: when a listing first lacked the key.
+
+    `arrivals` is None for a tif without sidecars, and for a row of an earlier version of ls4.
+    """
+
+    version: str
+    state: SourceState
+    changed_at: datetime
+    reason: str | None = None
+    missing_since: datetime | None = None
+    sidecars: tuple[str, ...] = ()
+    arrivals: Arrivals | None = None
+
+
+def next_arrivals(dropped: DroppedFile, before: SourceSnapshot | None) -> Arrivals:
     """The arrivals to record for a drop; empty for a tif without sidecars, whose order says nothing."""
     if not dropped.sidecars:
         return {}
@@ -44,7 +57,7 @@ def next_arrivals(dropped: "DroppedFile", before: "SourceSnapshot | None") -> Ar
     return arrivals
 
 
-def dropped_again(dropped: "DroppedFile", before: "SourceSnapshot | None") -> set[str]:
+def dropped_again(dropped: DroppedFile, before: SourceSnapshot | None) -> set[str]:
     """Sidecars of a failed drop that were written again with the same content, which the version does not show on S3."""
     if before is None or before.state != SourceState.FAILED or not before.arrivals:
         return set()
@@ -57,7 +70,7 @@ def dropped_again(dropped: "DroppedFile", before: "SourceSnapshot | None") -> se
     }
 
 
-def _arrivals_of_old_row(dropped: "DroppedFile", before: "SourceSnapshot") -> Arrivals:
+def _arrivals_of_old_row(dropped: DroppedFile, before: SourceSnapshot) -> Arrivals:
     """The arrivals of a row without them: of a tif that had no sidecars, or of a drop before arrivals were recorded.
 
     Its version is that of the tif, and a hash over those of all sidecars: which of several changed is unknown.

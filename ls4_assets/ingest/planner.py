@@ -12,29 +12,13 @@ from ls4_assets.domain.names import Frame, Naming
 from ls4_assets.domain.printable import printable
 from ls4_assets.domain.sidecars import is_tif
 from ls4_assets.errors import InvalidNameError
-from ls4_assets.ingest.arrivals import Arrivals, dropped_again, next_arrivals
+from ls4_assets.ingest.arrivals import Arrivals, SourceSnapshot, dropped_again, next_arrivals
 from ls4_assets.ingest.listing import DroppedFile
 
 # Clocks of the database and of this machine may differ by less.
 CLOCK_TOLERANCE = timedelta(minutes=1)
 # A program that sets attributes before it writes on does so within less.
 FINISHED_WAIT = timedelta(seconds=1)
-
-
-@dataclass(frozen=True)
-class SourceSnapshot:
-    """The source table's row of one key. Times are aware UTC; `missing_since`: when a listing first lacked the key.
-
-    `arrivals` is None for a tif without sidecars, and for a row of an earlier version of ls4.
-    """
-
-    version: str
-    state: SourceState
-    changed_at: datetime
-    reason: str | None = None
-    missing_since: datetime | None = None
-    sidecars: tuple[str, ...] = ()
-    arrivals: Arrivals | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from ls4_assets.db.schema import LIVE_STATES, SourceState, collection, frame, source
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.ingest.planner import CLOCK_TOLERANCE, SourceChange, SourceChanges, SourceSnapshot
+from ls4_assets.ingest.arrivals import SourceSnapshot
+from ls4_assets.ingest.planner import CLOCK_TOLERANCE, SourceChange, SourceChanges
 
 _ROWS = 500
 _SNAPSHOT_COLUMNS = (

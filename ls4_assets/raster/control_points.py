@@ -182,7 +182,7 @@ def _errors(here: Floats, there: Floats, kind: Fitted) -> Floats:
     weights = inverse @ np.vstack([there, np.zeros((3, 2))])
     # Rippa's formula for the error at a point of the spline through all others, without fitting each of these splines.
     count = len(here)
-    return cast(Floats, weights[:count] / np.diag(inverse)[:count, None])
+    return weights[:count] / np.diag(inverse)[:count, None]
 
 
 def _polynomial_terms(points: Floats, order: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Corrected positions through the sensor: the rejection of a contradiction, and both of its advices followed."""
+"""Corrected positions through the sensor: the rejection of a contradiction, and both halves of its advice followed."""
 
 import re
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from affine import Affine
 from click.testing import CliRunner
 from sqlalchemy import text
 
@@ -14,7 +15,7 @@ from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.ingest_fixtures import tif
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
-from ls4_assets_tests.unit.test_position import TRANSFORM, Affine, qgis_points, world_file
+from ls4_assets_tests.unit.test_position import TRANSFORM, qgis_points, world_file
 
 KEY = tif(14)
 TFW, PRJ = KEY.replace(".tif", ".tfw"), KEY.replace(".tif", ".prj")
@@ -54,7 +55,7 @@ def position_metadata(platform: Platform) -> str:
     return value
 
 
-def test_header_and_world_file_dropped_together_are_rejected_and_both_advices_help(platform: Platform, scan: Path) -> None:
+def test_header_and_world_file_dropped_together_are_rejected_and_both_halves_of_the_advice_help(platform: Platform, scan: Path) -> None:
     """A corrected world file beside a tif with a position in its header made the frame again, 120 m off, and reported success."""
     platform.drop(TFW, RIGHT_WORLD_FILE)
     platform.drop(KEY, scan)

@@ -139,4 +139,4 @@ def test_points_that_place_nothing_are_rejected(points: tuple[ControlPoint, ...]
 
 def test_three_points_have_no_residuals() -> None:
     fitted = fit(control_points(2, 2)[:3], UTM, WIDTH, HEIGHT)
-    assert fitted.residuals_px is fitted.rms_px is fitted.max_px is None
+    assert (fitted.residuals_px, fitted.rms_px, fitted.max_px) == (None, None, None)

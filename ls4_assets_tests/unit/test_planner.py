@@ -7,8 +7,9 @@ import pytest
 
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.archive_file import read_archive_file
+from ls4_assets.ingest.arrivals import SourceSnapshot
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
-from ls4_assets.ingest.planner import Rules, SourceChanges, SourceSnapshot, plan_changes
+from ls4_assets.ingest.planner import Rules, SourceChanges, plan_changes
 from resources.storage import StoredObject, combined_version
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
