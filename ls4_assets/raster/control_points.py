@@ -24,7 +24,7 @@ _TERMS = {"polynomial 1": 3, "polynomial 2": 6, "polynomial 3": 10, "thin-plate 
 _MIN_ORDER_2 = 7
 MIN_SPLINE_POINTS = 30
 """From this number of points on, the default is a thin-plate spline."""
-MAX_POINTS = 2_000
+MAX_POINTS = 1_000
 """The fit of a thin-plate spline takes memory with the square of the points, and time with their third power."""
 
 
@@ -150,7 +150,7 @@ def _solve(here: Floats, there: Floats, kind: Fitted) -> Callable[[Floats], Floa
     center, scale = here.mean(axis=0), float(np.ptp(here, axis=0).max()) or 1.0
     scaled = (here - center) / scale
     if kind == "thin-plate spline":
-        inverse = np.linalg.inv(_check_rank(_spline_matrix(scaled)))
+        inverse = np.linalg.inv(_spline_matrix(scaled))
         weights = inverse @ np.vstack([there, np.zeros((3, 2))])
         return lambda points: _spline_rows((points - center) / scale, scaled) @ weights
     terms = _polynomial_terms(scaled, int(kind[-1]))
@@ -197,12 +197,9 @@ def _spline_rows(points: Floats, nodes: Floats) -> Floats:
 
 
 def _spline_matrix(nodes: Floats) -> Floats:
+    """The equations of a spline through the nodes. Raises LinAlgError for two at one place, and for nodes on one line."""
     rows = _spline_rows(nodes, nodes)
     count = len(nodes)
-    return np.vstack([rows, np.hstack([rows[:, count:].T, np.zeros((3, 3))])])
-
-
-def _check_rank(matrix: Floats) -> Floats:
-    if np.linalg.cond(matrix) > 1e13:
+    if len(np.unique(nodes.round(9), axis=0)) < count or np.linalg.matrix_rank(rows[:, count:], tol=1e-7) < 3:
         raise np.linalg.LinAlgError
-    return matrix
+    return np.vstack([rows, np.hstack([rows[:, count:].T, np.zeros((3, 3))])])

@@ -187,7 +187,7 @@ def _read_points(suffix: str) -> Callable[[Path, Path], Reading]:
     def explain(path: Path, file: Path) -> Reading:
         try:
             return read(path, file)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, csv.Error) as error:
             raise _UnreadableError(
                 "is not a list of control points of QGIS, with the columns mapX, mapY, sourceX, sourceY and enable; "
                 "save the points of the georeferencer again and drop it"

@@ -1,7 +1,9 @@
 """Corrected positions through the sensor: the rejection of a contradiction, and both halves of its advice followed."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -11,10 +13,12 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from ls4_assets.cli.main import main
+from ls4_assets.ingest import arrivals
 from ls4_assets.local.postgres import Cluster
 from ls4_assets_tests.integration.ingest_fixtures import tif
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
+from ls4_assets_tests.s3_servers import REGION, SERVERS, S3Server, s3_server_fixture  # noqa: F401
 from ls4_assets_tests.unit.test_position import TRANSFORM, qgis_points, world_file
 
 KEY = tif(14)
@@ -55,8 +59,8 @@ def position_metadata(platform: Platform) -> str:
     return value
 
 
-def test_header_and_world_file_dropped_together_are_rejected_and_both_halves_of_the_advice_help(platform: Platform, scan: Path) -> None:
-    """A corrected world file beside a tif with a position in its header made the frame again, 120 m off, and reported success."""
+def test_header_and_world_file_dropped_together_are_rejected_with_advice_that_helps(platform: Platform, scan: Path) -> None:
+    """A corrected world file beside a tif with a position in its header made the frame again, 120 m off, and was "done"."""
     platform.drop(TFW, RIGHT_WORLD_FILE)
     platform.drop(KEY, scan)
     platform.settle()
@@ -77,6 +81,34 @@ def test_header_and_world_file_dropped_together_are_rejected_and_both_halves_of_
     platform.settle()
     assert (platform.state(KEY), offset_m(platform)) == (("done", None), 120)
     assert position_metadata(platform) == "from its header"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_world_file_that_is_dropped_again_counts_on_s3(
+    server: str,
+    s3_server: Callable[[str], S3Server],
+    cluster: Cluster,
+    tmp_path: Path,
+    scan: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dropping the same bytes again is the advice, and S3 gives them the same version."""
+    running_server = s3_server(server)
+    bucket = f"s3://{running_server.new_bucket().bucket}"
+    options = {"s3_endpoint_url": running_server.endpoint_url, "s3_region": REGION}
+    with running_platform(cluster, tmp_path, bucket, **options) as platform:
+        platform.drop(TFW, RIGHT_WORLD_FILE)
+        platform.drop(KEY, scan)
+        platform.settle()
+        assert platform.state(KEY)[0] == "failed"
+        # People take longer than s3fs, which writes an object twice.
+        monkeypatch.setattr(arrivals, "_SAME_DROP", timedelta(0))
+        platform.settle()
+        assert platform.state(KEY)[0] == "failed"
+        time.sleep(1.1)
+        platform.drop(TFW, RIGHT_WORLD_FILE)
+        platform.settle()
+        assert (platform.state(KEY), offset_m(platform)) == (("done", None), 0)
 
 
 def test_correction_of_a_frame_on_the_map_needs_no_second_drop(platform: Platform, scan: Path) -> None:

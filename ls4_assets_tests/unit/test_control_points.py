@@ -129,7 +129,8 @@ def test_transformation_depends_on_the_number_of_points() -> None:
         (control_points(2, 1), "needs 3; add some"),
         (tuple(ControlPoint("", column, column, *ground(column, column)) for column in (10, 100, 200, 290)), "on one line"),
         (tuple(ControlPoint("", point.column / 300, point.row / 300, 1, 1) for point in control_points(2, 2)), "in pixels"),
-        (control_points(50, 50), "the limit is 2,000"),
+        ((*control_points(6, 5), control_points(6, 5)[7]), "twice at one place"),
+        (control_points(50, 50), "the limit is 1,000"),
     ],
 )
 def test_points_that_place_nothing_are_rejected(points: tuple[ControlPoint, ...], advice: str) -> None:

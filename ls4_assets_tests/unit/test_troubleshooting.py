@@ -13,7 +13,10 @@ CHAPTER = PAGE.partition("## Links, devices and other odd files\n")[2].partition
 MODULES = (
     "ls4_assets/raster/tiff_structure.py",
     "ls4_assets/raster/crs_files.py",
+    "ls4_assets/domain/key_parser.py",
     "ls4_assets/raster/georeference.py",
+    "ls4_assets/raster/position.py",
+    "ls4_assets/raster/sidecar_readers.py",
     "ls4_assets/raster/source.py",
     "ls4_assets/processing/worker.py",
     "ls4_assets/processing/admission.py",
