@@ -105,7 +105,7 @@ def fit(points: tuple[ControlPoint, ...], crs: CRS, width: int, height: int, wan
     kind = choose(len(points), wanted)
     if len(points) < _TERMS[kind]:
         raise ControlPointError(
-            f"has {len(points)} ground control point(s) and a transformation of the kind {kind} needs {_TERMS[kind]}; add some"
+            f"has {len(points)} of the {_TERMS[kind]} or more ground control points that a {kind} needs; add some"
         )
     if len(points) > MAX_POINTS:
         raise ControlPointError(f"has {len(points):,} ground control points and the limit is {MAX_POINTS:,}; remove some")

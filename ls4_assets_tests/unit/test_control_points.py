@@ -126,7 +126,7 @@ def test_transformation_depends_on_the_number_of_points() -> None:
 @pytest.mark.parametrize(
     ("points", "advice"),
     [
-        (control_points(2, 1), "needs 3; add some"),
+        (control_points(2, 1), "2 of the 3 or more ground control points"),
         (tuple(ControlPoint("", column, column, *ground(column, column)) for column in (10, 100, 200, 290)), "on one line"),
         (tuple(ControlPoint("", point.column / 300, point.row / 300, 1, 1) for point in control_points(2, 2)), "in pixels"),
         ((*control_points(6, 5), control_points(6, 5)[7]), "twice at one place"),
