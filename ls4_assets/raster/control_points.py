@@ -80,7 +80,7 @@ class Fit:
             f'<GCP Id="{number}" Pixel="{point.column!r}" Line="{point.row!r}" X="{point.x!r}" Y="{point.y!r}"/>'
             for number, point in enumerate(self.points, start=1)
         )
-        return f'<GCPList Projection={quoteattr(self.crs.to_wkt())} dataAxisToSRSAxisMapping="1,2">{points}</GCPList>'
+        return f"<GCPList Projection={quoteattr(self.crs.to_wkt())}>{points}</GCPList>"
 
     def describe_worst(self, count: int = 3) -> str:
         """The points with the largest residuals."""

@@ -70,7 +70,8 @@ class Position:
 def read_position(path: Path, size: tuple[int, int], options: PositionOptions) -> Position:
     """Return the position of the scan at `path`; raises FrameError when it has none, or contradictory ones."""
     readings = read_all(path)
-    located = [reading for reading in readings if reading.has_position]
+    # A geotransform needs no fit, so it comes before points that agree with it.
+    located = sorted((reading for reading in readings if reading.has_position), key=lambda reading: reading.transform is None)
     unreadable = [reading for reading in readings if reading.error]
     chosen = _last_word(located, options)
     _reject_unreadable(unreadable, chosen, options)

@@ -1,6 +1,7 @@
 """Ground control points: the fit, its residuals, and the rectified frame against GDAL's command-line tool."""
 
 import subprocess
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.transform import GCPTransformer
+from rasterio.warp import transform
 
 from ls4_assets.domain.profiles import GcpTransformation
 from ls4_assets.raster.control_points import ControlPoint, ControlPointError, choose, fit
@@ -17,7 +19,7 @@ from ls4_assets.raster.frame import process
 from ls4_assets.raster.source import Limits
 from ls4_assets_tests.rasters import BW, UTM_PLACE, Pixels, photograph, read, read_mask
 
-UTM = CRS.from_epsg(26914)
+UTM, DEGREES = CRS.from_epsg(26914), CRS.from_epsg(4326)
 WIDTH, HEIGHT = 400, 300
 
 
@@ -35,34 +37,44 @@ def control_points(columns: int, rows: int) -> tuple[ControlPoint, ...]:
     )
 
 
+def in_degrees(points: tuple[ControlPoint, ...]) -> tuple[ControlPoint, ...]:
+    longitudes, latitudes = transform(UTM, DEGREES, [point.x for point in points], [point.y for point in points])
+    return tuple(
+        replace(point, x=longitude, y=latitude) for point, longitude, latitude in zip(points, longitudes, latitudes, strict=True)
+    )
+
+
 def gdal_points(points: tuple[ControlPoint, ...]) -> list[GroundControlPoint]:
     return [GroundControlPoint(point.row, point.column, point.x, point.y) for point in points]
 
 
-def write_scan(path: Path, points: tuple[ControlPoint, ...], pixels: Pixels) -> Path:
+def write_scan(path: Path, points: tuple[ControlPoint, ...], pixels: Pixels, crs: CRS = UTM) -> Path:
     options = {"driver": "GTiff", "width": WIDTH, "height": HEIGHT, "count": 1, "dtype": "uint8"}
     with rasterio.open(path, "w", **options) as target:
         target.write(pixels)
-        target.gcps = (gdal_points(points), UTM)
+        target.gcps = (gdal_points(points), crs)
     return path
 
 
 @pytest.mark.parametrize(
-    ("shape", "wanted", "options"),
+    ("shape", "wanted", "options", "crs"),
     [
-        ((2, 2), "auto", ["-order", "1"]),
-        ((4, 3), "auto", ["-order", "2"]),
-        ((5, 4), "polynomial 3", ["-order", "3"]),
-        ((4, 3), "polynomial 1", ["-order", "1"]),
-        ((6, 5), "auto", ["-tps"]),
+        ((2, 2), "auto", ["-order", "1"], UTM),
+        ((4, 3), "auto", ["-order", "2"], UTM),
+        ((5, 4), "polynomial 3", ["-order", "3"], UTM),
+        ((4, 3), "polynomial 1", ["-order", "1"], UTM),
+        ((6, 5), "auto", ["-tps"], UTM),
+        ((4, 3), "auto", ["-order", "2"], DEGREES),
+        ((6, 5), "auto", ["-tps"], DEGREES),
     ],
-    ids=["four points", "twelve points", "order 3", "order 1 by option", "thirty points"],
+    ids=["four points", "twelve points", "order 3", "order 1 by option", "thirty points", "degrees", "thirty points in degrees"],
 )
 def test_rectified_frame_is_that_of_gdalwarp(
-    tmp_path: Path, shape: tuple[int, int], wanted: GcpTransformation, options: list[str]
+    tmp_path: Path, shape: tuple[int, int], wanted: GcpTransformation, options: list[str], crs: CRS
 ) -> None:
     """A scan with control points was rejected, whichever of four programs had written them."""
-    scan = write_scan(tmp_path / "scan.tif", control_points(*shape), photograph(HEIGHT, WIDTH))
+    points = control_points(*shape) if crs == UTM else in_degrees(control_points(*shape))
+    scan = write_scan(tmp_path / "scan.tif", points, photograph(HEIGHT, WIDTH), crs)
     profile = BW.model_copy(update={"gcp_transformation": wanted, "detect_collar": False})
     result = process(scan, tmp_path / "work", "f", "bw", profile, Limits())
     command = ["gdalwarp", "-q", *options, "-r", "cubic", "-dstalpha", "-t_srs", "EPSG:3857"]

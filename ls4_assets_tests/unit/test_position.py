@@ -178,6 +178,18 @@ def test_control_points_of_arcgis_are_read(tmp_path: Path, name: str) -> None:
     assert (georeference.position_source, georeference.crs) == (name, UTM)
 
 
+@pytest.mark.parametrize("name", ["a.tif.aux.xml", "a.aux.xml"])
+def test_geotransform_comes_before_control_points_that_agree(tmp_path: Path, name: str) -> None:
+    """ArcGIS writes the points beside the world file that it made of them."""
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / name).write_text(arcgis_points())
+    georeference = inspect(path)
+    assert (georeference.position_source, georeference.control_points) == ("its header", None)
+    (tmp_path / name).write_text(arcgis_points(Affine.translation(120, 0) @ TRANSFORM))
+    assert f"delete {name} if the header of the tif is right" in rejection(path)
+    assert inspect(path, f".{name.partition('.')[2]}").position_source == name
+
+
 def test_control_points_of_gdal_are_read_from_the_tif_and_from_its_aux_xml(tmp_path: Path) -> None:
     path = scan(tmp_path, **NO_GEOREFERENCE)
     (tmp_path / "a.tif.aux.xml").write_text(pam_points())
