@@ -27,6 +27,7 @@ from ls4_assets.domain.exports import EXPORTS
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.products import PRODUCTS
 from ls4_assets.domain.profiles import PROFILES, FrameProfile
+from ls4_assets.domain.sidecars import SIDECARS
 from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import CONCERNS, Unit
@@ -120,6 +121,20 @@ def _commands(group: click.Group, prefix: str) -> Iterator[str]:
         rows = [(f"`{names}`", _sentence(text)) for names, text in filter(None, records) if text]
         if rows:
             yield table(("option", "meaning"), rows)
+
+
+def sidecars_table() -> str:
+    """One row for each kind of sidecar: name, content, programs that write it, largest size."""
+    rows = [
+        (
+            f"`x{kind.suffix}`",
+            kind.content,
+            kind.written_by,
+            f"{kind.max_bytes:,} bytes" if kind.max_bytes else "as a tif (`LS4_MAX_SOURCE_BYTES`)",
+        )
+        for kind in SIDECARS
+    ]
+    return table(("beside `x.tif`", "holds", "written by", "largest size"), rows)
 
 
 def products_table() -> str:
@@ -232,6 +247,7 @@ def blocks() -> dict[str, str]:
         "profiles": profiles_table(),
         "film-types": film_types_table(),
         "commands": commands_text(),
+        "sidecars": sidecars_table(),
         "products": products_table(),
         "exports": exports_table(),
         "assets": assets_table(definitions),

@@ -208,6 +208,9 @@ class FrameSettings(BaseModel):
         1_500_000_000, gt=0, description="maximum size of a frame; a larger one is rejected"
     )
     max_source_bytes: Bytes = Field(12_000_000_000, gt=0, description="maximum size of a georef tif; a larger one is rejected")
+    max_gcp_rms_px: Annotated[float, Unit("px")] = Field(
+        30.0, gt=0, description="largest root mean square of the residuals of ground control points; a frame above it is rejected"
+    )
     worker_processes: Frames = Field(0, ge=0, description="frames that a run processes at once; 0: one for each CPU core")
     worker_memory_mb: Annotated[int, Unit("MB")] = Field(
         1500, ge=1000, description="memory reserved for a worker; less memory means fewer workers"

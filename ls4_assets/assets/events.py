@@ -13,6 +13,7 @@ import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
+from ls4_assets.assets.frame_position import position_metadata
 from ls4_assets.assets.provenance import Provenance
 from ls4_assets.db.frames import mark_done
 from ls4_assets.domain.links import build_links
@@ -194,6 +195,7 @@ def _frame_metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[
         metadata["dimensions"] = dg.MetadataValue.text(f"{facts['width']} x {facts['height']}")
     if "source_crs" in facts:
         metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
+        metadata |= position_metadata(facts.get("georeference"))
         metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
     if result and result.overview_levels:
         metadata["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))

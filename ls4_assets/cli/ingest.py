@@ -13,7 +13,10 @@ from ls4_assets.cli.configuration import load_command_settings
 @click.option("--collection", "collection_path", required=True, help="Target collection, like bw/Adams/USDA_1958/frames.")
 @click.option("--replace", is_flag=True, help="Overwrite files that are already there with other content.")
 def ingest(folder: Path, collection_path: str, replace: bool) -> None:
-    """Copy the tifs of FOLDER, with their sidecars, to a collection."""
+    """Copy the tifs of FOLDER, with their sidecars, to a collection.
+
+    Sidecars without a tif in FOLDER go beside their tif in the archive.
+    """
     from ls4_assets.domain.printable import printable
     from ls4_assets.ingest.folder import ingest_folder
     from resources.open import open_storage

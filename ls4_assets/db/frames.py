@@ -6,7 +6,7 @@ scan finds are in `ingest/sources.py`, batches in `ingest/batches.py`.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, TypedDict, cast
 
@@ -41,13 +41,15 @@ class Product:
 
 
 class FrameFacts(TypedDict, total=False):
-    """Measurements of a frame: the first two of its deflate tif, the others of its COG.
+    """Measurements of a frame: the first three of its deflate tif, the others of its COG.
 
-    `valid_share` is 0 to 1; `width` and `height` are in pixels; `transform` has the six numbers of an affine transform in
-    rasterio order; `footprint` is WKB of a MultiPolygon in EPSG:3857.
+    `georeference` says where position and CRS came from (`raster.georeference`). `valid_share` is 0 to 1; `width` and `height`
+    are in pixels; `transform` has the six numbers of an affine transform in rasterio order; `footprint` is WKB of a MultiPolygon
+    in EPSG:3857.
     """
 
     source_crs: str
+    georeference: dict[str, Any]
     valid_share: float
     width: int
     height: int
@@ -71,13 +73,14 @@ class FrameRecord:
 @dataclass(frozen=True)
 class SourceRecord:
     """The tif to make a frame from. `version_count` is the number of versions seen of the frame, under any spelling of its
-    key."""
+    key; `generations` says in which order its files arrived, by object key (`ls4_assets.ingest.arrivals`)."""
 
     key: str
     version: str
     size: int
     sidecars: tuple[str, ...]
     version_count: int
+    generations: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_source(connection: Connection, frame: Frame) -> SourceRecord | None:
@@ -87,7 +90,10 @@ def load_source(connection: Connection, frame: Frame) -> SourceRecord | None:
     rows = connection.execute(query).all()
     row = next((row for row in rows if row.state not in (SourceState.DELETED, SourceState.REJECTED)), None)
     version_count = sum(row.version_count for row in rows)
-    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), version_count) if row else None
+    if row is None:
+        return None
+    generations = {key: arrival[1] for key, arrival in (row.arrivals or {}).items()}
+    return SourceRecord(row.key, row.version, row.size, tuple(row.sidecars), version_count, generations)
 
 
 def load_frame(connection: Connection, frame: Frame) -> FrameRecord | None:

@@ -1,6 +1,7 @@
 """Parsing of object keys and folder paths that people type, with error messages that say how to correct the name.
 
-The dataclasses they are parsed into, and the rules for file names, are in `names`. Nothing here accesses storage.
+The dataclasses they are parsed into, and the rules for file names, are in `names`; the sidecars of a tif are in `sidecars`.
+Nothing here accesses storage.
 """
 
 import difflib
@@ -25,10 +26,6 @@ from ls4_assets.domain.names import (
 from ls4_assets.domain.products import PRODUCTS, FrameProduct
 from ls4_assets.errors import InvalidNameError
 
-_TIF_SUFFIXES = (".tif", ".tiff")
-# GDAL names the auxiliary file x.tif.aux.xml, ArcGIS also x.aux.xml.
-_SIDECAR_SUFFIXES = (".aux.xml", ".tifw", ".tiffw", ".tfw", ".wld", ".prj")
-
 
 def parse_georef_key(key: str, naming: Naming) -> Frame:
     """Frame of a dropped tif's key, `<film type>/<shard>/<survey>/<type>/georef/<file>.tif`.
@@ -38,6 +35,10 @@ def parse_georef_key(key: str, naming: Naming) -> Frame:
     parts = key.split("/")
     if parts[0] not in FILM_TYPES:
         raise InvalidNameError(f"{key}: {_unknown_film_type(parts)}")
+    if len(parts) > 6 and parts[4] == "georef":
+        raise InvalidNameError(
+            f"{key}: no folders below georef/ are read; move the file up, to {'/'.join([*parts[:5], parts[-1]])}."
+        )
     if len(parts) != 6 or parts[4] != "georef":
         raise InvalidNameError(
             f"{key}: a georeferenced tif belongs in <{join_or([*FILM_TYPES])}>/<County>/<AGENCY_YYYY>/<type>/georef/<file>.tif, "
@@ -97,23 +98,6 @@ def _product_patterns(collection: Collection) -> tuple[tuple[FrameProduct, re.Pa
     }
     patterns = ((product, key.replace(".", r"\.").replace(r"\.tif", r"(?i:\.tiff?)")) for product, key in templates)
     return tuple((product, re.compile(pattern.format(**fields))) for product, pattern in patterns)
-
-
-def is_tif(key: str) -> bool:
-    return key.lower().endswith(_TIF_SUFFIXES)
-
-
-def frame_stem(key: str) -> str | None:
-    """Path, without suffix, of the tif that `key` names or is a sidecar of; None for any other file.
-
-    Sidecars are the world file, the .prj and the .aux.xml.
-    """
-    lower = key.lower()
-    for suffix in (*_TIF_SUFFIXES, *_SIDECAR_SUFFIXES):
-        if lower.endswith(suffix):
-            stem = key[: -len(suffix)]
-            return stem[: -len(PurePosixPath(stem).suffix)] if suffix == ".aux.xml" and is_tif(stem) else stem
-    return None
 
 
 def _unknown_film_type(parts: Sequence[str]) -> str:

@@ -59,7 +59,7 @@ DEFLATE = FrameProduct(
     stac_role="",
     title="deflate tif",
     description="Tiled DEFLATE-compressed tif in EPSG:3857 with its collar masked. Intermediate: not public, and it may expire.",
-    profile_options=("film_type", "resampling", "blocksize", "deflate_zlevel", "detect_collar"),
+    profile_options=("film_type", "resampling", "blocksize", "deflate_zlevel", "detect_collar", "gcp_transformation"),
     kinds=("geotiff",),
 )
 OVERVIEWS = FrameProduct(

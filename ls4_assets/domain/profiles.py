@@ -20,6 +20,10 @@ PIXELS_VERSION = 1
 
 # Names of fields in the hash. The hash is stored with every product, so renaming a field here would make all products stale.
 _HASHED_AS = {"film_type": "band"}
+# Fields that are in the hash only with another value than their default: they were added after products had been made.
+_HASHED_IF_CHANGED = ("gcp_transformation",)
+
+GcpTransformation = Literal["auto", "polynomial 1", "polynomial 2", "polynomial 3", "thin-plate spline"]
 
 
 class FrameProfile(BaseModel):
@@ -69,6 +73,13 @@ class FrameProfile(BaseModel):
         "what lies outside the convex hull of everything else",
     )
 
+    # Frames with ground control points only. More terms follow more of the terrain and also more of the errors of the points.
+    gcp_transformation: GcpTransformation = Field(
+        "auto",
+        description="how ground control points place a frame: a polynomial of order `1`, `2` or `3`, such as `polynomial 2`, or "
+        "`thin-plate spline`; `auto` takes order 1 up to 6 points, order 2 up to 29 and the spline from 30 on",
+    )
+
     @field_validator("film_type")
     @classmethod
     def _known_film_type(cls, film_type: FilmType) -> FilmType:
@@ -113,6 +124,9 @@ class FrameProfile(BaseModel):
         options = {_HASHED_AS.get(name, name): getattr(self, name) for name in names}
         if self.cog_compression != "JPEG":
             options.pop("jpeg_quality", None)
+        for name in _HASHED_IF_CHANGED:
+            if options.get(name) == type(self).model_fields[name].default:
+                options.pop(name)
         text = json.dumps([PIXELS_VERSION, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path, parse_georef_key
+from ls4_assets.domain.key_parser import parse_collection_path, parse_georef_key
 from ls4_assets.domain.names import Naming
 from ls4_assets.domain.products import GEOREF
+from ls4_assets.domain.sidecars import TIF_SPELLINGS, frame_stem, is_tif
 from ls4_assets.errors import InvalidNameError
 from resources.storage import Storage
 
@@ -21,10 +22,11 @@ class IngestReport:
 
 
 def ingest_folder(folder: Path, collection_path: str, storage: Storage, naming: Naming, *, replace: bool = False) -> IngestReport:
-    """Upload every tif directly in `folder` that has a valid name, with its sidecars.
+    """Upload every tif directly in `folder` that has a valid name, with its sidecars, and sidecars of tifs in the archive.
 
     Sidecars go first, so that a tif always finds its world file. A file that is in the archive with different content is
-    overwritten only with `replace`. Raises InvalidNameError when `collection_path` is not valid.
+    overwritten only with `replace`; a sidecar without its tif is then written even if it has the same content, because dropping
+    it again says that it is right. Raises InvalidNameError when `collection_path` is not valid.
     """
     collection, film_type = parse_collection_path(collection_path, naming)
     report = IngestReport()
@@ -32,10 +34,12 @@ def ingest_folder(folder: Path, collection_path: str, storage: Storage, naming: 
     files = sorted(path for path in folder.iterdir() if path.is_file() and frame_stem(path.name))
     report.skipped = sorted(path.name for path in folder.iterdir() if path not in files and not path.name.startswith("."))
     valid_stems = _find_valid_stems(files, georef, naming, report)
-    selected = [path for path in files if frame_stem(path.name) in valid_stems]
+    archived_stems = _find_archived_stems(files, georef, storage, report)
+    selected = [path for path in files if frame_stem(path.name) in valid_stems | archived_stems]
     for path in sorted(selected, key=lambda path: (is_tif(path.name), path.name)):
         key = f"{georef}/{path.name}"
-        if _is_stored(storage, key, path):
+        is_dropped_again = replace and frame_stem(path.name) in archived_stems
+        if _is_stored(storage, key, path) and not is_dropped_again:
             report.unchanged.append(path.name)
         elif storage.head(key) and not replace:
             report.rejected.append(
@@ -60,6 +64,19 @@ def _find_valid_stems(files: list[Path], georef: str, naming: Naming, report: In
             stems.add(frame_stem(path.name))
         else:
             report.rejected.append(f"{path.name} is empty (zero bytes); copy it again from the scanner's disk.")
+    return stems
+
+
+def _find_archived_stems(files: list[Path], georef: str, storage: Storage, report: IngestReport) -> set[str | None]:
+    """Stems of sidecars whose tif is only in the archive; a sidecar whose tif is nowhere is added to the report's rejections."""
+    stems: set[str | None] = set()
+    with_tif = {frame_stem(path.name) for path in files if is_tif(path.name)}
+    for path in (path for path in files if frame_stem(path.name) not in with_tif):
+        stem = frame_stem(path.name)
+        if any(storage.head(f"{georef}/{stem}{suffix}") for suffix in TIF_SPELLINGS):
+            stems.add(stem)
+        else:
+            report.rejected.append(f"{path.name} has no tif in this folder or in the archive; put {stem}.tif beside it.")
     return stems
 
 

@@ -12,11 +12,12 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.key_parser import frame_stem, is_tif
 from ls4_assets.domain.products import GEOREF, product_folders
+from ls4_assets.domain.sidecars import frame_stem, is_tif
 from resources.storage import Defect, IrregularEntry, Storage, StoredObject, combined_version, folder_end, is_listed
 
 PRODUCT_FOLDERS = frozenset({"scanned", *(folder.partition("/")[0] for folder in product_folders())} - {GEOREF})
+BELOW_GEOREF = frozenset(folder.removeprefix(f"{GEOREF}/") for folder in product_folders() if folder.startswith(f"{GEOREF}/"))
 TOP_PRODUCTS = frozenset({"mapfiles", "derived", "geojson", "staff"})
 # Images that staff expect on the map: rejected with advice. Any other file in georef/ (notes, Thumbs.db) is ignored.
 FOREIGN_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".jp2", ".img", ".sid", ".ecw", ".pdf", ".bmp", ".zip"})
@@ -35,7 +36,7 @@ class DroppedFile:
 
     `size` is in bytes. `empty`: the tif or one of its sidecars has no bytes (yet). `irregular`: the tif or a sidecar, if it is a
     link or a device; also a link to a folder, wherever a folder may be. `finished_at`: when the last of its files was finished
-    (`StoredObject.finished_at`); None if that is unknown of one of them.
+    (`StoredObject.finished_at`); None if that is unknown of one of them. `parts`: the tif and its sidecars, as they are listed.
     """
 
     key: str
@@ -45,6 +46,7 @@ class DroppedFile:
     empty: bool = False
     irregular: IrregularEntry | None = None
     finished_at: datetime | None = None
+    parts: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _join(tif: Entry, sidecars: list[Entry]) -> DroppedFile:
     finish_times = [part.finished_at if isinstance(part, StoredObject) else None for part in parts]
     known = [time for time in finish_times if time]
     finished_at = max(known) if len(known) == len(parts) else None
-    return DroppedFile(tif.key, combined_version(tif, sidecars), size, keys, empty, irregular, finished_at)
+    return DroppedFile(tif.key, combined_version(tif, sidecars), size, keys, empty, irregular, finished_at, parts)
 
 
 def _walk(storage: Storage, folder: str, start: str) -> Iterator[Entry | str | UnlistedFolder]:
@@ -179,9 +181,14 @@ def _walk(storage: Storage, folder: str, start: str) -> Iterator[Entry | str | U
 
 
 def _is_entered(folder: str) -> bool:
-    """Never below georef/: deflate/ holds products, and taking them for drops would feed the platform its own output."""
+    """Never a folder of products: taking them for drops would feed the platform its own output. What lies in any other folder
+    below georef/ is listed to be rejected by its name.
+    """
     segments = folder.rstrip("/").split("/")
-    return segments[0] not in TOP_PRODUCTS and PRODUCT_FOLDERS.isdisjoint(segments) and GEOREF not in segments[:-1]
+    if segments[0] in TOP_PRODUCTS or not PRODUCT_FOLDERS.isdisjoint(segments):
+        return False
+    below = segments[segments.index(GEOREF) + 1 :] if GEOREF in segments else []
+    return not below or below[0] not in BELOW_GEOREF
 
 
 def _is_georef(folder: str) -> bool:

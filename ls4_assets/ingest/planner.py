@@ -7,27 +7,18 @@ from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
 from ls4_assets.db.schema import SourceState
-from ls4_assets.domain.key_parser import is_tif, parse_georef_key
+from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.domain.names import Frame, Naming
 from ls4_assets.domain.printable import printable
+from ls4_assets.domain.sidecars import is_tif
 from ls4_assets.errors import InvalidNameError
+from ls4_assets.ingest.arrivals import Arrivals, SourceSnapshot, dropped_again, next_arrivals
 from ls4_assets.ingest.listing import DroppedFile
 
 # Clocks of the database and of this machine may differ by less.
 CLOCK_TOLERANCE = timedelta(minutes=1)
 # A program that sets attributes before it writes on does so within less.
 FINISHED_WAIT = timedelta(seconds=1)
-
-
-@dataclass(frozen=True)
-class SourceSnapshot:
-    """The source table's row of one key. Times are aware UTC; `missing_since`: when a listing first lacked the key."""
-
-    version: str
-    state: SourceState
-    changed_at: datetime
-    reason: str | None = None
-    missing_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +29,7 @@ class SourceChange:
     state: SourceState
     frame: Frame | None = None
     reason: str | None = None
+    arrivals: Arrivals = field(default_factory=dict)
 
 
 @dataclass
@@ -81,14 +73,14 @@ def plan_changes(
         except InvalidNameError as rejection:
             reason = printable(str(rejection))
             if before is None or (before.version, before.reason) != (dropped.version, reason):
-                changes.rows.append(SourceChange(dropped, SourceState.REJECTED, reason=reason))
+                changes.rows.append(SourceChange(dropped, SourceState.REJECTED, None, reason, next_arrivals(dropped, before)))
             elif before.missing_since is not None:
                 changes.returned.append(dropped.key)
             continue
         tables[frame.collection.table] = frame.collection.name
         state = _next_state(dropped, before, now, _settle_time(dropped, now, rules))
         if state is not None:
-            changes.rows.append(SourceChange(dropped, state, frame))
+            changes.rows.append(SourceChange(dropped, state, frame, None, next_arrivals(dropped, before)))
         elif before is not None and before.missing_since is not None:
             changes.returned.append(dropped.key)
     _add_absent(changes, {dropped.key for dropped in listed}, recorded, now, rules.settle)
@@ -127,7 +119,7 @@ def _next_state(dropped: DroppedFile, before: SourceSnapshot | None, now: dateti
         return initial
     if before.state == SourceState.SETTLING:
         return SourceState.QUEUED if not settle or has_passed(before.changed_at, settle, now) else None
-    if before.state in (SourceState.DELETED, SourceState.REJECTED):
+    if before.state in (SourceState.DELETED, SourceState.REJECTED) or dropped_again(dropped, before):
         return initial
     return None
 

@@ -18,9 +18,10 @@ from sqlalchemy.exc import OperationalError
 from ls4_assets.domain.film_types import FILM_TYPES, join_or
 from ls4_assets.domain.printable import printable
 from ls4_assets.ingest import listing, sources
+from ls4_assets.ingest.arrivals import SourceSnapshot
 from ls4_assets.ingest.deletions import DeletionGuard, apply_deletions
 from ls4_assets.ingest.listing import DroppedFile, KeyRange
-from ls4_assets.ingest.planner import FINISHED_WAIT, Rules, SourceSnapshot, plan_changes
+from ls4_assets.ingest.planner import FINISHED_WAIT, Rules, plan_changes
 from ls4_assets.ingest.unlisted import clear_listed, record_unlisted
 from resources.archive import Archive
 from resources.locks import try_lock

@@ -14,10 +14,14 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from ls4_assets.db.schema import LIVE_STATES, SourceState, collection, frame, source
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.ingest.planner import CLOCK_TOLERANCE, SourceChange, SourceChanges, SourceSnapshot
+from ls4_assets.ingest.arrivals import SourceSnapshot
+from ls4_assets.ingest.planner import CLOCK_TOLERANCE, SourceChange, SourceChanges
 
 _ROWS = 500
-_SNAPSHOT_COLUMNS = (source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.missing_since)
+_SNAPSHOT_COLUMNS = (
+    source.c.key, source.c.version, source.c.state, source.c.changed_at, source.c.reason, source.c.missing_since,
+    source.c.sidecars, source.c.arrivals,
+)  # fmt: skip
 
 
 def load_sources(connection: Connection, keys: Sequence[str]) -> dict[str, SourceSnapshot]:
@@ -170,6 +174,7 @@ def _row(change: SourceChange) -> dict[str, Any]:
         "version": dropped.version,
         "size": dropped.size,
         "sidecars": list(dropped.sidecars),
+        "arrivals": {key: list(arrival) for key, arrival in change.arrivals.items()} or None,
         "attempts": 0,
         "changed_at": datetime.now(UTC),
         "missing_since": None,
@@ -188,6 +193,8 @@ def _row(change: SourceChange) -> dict[str, Any]:
 
 def _load_snapshots(connection: Connection, query: Select[Any]) -> dict[str, SourceSnapshot]:
     return {
-        row.key: SourceSnapshot(row.version, SourceState(row.state), row.changed_at, row.reason, row.missing_since)
+        row.key: SourceSnapshot(
+            row.version, SourceState(row.state), row.changed_at, row.reason, row.missing_since, tuple(row.sidecars), row.arrivals
+        )
         for row in connection.execute(query)
     }

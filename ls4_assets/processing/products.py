@@ -137,6 +137,8 @@ def _facts(result: FrameResult) -> FrameFacts:
     facts: FrameFacts = {}
     if result.source_crs and result.valid_share is not None:
         facts |= {"source_crs": result.source_crs, "valid_share": result.valid_share}
+    if result.georeference:
+        facts |= {"georeference": result.georeference}
     if result.footprint_wkb:
         facts |= {"width": result.width, "height": result.height, "transform": list(result.transform)}
         facts |= {"footprint": result.footprint_wkb}

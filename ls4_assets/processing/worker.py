@@ -21,6 +21,7 @@ from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, Step, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
+from ls4_assets.domain.sidecars import plain_suffix, sidecar_kind
 from ls4_assets.errors import (
     FrameError,
     InsufficientResourcesError,
@@ -36,13 +37,12 @@ from ls4_assets.processing.quality import Finding, FrameQualityError, validate_f
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import is_out_of_memory
+from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.source import Limits, open_source
 from resources.open import open_database, open_storage
 from resources.storage import Storage, combined_version
 
 _READ_BYTES = 1 << 20
-MAX_SIDECAR_BYTES = 1_000_000
-"""World files have a hundred bytes, coordinate systems a few thousand, statistics of ArcGIS some ten thousand."""
 _DISK_RETRY_SECONDS = 120
 
 
@@ -157,12 +157,20 @@ class _FrameJob:
             limits=limits,
             steps=steps,
             source_sha256=content_hash,
+            position=self._position_options(),
         )
         # Validated before anything is published, so that the last good version stays.
         findings = self._validate(result) if "cog" in steps else ()
         with self._measure("publish"):
             outcome = self.products.publish(result, outdated, content_hash, scratch)
         return replace(outcome, findings=findings)
+
+    def _position_options(self) -> PositionOptions:
+        generations: dict[str, int] = {}
+        for key, generation in self.source.generations.items():
+            suffix = plain_suffix(key)
+            generations[suffix] = max(generation, generations.get(suffix, 0))
+        return PositionOptions(generations, self.profile.gcp_transformation, self.task.settings.max_gcp_rms_px)
 
     def describe_failure(self, error: Exception) -> str:
         """Return the message for staff; the error begins with the name of the file."""
@@ -192,7 +200,7 @@ class _FrameJob:
             estimate = admission.estimate_for_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
         else:
             with limit_header_time():
-                source = open_source(local, self.frame.film_type, limits)
+                source = open_source(local, self.frame.film_type, limits, self._position_options())
                 admission.reject_oversized_blocks(source, self.task.settings.worker_memory_mb)
             estimate = admission.estimate_for_source(source, self.source.size, self.profile)
         admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
@@ -202,23 +210,23 @@ class _FrameJob:
         return [Path(self.storage.gdal_path(""))] if self.storage.capabilities.has_local_paths else []
 
     def _fetch_source(self, scratch: Path) -> tuple[Path, str]:
-        """Download tif and sidecars, with suffixes in lower case so that GDAL pairs them; returns path and content hash."""
+        """Download tif and sidecars, with plain suffixes so that GDAL pairs them; returns path and content hash."""
         max_bytes = self.task.settings.max_source_bytes
         if self.source.size > max_bytes:
             raise FrameError(
                 f"{self._name} has {self.source.size:,} bytes and the limit is {max_bytes:,}; "
                 "compress or split it, or ask the operator to raise LS4_MAX_SOURCE_BYTES."
             )
-        self._reject_oversized_sidecars()
+        sidecar_bytes = self._measure_sidecars()
         with self._measure("fetch"):
-            estimate = admission.estimate_for_download(self.source.size)
+            estimate = admission.estimate_for_download(self.source.size + sidecar_bytes)
             admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())
             folder = scratch / "source"
             folder.mkdir(exist_ok=True)
             digest = hashlib.sha256()
             stem = str(PurePosixPath(self.source.key).with_suffix(""))
             for key in (self.source.key, *self.source.sidecars):
-                suffix = key[len(stem) :].lower().replace(".tiff", ".tif")
+                suffix = plain_suffix(key)
                 path = folder / f"{PurePosixPath(stem).name}{suffix}"
                 self.storage.download(key, path)
                 digest.update(suffix.encode())
@@ -229,14 +237,18 @@ class _FrameJob:
                 raise SupersededError
         return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
 
-    def _reject_oversized_sidecars(self) -> None:
-        for key in self.source.sidecars:
-            sidecar = self.storage.head(key)
-            if sidecar and sidecar.size > MAX_SIDECAR_BYTES:
+    def _measure_sidecars(self) -> int:
+        """Return the bytes of all sidecars; raises FrameError for one that is too large to be what its name says."""
+        sizes = {key: sidecar.size for key in self.source.sidecars if (sidecar := self.storage.head(key))}
+        for key, size in sizes.items():
+            kind = sidecar_kind(key)
+            max_bytes = kind.max_bytes if kind and kind.max_bytes else self.task.settings.max_source_bytes
+            if size > max_bytes:
                 raise FrameError(
-                    f"{self._name} has a sidecar {PurePosixPath(key).name} of {sidecar.size:,} bytes and the limit is "
-                    f"{MAX_SIDECAR_BYTES:,}; delete the sidecar, or export it again from the GIS and drop that."
+                    f"{self._name} has a sidecar {PurePosixPath(key).name} of {size:,} bytes and the limit is "
+                    f"{max_bytes:,}; delete the sidecar, or export it again from the GIS and drop that."
                 )
+        return sum(sizes.values())
 
     def _fetch_upstream(self, first: Step, content_hash: str, scratch: Path) -> list[Step]:
         """Download the products that the step `first` reads; returns the steps that must run before it (expired, stale)."""

@@ -4,17 +4,18 @@ So the sidecars are searched as text before GDAL reads them. All notations that 
 and JSON, each with its escape sequences. A grid by its bare name is left to PROJ, which looks for it among its own only.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
+from ls4_assets.domain.sidecars import SIDECARS
 from ls4_assets.errors import FrameError
 
 CRS_ADVICE = (
     "delete its .aux.xml and .prj, write a CRS with an EPSG code into the tif with gdal_edit.py -a_srs, and drop it again"
 )
-_SIDECARS = (".tif.aux.xml", ".aux.xml", ".prj")
 _STRING = r'"((?:[^"]|"")*)"'
 _FILES = tuple(
     re.compile(pattern, re.ASCII | re.IGNORECASE)
@@ -35,10 +36,21 @@ _PLAIN = str.maketrans({"\u201c": '"', "\u201d": '"'})
 
 def reject_sidecar_files(path: Path) -> None:
     """Raise FrameError when a sidecar of the tif names a file or an address."""
-    for suffix in (*_SIDECARS, *(suffix.upper() for suffix in _SIDECARS)):
-        sidecar = path.with_name(f"{path.stem}{suffix}")
-        if sidecar.is_file():
-            reject_crs_files(sidecar.read_text(encoding="utf-8", errors="replace"), path)
+    for kind in SIDECARS:
+        for suffix in (kind.suffix, kind.suffix.upper()):
+            sidecar = path.with_name(f"{path.stem}{suffix}")
+            if kind.has_crs and sidecar.is_file():
+                reject_crs_files(read_text(sidecar), path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a sidecar in UTF-8 or UTF-16, with a byte order mark or without; other bytes are replaced."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    if data[1:2] == b"\0" or data[:1] == b"\0":
+        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
 
 
 def reject_crs_files(text: str, path: Path) -> None:

@@ -24,8 +24,8 @@ from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.fidelity import Sample, choose_sample_windows, cut_samples
 from ls4_assets.raster.gdal_env import atomic_write, gdal_env
-from ls4_assets.raster.georeference import WEB_MERCATOR
 from ls4_assets.raster.mask import Mask, find_mask
+from ls4_assets.raster.position import WEB_MERCATOR
 from ls4_assets.raster.source import Limits, Source, translate_read_errors
 from ls4_assets.raster.windows import iter_chunks
 
@@ -185,6 +185,7 @@ def _open_warped(
                 resampling=Resampling[profile.resampling],
                 add_alpha=True,
                 warp_mem_limit=64,
+                **source.georeference.warp_options,
             )
         with warped:
             yield warped
@@ -214,11 +215,17 @@ def _build_vrt(source: Source, block_shape: tuple[int, int], mask_file: Path | N
     mask = ""
     if mask_file is not None:
         mask = f'<MaskBand><VRTRasterBand dataType="Byte">{_vrt_source(mask_file, 1, False)}</VRTRasterBand></MaskBand>'
-    numbers = ", ".join(repr(float(number)) for number in source.transform.to_gdal())
     return (
         f'<VRTDataset rasterXSize="{source.width}" rasterYSize="{source.height}">'
-        f"<SRS>{escape(source.crs.to_wkt())}</SRS><GeoTransform>{numbers}</GeoTransform>{bands}{mask}</VRTDataset>"
+        f"{_vrt_georeference(source)}{bands}{mask}</VRTDataset>"
     )
+
+
+def _vrt_georeference(source: Source) -> str:
+    if fit := source.georeference.control_points:
+        return fit.vrt_xml()
+    numbers = ", ".join(repr(float(number)) for number in source.transform.to_gdal())
+    return f"<SRS>{escape(source.crs.to_wkt())}</SRS><GeoTransform>{numbers}</GeoTransform>"
 
 
 def _vrt_source(path: Path, band: int, is_inverted: bool) -> str:

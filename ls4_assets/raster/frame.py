@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import rasterio
 
@@ -28,6 +29,7 @@ from ls4_assets.raster.footprint import trace_footprint
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from ls4_assets.raster.overviews import write_overviews
+from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.source import Limits, Source, open_source
 from ls4_assets.raster.thumbnail import render_thumbnail
 from ls4_assets.raster.validate import check_cog
@@ -44,6 +46,7 @@ class FrameResult:
 
     width, height, transform: of the products, in pixels and in EPSG:3857.
     sizes, seconds, peak_mb, profile_hash: by step; bytes of the product, and peak memory of the process during the step.
+    georeference: where the scan's position came from (`Georeference.facts`).
     valid_share, cog_valid_share: share of valid pixels, 0 to 1, measured in the scan and in the COG.
     cog_findings: defects of the COG's structure, normally none.
     fidelity: comparison of the COG's pixels with the scan.
@@ -63,6 +66,7 @@ class FrameResult:
     source_height: int | None = None
     source_crs: str | None = None
     warped: bool | None = None
+    georeference: dict[str, Any] | None = None
     valid_share: float | None = None
     cog_method: CogMethod | None = None
     cog_sha256: str | None = None
@@ -89,6 +93,7 @@ class _FrameRun:
     limits: Limits
     source_sha256: str
     requested: Sequence[Step]
+    position: PositionOptions
     kept: Path | None = None
     samples: Sequence[Sample] = ()
     facts: dict[str, object] = field(default_factory=dict)
@@ -100,7 +105,7 @@ class _FrameRun:
 def _write_deflate(run: _FrameRun) -> None:
     if run.source_path is None:
         raise ValueError("The step deflate needs a source; pass its path.")
-    source = open_source(run.source_path, run.film_type, run.limits)
+    source = open_source(run.source_path, run.film_type, run.limits, run.position)
     if len(run.requested) > 1 and source.width * source.height * run.profile.bands <= MAX_KEPT_BYTES:
         run.kept = run.workdir / "pixels" / f"{run.stem}.tif"
     written = write_deflate(
@@ -148,6 +153,7 @@ def process(
     limits: Limits,
     steps: Sequence[Step] = STEPS,
     source_sha256: str = "",
+    position: PositionOptions | None = None,
 ) -> FrameResult:
     """Run `steps` for one frame in their order; the products of all earlier steps must already be in `workdir`.
 
@@ -156,7 +162,8 @@ def process(
     """
     requested = [step for step in STEPS if step in steps]
     _reject_missing_upstream(workdir, stem, requested)
-    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested)
+    position = position or PositionOptions(gcp_transformation=profile.gcp_transformation)
+    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested, position)
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
     try:
@@ -193,6 +200,7 @@ def _source_facts(source: Source) -> dict[str, object]:
         "source_height": source.height,
         "source_crs": source.crs_label,
         "warped": source.needs_warp,
+        "georeference": source.georeference.facts(),
     }
 
 

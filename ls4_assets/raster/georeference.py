@@ -1,31 +1,33 @@
-"""Read the georeference of a scan: its CRS and geotransform, from the tif or from its sidecars.
+"""The georeference of a scan: its CRS and its geotransform or control points, if they place it where a photograph can be.
 
-GDAL itself reads world files and `x.tif.aux.xml`. It does not read `x.prj`, nor the `x.aux.xml` of older ArcGIS; this module
-reads both for a tif that names no CRS of its own.
+Reading the tif and its sidecars is in `sidecar_readers`, choosing between them in `position`.
 """
 
 import math
 from dataclasses import dataclass
-from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.control_points import Fit
 from ls4_assets.raster.crs_files import reject_crs_files
-from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
+from ls4_assets.raster.gdal_env import GDAL_ERRORS
+from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions, crs_label, read_position
 
-WEB_MERCATOR = CRS.from_epsg(3857)
 # Largest plausible easting and northing: half the circumference, and twice that to the north and south, where Web Mercator has
 # no edge.
-_MAP_LIMITS = (20_037_508.35 * 1.01, 20_037_508.35 * 2)
+_MAP_EDGE = 20_037_508.35
+_MAP_LIMITS = (_MAP_EDGE * 1.01, _MAP_EDGE * 2)
+_EARTH_RADIUS_M = 6_378_137.0
+# About a degree. The Gulf of Guinea has no land there.
+_NULL_ISLAND_M = 111_000.0
 _SAME_PLACE_PX = 0.001
 """No reprojection is needed when it would move every corner by at most this share of a pixel."""
 # Plausible sizes of a pixel in meters on the map. Scans have 0.05 to 10; the location is checked later, in kilometers.
@@ -35,44 +37,86 @@ _ADVICE = "correct its georeference and drop it again"
 
 @dataclass(frozen=True)
 class Georeference:
-    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:32719"."""
+    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:32719".
+
+    control_points: the fit to them, of a scan without a geotransform; `transform` is then its best approximation.
+    position_source, crs_source: file names, or "its header". position_note: which other position was overruled.
+    """
 
     crs: CRS
     transform: Affine
     crs_label: str
     needs_warp: bool
+    control_points: Fit | None = None
+    position_source: str = ""
+    crs_source: str = ""
+    position_note: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """Where the position came from, as JSON for people and for the frame's row; residuals in pixels and ground meters."""
+        facts: dict[str, Any] = {"position": self.position_source, "crs": self.crs_source}
+        if self.position_note:
+            facts["note"] = self.position_note
+        if fit := self.control_points:
+            facts |= {"control_points": len(fit.points), "transformation": fit.kind}
+            if fit.rms_px is not None and fit.max_px is not None:
+                meters = self.ground_pixel_m
+                facts |= {"rms_px": round(fit.rms_px, 2), "max_px": round(fit.max_px, 2)}
+                facts |= {"rms_m": round(fit.rms_px * meters, 2), "max_m": round(fit.max_px * meters, 2)}
+        return facts
+
+    @property
+    def warp_options(self) -> dict[str, str]:
+        """Options with which GDAL's warper places the scan as this georeference does."""
+        return self.control_points.warp_options if self.control_points else {}
+
+    @property
+    def ground_pixel_m(self) -> float:
+        """Size of a pixel on the ground, the geometric mean of its sides."""
+        origin, right, down = (self.transform @ pixel for pixel in ((0, 0), (1, 0), (0, 1)))
+        xs, ys = transform_points(self.crs, WEB_MERCATOR, *zip(origin, right, down, strict=True))
+        area = abs((xs[1] - xs[0]) * (ys[2] - ys[0]) - (xs[2] - xs[0]) * (ys[1] - ys[0]))
+        return math.sqrt(area) / math.cosh(ys[0] / _EARTH_RADIUS_M)
 
 
-def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
+def read_georeference(dataset: DatasetReader, path: Path, options: PositionOptions) -> Georeference:
     """Return the georeference of the open scan at `path`; raises FrameError when it is missing or cannot be placed on a map."""
-    transform, crs = dataset.transform, dataset.crs
-    if transform.is_identity:
-        transform = _read_world_file(path)
-    if transform.is_identity:
-        transform, sidecar_crs = _read_arcgis_aux_xml(path)
-        crs = crs or sidecar_crs
-    if transform.is_identity:
-        raise FrameError(_explain_missing(path, bool(dataset.gcps[0])))
-    crs = crs or _read_prj(path) or _read_arcgis_aux_xml(path)[1]
-    if not crs:
-        raise FrameError(
-            f"{path.name} has a geotransform but no coordinate reference system; drop its .prj beside it, "
-            "or write it into the tif with gdal_edit.py -a_srs."
-        )
+    position = read_position(path, (dataset.width, dataset.height), options)
+    crs, transform = position.crs, position.transform
     reject_crs_files(crs.to_wkt(), path)
     if not (crs.is_projected or crs.is_geographic):
         raise FrameError(
             f"{path.name} is in a local coordinate system that cannot be placed on the earth; georeference it in "
             "a projected system such as UTM and drop it again."
         )
-    label = _label(crs)
-    corners = _corners(dataset, transform, path)
+    label = crs_label(crs)
+    _reject_bad_transform(transform, path)
+    corners = position.corners()
     map_corners = _project_to_map(crs, label, corners, path)
+    _reject_no_place(map_corners, path)
     _reject_pixel_size(dataset, map_corners, path)
     is_turned = transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0
     # A CRS with the same coordinates as EPSG:3857 needs no warp, regardless of the name that the scanning software gave it.
     is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
-    return Georeference(crs, transform, label, needs_warp=bool(is_turned or is_moved))
+    georeference = Georeference(
+        crs=crs, transform=transform, crs_label=label, needs_warp=bool(is_turned or is_moved or position.control_points),
+        control_points=position.control_points, position_source=position.reading.label,
+        crs_source=position.crs_reading.label, position_note=position.note,
+    )  # fmt: skip
+    _reject_residuals(georeference, options.max_gcp_rms_px, path)
+    return georeference
+
+
+def _reject_residuals(georeference: Georeference, limit_px: float, path: Path) -> None:
+    """Raise FrameError when control points fit too badly for a photograph to be placed with them."""
+    fit = georeference.control_points
+    if fit and fit.rms_px is not None and fit.rms_px > limit_px:
+        meters = fit.rms_px * georeference.ground_pixel_m
+        raise FrameError(
+            f"{path.name} has {len(fit.points)} ground control points that do not fit a {fit.kind}: their residuals are "
+            f"{fit.rms_px:,.1f} px ({meters:,.0f} m) in the root mean square and the limit is {limit_px:g} px; correct the worst "
+            f"ones, {fit.describe_worst()}, and drop it again, or ask the operator to raise LS4_MAX_GCP_RMS_PX."
+        )
 
 
 def _reject_pixel_size(dataset: DatasetReader, map_corners: NDArray[np.float64], path: Path) -> None:
@@ -87,23 +131,26 @@ def _reject_pixel_size(dataset: DatasetReader, map_corners: NDArray[np.float64],
             )
 
 
-def _explain_missing(path: Path, has_control_points: bool) -> str:
-    if has_control_points:
-        return (
-            f"{path.name} has ground control points but no geotransform; rectify it first, for example with "
-            "gdalwarp, and drop the result."
-        )
-    return f"{path.name} has no georeference; drop its world file (.tfw) and .prj beside it, or a georeferenced GeoTIFF."
-
-
-def _corners(dataset: DatasetReader, transform: Affine, path: Path) -> NDArray[np.float64]:
-    """Ground coordinates of the image's four corners, shape (4, 2), in the scan's own CRS."""
+def _reject_bad_transform(transform: Affine, path: Path) -> None:
     if not all(math.isfinite(number) for number in transform[:6]):
         raise FrameError(f"{path.name} has a geotransform with values that are not finite numbers; {_ADVICE}.")
     if transform.determinant == 0:
         raise FrameError(f"{path.name} has a geotransform with a pixel size of zero; {_ADVICE}.")
-    pixels = [(0, 0), (dataset.width, 0), (dataset.width, dataset.height), (0, dataset.height)]
-    return np.array([transform @ pixel for pixel in pixels])
+
+
+def _reject_no_place(map_corners: NDArray[np.float64], path: Path) -> None:
+    """Raise FrameError for a scan at coordinates that are none, and for one on both edges of the map."""
+    if (np.abs(map_corners) < _NULL_ISLAND_M).all():
+        raise FrameError(
+            f"{path.name} lies at latitude 0 and longitude 0, where no land is and where missing coordinates end up; {_ADVICE}."
+        )
+    eastings = map_corners[:, 0]
+    is_split = np.ptp(eastings) > _MAP_EDGE and np.ptp(eastings % (2 * _MAP_EDGE)) < _MAP_EDGE / 10
+    if is_split or np.abs(eastings).max() > _MAP_EDGE * (1 + 1e-9):
+        raise FrameError(
+            f"{path.name} crosses the meridian of 180 degrees, where the map ends in the west and in the east; cut it there into "
+            "two tifs and drop both."
+        )
 
 
 def _project_to_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
@@ -120,63 +167,3 @@ def _project_to_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Pa
     if not np.isfinite(map_corners).all() or (np.abs(map_corners) > _MAP_LIMITS).any():
         raise outside
     return map_corners
-
-
-def _read_world_file(path: Path) -> Affine:
-    """The geotransform of a world file beside a tif whose own geotransform is the identity; identity when there is none."""
-    with gdal_env(GDAL_GEOREF_SOURCES="WORLDFILE"), rasterio.open(path, driver="GTiff") as dataset:
-        return Affine(*dataset.transform[:6])
-
-
-def _read_prj(path: Path) -> CRS | None:
-    """The CRS of `x.prj` beside `x.tif`, in OGC or ESRI WKT; None when there is no such file."""
-    sidecar = _find_sidecar(path, ".prj")
-    if sidecar is None:
-        return None
-    try:
-        return CRS.from_wkt(sidecar.read_text(encoding="utf-8-sig", errors="replace").strip())
-    except CRSError as error:
-        raise FrameError(
-            f"{sidecar.name} is not a coordinate reference system in WKT; export it again from the GIS and drop it."
-        ) from error
-
-
-def _read_arcgis_aux_xml(path: Path) -> tuple[Affine, CRS | None]:
-    """Geotransform (identity when missing) and CRS of `x.aux.xml`, which older ArcGIS writes instead of `x.tif.aux.xml`."""
-    sidecar = _find_sidecar(path, ".aux.xml")
-    if sidecar is None:
-        return Affine.identity(), None
-    text = sidecar.read_text(encoding="utf-8", errors="replace")
-    try:
-        numbers = [float(number) for number in _element_text(text, "GeoTransform").split(",") if number.strip()]
-        crs = CRS.from_wkt(_element_text(text, "SRS")) if _element_text(text, "SRS") else None
-    except (ValueError, CRSError) as error:
-        raise FrameError(
-            f"{sidecar.name} cannot be read as GDAL's auxiliary metadata; delete it, or export it again and drop it."
-        ) from error
-    return (Affine.from_gdal(*numbers) if len(numbers) == 6 else Affine.identity()), crs
-
-
-def _element_text(xml: str, name: str) -> str:
-    """Text of the first element `name`, or "". No XML parser: the file is untrusted input, and two elements are enough.
-
-    Each character is passed at most twice. A regular expression would look for the end tag once for each start tag.
-    """
-    start = xml.find(f"<{name}")
-    while start >= 0 and xml[start + len(name) + 1 : start + len(name) + 2] not in (">", " ", "\t", "\r", "\n"):
-        start = xml.find(f"<{name}", start + 1)
-    content = xml.find(">", start) + 1 if start >= 0 else 0
-    end = xml.find(f"</{name}>", content) if content else -1
-    return unescape(xml[content:end]).strip() if end >= 0 else ""
-
-
-def _find_sidecar(path: Path, suffix: str) -> Path | None:
-    for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _label(crs: CRS) -> str:
-    authority = crs.to_authority()
-    return ":".join(authority) if authority else str(crs.to_wkt().split('"')[1])

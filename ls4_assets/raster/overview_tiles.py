@@ -23,9 +23,9 @@ from tifffile import TiffFile, TiffPage
 
 from ls4_assets.raster.cog_assembly import Entry, Image, Level, RawTile, read_image, write_levels
 from ls4_assets.raster.gdal_env import atomic_write
-from ls4_assets.raster.georeference import WEB_MERCATOR
 from ls4_assets.raster.overview_grid import TILE_PX, Grid, Tile
 from ls4_assets.raster.overview_painting import Pixels, Valid, fill_hidden_edges
+from ls4_assets.raster.position import WEB_MERCATOR
 
 _WIDTH, _LENGTH, _LONG = 256, 257, 4
 _MASK, _REDUCED = 4, 1

@@ -12,8 +12,8 @@ from rio_cogeo.cogeo import cog_validate
 
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.gdal_env import gdal_env
-from ls4_assets.raster.georeference import WEB_MERCATOR
 from ls4_assets.raster.overviews import has_mask
+from ls4_assets.raster.position import WEB_MERCATOR
 
 
 def check_cog(path: Path, profile: FrameProfile, deflate_tif: Path | None = None) -> list[str]:

@@ -31,11 +31,11 @@ def write_without_georeference(path: Path) -> Path:
     return write_tif(path, photograph(50, 60), crs=None, transform=None)
 
 
-def write_with_gcps_only(path: Path) -> Path:
+def write_with_two_gcps(path: Path) -> Path:
     write_tif(path, photograph(50, 60), crs=None, transform=None)
     with rasterio.open(path, "r+") as tif:
         corners = [(0, 0, -97.0, 30.0), (0, 60, -96.9, 30.0), (50, 0, -97.0, 29.9), (50, 60, -96.9, 29.9)]
-        tif.gcps = [GroundControlPoint(row, col, x, y) for row, col, x, y in corners], rasterio.CRS.from_epsg(4326)
+        tif.gcps = [GroundControlPoint(row, col, x, y) for row, col, x, y in corners[:2]], rasterio.CRS.from_epsg(4326)
     return path
 
 
@@ -55,7 +55,7 @@ def writer_of(data: bytes) -> Callable[[Path], Path]:
 
 PIXEL_FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no georeference": (write_without_georeference, "georef"),
-    "ground control points only": (write_with_gcps_only, "control points"),
+    "two ground control points": (write_with_two_gcps, "control points"),
     "three bands under bw": (lambda path: write_tif(path, photograph(50, 60, 3)), "nc/"),
     "sixteen bits": (lambda path: write_tif(path, photograph(50, 60).astype(np.uint16)), "8 bit|8-bit|Byte"),
     "no valid pixel": (lambda path: write_tif(path, photograph(50, 60), mask=np.zeros((50, 60), bool)), "valid"),

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from ls4_assets.cli.main import main
+from ls4_assets.domain.sidecars import MAX_TEXT_BYTES
 from ls4_assets.ingest import scan
 from ls4_assets.ingest.scan import scan_bucket
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect, format_status
-from ls4_assets.processing.worker import MAX_SIDECAR_BYTES
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, Ingest, ingest_fixture, open_ingest, tif  # noqa: F401
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -84,7 +84,7 @@ def test_oversized_sidecar_is_rejected_before_it_is_read_and_the_advice_helps(pl
     platform.drop(GOOD, good)
     platform.drop(BAD, good)
     sidecar = f"{BAD}.aux.xml"
-    platform.drop(sidecar, b"<PAMDataset>" + b"<SRS>" * (MAX_SIDECAR_BYTES // 5))
+    platform.drop(sidecar, b"<PAMDataset>" + b"<SRS>" * (MAX_TEXT_BYTES // 5))
     started = time.monotonic()
     platform.settle()
     assert time.monotonic() - started < 60

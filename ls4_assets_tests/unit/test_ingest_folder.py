@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ls4_assets.domain.archive_file import read_archive_file
+from ls4_assets.domain.sidecars import SIDECARS
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.folder import ingest_folder
 from resources.directory_storage import DirectoryStorage
@@ -63,3 +64,36 @@ def test_existing_file_is_not_overwritten_without_replace(storage: DirectoryStor
     assert report.uploaded == []
     assert any("02-08-60_6-107.tif" in message for message in report.rejected)
     assert storage.read(f"{COLLECTION}/georef/02-08-60_6-107.tif") == b"02-08-60_6-107.tif"
+
+
+def test_sidecars_alone_are_copied_beside_the_tifs_of_the_archive(storage: DirectoryStorage, scans: Path, tmp_path: Path) -> None:
+    """`ls4 ingest --replace` of a folder with only corrected world files copied nothing, and exited without an error."""
+    ingest_folder(scans, COLLECTION, storage, NAMING)
+    corrections = tmp_path / "corrections"
+    corrections.mkdir()
+    for name in ("02-08-60_6-107.tfw", "02-08-60_6-108.prj", "02-08-60_6-999.tfw"):
+        (corrections / name).write_bytes(b"corrected")
+    report = ingest_folder(corrections, COLLECTION, storage, NAMING)
+    assert report.uploaded == ["02-08-60_6-108.prj"]
+    assert [("--replace" in reason, "put 02-08-60_6-999.tif beside it" in reason) for reason in report.rejected] == [
+        (False, True),
+        (True, False),
+    ]
+    (corrections / "02-08-60_6-999.tfw").unlink()
+    # The second time the content is the same: staff say again that it is right.
+    for _ in range(2):
+        before = {stored.key: stored.version for stored in storage.list("")}
+        report = ingest_folder(corrections, COLLECTION, storage, NAMING, replace=True)
+        assert (report.uploaded, report.rejected) == (["02-08-60_6-107.tfw", "02-08-60_6-108.prj"], [])
+        changed = {stored.key for stored in storage.list("") if before[stored.key] != stored.version}
+        assert changed == {f"{COLLECTION}/georef/{name}" for name in report.uploaded}
+    assert storage.read(f"{COLLECTION}/georef/02-08-60_6-107.tfw") == b"corrected"
+
+
+def test_every_kind_of_sidecar_is_copied(storage: DirectoryStorage, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    names = ["02-08-60_6-107.tif", *(f"02-08-60_6-107{kind.suffix}" for kind in SIDECARS)]
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    assert sorted(ingest_folder(folder, COLLECTION, storage, NAMING).uploaded) == sorted(names)

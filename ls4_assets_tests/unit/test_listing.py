@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from ls4_assets.domain.key_parser import frame_stem
+from ls4_assets.domain.sidecars import frame_stem
 from ls4_assets.domain.storages import S3
 from ls4_assets.ingest import listing
 from ls4_assets.ingest.listing import END, KeyRange

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ls4_assets.domain.archive_file import read_archive_file
-from ls4_assets.domain.key_parser import frame_stem, parse_collection_path, parse_georef_key
+from ls4_assets.domain.key_parser import parse_collection_path, parse_georef_key
 from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import _EXPECTED_NAMES, _PATTERNS, Collection, Frame
+from ls4_assets.domain.sidecars import SIDECARS, frame_stem, plain_suffix, sidecar_kind
 from ls4_assets.errors import InvalidNameError
 from ls4_assets_tests.platform import CHECKOUT
 
@@ -150,9 +151,26 @@ def test_parsing_and_formatting_round_trip(shard: str, survey: str, film_type: s
     assert f"{frame.id}.tif" == f"{film_type}/{shard}/{survey}/frames/{stem}.tif"
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".TIF", ".tiff", ".tfw", ".tifw", ".TFW", ".prj", ".tif.aux.xml", ".aux.xml"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".tif", ".TIF", ".tiff", ".tiffw", ".TFW", ".tiff.aux.xml", ".TIF.msk", ".tiff.points", *(kind.suffix for kind in SIDECARS)],
+)
 def test_sidecars_belong_to_their_tif(suffix: str) -> None:
     assert frame_stem(f"bw/georef/02-08-60_6-107{suffix}") == "bw/georef/02-08-60_6-107"
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("x.TIFF", ".tif"),
+        ("x.Tfw", ".tfw"),
+        ("x.tiff.aux.xml", ".tif.aux.xml"),
+        ("x.TIF.MSK", ".tif.msk"),
+    ],
+)
+def test_spellings_of_a_suffix_are_one_kind(name: str, suffix: str) -> None:
+    kind = sidecar_kind(name)
+    assert (plain_suffix(name), kind.suffix if kind else ".tif") == (suffix, suffix)
 
 
 @pytest.mark.parametrize("key", ["bw/georef/readme.txt", "bw/georef/02-08-60_6-107.ovr", "bw/georef/x.xml"])

@@ -1,13 +1,15 @@
 """The planner: every state transition of a dropped tif, without storage or database."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.archive_file import read_archive_file
+from ls4_assets.ingest.arrivals import SourceSnapshot
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
-from ls4_assets.ingest.planner import Rules, SourceChanges, SourceSnapshot, plan_changes
+from ls4_assets.ingest.planner import Rules, SourceChanges, plan_changes
 from resources.storage import StoredObject, combined_version
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -32,6 +34,84 @@ def recorded(state: SourceState, version: str = "v1", seconds_ago: float = 60, r
 
 def missing(state: SourceState, seconds: float, reason: str | None = None) -> SourceSnapshot:
     return SourceSnapshot("v1", state, NOW - timedelta(minutes=1), reason, NOW - timedelta(seconds=seconds))
+
+
+def drop(tif: str = "t1", redropped: float = 0, **sidecars: str) -> DroppedFile:
+    """A drop of a tif and sidecars in the versions given; `redropped`: seconds after the first drop of the sidecars."""
+    parts = [StoredObject(TIF, 9, tif, NOW)]
+    later = NOW + timedelta(seconds=redropped)
+    parts += [StoredObject(TIF.replace(".tif", f".{suffix}"), 9, version, later) for suffix, version in sidecars.items()]
+    (dropped,) = pair_sidecars(parts)
+    return dropped
+
+
+def follow(*steps: tuple[DroppedFile, SourceState], settle: timedelta = timedelta(0)) -> set[str]:
+    """The sidecars with a later generation than their tif, after each drop was recorded and then had the state."""
+    row: SourceSnapshot | None = None
+    for dropped, state in steps:
+        for change in plan([dropped], {TIF: row} if row else {}, settle).rows:
+            row = SourceSnapshot(dropped.version, change.state, NOW, None, None, dropped.sidecars, change.arrivals or None)
+        assert row
+        row = replace(row, state=state)
+    assert row
+    arrivals = row.arrivals or {TIF: ("", 0, "")}
+    return {key.rpartition(".")[2] for key, arrival in arrivals.items() if arrival[1] > arrivals[TIF][1]}
+
+
+DONE, FAILED, QUEUED, DELETED = SourceState.DONE, SourceState.FAILED, SourceState.QUEUED, SourceState.DELETED
+
+
+@pytest.mark.parametrize(
+    ("steps", "late"),
+    [
+        ([(drop(tfw="1"), DONE)], set()),
+        ([(drop(), DONE), (drop(tfw="1"), DONE)], {"tfw"}),
+        ([(drop(), FAILED), (drop(tfw="1"), DONE)], {"tfw"}),
+        ([(drop(), QUEUED), (drop(tfw="1"), DONE)], set()),
+        ([(drop(tfw="1"), DONE), (drop(tfw="2"), DONE)], {"tfw"}),
+        ([(drop(tfw="1"), DONE), (drop("t2", tfw="2"), DONE)], set()),
+        ([(drop(), DONE), (drop(tfw="1"), DONE), (drop(tfw="1", prj="1"), DONE)], {"tfw", "prj"}),
+        ([(drop(), DONE), (drop(tfw="1"), QUEUED), (drop(tfw="1", prj="1"), DONE)], {"tfw", "prj"}),
+        ([(drop(tfw="1", prj="1"), DONE), (drop(tfw="1", prj="2"), DONE)], {"prj"}),
+        ([(drop(), DONE), (drop(tfw="1"), DONE), (drop("t2", tfw="1"), FAILED)], set()),
+        ([(drop(), DONE), (drop(tfw="1"), DONE), (drop("t2", tfw="1"), FAILED), (drop("t2", tfw="2"), DONE)], {"tfw"}),
+        ([(drop(), DONE), (drop(tfw="1"), DELETED), (drop(tfw="1"), DONE)], set()),
+        # S3 gives equal bytes the same version; s3fs writes an object twice within seconds.
+        ([(drop(tfw="1"), FAILED), (drop(tfw="1", redropped=60), DONE)], {"tfw"}),
+        ([(drop(tfw="1"), FAILED), (drop(tfw="1", redropped=2), DONE)], set()),
+        ([(drop(tfw="1"), DONE), (drop(tfw="1", redropped=60), DONE)], set()),
+    ],
+)
+@pytest.mark.parametrize("settle", [timedelta(0), SETTLE])
+def test_sidecar_is_a_correction_when_it_follows_a_processed_version(
+    steps: list[tuple[DroppedFile, SourceState]], late: set[str], settle: timedelta
+) -> None:
+    assert follow(*steps, settle=settle) == late
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "late"),
+    [
+        (drop(), drop(tfw="1"), {"tfw"}),
+        (drop(tfw="1"), drop(tfw="2"), {"tfw"}),
+        (drop(tfw="1", prj="1"), drop(tfw="2", prj="1"), set()),
+        (drop(tfw="1"), drop("t2", tfw="1"), set()),
+    ],
+)
+def test_corrections_of_rows_without_arrivals(before: DroppedFile, now: DroppedFile, late: set[str]) -> None:
+    """Rows of earlier versions: where several sidecars may have changed, none counts as a correction."""
+    row = SourceSnapshot(before.version, DONE, NOW, sidecars=before.sidecars)
+    (change,) = plan([now], {TIF: row}).rows
+    generations = {key: arrival[1] for key, arrival in change.arrivals.items()}
+    assert {key.rpartition(".")[2] for key, generation in generations.items() if generation > generations[TIF]} == late
+
+
+def test_sidecar_that_is_dropped_again_with_the_same_content_queues_a_failed_frame() -> None:
+    """On S3 nothing happened, because the version of an object is a hash of its bytes."""
+    (first,) = plan([drop(tfw="1")], settle=timedelta(0)).rows
+    row = SourceSnapshot(first.dropped.version, FAILED, NOW, "unclear", None, first.dropped.sidecars, first.arrivals)
+    assert states(plan([drop(tfw="1", redropped=60)], {TIF: row}, timedelta(0))) == {TIF: QUEUED}
+    assert states(plan([drop(tfw="1")], {TIF: row}, timedelta(0))) == {}
 
 
 def states(changes: SourceChanges) -> dict[str, SourceState]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
@@ -118,14 +117,6 @@ def test_truncated_header_is_rejected(tmp_path: Path) -> None:
 
 def test_missing_georeference_asks_for_a_world_file(tmp_path: Path) -> None:
     assert ".tfw" in rejection(write_tif(tmp_path / "a.tif", photograph(60, 50), **NO_GEOREFERENCE))
-
-
-def test_ground_control_points_alone_are_rejected(tmp_path: Path) -> None:
-    points = [GroundControlPoint(row, column, WEST + column, NORTH - row) for row in (0, 60) for column in (0, 50)]
-    path = tmp_path / "a.tif"
-    with rasterio.open(path, "w", driver="GTiff", width=50, height=60, count=1, dtype="uint8") as target:
-        target.gcps = (points, CRS.from_epsg(3857))
-    assert "gdalwarp" in rejection(path)
 
 
 def test_missing_crs_asks_for_a_prj(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ CHAPTER = PAGE.partition("## Links, devices and other odd files\n")[2].partition
 MODULES = (
     "ls4_assets/raster/tiff_structure.py",
     "ls4_assets/raster/crs_files.py",
+    "ls4_assets/domain/key_parser.py",
     "ls4_assets/raster/georeference.py",
+    "ls4_assets/raster/position.py",
+    "ls4_assets/raster/sidecar_readers.py",
     "ls4_assets/raster/source.py",
     "ls4_assets/processing/worker.py",
     "ls4_assets/processing/admission.py",
@@ -26,7 +29,7 @@ MODULES = (
 
 def messages(path: Path) -> str:
     """The source without the breaks between adjacent literals, so that a quotation is found across lines."""
-    return re.sub(r'"\s+f?"', "", path.read_text()).replace("{MAX_IMAGES}", "256").replace("{MAX_SIDECAR_BYTES:,}", "1,000,000")
+    return re.sub(r'"\s+f?"', "", path.read_text()).replace("{MAX_IMAGES}", "256").replace("{max_bytes:,}", "1,000,000")
 
 
 FIRST_COLUMN = "".join(row.split("|")[1] for row in CHAPTER.splitlines() if "|" in row)

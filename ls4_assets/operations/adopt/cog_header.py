@@ -21,7 +21,7 @@ from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.footprint import trace_outline
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
-from ls4_assets.raster.georeference import WEB_MERCATOR
+from ls4_assets.raster.position import WEB_MERCATOR
 
 _OUTLINE_GRID_PX = 512
 """Longer side of the mask that the footprint is drawn from: precise to a thousandth of a frame's side, and one tile to read."""

@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
-from ls4_assets.domain.key_parser import frame_stem, is_tif, parse_collection_path
+from ls4_assets.domain.key_parser import parse_collection_path
 from ls4_assets.domain.names import FRAME_TYPES, Collection, Frame, Naming, check_file_name
+from ls4_assets.domain.sidecars import frame_stem, is_tif
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.ingest.listing import DroppedFile, pair_sidecars
 from resources.storage import Storage, StoredObject

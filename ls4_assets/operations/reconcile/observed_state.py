@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType
-from ls4_assets.domain.key_parser import is_tif, parse_product_key
+from ls4_assets.domain.key_parser import parse_product_key
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import COG, FrameProduct
+from ls4_assets.domain.sidecars import is_tif
 from ls4_assets.operations.reconcile.model import ObservedState
 from ls4_assets.publishing.map_publisher import MapPublisher
 from ls4_assets.publishing.maps import MAP_PUBLISHERS

@@ -10,8 +10,8 @@ from ls4_assets.db.frames import ADOPTED
 from ls4_assets.db.schema import SourceState, frame, source
 from ls4_assets.db.tile_index import LEGACY, cog_key_expression, is_owned_by_ls4, location_key_expression
 from ls4_assets.domain.film_types import FILM_TYPES
-from ls4_assets.domain.key_parser import is_tif
 from ls4_assets.domain.names import Collection
+from ls4_assets.domain.sidecars import is_tif
 from ls4_assets.ingest.sources import has_sources
 from ls4_assets.operations.reconcile.model import (
     RecordedCollection,

@@ -1,0 +1,322 @@
+"""Which file the position of a scan comes from: each kind of sidecar alone, and what happens when files contradict each other."""
+
+import codecs
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.warp
+from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+
+from ls4_assets.domain.sidecars import SIDECARS
+from ls4_assets.errors import FrameError
+from ls4_assets.raster.georeference import Georeference
+from ls4_assets.raster.position import PositionOptions
+from ls4_assets.raster.sidecar_readers import READERS
+from ls4_assets.raster.source import Limits, open_source
+from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
+
+UTM = CRS.from_epsg(26914)
+WEST, NORTH = UTM_PLACE
+TRANSFORM = Affine(2, 0, WEST, 0, -2, NORTH)
+WIDTH, HEIGHT = 50, 60
+HEADER: dict[str, Any] = {"crs": UTM, "transform": TRANSFORM}
+NO_GEOREFERENCE: dict[str, Any] = {"crs": None, "transform": Affine.identity()}
+ESRI_WKT = UTM.to_wkt(version="WKT1_ESRI")
+POINTS = [(0, 0), (WIDTH, 0), (WIDTH, HEIGHT), (0, HEIGHT)]
+
+
+def world_file(transform: Affine = TRANSFORM) -> str:
+    x, y = transform @ (0.5, 0.5)
+    return "".join(f"{number}\n" for number in (transform.a, transform.d, transform.b, transform.e, x, y))
+
+
+def doubles(numbers: list[float]) -> str:
+    return "".join(f"<Double>{number}</Double>" for number in numbers)
+
+
+def qgis_points(transform: Affine = TRANSFORM, crs: str = "EPSG:26914") -> str:
+    lines = [f"#CRS: {crs}", "mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
+    lines += ["{},{},{},{},1,0,0,0".format(*(transform @ point), point[0], -point[1]) for point in POINTS]
+    return "\n".join([*lines, "0,0,1,-1,0,0,0,0"])
+
+
+def arcgis_points(transform: Affine = TRANSFORM) -> str:
+    source = doubles([float(value) for column, row in POINTS for value in (column, -row)])
+    target = doubles([value for point in POINTS for value in transform @ point])
+    return (
+        '<PAMDataset><Metadata domain="xml:ESRI" format="xml"><GeodataXform xsi:type="typens:PolynomialXform" '
+        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:typens="http://www.esri.com/schemas/ArcGIS/10.3">'
+        f'<SpatialReference xsi:type="typens:ProjectedCoordinateSystem"><WKT>{ESRI_WKT}</WKT></SpatialReference>'
+        f"<SourceGCPs>{source}</SourceGCPs><TargetGCPs>{target}</TargetGCPs></GeodataXform></Metadata></PAMDataset>"
+    )
+
+
+def pam(transform: Affine = TRANSFORM, srs: str = ESRI_WKT) -> str:
+    return f"<PAMDataset><SRS>{srs}</SRS><GeoTransform>{', '.join(map(str, transform.to_gdal()))}</GeoTransform></PAMDataset>"
+
+
+def pam_points(transform: Affine = TRANSFORM) -> str:
+    points = "".join(
+        '<GCP Id="{}" Pixel="{}" Line="{}" X="{}" Y="{}"/>'.format(number, *point, *(transform @ point))
+        for number, point in enumerate(POINTS)
+    )
+    return f'<PAMDataset><GCPList Projection="EPSG:26914">{points}</GCPList></PAMDataset>'
+
+
+def mapinfo(transform: Affine = TRANSFORM) -> str:
+    corners = ",\n".join('  ({},{}) ({},{}) Label "Pt"'.format(*(transform @ point), *point) for point in POINTS)
+    return (
+        '!table\n!version 300\n!charset WindowsLatin1\n\nDefinition Table\n  File "a.tif"\n  Type "RASTER"\n'
+        f'{corners}\n  CoordSys Earth Projection 8, 74, "m", -99, 0, 0.9996, 500000, 0\n  Units "m"\n'
+    )
+
+
+CONTENTS: dict[str, Callable[[Affine], str]] = {
+    ".tfw": world_file,
+    ".tfwx": world_file,
+    ".tifw": world_file,
+    ".wld": world_file,
+    ".tif.aux.xml": pam,
+    ".aux.xml": pam,
+    ".tab": mapinfo,
+    ".tif.points": qgis_points,
+    ".points": qgis_points,
+}
+
+
+def scan(folder: Path, **options: Any) -> Path:
+    return write_tif(folder / "a.tif", photograph(HEIGHT, WIDTH), **options)
+
+
+def inspect(path: Path, *late: str, **options: Any) -> Georeference:
+    """The georeference when the sidecars with the suffixes `late` were dropped after the tif had been processed."""
+    position = PositionOptions(dict.fromkeys(late, 1), **options)
+    return open_source(path, "bw", Limits(), position).georeference
+
+
+def rejection(path: Path, *late: str, **options: Any) -> str:
+    with pytest.raises(FrameError) as caught:
+        inspect(path, *late, **options)
+    message = str(caught.value)
+    assert message.startswith("a.") and message.endswith(".") and "\n" not in message
+    return message
+
+
+def test_every_sidecar_with_a_georeference_has_a_reader_and_a_test() -> None:
+    """A kind that was only listed would make a new version of the frame that is like the old one."""
+    kinds = {kind.suffix for kind in SIDECARS if kind.is_text}
+    assert kinds == {*READERS} - {".tif"} == {*CONTENTS, ".prj"}
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+def test_each_sidecar_places_a_tif_without_a_position(tmp_path: Path, suffix: str) -> None:
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    (tmp_path / f"a{suffix}").write_text(CONTENTS[suffix](TRANSFORM))
+    if CONTENTS[suffix] is world_file:
+        (tmp_path / "a.prj").write_text(ESRI_WKT)
+    georeference = inspect(path)
+    assert georeference.transform.almost_equals(TRANSFORM, 1e-6)
+    assert georeference.position_source == f"a{suffix}"
+    assert georeference.crs_source == ("a.prj" if CONTENTS[suffix] is world_file else f"a{suffix}")
+    assert (georeference.control_points is not None) == suffix.endswith(".points")
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+def test_sidecar_that_came_later_overrules_the_header(tmp_path: Path, suffix: str) -> None:
+    """A corrected world file made the frame again at the same wrong place."""
+    path = scan(tmp_path, **HEADER)
+    corrected = Affine.translation(120, 0) @ TRANSFORM
+    (tmp_path / f"a{suffix}").write_text(CONTENTS[suffix](corrected))
+    georeference = inspect(path, suffix)
+    assert georeference.transform.almost_equals(corrected, 1e-6)
+    assert georeference.position_source == f"a{suffix}"
+    assert georeference.position_note == "dropped after its header, which lies 120 m away"
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+def test_contradiction_of_files_that_came_together_is_rejected_with_both_places(tmp_path: Path, suffix: str) -> None:
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / f"a{suffix}").write_text(CONTENTS[suffix](Affine.translation(120, 0) @ TRANSFORM))
+    for late in ((), (".tif",), (".tif", suffix)):
+        message = rejection(path, *late)
+        assert "latitude 30.27520, longitude -97.75187" in message and "latitude 30.27519, longitude -97.75063" in message
+        assert "120 m away" in message
+        assert f"delete a{suffix} if the header of the tif is right, or drop a{suffix} again if it is right" in message
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+def test_files_that_agree_within_a_pixel_change_nothing(tmp_path: Path, suffix: str) -> None:
+    path = scan(tmp_path, **HEADER)
+    # Half a pixel, as of a world file that was written for corners instead of centers.
+    (tmp_path / f"a{suffix}").write_text(CONTENTS[suffix](Affine.translation(1, -1) @ TRANSFORM))
+    georeference = inspect(path)
+    if suffix != ".tif.aux.xml":
+        assert (georeference.transform, georeference.position_source, georeference.position_note) == (TRANSFORM, "its header", "")
+
+
+def test_two_sidecars_that_contradict_each_other_are_rejected(tmp_path: Path) -> None:
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    (tmp_path / "a.prj").write_text(ESRI_WKT)
+    (tmp_path / "a.tfw").write_text(world_file())
+    (tmp_path / "a.wld").write_text(world_file(Affine.translation(0, 500) @ TRANSFORM))
+    assert "a.tfw places it" in (message := rejection(path)) and "delete the wrong one of the two, or drop the right" in message
+    assert inspect(path, ".wld").position_source == "a.wld"
+
+
+@pytest.mark.parametrize("name", ["a.tif.aux.xml", "a.aux.xml"])
+def test_control_points_of_arcgis_are_read(tmp_path: Path, name: str) -> None:
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    (tmp_path / name).write_text(arcgis_points())
+    georeference = inspect(path)
+    assert georeference.control_points and georeference.transform.almost_equals(TRANSFORM, 1e-6)
+    assert (georeference.position_source, georeference.crs) == (name, UTM)
+
+
+@pytest.mark.parametrize("name", ["a.tif.aux.xml", "a.aux.xml"])
+def test_geotransform_comes_before_control_points_that_agree(tmp_path: Path, name: str) -> None:
+    """ArcGIS writes the points beside the world file that it made of them."""
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / name).write_text(arcgis_points())
+    georeference = inspect(path)
+    assert (georeference.position_source, georeference.control_points) == ("its header", None)
+    (tmp_path / name).write_text(arcgis_points(Affine.translation(120, 0) @ TRANSFORM))
+    assert f"delete {name} if the header of the tif is right" in rejection(path)
+    assert inspect(path, f".{name.partition('.')[2]}").position_source == name
+
+
+def test_control_points_of_gdal_are_read_from_the_tif_and_from_its_aux_xml(tmp_path: Path) -> None:
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    (tmp_path / "a.tif.aux.xml").write_text(pam_points())
+    assert inspect(path).facts()["control_points"] == 4
+    (tmp_path / "a.tif.aux.xml").unlink()
+    with rasterio.open(path, "r+") as target:
+        target.gcps = ([GroundControlPoint(row, column, *(TRANSFORM @ (column, row))) for column, row in POINTS], UTM)
+    georeference = inspect(path)
+    assert georeference.transform.almost_equals(TRANSFORM, 1e-6)
+    assert georeference.facts() | {"rms_px": 0, "max_px": 0, "rms_m": 0, "max_m": 0} == {
+        "position": "its header", "crs": "its header", "control_points": 4, "transformation": "polynomial 1",
+        "rms_px": 0, "max_px": 0, "rms_m": 0, "max_m": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [ESRI_WKT, UTM.to_wkt(), UTM.to_wkt(version="WKT2_2019"), "EPSG:26914", " epsg : 26914\n",
+     "+proj=utm +zone=14 +datum=NAD83\n +units=m +no_defs"],
+    ids=["esri", "ogc", "wkt2", "epsg", "epsg with blanks", "proj"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [(b"", "utf-8"), (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+     (b"", "utf-16-le")],
+)  # fmt: skip
+def test_prj_is_read_in_every_notation_and_encoding(tmp_path: Path, text: str, mark: bytes, encoding: str) -> None:
+    path = scan(tmp_path, crs=None, transform=TRANSFORM)
+    (tmp_path / "a.prj").write_bytes(mark + text.encode(encoding))
+    georeference = inspect(path)
+    assert georeference.crs.to_epsg(50) == 26914 and georeference.crs_source == "a.prj"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_prj_that_names_a_file_is_rejected_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    path = scan(tmp_path, crs=None, transform=TRANSFORM)
+    (tmp_path / "a.prj").write_bytes("+proj=longlat +nadgrids=/etc/passwd".encode(encoding))
+    assert "refers to another file, /etc/passwd" in rejection(path)
+
+
+@pytest.mark.parametrize("data", [codecs.BOM_UTF8 + world_file().encode(), world_file().replace(".", ",").encode()])
+def test_world_file_with_a_byte_order_mark_or_decimal_commas_is_read(tmp_path: Path, data: bytes) -> None:
+    path = scan(tmp_path, crs=UTM, transform=Affine.identity())
+    (tmp_path / "a.tfw").write_bytes(data)
+    assert inspect(path).transform == TRANSFORM
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "advice"),
+    [
+        (".tfw", "not numbers", "has six lines with a number each"),
+        (".tfw", "0\n0\n0\n0\n5\n5", "pixel size of zero"),
+        (".points", "a,b\n1,2", "the columns mapX, mapY"),
+        (".points", "mapX,mapY,sourceX,sourceY,enable\n1,2,3,4,0", "no enabled control point"),
+        (".aux.xml", "<PAMDataset><GeoTransform>a, b</GeoTransform></PAMDataset>", "delete it, or export it again"),
+    ],
+)
+def test_unreadable_sidecar_counts_only_when_nothing_else_does(tmp_path: Path, suffix: str, text: str, advice: str) -> None:
+    """The correction of a frame that cannot be read must not be ignored; an old scribble beside a good tif may be."""
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / f"a{suffix}").write_text(text)
+    assert inspect(path).position_source == "its header"
+    assert advice in rejection(path, suffix)
+    assert advice in rejection(scan(tmp_path, **NO_GEOREFERENCE))
+
+
+def test_contradiction_between_header_and_prj(tmp_path: Path) -> None:
+    """A .prj that corrects the zone of a tif was ignored."""
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / "a.prj").write_text("EPSG:26915")
+    message = rejection(path)
+    assert "two coordinate systems: with EPSG:26914 of its header" in message and "with EPSG:26915 of a.prj" in message
+    assert "delete a.prj if the header of the tif is right, or drop a.prj again if it is right" in message
+    georeference = inspect(path, ".prj")
+    assert (georeference.crs_label, georeference.crs_source, georeference.position_source) == (
+        "EPSG:26915",
+        "a.prj",
+        "its header",
+    )
+
+
+def test_prj_with_another_name_of_the_same_system_changes_nothing(tmp_path: Path) -> None:
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / "a.prj").write_text(ESRI_WKT)
+    assert inspect(path).crs_source == "its header"
+
+
+def test_unreadable_prj_that_came_later_is_rejected(tmp_path: Path) -> None:
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / "a.prj").write_text("zone 14, I think")
+    assert inspect(path).crs_label == "EPSG:26914"
+    assert "a.prj is not a coordinate reference system" in rejection(path, ".prj")
+
+
+def test_null_island_has_its_own_sentence(tmp_path: Path) -> None:
+    path = scan(tmp_path, crs="EPSG:3857", transform=Affine(1, 0, 0, 0, -1, 60))
+    assert "latitude 0 and longitude 0" in rejection(path)
+
+
+@pytest.mark.parametrize(("crs", "west"), [("EPSG:4326", 179.9995), ("EPSG:3857", 20_037_508.34 - 10), ("EPSG:32601", 300_000)])
+def test_frame_across_180_degrees_has_its_own_sentence(tmp_path: Path, crs: str, west: float) -> None:
+    size = 0.00002 if crs == "EPSG:4326" else 1.0
+    north = 30.0 if crs == "EPSG:4326" else 3_500_000.0
+    if crs == "EPSG:32601":
+        (west,), _ = rasterio.warp.transform("EPSG:4326", crs, [180.0], [31.6])
+        west -= 25
+    path = scan(tmp_path, crs=crs, transform=Affine(size, 0, west, 0, -size, north))
+    assert "crosses the meridian of 180 degrees" in rejection(path)
+
+
+def test_points_of_another_image_are_rejected(tmp_path: Path) -> None:
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    (tmp_path / "a.points").write_text(qgis_points().replace("50,-60", "5000,-6000"))
+    assert "outside its 50 x 60 pixels" in (message := rejection(path)) and "drop a.points again" in message
+
+
+def test_worst_points_are_named(tmp_path: Path) -> None:
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    rng = np.random.default_rng(2)
+    lines = ["mapX,mapY,sourceX,sourceY,enable"]
+    for number in range(12):
+        column, row = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
+        x, y = TRANSFORM @ (column, row)
+        lines.append(f"{x + 500 * (number == 7)},{y},{column},{-row},1")
+    (tmp_path / "a.points").write_text("\n".join(lines))
+    (tmp_path / "a.prj").write_text("EPSG:26914")
+    message = rejection(path)
+    assert "12 ground control points that do not fit a polynomial 2" in message and "the worst ones, 8 (column" in message
+    assert message.count("px)") == 3 and "raise LS4_MAX_GCP_RMS_PX" in message
+    assert inspect(path, max_gcp_rms_px=5000).control_points
