@@ -5,6 +5,7 @@ A mask has feathered edges at most: most of what it shows is fully opaque. Near 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,13 @@ class AlphaCounts:
     opaque: int
 
 
-def count_alpha(strips: Iterable[NDArray[np.generic]], opaque: float) -> AlphaCounts:
+def count_alpha(strips: Iterable[NDArray[Any]], opaque: float) -> AlphaCounts:
     """Count the pixels of a band; `opaque`: its value for fully opaque."""
     pixels = visible = full = 0
     for strip in strips:
         pixels += strip.size
         visible += int(np.count_nonzero(strip))
-        full += int(np.count_nonzero(strip >= opaque))  # type: ignore[operator]
+        full += int(np.count_nonzero(strip >= opaque))
     return AlphaCounts(pixels, visible, full)
 
 
@@ -52,6 +53,6 @@ def is_mask(counts: AlphaCounts, name: str, *, may_be_infrared: bool) -> bool:
         return False
     bands = "-b 1 -b 2 -b 3" if may_be_infrared else "-b 1"
     raise FrameError(
-        f"{name} has an alpha band of which only {share:.0%} is opaque, so it may not be a mask; export it again with an alpha of "
-        f"0 and 255, or keep the photograph alone with gdal_translate {bands} and drop the result."
+        f"{name} has an alpha band of which only {share:.0%} is opaque, so it may not be a mask; export it again with an alpha "
+        f"of 0 and 255, or keep the photograph alone with gdal_translate {bands} and drop the result."
     )

@@ -5,7 +5,6 @@ never changed. `pixel_format` says what is stored, `stretch`, `cielab` and `alph
 """
 
 import shutil
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -14,28 +13,20 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.errors import FrameError
-from ls4_assets.raster import alpha, cielab
+from ls4_assets.raster import cielab
 from ls4_assets.raster.damage import reject_unwritten
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.pixel_format import PixelFormat, reduce_palette
-from ls4_assets.raster.source import Source, translate_read_errors
-from ls4_assets.raster.stretch import Stretch, choose_stretch, find_plausible, sample_step
-from ls4_assets.raster.tiff_directories import MAX_SAMPLE, MIN_SAMPLE, PHOTOMETRIC, S_MAX_SAMPLE, S_MIN_SAMPLE
-from ls4_assets.raster.windows import iter_strips
+from ls4_assets.raster.raw_scan import Raw, RawScan, open_raw
+from ls4_assets.raster.source import Source
+from ls4_assets.raster.stretch import Stretch, choose_stretch, sample_step
+from ls4_assets.raster.tiff_directories import MAX_SAMPLE, MIN_SAMPLE, S_MAX_SAMPLE, S_MIN_SAMPLE
 
-Raw = NDArray[np.generic]
-Valid = NDArray[np.bool_]
 Decode = Callable[[Raw], NDArray[np.uint8]]
-
-_PHOTOMETRIC_RGB = 2
-_MAX_OVER_ALPHA_SHARE = 0.01
-_ALPHA_TOLERANCE = 8
-"""Colors that exceed their alpha by more, in more pixels than that share, are not multiplied by it, whatever the tag says."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def converted(source: Source, out: Path) -> Iterator[tuple[Source, Conversion | 
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
-            raw = _RawScan(source, stack.enter_context(_open_raw(source, folder)), stack)
+            raw = RawScan(source, stack.enter_context(open_raw(source, folder)), stack)
             plain = folder / source.path.name
             has_mask, conversion = _write_plain(raw, plain)
         bands = tuple(range(1, FILM_TYPES[source.film_type].bands + 1))
@@ -76,123 +67,7 @@ def converted(source: Source, out: Path) -> Iterator[tuple[Source, Conversion | 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _open_raw(source: Source, folder: Path) -> Iterator[DatasetReader]:
-    """Open the photograph as it is stored. GDAL itself converts CIELab of 8 bits, wrongly, so the copy is tagged as RGB."""
-    page = source.page
-    if source.format.kind != "cielab" or page is None:
-        with source.open() as dataset:
-            yield dataset
-        return
-    copy = folder / f"raw-{source.path.name}"
-    shutil.copyfile(source.path, copy)
-    mask = source.path.with_name(f"{source.path.name}.msk")
-    if mask.is_file():
-        shutil.copyfile(mask, copy.with_name(f"{copy.name}.msk"))
-    with copy.open("r+b") as file:
-        file.seek(page.directory.positions[PHOTOMETRIC])
-        file.write(struct.pack(f"{page.directory.order}H", _PHOTOMETRIC_RGB))
-    with translate_read_errors(source):
-        dataset = rasterio.open(replace(page, path=copy).gdal_name, driver="GTiff")
-    with dataset:
-        yield dataset
-
-
-class _RawScan:
-    """The stored values of a scan, strip by strip, and where they are valid by what the file declares."""
-
-    def __init__(self, source: Source, dataset: DatasetReader, stack: ExitStack) -> None:
-        self.source, self.dataset = source, dataset
-        self.dtype = np.dtype(dataset.dtypes[0])
-        bits = source.format.bits
-        is_integer = np.issubdtype(self.dtype, np.integer)
-        self.opaque = float(2**bits - 1 if bits else np.iinfo(self.dtype).max) if is_integer else 1.0
-        self.has_implausible = False
-        self._page_mask = self._open_page_mask(stack)
-        self.uses_alpha = source.declared_mask == "alpha" and self._is_alpha_a_mask()
-        self.divides_by_alpha = self.uses_alpha and source.format.is_premultiplied and self._is_premultiplied()
-
-    @property
-    def declares_validity(self) -> bool:
-        source = self.source
-        return source.declared_mask == "mask" or self._page_mask is not None or self.uses_alpha or source.raw_nodata is not None
-
-    def strips(self) -> Iterator[Window]:
-        # Four times: the conversion needs copies of wider types.
-        row_values = self.source.count * self.dtype.itemsize * 4
-        return iter_strips(self.source.width, self.source.height, row_values, self.dataset.block_shapes[0][0])
-
-    def read(self, window: Window) -> tuple[Raw, Valid]:
-        """Return the values of the photograph's bands and where they are valid."""
-        source = self.source
-        bands = [*source.bands, source.alpha_band] if self.uses_alpha and source.alpha_band else [*source.bands]
-        with translate_read_errors(source):
-            values: Raw = self.dataset.read(bands, window=window)
-            valid = self._read_declared(values, window)
-        if self.uses_alpha:
-            opacity, values = values[-1], values[:-1]
-            valid = valid & (opacity.astype(np.float64) * 2 > self.opaque)
-            if self.divides_by_alpha:
-                values = self._divide(values, opacity)
-        plausible = find_plausible(values)
-        self.has_implausible |= not plausible.all()
-        return values, valid & plausible
-
-    def _read_declared(self, values: Raw, window: Window) -> Valid:
-        source = self.source
-        if self._page_mask is not None:
-            return np.asarray(self._page_mask.read(1, window=window) > 0)
-        if source.declared_mask == "mask":
-            return np.asarray(self.dataset.read_masks(1, window=window) > 0)
-        if self.uses_alpha or source.raw_nodata is None:
-            return np.ones(values.shape[1:], bool)
-        nodata = np.array(source.raw_nodata, np.float64)[:, None, None]
-        # nan as nodata differs from itself; `find_plausible` excludes it.
-        return np.asarray((values != nodata.astype(self.dtype if np.isfinite(nodata).all() else np.float64)).any(axis=0))
-
-    def _open_page_mask(self, stack: ExitStack) -> DatasetReader | None:
-        """Open the mask of a page that is not the first: GDAL pairs only the first with its mask."""
-        page = self.source.page
-        if page is None or page.is_first:
-            return None
-        beside = page.path.with_name(f"{page.path.name}.msk")
-        name = str(beside) if beside.is_file() else page.mask_gdal_name
-        if name is None:
-            return None
-        with translate_read_errors(self.source):
-            mask: DatasetReader = stack.enter_context(rasterio.open(name, driver="GTiff"))
-        return mask if (mask.width, mask.height) == (self.source.width, self.source.height) else None
-
-    def _is_alpha_a_mask(self) -> bool:
-        strips = (self._read_band(self.source.alpha_band, window) for window in self.strips())
-        counts = alpha.count_alpha(strips, self.opaque)
-        return alpha.is_mask(counts, self.source.path.name, may_be_infrared=len(self.source.bands) > 1)
-
-    def _read_band(self, band: int | None, window: Window) -> Raw:
-        with translate_read_errors(self.source):
-            values: Raw = self.dataset.read(band, window=window)
-        return values
-
-    def _is_premultiplied(self) -> bool:
-        """True when no color exceeds its alpha: some programs tag alpha as premultiplied and do not multiply."""
-        over = visible = 0
-        for window in self.strips():
-            with translate_read_errors(self.source):
-                colors = self.dataset.read(list(self.source.bands), window=window).max(axis=0).astype(np.float64)
-                opacity = self.dataset.read(self.source.alpha_band, window=window).astype(np.float64)
-            over += int(np.count_nonzero((colors > opacity + _ALPHA_TOLERANCE * self.opaque / 255) & (opacity > 0)))
-            visible += int(np.count_nonzero(opacity))
-        return over <= _MAX_OVER_ALPHA_SHARE * visible
-
-    def _divide(self, values: Raw, opacity: Raw) -> Raw:
-        full = values.astype(np.float64) * (self.opaque / np.maximum(opacity.astype(np.float64), 1e-9))
-        if np.issubdtype(self.dtype, np.integer):
-            full = np.rint(full.clip(0, self.opaque))
-        divided: Raw = full.astype(self.dtype)
-        return divided
-
-
-def _write_plain(raw: _RawScan, path: Path) -> tuple[bool, Conversion]:
+def _write_plain(raw: RawScan, path: Path) -> tuple[bool, Conversion]:
     """Write the converted photograph to `path`. Returns whether it has a mask, and what was done."""
     source = raw.source
     if source.page is not None:
@@ -225,16 +100,13 @@ def _lookup(table: NDArray[np.uint8]) -> Decode:
     return decode
 
 
-def _decode_plain(raw: _RawScan) -> tuple[Decode, Conversion]:
+def _decode_plain(raw: RawScan) -> tuple[Decode, Conversion]:
     levels = np.arange(256, dtype=np.uint8)
-    if raw.divides_by_alpha:
-        description = "8-bit, divided by its premultiplied alpha"
-    else:
-        description = "8-bit values, unchanged"
+    description = "8-bit, divided by its premultiplied alpha" if raw.divides_by_alpha else "8-bit values, unchanged"
     return _lookup(levels[::-1].copy() if raw.source.min_is_white else levels), Conversion(_with_page(raw, description))
 
 
-def _decode_few_bits(raw: _RawScan) -> tuple[Decode, Conversion]:
+def _decode_few_bits(raw: RawScan) -> tuple[Decode, Conversion]:
     bits = raw.source.format.bits or 1
     levels = np.rint(np.arange(256).clip(0, 2**bits - 1) * (255 / (2**bits - 1))).astype(np.uint8)
     if raw.source.min_is_white:
@@ -242,7 +114,7 @@ def _decode_few_bits(raw: _RawScan) -> tuple[Decode, Conversion]:
     return _lookup(levels), Conversion(_with_page(raw, f"{bits}-bit, 0 to {2**bits - 1} became 0 to 255"))
 
 
-def _decode_palette(raw: _RawScan) -> tuple[Decode, Conversion]:
+def _decode_palette(raw: RawScan) -> tuple[Decode, Conversion]:
     source, palette = raw.source, raw.source.format.palette
     assert palette is not None
     used = np.zeros(palette.shape[1], bool)
@@ -254,27 +126,27 @@ def _decode_palette(raw: _RawScan) -> tuple[Decode, Conversion]:
     return _lookup(table), Conversion(_with_page(raw, f"{colors} palette of {int(used.sum())} used values, expanded"))
 
 
-def _decode_cielab(raw: _RawScan) -> tuple[Decode, Conversion]:
+def _decode_cielab(raw: RawScan) -> tuple[Decode, Conversion]:
     is_offset = raw.source.format.is_offset_lab or cielab.are_offset(_sample(raw)[1:])
     return lambda values: cielab.to_srgb(values, is_offset=is_offset), Conversion(
         _with_page(raw, "CIE L*a*b*, converted to sRGB")
     )
 
 
-def _decode_wide(raw: _RawScan) -> tuple[Decode, Conversion]:
+def _decode_wide(raw: RawScan) -> tuple[Decode, Conversion]:
     source = raw.source
     sample = _sample(raw)
     if sample.size == 0:
         raise FrameError(
-            f"{source.path.name} has no valid pixel: all of it is masked or nodata; check the scan and its nodata value, and drop "
-            "it again."
+            f"{source.path.name} has no valid pixel: all of it is masked or nodata; check the scan and its nodata value, and "
+            "drop it again."
         )
     stretch = choose_stretch(sample, _declared_ranges(source), source.format.bits)
     description = f"{raw.dtype.name}, {stretch.low:g} to {stretch.high:g} became 0 to 255 (by {stretch.rule})"
     return _apply(stretch, raw), Conversion(_with_page(raw, description), stretch)
 
 
-def _apply(stretch: Stretch, raw: _RawScan) -> Decode:
+def _apply(stretch: Stretch, raw: RawScan) -> Decode:
     flip = raw.source.min_is_white
     if raw.dtype.itemsize <= 2 and np.issubdtype(raw.dtype, np.integer):
         every_value = np.arange(1 << (8 * raw.dtype.itemsize), dtype=f"u{raw.dtype.itemsize}").view(raw.dtype)
@@ -292,7 +164,7 @@ def _declared_ranges(source: Source) -> list[tuple[float, float]]:
     return [(float(min(values[low])), float(max(values[high]))) for low, high in pairs if low in values and high in values]
 
 
-def _sample(raw: _RawScan) -> Raw:
+def _sample(raw: RawScan) -> Raw:
     """Return valid values of all bands, shape (bands, pixels): evenly spread, without the value of a collar."""
     source = raw.source
     step = sample_step(source.width, source.height)
@@ -309,7 +181,7 @@ def _sample(raw: _RawScan) -> Raw:
     return sample
 
 
-def _find_collar_value(raw: _RawScan) -> Raw | None:
+def _find_collar_value(raw: RawScan) -> Raw | None:
     """Return the value, one of each band, that at least two corners of the image share."""
     width, height = raw.source.width, raw.source.height
     corners = [raw.read(Window(column, row, 1, 1))[0][:, 0, 0] for row in (0, height - 1) for column in (0, width - 1)]
@@ -319,12 +191,12 @@ def _find_collar_value(raw: _RawScan) -> Raw | None:
     return None
 
 
-def _with_page(raw: _RawScan, description: str) -> str:
+def _with_page(raw: RawScan, description: str) -> str:
     page = raw.source.page
     return description if page is None or page.is_first else f"{description}; the photograph is not the first image of its file"
 
 
-_DECODERS: dict[str, Callable[[_RawScan], tuple[Decode, Conversion]]] = {
+_DECODERS: dict[str, Callable[[RawScan], tuple[Decode, Conversion]]] = {
     "plain": _decode_plain,
     "few bits": _decode_few_bits,
     "palette": _decode_palette,

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from ls4_assets.raster.pages import Page
 from ls4_assets.raster.tiff_directories import COMPRESSION, FILL_ORDER, Directory, read_blocks
 
 _COPY_AGAIN = "copy it again from the scanner's disk and drop it again"
-_LOGGER = logging.getLogger("rasterio._env")
+# rasterio logs GDAL's messages to the second while it waits for the result of a call, and otherwise to the first.
+_LOGGERS = (logging.getLogger("rasterio._env"), logging.getLogger("rasterio._err"))
 _MAX_MESSAGES = 100
 # Messages about tags and sidecars, which GDAL reads when they are first needed. They say nothing about the pixels.
 _ABOUT_TAGS = re.compile(
@@ -53,17 +55,19 @@ class _Collector(logging.Handler):
 def collect_findings() -> Iterator[list[str]]:
     """Yield the list to which GDAL's warnings and errors about pixels are added while the block runs."""
     collector = _Collector()
-    level, disabled = _LOGGER.level, _LOGGER.disabled
-    if not _LOGGER.isEnabledFor(logging.WARNING):
-        _LOGGER.setLevel(logging.WARNING)
-    _LOGGER.disabled = False
-    _LOGGER.addHandler(collector)
+    before = [(logger, logger.level, logger.disabled) for logger in _LOGGERS]
+    for logger in _LOGGERS:
+        logger.disabled = False
+        if not logger.isEnabledFor(logging.WARNING):
+            logger.setLevel(logging.WARNING)
+        logger.addHandler(collector)
     try:
         yield collector.messages
     finally:
-        _LOGGER.removeHandler(collector)
-        _LOGGER.setLevel(level)
-        _LOGGER.disabled = disabled
+        for logger, level, disabled in before:
+            logger.removeHandler(collector)
+            logger.setLevel(level)
+            logger.disabled = disabled
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,12 @@ def describe_damage(path: Path, gdal_name: str, reason: str) -> FrameError:
 def _locate(gdal_name: str) -> Damage | None:
     """Read an image block by block; None when every block can be read alone."""
     with gdal_env(pam=True), rasterio.open(gdal_name) as dataset:
-        windows = (window for _, window in dataset.block_windows(1))
-        return _summarize(
-            (window, not _is_readable(lambda part=window: dataset.read(window=part)))
-            for window in windows  # type: ignore[misc]
-        ) or _summarize(
-            (window, not _is_readable(lambda part=window: dataset.read_masks(1, window=part)))  # type: ignore[misc]
-            for _, window in dataset.block_windows(1)
-        )
+        windows = [window for _, window in dataset.block_windows(1)]
+        for read in (lambda window: dataset.read(window=window), lambda window: dataset.read_masks(1, window=window)):
+            damage = _summarize((window, not _is_readable(partial(read, window))) for window in windows)
+            if damage:
+                return damage
+    return None
 
 
 def _is_readable(read: Callable[[], object]) -> bool:
@@ -178,8 +180,8 @@ def reject_unwritten(page: Page | None, read_valid: Callable[[Window], NDArray[n
     if windows:
         damage = Damage(len(windows), len(offsets), windows[0])
         raise FrameError(
-            f"{page.path.name} has strips or tiles that were never written, first in {damage.place}; {_COPY_AGAIN}, or, when they "
-            "are meant to be black, write them with gdal_translate and drop the result."
+            f"{page.path.name} has strips or tiles that were never written, first in {damage.place}; {_COPY_AGAIN}, or, when "
+            "they are meant to be black, write them with gdal_translate and drop the result."
         )
 
 

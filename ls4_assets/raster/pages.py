@@ -69,9 +69,9 @@ def _explain_several(path: Path, full: list[Directory], images: list[Directory])
     numbers = [images.index(page) + 1 for page in full if page in images]
     number = numbers[0] if numbers else 1
     return (
-        f"{path.name} holds {len(full)} images of full resolution ({sizes}{', ...' if len(full) > 3 else ''}) and a frame is one; "
-        f"export each as a file of its own, the first of them with gdal_translate GTIFF_DIR:{number}:{path.name} and the name of "
-        "the new file, and drop the result."
+        f"{path.name} holds {len(full)} images of full resolution ({sizes}{', ...' if len(full) > 3 else ''}) and a frame is "
+        f"one; export each as a file of its own, the first with gdal_translate GTIFF_DIR:{number}:{path.name} and a new name, and "
+        "drop the result."
     )
 
 
@@ -100,7 +100,8 @@ def _scale(copy: DatasetReader, full: DatasetReader) -> Affine | None:
     factor = round(max(across, down))
     if (-(-full.width // factor), -(-full.height // factor)) == (copy.width, copy.height):
         across = down = factor
-    return copy.transform @ Affine.scale(1 / across, 1 / down)
+    transform: Affine = copy.transform @ Affine.scale(1 / across, 1 / down)
+    return transform
 
 
 def _georeferenced_stub(dataset: DatasetReader, transform: Affine, crs: CRS | None) -> str:

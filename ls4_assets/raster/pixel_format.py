@@ -105,8 +105,8 @@ def reduce_palette(palette: NDArray[np.uint8], used: NDArray[np.bool_], film_typ
     colors = palette[:, used].astype(int)
     if colors.shape[1] > 1 and (colors == colors[:, :1]).all():
         raise FrameError(
-            f"{name} has a palette that shows all of its {colors.shape[1]} values in the same color; export it again as a GeoTIFF "
-            "in gray without a palette and drop that."
+            f"{name} has a palette that shows all of its {colors.shape[1]} values in the same color; export it again as a "
+            "GeoTIFF in gray without a palette and drop that."
         )
     if FILM_TYPES[film_type].bands > 1:
         return palette
@@ -116,4 +116,5 @@ def reduce_palette(palette: NDArray[np.uint8], used: NDArray[np.bool_], film_typ
             f"{name} has a color palette and a frame under {film_type}/ needs {FILM_TYPES[film_type].required_bands}; drop it "
             f"{join_or(others)}, or convert it with gdal_translate -expand gray and drop the result."
         )
-    return palette.mean(axis=0, keepdims=True).round().astype(np.uint8)
+    gray: NDArray[np.uint8] = palette.mean(axis=0, keepdims=True).round().astype(np.uint8)
+    return gray

@@ -101,7 +101,7 @@ class Source:
     @contextmanager
     def open(self) -> Iterator[DatasetReader]:
         """Open the dataset. Errors inside the block are not translated: the disk being written to may be full."""
-        with translate_read_errors(self):
+        with translate_read_errors(self, counts_warnings=False):
             dataset = rasterio.open(self.gdal_name, driver="GTiff")
         with dataset:
             yield dataset
@@ -114,10 +114,10 @@ class Source:
 
 
 @contextmanager
-def translate_read_errors(source: Source) -> Iterator[None]:
+def translate_read_errors(source: Source, *, counts_warnings: bool = True) -> Iterator[None]:
     """Raise GDAL's errors, and its warnings about pixels, as a FrameError that says where the damage is, except lack of memory.
 
-    Wrap only code that reads `source`.
+    Wrap only code that reads `source`. Without `counts_warnings`, as where it is only opened, warnings are ignored.
     """
     try:
         with collect_findings() as findings:
@@ -126,7 +126,7 @@ def translate_read_errors(source: Source) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise describe_damage(source.path, source.gdal_name, str(error.__cause__ or error)) from error
-    if findings:
+    if findings and counts_warnings:
         raise describe_damage(source.path, source.gdal_name, findings[0])
 
 
@@ -274,10 +274,16 @@ def _read_declared_mask(
         return "alpha", None
     # GDAL ignores a nodata tag that uint8 cannot hold (256, -9999, nan), but not 0.5.
     values = [dataset.nodatavals[band - 1] for band in bands]
-    is_integer = np.issubdtype(np.dtype(pixel_format.dtype), np.integer)
-    if any(value is None or (is_integer and (not np.isfinite(value) or value != int(value))) for value in values):
+    if any(value is None or not _can_hold(pixel_format.dtype, value) for value in values):
         return "nothing", None
     return "nodata", tuple(float(value) for value in values)
+
+
+def _can_hold(dtype: str, value: float) -> bool:
+    if not np.issubdtype(np.dtype(dtype), np.integer):
+        return True
+    limits = np.iinfo(dtype)
+    return bool(np.isfinite(value)) and value == int(value) and limits.min <= value <= limits.max
 
 
 def _as_read(raw_nodata: tuple[float, ...] | None, pixel_format: PixelFormat) -> tuple[int, ...] | None:

@@ -1,19 +1,20 @@
 """The one linear stretch that turns the values of a 16-bit or float scan into 8 bits, the same for all of its bands.
 
 The range that becomes 0 to 255 is, by the first rule that applies:
-1. the tags SMinSampleValue and SMaxSampleValue, or MinSampleValue and MaxSampleValue, unless more than 1 % of the valid values are
-   outside;
+1. the tags SMinSampleValue and SMaxSampleValue, or MinSampleValue and MaxSampleValue, unless more than 1 % of the valid values
+   are outside;
 2. the bits that the file says are used of each value (NBITS);
 3. 0 to 255, for integers that use exactly 8 bits: an 8-bit scan that was stored wider;
 4. the 0.1 and the 99.9 percentile of the valid values, so that a speck of dust or a dead pixel does not make the scan dark.
 Statistics in an .aux.xml are not used: a GIS writes them when somebody opens a scan, and scans of one roll would then differ.
 
-Not valid are pixels that a mask, alpha or nodata excludes, values that are not finite or that no sensor gives (1e30 and more), and
-the value that at least two corners of the image share: a collar. Values outside the range become 0 or 255.
+Not valid are pixels that a mask, alpha or nodata excludes, values that are not finite or that no sensor gives (1e30 and more),
+and the value that at least two corners of the image share: a collar. Values outside the range become 0 or 255.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class Stretch:
     high: float
     rule: str
 
-    def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    def apply(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Return 8-bit pixels; values that are not finite become 0."""
         scaled = (pixels.astype(np.float64) - self.low) * (255 / (self.high - self.low))
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
@@ -42,7 +43,7 @@ class Stretch:
         return stretched
 
 
-def find_plausible(pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
+def find_plausible(pixels: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where every band has a value that a scan can have; shape (rows, columns)."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return np.ones(pixels.shape[1:], bool)
@@ -56,7 +57,7 @@ def sample_step(width: int, height: int) -> int:
     return max(1, int(np.ceil(np.sqrt(width * height / MAX_SAMPLE_PIXELS))))
 
 
-def choose_stretch(values: NDArray[np.generic], declared: Iterable[tuple[float, float]], used_bits: int | None) -> Stretch:
+def choose_stretch(values: NDArray[Any], declared: Iterable[tuple[float, float]], used_bits: int | None) -> Stretch:
     """Return the stretch by the rules above.
 
     values: the valid values of all bands, or a sample of them; not empty. declared: ranges by tags, the first is preferred.
