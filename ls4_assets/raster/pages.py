@@ -70,8 +70,8 @@ def _explain_several(path: Path, full: list[Directory], images: list[Directory])
     number = numbers[0] if numbers else 1
     return (
         f"{path.name} holds {len(full)} images of full resolution ({sizes}{', ...' if len(full) > 3 else ''}) and a frame is "
-        f"one; export each as a file of its own, the first with gdal_translate GTIFF_DIR:{number}:{path.name} and a new name, and "
-        "drop the result."
+        f"one; export each as a file of its own, the first with gdal_translate GTIFF_DIR:{number}:{path.name} and a new name, "
+        "and drop the result."
     )
 
 

@@ -71,7 +71,7 @@ def choose_stretch(values: NDArray[Any], declared: Iterable[tuple[float, float]]
     smallest, largest = float(values.min()), float(values.max())
     if np.issubdtype(values.dtype, np.integer) and smallest >= 0 and 128 <= largest <= 255:
         return Stretch(0.0, 255.0, "8-bit values, unchanged")
-    low, high = (float(value) for value in np.percentile(values, PERCENTILES))
+    low, high = (float(value) for value in np.percentile(values, PERCENTILES, method="nearest"))
     if low == high:
         low, high = smallest, largest
     if low == high:
