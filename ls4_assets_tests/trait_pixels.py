@@ -12,6 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
+from ls4_assets_tests.icc_profiles import to_srgb
 from ls4_assets_tests.rasters import NORTH, WEST, Pixels, photograph, write_tif
 
 HEIGHT, WIDTH = 300, 400
@@ -195,5 +196,21 @@ def cielab(photometric: int, is_offset: bool, dtype: str = "uint8") -> Callable[
         tifffile.imwrite(path, np.moveaxis(stored, 0, -1), photometric="rgb", extratags=georeference_tags())
         patch_tag(path, 262, photometric)
         return srgb, None
+
+    return make
+
+
+def with_profile(icc: bytes, bands: int, *, is_kept: bool = False) -> Callable[[Path], Truth]:
+    """A scan with an embedded ICC profile. `is_kept`: its values must come out as they are."""
+
+    def make(path: Path) -> Truth:
+        # Muted colors: those outside sRGB are clipped differently by each program.
+        pixels = (
+            scene() if bands == 1 else np.clip(scene().astype(int) + np.array([[[8]], [[0]], [[-8]]]), 0, 255).astype(np.uint8)
+        )
+        image = pixels[0] if bands == 1 else np.moveaxis(pixels, 0, -1)
+        photometric = "minisblack" if bands == 1 else "rgb"
+        tifffile.imwrite(path, image, photometric=photometric, extratags=georeference_tags(), iccprofile=icc)
+        return pixels if is_kept else to_srgb(pixels, icc), None
 
     return make

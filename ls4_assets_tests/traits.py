@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ls4_assets.domain.film_types import FilmType
+from ls4_assets_tests.icc_profiles import ADOBE_RGB, SRGB, curve, parametric_curve, profile, table_curve
 from ls4_assets_tests.trait_files import (
     cut,
     damaged,
@@ -48,6 +49,7 @@ from ls4_assets_tests.trait_pixels import (
     plain,
     reddish,
     wide,
+    with_profile,
 )
 
 
@@ -139,6 +141,16 @@ TRAITS: tuple[Trait, ...] = (
     Trait("colors", "CIELab of 16 bits", "accepted, converted to sRGB", cielab(8, False, "uint16"), "nc", tolerance=2),
     Trait("colors", "CIELab stored as ICCLab", "accepted, converted to sRGB", cielab(8, True), "nc", tolerance=2),
     Trait("colors", "ICCLab", "accepted, converted to sRGB", cielab(9, True), "nc", tolerance=2),
+    Trait("colors", "ICC profile of curves and a matrix (Adobe RGB)", "accepted, converted to sRGB",
+          with_profile(profile(curve(2.19921875), ADOBE_RGB), 3), "nc", tolerance=2),
+    Trait("colors", "ICC profile with a parametric curve", "accepted, converted to sRGB",
+          with_profile(profile(parametric_curve(1.8), ADOBE_RGB), 3), "nc", tolerance=2),
+    Trait("colors", "ICC profile of gray gamma 1.8", "accepted, converted to sRGB",
+          with_profile(profile(table_curve(1.8), None), 1), tolerance=2),
+    Trait("colors", "ICC profile of gray gamma 2.2", KEPT, with_profile(profile(curve(2.2), None), 1, is_kept=True)),
+    Trait("colors", "ICC profile sRGB", KEPT, with_profile(SRGB, 3, is_kept=True), "nc"),
+    Trait("colors", "ICC profile of tables", "accepted, every value kept: such a profile is not applied",
+          with_profile(profile(curve(1.8), ADOBE_RGB).replace(b"TRC", b"XXX"), 3, is_kept=True), "nc"),
     Trait("colors", "raw mosaic of a camera (CFA)", "rejected", retagged(32803), rejection="CFA"),
     Trait("colors", "LogLuv", "rejected", retagged(32845), rejection="Log2"),
     Trait("colors", "three bands", "rejected with the right folder or a command", rejected(plain(3)), rejection="under nc/"),

@@ -1,19 +1,17 @@
 """Convert CIE L*a*b* pixels to sRGB.
 
 TIFF 6.0, section 23, and Adobe's TIFF technical notes (ICCLab): L* is unsigned, a* and b* are signed (CIELab) or offset by half
-the range (ICCLab), and the white point is D50. CIE 15:2004, 8.2.1, for L*a*b* to XYZ; the matrix to linear sRGB adapts D50 to D65
-with Bradford's method (Lindbloom, "RGB/XYZ Matrices"); IEC 61966-2-1 for the curve of sRGB.
+the range (ICCLab), and the white point is D50. CIE 15:2004, 8.2.1, for L*a*b* to XYZ.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ls4_assets.raster.srgb import encode_xyz
+
 CIELAB, ICCLAB = 8, 9
 
 _D50 = np.array([0.96422, 1.0, 0.82521])
-_TO_LINEAR_SRGB = np.array(
-    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
-)
 _EPSILON = 6 / 29
 
 
@@ -41,7 +39,4 @@ def to_srgb(pixels: NDArray[np.unsignedinteger], *, is_offset: bool) -> NDArray[
     y = (lightness + 16) / 116
     f = np.stack([y + signed[0] / 500, y, y - signed[1] / 200])
     xyz = np.where(f > _EPSILON, f**3, 3 * _EPSILON**2 * (f - 4 / 29)) * _D50[:, None, None]
-    linear = np.tensordot(_TO_LINEAR_SRGB, xyz, axes=1).clip(0, 1)
-    curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    srgb: NDArray[np.uint8] = np.rint(curve * 255).astype(np.uint8)
-    return srgb
+    return encode_xyz(xyz)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from ls4_assets.domain.film_types import FILM_TYPES
+from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
 from ls4_assets.raster import cielab
 from ls4_assets.raster.damage import reject_unwritten
@@ -101,9 +102,14 @@ def _lookup(table: NDArray[np.uint8]) -> Decode:
 
 
 def _decode_plain(raw: RawScan) -> tuple[Decode, Conversion]:
+    source, icc = raw.source, raw.source.format.icc
     levels = np.arange(256, dtype=np.uint8)
-    description = "8-bit, divided by its premultiplied alpha" if raw.divides_by_alpha else "8-bit values, unchanged"
-    return _lookup(levels[::-1].copy() if raw.source.min_is_white else levels), Conversion(_with_page(raw, description))
+    invert = _lookup(levels[::-1].copy() if source.min_is_white else levels)
+    steps = ["8-bit", "divided by its premultiplied alpha" if raw.divides_by_alpha else ""]
+    if icc is None or len(icc.curves) != len(source.bands):
+        return invert, Conversion(_with_page(raw, ", ".join(filter(None, steps))))
+    description = ", ".join(filter(None, [*steps, f"converted from the ICC profile {printable(icc.name)} to sRGB"]))
+    return lambda values: icc.apply(invert(values)), Conversion(_with_page(raw, description))
 
 
 def _decode_few_bits(raw: RawScan) -> tuple[Decode, Conversion]:

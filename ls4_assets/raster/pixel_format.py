@@ -15,8 +15,9 @@ from rasterio.io import DatasetReader
 from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.cielab import CIELAB, ICCLAB
+from ls4_assets.raster.icc import MAX_BYTES, IccTransform, read_icc
 from ls4_assets.raster.pages import Page
-from ls4_assets.raster.tiff_directories import EXTRA_SAMPLES, PHOTOMETRIC
+from ls4_assets.raster.tiff_directories import EXTRA_SAMPLES, PHOTOMETRIC, read_icc_profile
 
 PixelKind = Literal["plain", "few bits", "palette", "wide", "cielab"]
 
@@ -27,6 +28,7 @@ _UNKNOWN_COLORS = {
     32845: "CIE Log2(L) (u', v')",
     34892: "the linear raw data of a camera (LinearRaw)",
 }
+_CMYK = 5
 _EXPORT = "export it again as a GeoTIFF in RGB or gray and drop that"
 _GRAY_TOLERANCE = 3
 """Largest difference of red, green and blue in a palette that is still gray: rounding of a profile conversion."""
@@ -37,7 +39,7 @@ class PixelFormat:
     """How the pixels are stored.
 
     bits: used bits of each value, where the file names fewer than its type has. palette: 8-bit colors of shape (bands, values).
-    is_premultiplied: colors are stored multiplied by alpha.
+    is_premultiplied: colors are stored multiplied by alpha. icc: an embedded profile that has to be applied.
     """
 
     kind: PixelKind
@@ -47,10 +49,11 @@ class PixelFormat:
     palette: NDArray[np.uint8] | None = None
     is_premultiplied: bool = False
     is_offset_lab: bool = False
+    icc: IccTransform | None = None
 
     @property
     def needs_conversion(self) -> bool:
-        return self.kind != "plain" or self.is_premultiplied
+        return self.kind != "plain" or self.is_premultiplied or self.icc is not None
 
 
 def read_pixel_format(dataset: DatasetReader, page: Page | None, path: Path) -> PixelFormat:
@@ -76,6 +79,8 @@ def read_pixel_format(dataset: DatasetReader, page: Page | None, path: Path) -> 
         bool(page and 1 in page.directory.values.get(EXTRA_SAMPLES, ())) and ColorInterp.alpha in dataset.colorinterp
     )
     if photometric in (CIELAB, ICCLAB):
+        if dtype not in ("uint8", "uint16") or bits:
+            raise FrameError(f"{path.name} is in CIE L*a*b* of other than 8 or 16 bits per band; {_EXPORT}.")
         return PixelFormat("cielab", dtype, False, is_offset_lab=photometric == ICCLAB)
     # GDAL also reports a palette for a MINISWHITE image.
     if dataset.colorinterp[0] == ColorInterp.palette and not min_is_white:
@@ -84,7 +89,17 @@ def read_pixel_format(dataset: DatasetReader, page: Page | None, path: Path) -> 
         return PixelFormat("wide", dtype, min_is_white, bits, is_premultiplied=is_premultiplied)
     if bits and bits < 8:
         return PixelFormat("few bits", dtype, min_is_white, bits)
-    return PixelFormat("plain", dtype, min_is_white, is_premultiplied=is_premultiplied)
+    icc = _read_profile(dataset, page)
+    return PixelFormat("plain", dtype, min_is_white, is_premultiplied=is_premultiplied, icc=icc)
+
+
+def _read_profile(dataset: DatasetReader, page: Page | None) -> IccTransform | None:
+    """Return the transform of an embedded profile that belongs to the colors that GDAL returns; None for sRGB."""
+    if page is None or page.directory.number(PHOTOMETRIC, 1) == _CMYK:
+        return None
+    colors = [color for color in dataset.colorinterp if color not in (ColorInterp.alpha, ColorInterp.undefined)]
+    transform = read_icc(read_icc_profile(page.path, page.directory, MAX_BYTES), 1 if len(colors) == 1 else 3)
+    return transform if transform and transform.changes_pixels else None
 
 
 def _read_palette(dataset: DatasetReader) -> NDArray[np.uint8]:

@@ -37,7 +37,8 @@ class Stretch:
 
     def apply(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Return 8-bit pixels; values that are not finite become 0."""
-        scaled = (pixels.astype(np.float64) - self.low) * (255 / (self.high - self.low))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = (pixels.astype(np.float64) - self.low) * (255 / (self.high - self.low))
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         stretched: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
         return stretched

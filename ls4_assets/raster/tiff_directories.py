@@ -22,10 +22,10 @@ PLANAR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 284, 322, 323, 324, 
 SUB_IFDS, EXTRA_SAMPLES = 330, 338
 MIN_SAMPLE, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 280, 281, 340, 341
 ICC_PROFILE = 34675
-_BLOCKS = (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)
+_LONG = (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES, ICC_PROFILE)
 
 # Formats of `struct` by TIFF type. Text, rational numbers and unknown types are not needed here.
-_FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MAX_VALUES = 256
 """Values of a tag other than the offsets and sizes of blocks: one for each band, or the list of sub-images."""
 
@@ -43,13 +43,14 @@ class _Location:
 
 @dataclass(frozen=True)
 class Directory:
-    """One image of a tif. `offset`: of its directory, in bytes; `values`: its numeric tags; `positions`: where each value is."""
+    """One image of a tif. `offset`: of its directory, in bytes; `values`: its numeric tags; `positions`: where each value is;
+    `long_tags`: where the lists of strips or tiles and the profile are."""
 
     offset: int
     order: str
     values: Mapping[int, tuple[Number, ...]]
     positions: Mapping[int, int]
-    blocks: Mapping[int, _Location]
+    long_tags: Mapping[int, _Location]
 
     def number(self, tag: int, default: int = 0) -> int:
         values = self.values.get(tag)
@@ -123,29 +124,39 @@ def _read_directory(file: BinaryIO, layout: Layout, offset: int, size: int) -> t
     (following,) = layout.link.unpack(file.read(layout.link.size))
     values: dict[int, tuple[Number, ...]] = {}
     positions: dict[int, int] = {}
-    blocks: dict[int, _Location] = {}
+    long_tags: dict[int, _Location] = {}
     for index, (tag, kind, length, value) in enumerate(layout.tag.iter_unpack(entries)):
         if kind not in _FORMATS or length == 0:
             continue
         form = order + _FORMATS[kind]
         width = struct.calcsize(form)
         place = start + (index + 1) * layout.tag.size - inline if width * length <= inline else value
-        if tag in _BLOCKS:
-            blocks[tag] = _Location(place, form, min(length, MAX_BLOCKS))
+        if tag in _LONG:
+            long_tags[tag] = _Location(place, form, min(length, MAX_BLOCKS))
         elif length <= _MAX_VALUES and place + width * length <= size:
             file.seek(place)
             values[tag] = struct.unpack(f"{order}{length}{_FORMATS[kind]}", file.read(width * length))
             positions[tag] = place
-    return Directory(offset, order, values, positions, blocks), following
+    return Directory(offset, order, values, positions, long_tags), following
+
+
+def read_icc_profile(path: Path, directory: Directory, max_bytes: int) -> bytes:
+    """Return the embedded ICC profile of an image; empty when it has none, or a larger one."""
+    location = directory.long_tags.get(ICC_PROFILE)
+    if location is None or location.count > max_bytes or location.offset >= path.stat().st_size:
+        return b""
+    with path.open("rb") as file:
+        file.seek(location.offset)
+        return file.read(location.count)
 
 
 def read_blocks(path: Path, directory: Directory) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Return the offsets and the sizes in bytes of all strips or tiles of an image; empty when they cannot be read."""
-    tags = (TILE_OFFSETS, TILE_BYTES) if TILE_OFFSETS in directory.blocks else (STRIP_OFFSETS, STRIP_BYTES)
+    tags = (TILE_OFFSETS, TILE_BYTES) if TILE_OFFSETS in directory.long_tags else (STRIP_OFFSETS, STRIP_BYTES)
     arrays = []
     with path.open("rb") as file:
         for tag in tags:
-            location = directory.blocks.get(tag)
+            location = directory.long_tags.get(tag)
             if location is None or location.offset >= path.stat().st_size:
                 return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
             file.seek(location.offset)

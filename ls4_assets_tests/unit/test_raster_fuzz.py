@@ -4,6 +4,7 @@ A seed generates the mutations, so failures can be repeated.
 """
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,10 +70,10 @@ def fuzz(folder: Path, seed: int, count: int) -> None:
     for number in range(count):
         trait = rng.choice(TRAITS)
         if trait.id not in originals:
-            trait.make(folder / "original.tif")
-            originals[trait.id] = (folder / "original.tif").read_bytes()
-            for sidecar in folder.glob("*.msk"):
-                sidecar.unlink()
+            (folder / "made").mkdir()
+            trait.make(folder / "made" / "x.tif")
+            originals[trait.id] = (folder / "made" / "x.tif").read_bytes()
+            shutil.rmtree(folder / "made")
         data = bytearray(originals[trait.id])
         rng.choice(MUTATIONS)(data, rng)
         path = folder / f"{number}.tif"
