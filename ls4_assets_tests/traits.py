@@ -154,6 +154,8 @@ TRAITS: tuple[Trait, ...] = (
     Trait("colors", "raw mosaic of a camera (CFA)", "rejected", retagged(32803), rejection="CFA"),
     Trait("colors", "LogLuv", "rejected", retagged(32845), rejection="Log2"),
     Trait("colors", "three bands", "rejected with the right folder or a command", rejected(plain(3)), rejection="under nc/"),
+    Trait("colors", "five bands", "rejected with a command", rejected(plain(5)), "nc", rejection="-b 1 -b 2 -b 3"),
+    Trait("colors", "four bands", "rejected with a command", rejected(plain(4)), "cir", rejection="-b 4 -b 1 -b 2"),
     Trait("colors", "one band", "rejected with the right folder", rejected(plain()), "nc", rejection="under bw/"),
     Trait("alpha and masks", "gray and alpha", MASKED, with_alpha(1, hard_alpha())),
     Trait("alpha and masks", "RGB and alpha", MASKED, with_alpha(3, hard_alpha()), "nc"),

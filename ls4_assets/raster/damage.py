@@ -168,8 +168,8 @@ def reject_unwritten(page: Page | None, read_valid: Callable[[Window], NDArray[n
     """Raise FrameError for strips or tiles that were never written, where the photograph should be.
 
     GDAL reads them as nodata, or as black. They are accepted where the file itself declares that nothing is there: `read_valid`
-    returns the valid pixels by its mask, alpha or nodata; None when it declares nothing. Then a file that is sparse on purpose
-    cannot be told from a scan that was interrupted.
+    returns the valid pixels by its mask, alpha or nodata; None when it declares nothing. Then nothing
+    distinguishes a file that is sparse on purpose from a scan that was interrupted.
     """
     if page is None:
         return

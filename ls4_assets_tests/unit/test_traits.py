@@ -15,6 +15,7 @@ from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.frame import FrameResult, process
 from ls4_assets.raster.source import Limits
+from ls4_assets_tests.platform import CHECKOUT
 from ls4_assets_tests.rasters import read, read_mask, write_tif
 from ls4_assets_tests.traits import TRAITS, Trait
 
@@ -128,9 +129,54 @@ def test_advice_of_a_rejection_works(tmp_path: Path, trait: Trait) -> None:
         assert np.ptp(valid) > 100, "the photograph must still be visible"
 
 
-def test_every_rejection_with_a_command_is_followed() -> None:
-    """A message may give a command only if `test_advice_of_a_rejection_works` follows it."""
-    sources = Path(__file__).parents[2] / "ls4_assets" / "raster"
-    named = {path.name for path in sources.glob("*.py") if re.search(r"gdal(_translate|warp)[ \"]", path.read_text())}
-    # test_raster_bounds.py follows those of tiff_structure, test_raster_source.py those of georeference and source.
-    assert named <= {"alpha.py", "damage.py", "pages.py", "pixel_format.py", "tiff_structure.py", "georeference.py", "source.py"}
+FOLLOWED_ELSEWHERE = {
+    "gdal_translate and drop the result. (tiff_structure.py)": "test_raster_bounds.py::test_number_of_images_is_limited",
+    "gdal_translate -co TILED=YES and drop the result. (tiff_structure.py)": (
+        "test_raster_bounds.py::test_number_of_strips_is_limited"
+    ),
+    "gdalwarp -nomd and drop the result. (tiff_structure.py)": "test_raster_bounds.py::test_size_of_metadata_is_limited",
+}
+"""Commands that another test follows, as they stand in a message (and the module), with the test."""
+
+
+def commands_in_the_code() -> set[str]:
+    found = set()
+    # Those of georeference.py are about positions.
+    paths = [path for path in (CHECKOUT / "ls4_assets" / "raster").glob("*.py") if path.name != "georeference.py"]
+    for path in paths:
+        # Without the breaks between adjacent literals.
+        text = re.sub(r'"\s+f?"', "", path.read_text())
+        for message in re.findall(r"FrameError\((.*?)\n\s*\)", text, re.DOTALL) + re.findall(
+            r'return \(\s*f?"(.*?)"\s*\)', text, re.DOTALL
+        ):
+            found |= {f"{command} ({path.name})" for command in re.findall(r"gdal(?:_translate|warp|_edit)[^\";]*", message)}
+    return found
+
+
+def test_every_command_in_a_message_is_followed(tmp_path: Path) -> None:
+    """A message gave a command that nobody had ever run."""
+    messages = []
+    for number, trait in enumerate(ADVISED):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        trait.make(folder / "x.tif")
+        messages.append(rejection(folder / "x.tif", trait.film_type))
+    found = commands_in_the_code()
+    assert len(found) >= 8
+    for command in found - {*FOLLOWED_ELSEWHERE}:
+        pattern = re.sub(r"\\{[^}]*\\}", ".+", re.escape(command.rpartition(" (")[0]))
+        assert any(re.search(pattern, message) for message in messages), f"no trait is rejected with: {command}"
+    assert {*FOLLOWED_ELSEWHERE} <= found, "a message was reworded"
+
+
+@pytest.mark.skipif(shutil.which("gdal_translate") is None, reason="needs GDAL's commands")
+def test_command_for_one_range_of_a_roll_works(tmp_path: Path) -> None:
+    """docs/reference/files.md gives it."""
+    (command,) = re.findall(r"^gdal_translate .*", (CHECKOUT / "docs" / "reference" / "files.md").read_text(), re.MULTILINE)
+    trait = next(trait for trait in TRAITS if trait.name == "uint16 of which 12 bits are used")
+    truth = trait.make(tmp_path / "scan.tif")
+    assert truth is not None
+    subprocess.run([*command.split()], cwd=tmp_path, check=True)
+    tif, result = deflate(tmp_path / command.split()[-1], "bw")
+    assert result.conversion is None
+    assert np.abs(read(tif).astype(int) - truth[0]).max() <= 1
