@@ -36,6 +36,10 @@ _ABOUT_TAGS = re.compile(
     r"nodata value|EPSG|PROJ|\.aux\.xml|PAM|ICC|EXIF|world ?file",
     re.IGNORECASE,
 )
+# While a source is read, GDAL may write blocks of a product from its cache, and fail because the disk is full.
+_ABOUT_WRITING = re.compile(
+    r"TIFFWrite|TIFFAppendToStrip|write error|error writing|(cannot|failed to|unable to) write|no space left|flush", re.IGNORECASE
+)
 _DEFLATE = (8, 32946)
 _PIECE_BYTES = 1 << 20
 
@@ -47,8 +51,17 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if len(self.messages) < _MAX_MESSAGES and not _ABOUT_TAGS.search(message):
+        if len(self.messages) < _MAX_MESSAGES and not (_ABOUT_TAGS.search(message) or _ABOUT_WRITING.search(message)):
             self.messages.append(message)
+
+
+def is_about_writing(error: BaseException | None) -> bool:
+    """True when an error or one of its causes is about writing, although it was raised where a source was read."""
+    while error is not None:
+        if _ABOUT_WRITING.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.codecs import explain_codec
 from ls4_assets.raster.crs_files import CRS_ADVICE, reject_sidecar_files
-from ls4_assets.raster.damage import collect_findings, describe_damage
+from ls4_assets.raster.damage import collect_findings, describe_damage, is_about_writing
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
 from ls4_assets.raster.georeference import Georeference
 from ls4_assets.raster.pages import Page, choose_page, locate_page
@@ -115,7 +115,8 @@ class Source:
 
 @contextmanager
 def translate_read_errors(source: Source, *, counts_warnings: bool = True) -> Iterator[None]:
-    """Raise GDAL's errors, and its warnings about pixels, as a FrameError that says where the damage is, except lack of memory.
+    """Raise GDAL's errors, and its warnings about pixels, as a FrameError that says where the damage is. Lack of memory or of
+    disk is not translated.
 
     Wrap only code that reads `source`. Without `counts_warnings`, as where it is only opened, warnings are ignored.
     """
@@ -123,7 +124,7 @@ def translate_read_errors(source: Source, *, counts_warnings: bool = True) -> It
         with collect_findings() as findings:
             yield
     except GDAL_ERRORS as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_about_writing(error):
             raise
         raise describe_damage(source.path, source.gdal_name, str(error.__cause__ or error)) from error
     if findings and counts_warnings:
