@@ -31,6 +31,7 @@ from ls4_assets.domain.sidecars import SIDECARS
 from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import CONCERNS, Unit
+from ls4_assets_tests.traits import TRAITS
 from resources.archive import Archive
 from sensors import DAEMON_SLACK_SECONDS
 
@@ -232,6 +233,12 @@ def storages_table() -> str:
     return table(("capability", *(kind.name for kind in kinds)), [*addresses, *capabilities])
 
 
+def traits_table() -> str:
+    """One row for each trait that a dropped tif may have: the film type under which it is tested, and what happens."""
+    rows = [(trait.group, trait.name, f"`{trait.film_type}`", trait.outcome) for trait in TRAITS]
+    return table(("kind", "trait", "tested under", "what happens"), rows)
+
+
 def alarms_table(resources: Mapping[str, Mapping[str, Any]]) -> str:
     """One row for each CloudWatch alarm of the synthesized stacks."""
     alarms = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
@@ -255,6 +262,7 @@ def blocks() -> dict[str, str]:
         "sensors": sensors_table(definitions),
         "log-events": events_table(),
         "storages": storages_table(),
+        "traits": traits_table(),
     }
 
 

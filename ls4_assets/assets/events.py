@@ -197,6 +197,11 @@ def _frame_metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[
         metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
         metadata |= position_metadata(facts.get("georeference"))
         metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
+    if result and result.conversion:
+        metadata["pixels"] = dg.MetadataValue.text(result.conversion.description)
+        if stretch := result.conversion.stretch:
+            metadata["stretch_black"] = dg.MetadataValue.float(stretch.low)
+            metadata["stretch_white"] = dg.MetadataValue.float(stretch.high)
     if result and result.overview_levels:
         metadata["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))
     if step == "cog":

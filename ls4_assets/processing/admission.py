@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
-import rasterio
 from rasterio.enums import Interleaving
 from tifffile import COMPRESSION, TiffFile, TiffFileError
 
@@ -55,7 +55,12 @@ def estimate_for_source(source: Source, source_bytes: int, profile: FrameProfile
     """Return the estimate by the header. Rotating a frame north up needs a larger rectangle, at most twice as large."""
     is_rotated = source.needs_warp and abs(source.transform.b) > abs(source.transform.a) * 1e-3
     growth = 2.1 if is_rotated else 1.15 if source.needs_warp else 1.0
-    return estimate_for_pixels(source_bytes, int(source.width * source.height * profile.bands * growth))
+    estimate = estimate_for_pixels(source_bytes, int(source.width * source.height * profile.bands * growth))
+    if not source.needs_conversion:
+        return estimate
+    # The intermediate file of 8 bits with its mask, and a copy of the scan where its tags have to be changed.
+    converted = source.width * source.height * (profile.bands + 1) + source_bytes
+    return DiskEstimate(estimate.work_bytes + converted, estimate.archive_bytes)
 
 
 def estimate_for_pixels(source_bytes: int, pixel_bytes: int) -> DiskEstimate:
@@ -123,11 +128,15 @@ def out_of_memory_error(name: str, worker_memory_mb: int) -> FrameError:
 
 def reject_oversized_blocks(source: Source, worker_memory_mb: int) -> None:
     """Raise FrameError when a strip or tile of the file, which has to be read whole, exceeds the memory of a worker."""
-    with gdal_env(pam=True), rasterio.open(source.path, driver="GTiff") as dataset:
+    with gdal_env(pam=True), source.open() as dataset:
         rows, columns = dataset.block_shapes[0]
+        value_bytes = np.dtype(dataset.dtypes[0]).itemsize
         is_interleaved = dataset.count > 1 and dataset.interleaving == Interleaving.pixel
     # GDAL decodes a block into its cache, and a block with several bands into a buffer first.
-    block_bytes = int(1.1 * rows * columns * (2 * source.count if is_interleaved else 1))
+    block_bytes = int(1.1 * rows * columns * value_bytes * (2 * source.count if is_interleaved else 1))
+    if source.needs_conversion:
+        # At least one row of blocks is converted at once, through copies of wider types.
+        block_bytes += 4 * rows * source.width * value_bytes * source.count
     required = _BASE_MEMORY_BYTES + _largest_compressed_block_bytes(source.path) + block_bytes
     if required > worker_memory_mb * _MEGABYTE:
         raise FrameError(

@@ -22,6 +22,8 @@ from rasterio.windows import Window
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.convert import Conversion, converted
+from ls4_assets.raster.damage import reject_corrupt_streams, reject_unwritten
 from ls4_assets.raster.fidelity import Sample, choose_sample_windows, cut_samples
 from ls4_assets.raster.gdal_env import atomic_write, gdal_env
 from ls4_assets.raster.mask import Mask, find_mask
@@ -40,10 +42,12 @@ ReadChunk = Callable[[Window], tuple[Pixels, NDArray[np.bool_] | None]]
 
 @dataclass(frozen=True)
 class DeflateResult:
-    """The share of valid pixels, 0 to 1, and sample blocks of the source, with which to compare the COG."""
+    """The share of valid pixels, 0 to 1, sample blocks of the source, with which to compare the COG, and how the source was
+    converted; None when its pixels were kept as they are."""
 
     valid_share: float
     samples: tuple[Sample, ...]
+    conversion: Conversion | None = None
 
 
 def write_deflate(
@@ -60,8 +64,13 @@ def write_deflate(
     `keep`: also write the pixels uncompressed to this path, so that later steps read them without decoding.
     Raises FrameError when the source is truncated, has no valid pixel, or exceeds `limits` after reprojection.
     """
-    with gdal_env(pam=True), source.open() as dataset, ExitStack() as stack:
+    with gdal_env(pam=True), ExitStack() as stack:
+        reject_corrupt_streams(source.page)
+        source, conversion = stack.enter_context(converted(source, out))
+        dataset = stack.enter_context(source.open())
         mask = find_mask(source, dataset, detect_collar=profile.detect_collar)
+        is_declared = mask is not None and mask.rule != "collar"
+        reject_unwritten(source.page, (lambda window: mask.read(dataset, window)) if mask and is_declared else None)
         if source.needs_warp:
             warped = stack.enter_context(_open_warped(source, dataset, mask, profile, out))
             _reject_oversize(warped, source, limits or Limits())
@@ -76,7 +85,7 @@ def write_deflate(
                 f"{source.path.name} has no valid pixel: all of it is masked or nodata; check the scan and its "
                 "nodata value, and drop it again."
             )
-        return DeflateResult(valid / int(shape[0] * shape[1]), tuple(samples))
+        return DeflateResult(valid / int(shape[0] * shape[1]), tuple(samples), conversion)
 
 
 def _write(
@@ -148,7 +157,7 @@ def _plain_reader(dataset: DatasetReader, source: Source, mask: Mask | None) -> 
 
 def _warped_reader(warped: WarpedVRT, source: Source) -> ReadChunk:
     def read(window: Window) -> tuple[Pixels, NDArray[np.bool_]]:
-        with translate_read_errors(source.path):
+        with translate_read_errors(source):
             pixels: Pixels = warped.read(window=window)
         return pixels[:-1], pixels[-1] > 127
 
@@ -178,7 +187,7 @@ def _open_warped(
         if mask is not None:
             _write_mask(source, dataset, mask, mask_file)
         xml = _build_vrt(source, dataset.block_shapes[0], mask_file if mask else None)
-        with translate_read_errors(source.path), rasterio.open(xml, driver="VRT") as unwarped:
+        with translate_read_errors(source), rasterio.open(xml, driver="VRT") as unwarped:
             warped = WarpedVRT(
                 unwarped,
                 crs=WEB_MERCATOR,

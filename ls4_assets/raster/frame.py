@@ -23,6 +23,7 @@ from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.products import STEPS, ProductName, Step, made_with, product_of, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.cog import CogMethod, write_cog
+from ls4_assets.raster.convert import Conversion
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.fidelity import Fidelity, Sample, compare_cog, measure_valid_share, read_samples
 from ls4_assets.raster.footprint import trace_footprint
@@ -51,6 +52,7 @@ class FrameResult:
     cog_findings: defects of the COG's structure, normally none.
     fidelity: comparison of the COG's pixels with the scan.
     footprint_wkb: MultiPolygon in EPSG:3857.
+    conversion: how a scan that is not plain 8-bit gray or RGB was converted, None when its pixels were kept as they are.
     """
 
     film_type: FilmType
@@ -74,6 +76,7 @@ class FrameResult:
     cog_valid_share: float | None = None
     fidelity: Fidelity | None = None
     footprint_wkb: bytes | None = field(default=None, repr=False)
+    conversion: Conversion | None = None
 
 
 def product_path(workdir: Path, stem: str, product: ProductName) -> Path:
@@ -112,7 +115,7 @@ def _write_deflate(run: _FrameRun) -> None:
         source, run.path("deflate"), run.profile, limits=run.limits, source_sha256=run.source_sha256, keep=run.kept
     )
     run.samples = written.samples
-    run.facts.update(_source_facts(source), valid_share=written.valid_share)
+    run.facts.update(_source_facts(source), valid_share=written.valid_share, conversion=written.conversion)
 
 
 def _write_overviews(run: _FrameRun) -> None:

@@ -20,6 +20,7 @@ from ls4_assets.raster.control_points import Fit
 from ls4_assets.raster.crs_files import reject_crs_files
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions, crs_label, read_position
+from ls4_assets.raster.sidecar_readers import Reading
 
 # Largest plausible easting and northing: half the circumference, and twice that to the north and south, where Web Mercator has
 # no edge.
@@ -79,9 +80,14 @@ class Georeference:
         return math.sqrt(area) / math.cosh(ys[0] / _EARTH_RADIUS_M)
 
 
-def read_georeference(dataset: DatasetReader, path: Path, options: PositionOptions) -> Georeference:
-    """Return the georeference of the open scan at `path`; raises FrameError when it is missing or cannot be placed on a map."""
-    position = read_position(path, (dataset.width, dataset.height), options)
+def read_georeference(
+    dataset: DatasetReader, path: Path, options: PositionOptions, header: Reading | None = None
+) -> Georeference:
+    """Return the georeference of the open scan at `path`; raises FrameError when it is missing or cannot be placed on a map.
+
+    `header`: what the image of `dataset` says, where it is not the first of the file.
+    """
+    position = read_position(path, (dataset.width, dataset.height), options, header)
     crs, transform = position.crs, position.transform
     reject_crs_files(crs.to_wkt(), path)
     if not (crs.is_projected or crs.is_geographic):

@@ -2,11 +2,11 @@
 
 The first of these rules that applies decides:
 1. a mask, internal or in a `.msk` file;
-2. an alpha band, when nearly all of its values are 0 or 255 (otherwise it is near infrared, wrongly tagged alpha);
+2. an alpha band: a pixel is valid where it is at least half opaque. `alpha` recognizes near infrared that is wrongly tagged;
 3. a nodata tag: a pixel is invalid where all of its bands hold nodata;
 4. nothing declared: search for a collar of pure black or white. When at least two corners of the image have that value,
    everything outside the convex hull of all other pixels is collar. This never masks a pixel of another value, and keeps true
-   black inside the photograph.
+   black inside the photograph. Line work of pure black and white has no collar that could be recognized.
 
 Images are read in strips: memory grows with the rows of the image, not with its pixels.
 """
@@ -21,14 +21,13 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.alpha import count_alpha, is_mask
 from ls4_assets.raster.source import Source, translate_read_errors
 from ls4_assets.raster.windows import iter_strips
 
 Rule = Literal["mask", "alpha", "nodata", "collar"]
 Valid = NDArray[np.bool_]
 
-_MAX_PARTIAL_ALPHA_SHARE = 0.05
-"""A band with a larger share of values other than 0 and 255 is not an alpha band. (Soft edges stay far below.)"""
 _MIN_COLLAR_SHARE = 0.001
 """A collar that covers a smaller share of the image gets no mask."""
 
@@ -54,7 +53,7 @@ def find_mask(source: Source, dataset: DatasetReader, *, detect_collar: bool) ->
     if source.nodata is not None:
         values = np.array(source.nodata, dtype=np.uint8)[:, None, None]
         return Mask("nodata", lambda data, window: (source.read(data, window) != values).any(axis=0))
-    return _find_collar(source, dataset) if detect_collar else None
+    return _find_collar(source, dataset) if detect_collar and not _is_bilevel(source, dataset) else None
 
 
 def _iter_source_strips(source: Source, dataset: DatasetReader) -> Iterator[Window]:
@@ -62,26 +61,34 @@ def _iter_source_strips(source: Source, dataset: DatasetReader) -> Iterator[Wind
 
 
 def _read_band(source: Source, dataset: DatasetReader, band: int, window: Window) -> NDArray[np.uint8]:
-    with translate_read_errors(source.path):
+    with translate_read_errors(source):
         pixels: NDArray[np.uint8] = dataset.read(band, window=window)
     return pixels
 
 
 def _read_mask_band(source: Source, dataset: DatasetReader, window: Window) -> Valid:
-    with translate_read_errors(source.path):
+    with translate_read_errors(source):
         valid: Valid = dataset.read_masks(1, window=window) > 0
     return valid
 
 
 def _is_true_alpha(source: Source, dataset: DatasetReader, alpha: int) -> bool:
-    max_partial = _MAX_PARTIAL_ALPHA_SHARE * source.width * source.height
-    partial = 0
+    strips = (_read_band(source, dataset, alpha, window) for window in _iter_source_strips(source, dataset))
+    return is_mask(count_alpha(strips, 255), source.path.name, may_be_infrared=len(source.bands) > 1)
+
+
+def _is_bilevel(source: Source, dataset: DatasetReader) -> bool:
+    """True for a gray scan of nothing but black and white, such as line work: its black or white may reach the border."""
+    if len(source.bands) > 1:
+        return False
+    found = np.zeros(2, bool)
     for window in _iter_source_strips(source, dataset):
+        pixels = source.read(dataset, window)
         # In uint8, 0 - 1 is 255 and 255 - 1 is 254: exactly the values 1 to 254 end up below 254.
-        partial += int(np.count_nonzero(_read_band(source, dataset, alpha, window) - np.uint8(1) < 254))
-        if partial > max_partial:
+        if (pixels - np.uint8(1) < 254).any():
             return False
-    return True
+        found |= [bool((pixels == 0).any()), bool((pixels == 255).any())]
+    return bool(found.all())
 
 
 def _find_collar(source: Source, dataset: DatasetReader) -> Mask | None:

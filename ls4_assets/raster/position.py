@@ -67,9 +67,12 @@ class Position:
         return np.array([self.transform @ (column, row) for column, row in pixels])
 
 
-def read_position(path: Path, size: tuple[int, int], options: PositionOptions) -> Position:
-    """Return the position of the scan at `path`; raises FrameError when it has none, or contradictory ones."""
-    readings = read_all(path)
+def read_position(path: Path, size: tuple[int, int], options: PositionOptions, header: Reading | None = None) -> Position:
+    """Return the position of the scan at `path`; raises FrameError when it has none, or contradictory ones.
+
+    `header`: see `read_all`.
+    """
+    readings = read_all(path, header)
     # A geotransform needs no fit, so it comes before points that agree with it.
     located = sorted((reading for reading in readings if reading.has_position), key=lambda reading: reading.transform is None)
     unreadable = [reading for reading in readings if reading.error]

@@ -52,15 +52,18 @@ class _UnreadableError(Exception):
     """The text says what the file is not, and what to do."""
 
 
-def read_all(path: Path) -> list[Reading]:
-    """The readings of the tif at `path` and of its sidecars, in the order in which GDAL and ls4 trust them."""
+def read_all(path: Path, header: Reading | None = None) -> list[Reading]:
+    """The readings of the tif at `path` and of its sidecars, in the order in which GDAL and ls4 trust them.
+
+    `header`: what the photograph's own image says, where it is not the first of the file.
+    """
     readings = []
     for suffix, read in READERS.items():
         file = path if suffix == HEADER else find_sidecar(path, suffix)
         if file is None:
             continue
         try:
-            readings.append(read(path, file))
+            readings.append(header if header and suffix == HEADER else read(path, file))
         except (_UnreadableError, ValueError, CRSError, *GDAL_ERRORS) as error:
             if suffix in _REQUIRED:
                 raise
@@ -84,14 +87,23 @@ def _read_with_gdal(source: str, suffix: str) -> Callable[[Path, Path], Reading]
     """A reader that opens the tif with only one of GDAL's sources of georeferences."""
 
     def read(path: Path, file: Path) -> Reading:
-        with gdal_env(pam=source == "PAM", GDAL_GEOREF_SOURCES=source), rasterio.open(path, driver="GTiff") as dataset:
-            transform = Affine(*dataset.transform[:6])
-            gcps, gcp_crs = dataset.gcps
-            points = tuple(ControlPoint(str(number), gcp.col, gcp.row, gcp.x, gcp.y) for number, gcp in enumerate(gcps, start=1))
-            crs = dataset.crs or gcp_crs or None
-        return Reading(suffix, file.name, None if transform.is_identity else transform, points, crs)
+        return _read_image(str(path), source, suffix, file.name)
 
     return read
+
+
+def read_header(gdal_name: str, path: Path) -> Reading:
+    """What the header of one image of the tif at `path` says."""
+    return _read_image(gdal_name, "INTERNAL", HEADER, path.name)
+
+
+def _read_image(gdal_name: str, source: str, suffix: str, name: str) -> Reading:
+    with gdal_env(pam=source == "PAM", GDAL_GEOREF_SOURCES=source), rasterio.open(gdal_name, driver="GTiff") as dataset:
+        transform = Affine(*dataset.transform[:6])
+        gcps, gcp_crs = dataset.gcps
+        points = tuple(ControlPoint(str(number), gcp.col, gcp.row, gcp.x, gcp.y) for number, gcp in enumerate(gcps, start=1))
+        crs = dataset.crs or gcp_crs or None
+    return Reading(suffix, name, None if transform.is_identity else transform, points, crs)
 
 
 def _read_pam(path: Path, file: Path) -> Reading:

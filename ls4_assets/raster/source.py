@@ -20,17 +20,22 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
+from ls4_assets.domain.film_types import FILM_TYPES, FilmType, FilmTypeSpec, join_or
 from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.codecs import explain_codec
 from ls4_assets.raster.crs_files import CRS_ADVICE, reject_sidecar_files
+from ls4_assets.raster.damage import collect_findings, describe_damage, is_about_writing
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
-from ls4_assets.raster.georeference import Georeference, read_georeference
+from ls4_assets.raster.georeference import Georeference
+from ls4_assets.raster.pages import Page, choose_page, locate_page
+from ls4_assets.raster.pixel_format import PixelFormat, read_pixel_format
 from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.tiff_structure import reject_unbounded
 
 MaskDeclaration = Literal["mask", "alpha", "nodata", "nothing"]
 
+MIN_SIDE_PX = 2
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -49,8 +54,10 @@ class Source:
     bands: 1-based numbers of the bands that hold the photograph.
     declared_mask: where the file itself declares its valid pixels; an alpha band is only a candidate until `mask` has checked
         its values.
-    nodata: one value per band, as `read` returns them.
+    nodata: one value per band, as `read` returns them; raw_nodata: as they are stored.
     min_is_white: the file stores black as 255; `read` inverts it.
+    page: the image of the file that is the photograph; None when only GDAL can read the file's directories.
+    format: how its pixels are stored. `convert` turns what is not plain 8-bit gray or RGB into it, before anything else reads it.
     """
 
     path: Path
@@ -64,6 +71,17 @@ class Source:
     alpha_band: int | None
     nodata: tuple[int, ...] | None
     min_is_white: bool
+    raw_nodata: tuple[float, ...] | None
+    page: Page | None
+    format: PixelFormat
+
+    @property
+    def needs_conversion(self) -> bool:
+        return self.format.needs_conversion or (self.page is not None and not self.page.is_first)
+
+    @property
+    def gdal_name(self) -> str:
+        return self.page.gdal_name if self.page else str(self.path)
 
     @property
     def crs(self) -> CRS:
@@ -84,29 +102,34 @@ class Source:
     @contextmanager
     def open(self) -> Iterator[DatasetReader]:
         """Open the dataset. Errors inside the block are not translated: the disk being written to may be full."""
-        with translate_read_errors(self.path):
-            dataset = rasterio.open(self.path, driver="GTiff")
+        with translate_read_errors(self, counts_warnings=False):
+            dataset = rasterio.open(self.gdal_name, driver="GTiff")
         with dataset:
             yield dataset
 
     def read(self, dataset: DatasetReader, window: Window) -> NDArray[np.uint8]:
         """Return the photograph's pixels with black as 0, shape (bands, rows, columns)."""
-        with translate_read_errors(self.path):
+        with translate_read_errors(self):
             pixels = cast(NDArray[np.uint8], dataset.read(list(self.bands), window=window))
         return 255 - pixels if self.min_is_white else pixels
 
 
 @contextmanager
-def translate_read_errors(path: Path) -> Iterator[None]:
-    """Raise GDAL's errors as a FrameError, except lack of memory. Wrap only code that reads the source at `path`."""
+def translate_read_errors(source: Source, *, counts_warnings: bool = True) -> Iterator[None]:
+    """Raise GDAL's errors, and its warnings about pixels, as a FrameError that says where the damage is. Lack of memory or of
+    disk is not translated.
+
+    Wrap only code that reads `source`. Without `counts_warnings`, as where it is only opened, warnings are ignored.
+    """
     try:
-        yield
+        with collect_findings() as findings:
+            yield
     except GDAL_ERRORS as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_about_writing(error):
             raise
-        raise FrameError(
-            f"{path.name} is truncated or corrupt; copy it again from the scanner's disk and drop it again."
-        ) from error
+        raise describe_damage(source.path, source.gdal_name, str(error.__cause__ or error)) from error
+    if findings and counts_warnings:
+        raise describe_damage(source.path, source.gdal_name, findings[0])
 
 
 @contextmanager
@@ -128,25 +151,35 @@ def open_source(path: Path, film_type: FilmType, limits: Limits, position: Posit
     """
     _reject_bad_file(path, limits)
     with gdal_env(pam=True):
-        try:
-            dataset = rasterio.open(path, driver="GTiff")
-        except GDAL_ERRORS as error:
-            raise FrameError(
-                f"{path.name} starts like a tif but its header cannot be read, so it is truncated or corrupt; "
-                "copy it again from the scanner's disk and drop it again."
-            ) from error
-        with dataset, _translate_metadata_errors(path):
-            _reject_oversize(dataset, path, limits)
-            min_is_white = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-            _reject_pixel_type(dataset, path, film_type, min_is_white)
-            bands, alpha_band = _select_bands(dataset, path, film_type)
-            georeference = read_georeference(dataset, path, position or PositionOptions())
-            declared_mask, nodata = _read_declared_mask(dataset, bands, alpha_band, min_is_white)
+        page = choose_page(path)
+        with _open_dataset(path, page) as dataset, _translate_metadata_errors(path):
+            _reject_size(dataset, path, limits)
+            pixel_format = read_pixel_format(dataset, page, path)
+            bands, alpha_band = _select_bands(dataset, path, film_type, pixel_format)
+            georeference = locate_page(page, dataset, path, position or PositionOptions())
+            declared_mask, raw_nodata = _read_declared_mask(dataset, bands, alpha_band, pixel_format)
+            _reject_foreign_mask(dataset, path)
             return Source(
                 path=path, film_type=film_type, width=dataset.width, height=dataset.height, count=dataset.count,
                 georeference=georeference, bands=bands, declared_mask=declared_mask, alpha_band=alpha_band,
-                nodata=nodata, min_is_white=min_is_white,
+                nodata=_as_read(raw_nodata, pixel_format), min_is_white=pixel_format.min_is_white, raw_nodata=raw_nodata,
+                page=page, format=pixel_format,
             )  # fmt: skip
+
+
+@contextmanager
+def _open_dataset(path: Path, page: Page | None) -> Iterator[DatasetReader]:
+    try:
+        dataset = rasterio.open(page.gdal_name if page else path, driver="GTiff")
+    except GDAL_ERRORS as error:
+        reason = " ".join(str(each) for each in (error, error.__cause__) if each)
+        raise FrameError(
+            explain_codec(path, page.directory if page else None, reason)
+            or f"{path.name} starts like a tif but its header cannot be read, so it is truncated or corrupt; "
+            "copy it again from the scanner's disk and drop it again."
+        ) from error
+    with dataset:
+        yield dataset
 
 
 def _reject_bad_file(path: Path, limits: Limits) -> None:
@@ -165,47 +198,59 @@ def _reject_bad_file(path: Path, limits: Limits) -> None:
     reject_sidecar_files(path)
 
 
-def _reject_oversize(dataset: DatasetReader, path: Path, limits: Limits) -> None:
+def _reject_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
     pixels = dataset.width * dataset.height
     if pixels > limits.max_pixels:
         raise FrameError(
             f"{path.name} has {dataset.width:,} x {dataset.height:,} = {pixels:,} pixels and the limit is "
             f"{limits.max_pixels:,}; cut it into parts, or ask the operator to raise the limit."
         )
-
-
-def _reject_pixel_type(dataset: DatasetReader, path: Path, film_type: FilmType, min_is_white: bool) -> None:
-    if set(dataset.dtypes) != {"uint8"}:
+    if min(dataset.width, dataset.height) < MIN_SIDE_PX:
         raise FrameError(
-            f"{path.name} has pixels of type {dataset.dtypes[0]} and a frame needs 8 bits per band (uint8); convert it with "
-            "gdal_translate -ot Byte -scale and drop the result."
-        )
-    if nbits := dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS"):
-        raise FrameError(
-            f"{path.name} has {nbits} bit(s) per pixel and a frame needs 8; convert it with gdal_translate -co NBITS=8 "
-            f"-scale 0 {2 ** int(nbits) - 1} 0 255 and drop the result."
-        )
-    # GDAL also reports a palette for a MINISWHITE image.
-    if dataset.colorinterp[0] == ColorInterp.palette and not min_is_white:
-        raise FrameError(
-            f"{path.name} has a color palette and a frame needs {FILM_TYPES[film_type].required_bands}; convert it with "
-            f"gdal_translate -expand {FILM_TYPES[film_type].palette_expansion} and drop the result."
+            f"{path.name} has {dataset.width:,} x {dataset.height:,} pixels, which is not a photograph; export the scan again "
+            "and drop that."
         )
 
 
-def _select_bands(dataset: DatasetReader, path: Path, film_type: FilmType) -> tuple[tuple[int, ...], int | None]:
-    """Return the photograph's bands, and the band after them if it is tagged alpha."""
-    spec, count = FILM_TYPES[film_type], dataset.count
-    bands = tuple(range(1, spec.bands + 1))
-    extra_is_alpha = count == len(bands) + 1 and dataset.colorinterp[-1] == ColorInterp.alpha
-    if count == len(bands) or extra_is_alpha:
-        return bands, count if extra_is_alpha else None
-    if spec.ignores_fourth_band and count == 4:
-        return bands, None
+def _reject_foreign_mask(dataset: DatasetReader, path: Path) -> None:
+    """Raise FrameError when the `.msk` beside the tif belongs to another image."""
+    sidecar = path.with_name(f"{path.name}.msk")
+    if not sidecar.is_file():
+        return
+    with rasterio.open(sidecar, driver="GTiff") as mask:
+        size = (mask.width, mask.height)
+    if size != (dataset.width, dataset.height):
+        raise FrameError(
+            f"{sidecar.name} is a mask of {size[0]:,} x {size[1]:,} pixels and {path.name} has {dataset.width:,} x "
+            f"{dataset.height:,}; export the mask again from this photograph and drop it, or delete it."
+        )
+
+
+def _select_bands(
+    dataset: DatasetReader, path: Path, film_type: FilmType, pixel_format: PixelFormat
+) -> tuple[tuple[int, ...], int | None]:
+    """Return the photograph's bands in the order of the film type's colors, and the band that is tagged alpha, if any."""
+    spec, colors = FILM_TYPES[film_type], dataset.colorinterp
+    count = 3 if pixel_format.kind == "cielab" else dataset.count
+    if pixel_format.kind == "palette" and count == 1:
+        return (1,), None
+    alphas = [band for band, color in enumerate(colors[:count], start=1) if color == ColorInterp.alpha]
+    alpha_band = alphas[0] if len(alphas) == 1 and count == spec.bands + 1 else None
+    others = [band for band in range(1, count + 1) if band != alpha_band]
+    if len(others) == spec.bands or (spec.ignores_fourth_band and count == 4):
+        return _order_bands(others, dataset, spec), alpha_band
     raise FrameError(
         f"{path.name} has {count} band(s) and a frame under {film_type}/ needs {spec.required_bands}; "
         f"{_advise_on_bands(count, film_type)}."
     )
+
+
+def _order_bands(bands: list[int], dataset: DatasetReader, spec: FilmTypeSpec) -> tuple[int, ...]:
+    """Return the bands that the file names red, green and blue, in this order; the first bands when it does not name them."""
+    names = {dataset.colorinterp[band - 1].name: band for band in reversed(bands)}
+    if spec.bands > 1 and {*spec.color_interpretation} <= {*names}:
+        return tuple(names[name] for name in spec.color_interpretation)
+    return tuple(bands[: spec.bands])
 
 
 def _advise_on_bands(count: int, film_type: FilmType) -> str:
@@ -221,9 +266,9 @@ def _advise_on_bands(count: int, film_type: FilmType) -> str:
 
 
 def _read_declared_mask(
-    dataset: DatasetReader, bands: tuple[int, ...], alpha_band: int | None, min_is_white: bool
-) -> tuple[MaskDeclaration, tuple[int, ...] | None]:
-    """Return where the file declares its valid pixels, and its nodata values as `Source.read` returns them."""
+    dataset: DatasetReader, bands: tuple[int, ...], alpha_band: int | None, pixel_format: PixelFormat
+) -> tuple[MaskDeclaration, tuple[float, ...] | None]:
+    """Return where the file declares its valid pixels, and its nodata values as they are stored."""
     flags = dataset.mask_flag_enums[0]
     if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         return "mask", None
@@ -231,6 +276,20 @@ def _read_declared_mask(
         return "alpha", None
     # GDAL ignores a nodata tag that uint8 cannot hold (256, -9999, nan), but not 0.5.
     values = [dataset.nodatavals[band - 1] for band in bands]
-    if any(value is None or value != int(value) for value in values):
+    if any(value is None or not _can_hold(pixel_format.dtype, value) for value in values):
         return "nothing", None
-    return "nodata", tuple(255 - int(value) if min_is_white else int(value) for value in values)
+    return "nodata", tuple(float(value) for value in values)
+
+
+def _can_hold(dtype: str, value: float) -> bool:
+    if not np.issubdtype(np.dtype(dtype), np.integer):
+        return True
+    limits = np.iinfo(dtype)
+    return bool(np.isfinite(value)) and value == int(value) and limits.min <= value <= limits.max
+
+
+def _as_read(raw_nodata: tuple[float, ...] | None, pixel_format: PixelFormat) -> tuple[int, ...] | None:
+    """Return nodata values as `Source.read` returns them; None for a source that has to be converted first."""
+    if raw_nodata is None or pixel_format.needs_conversion:
+        return None
+    return tuple(255 - int(value) if pixel_format.min_is_white else int(value) for value in raw_nodata)

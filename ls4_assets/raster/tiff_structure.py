@@ -25,7 +25,7 @@ _GDAL_METADATA = 42112
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Formats and sizes of classic TIFF or BigTIFF. `count` counts the tags, `tag` is one, `link` leads to the next directory."""
 
     count: struct.Struct
@@ -33,7 +33,7 @@ class _Layout:
     link: struct.Struct
 
     @classmethod
-    def read(cls, file: BinaryIO) -> tuple["_Layout", int]:
+    def read(cls, file: BinaryIO) -> tuple["Layout", int]:
         """Returns the layout, and the offset of the first directory."""
         order = "<" if file.read(2) == b"II" else ">"
         if struct.unpack(f"{order}H", file.read(2))[0] == 43:
@@ -48,7 +48,7 @@ def reject_unbounded(path: Path) -> None:
     """Raise FrameError for a tif of too many images, tags, strips or tiles, or whose list of images never ends."""
     file_bytes = path.stat().st_size
     with path.open("rb") as file, suppress(struct.error):
-        layout, offset = _Layout.read(file)
+        layout, offset = Layout.read(file)
         seen: set[int] = set()
         # An offset of BigTIFF may be larger than any that a file can be read at.
         while 0 < offset < file_bytes:
@@ -69,7 +69,7 @@ def reject_unbounded(path: Path) -> None:
             offset = layout.link.unpack(file.read(layout.link.size))[0]
 
 
-def _read_tags(file: BinaryIO, layout: _Layout, path: Path) -> Iterator[tuple[int, int]]:
+def _read_tags(file: BinaryIO, layout: Layout, path: Path) -> Iterator[tuple[int, int]]:
     """Yield number and count of values of each tag in the directory at the file's position."""
     (count,) = layout.count.unpack(file.read(layout.count.size))
     if count > MAX_TAGS:

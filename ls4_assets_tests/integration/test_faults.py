@@ -57,7 +57,7 @@ PIXEL_FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no georeference": (write_without_georeference, "georef"),
     "two ground control points": (write_with_two_gcps, "control points"),
     "three bands under bw": (lambda path: write_tif(path, photograph(50, 60, 3)), "nc/"),
-    "sixteen bits": (lambda path: write_tif(path, photograph(50, 60).astype(np.uint16)), "8 bit|8-bit|Byte"),
+    "complex pixels": (lambda path: write_tif(path, photograph(50, 60).astype(np.complex64)), "complex pixels"),
     "no valid pixel": (lambda path: write_tif(path, photograph(50, 60), mask=np.zeros((50, 60), bool)), "valid"),
     "truncated": (write_truncated, "again"),
     "not a tif": (writer_of(b"%PDF-1.7 this is not a tif"), "tif"),

@@ -34,7 +34,7 @@ def valid_tif(folder: Path, number: int, side: int = 200) -> Path:
 INVALID: dict[int, tuple[Callable[[Path], Path], str]] = {
     100: (write_without_georeference, "no georeference|georef"),
     117: (lambda path: write_tif(path, photograph(50, 60, 3)), "3 band"),
-    134: (lambda path: write_tif(path, photograph(50, 60).astype(np.uint16)), "uint16"),
+    134: (lambda path: write_tif(path, photograph(50, 60).astype(np.complex64)), "complex64"),
     151: (writer_of(b""), "empty"),
     168: (write_truncated, "truncated"),
     198: (writer_of(b"%PDF-1.7 this is not a tif"), "not a tif"),

@@ -71,7 +71,7 @@ def test_list_of_images_that_never_ends_is_rejected(tmp_path: Path, images: int)
 
 def test_number_of_images_is_limited(tmp_path: Path) -> None:
     """A tif of 60,000 images was walked by every step that opened it."""
-    inspect(chain_of_images(tmp_path / "few.tif", tiff_structure.MAX_IMAGES))
+    tiff_structure.reject_unbounded(chain_of_images(tmp_path / "few.tif", tiff_structure.MAX_IMAGES))
     many = chain_of_images(tmp_path / "x.tif", tiff_structure.MAX_IMAGES + 1)
     assert "export the photograph alone with gdal_translate" in rejection(many)
     inspect(gdal_translate(many))

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import rasterio
 from affine import Affine
@@ -170,23 +169,11 @@ def test_four_bands_are_an_nc_frame_with_or_without_an_alpha_tag(tmp_path: Path,
     assert source.alpha_band == (4 if tagged else None)
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
-def test_other_pixel_types_are_rejected_with_a_command(tmp_path: Path, dtype: str) -> None:
-    path = write_tif(tmp_path / "a.tif", photograph(60, 50).astype(dtype))
-    assert "gdal_translate -ot Byte" in rejection(path)
-
-
-def test_one_bit_is_rejected_with_a_command(tmp_path: Path) -> None:
-    path = write_tif(tmp_path / "a.tif", np.ones((1, 60, 50), np.uint8), nbits=1)
-    assert "gdal_translate -co NBITS=8 -scale 0 1 0 255" in rejection(path)
-
-
-@pytest.mark.parametrize(("film_type", "expand"), [("bw", "gray"), ("nc", "rgb")])
-def test_palette_is_rejected_with_a_command(tmp_path: Path, film_type: FilmType, expand: str) -> None:
-    path = write_tif(tmp_path / "a.tif", photograph(60, 50), photometric="PALETTE")
-    with rasterio.open(path, "r+") as target:
-        target.write_colormap(1, {value: (value, 0, 0, 255) for value in range(256)})
-    assert f"-expand {expand}" in rejection(path, film_type)
+@pytest.mark.parametrize(("dtype", "kind"), [("uint8", "plain"), ("uint16", "wide"), ("int16", "wide"), ("float32", "wide")])
+def test_other_pixel_types_are_recognized_by_the_header(tmp_path: Path, dtype: str, kind: str) -> None:
+    """What happens to them is in test_traits.py."""
+    source = open_source(write_tif(tmp_path / "a.tif", photograph(60, 50).astype(dtype)), "bw", Limits())
+    assert (source.format.kind, source.needs_conversion) == (kind, kind != "plain")
 
 
 def test_pixel_limit_is_checked_before_reading_pixels(tmp_path: Path) -> None:

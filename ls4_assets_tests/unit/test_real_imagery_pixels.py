@@ -26,15 +26,16 @@ GOOD: list[tuple[str, FilmType, str, float]] = [
     ("linz+topo-imagery/input_hi.tif", "bw", "EPSG:2193", 1.0),
     ("linz+topo-imagery/input_aerial.tif", "nc", "EPSG:2193", 1.0),
     ("rasterio+rasterio/RGB.byte.tif", "nc", "EPSG:32618", 0.675),
+    # Of 16 bits, with nodata.
+    ("stac-utils+stactools/LC08_L1TP_198029_20220331_20220406_02_T1_B2.TIF", "bw", "EPSG:32631", 0.8),
 ]
 """File, film type, CRS, and valid area as a share of the area inside the image's corners."""
 
 BAD: list[tuple[str, FilmType, str]] = [
-    ("linz+topo-imagery/empty.tiff", "bw", "no valid pixel"),
+    ("linz+topo-imagery/empty.tiff", "bw", "1 x 2 pixels"),
     ("rasterio+rasterio/rotated.tif", "bw", ".prj"),
-    ("rasterio+rasterio/all-nodata.tif", "nc", "uint16"),
+    ("rasterio+rasterio/all-nodata.tif", "nc", "no valid pixel"),
     ("friedrichknuth+hipp/T.tif", "bw", "no georeference"),
-    ("stac-utils+stactools/LC08_L1TP_198029_20220331_20220406_02_T1_B2.TIF", "bw", "uint16"),
     ("stac-utils+titiler-pgstac/20200307aC0853900w361030n.tif", "bw", "under nc/"),
     ("linz+topo-imagery/input_hi.tif", "nc", "under bw/"),
 ]
