@@ -86,19 +86,23 @@ def _read_page(page: Page, dataset: DatasetReader) -> Reading:
     own = read_header(page.gdal_name, page.path)
     if own.has_position:
         return own
-    with rasterio.open(page.path, driver="GTiff") as first:
-        transform = _scale(first, dataset)
-        return replace(own, transform=transform, crs=own.crs or first.crs) if transform else own
+    # Without its sidecars, which place the photograph and not its thumbnail.
+    first = read_header(str(page.path), page.path)
+    if first.transform is None:
+        return own
+    with rasterio.open(page.path, driver="GTiff") as copy:
+        transform = _scale(first.transform, copy, dataset)
+    return replace(own, transform=transform, crs=own.crs or first.crs)
 
 
-def _scale(copy: DatasetReader, full: DatasetReader) -> Affine | None:
-    """Return the geotransform of `full` by that of its smaller copy; None when the copy has none or shows something else."""
+def _scale(transform: Affine, copy: DatasetReader, full: DatasetReader) -> Affine | None:
+    """Return the geotransform of `full` by that of its smaller copy; None when the copy shows something else."""
     across, down = full.width / copy.width, full.height / copy.height
-    if copy.transform.is_identity or abs(across / down - 1) > 1.5 / min(copy.width, copy.height):
+    if abs(across / down - 1) > 1.5 / min(copy.width, copy.height):
         return None
     # Every n-th pixel of a width that is not a multiple of n: the last pixel of the copy reaches beyond the photograph.
     factor = round(max(across, down))
     if (-(-full.width // factor), -(-full.height // factor)) == (copy.width, copy.height):
         across = down = factor
-    transform: Affine = copy.transform @ Affine.scale(1 / across, 1 / down)
-    return transform
+    scaled: Affine = transform @ Affine.scale(1 / across, 1 / down)
+    return scaled
