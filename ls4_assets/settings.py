@@ -216,7 +216,21 @@ class FrameSettings(BaseModel):
     reader_grace_seconds: Seconds = Field(
         10.0, ge=0, description="time that a replaced or removed COG is kept for clients that still read it"
     )
+    proj_grids: Path | None = Field(
+        None, description="folder of PROJ's grids (such as us_noaa_conus.tif), for runs and map server; empty: none"
+    )
+    proj_network: bool = Field(
+        False, description="PROJ fetches grids that are missing from cdn.proj.org; needs access to the internet"
+    )
+    datum_accuracy_m: Annotated[float, Unit("m")] = Field(
+        5.0, ge=0, description="stated accuracy of a frame's datum transformation; worse is reported when a missing grid improves it"
+    )
     work_dir: Path | None = Field(None, description="scratch folder of the workers; None: the system's temporary folder")
+
+    @field_validator("proj_grids", mode="before")
+    @classmethod
+    def _empty_means_none(cls, value: object) -> object:
+        return value or None
 
     @field_validator("profiles", mode="before")
     @classmethod

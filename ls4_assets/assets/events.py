@@ -194,6 +194,7 @@ def _frame_metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[
         metadata["dimensions"] = dg.MetadataValue.text(f"{facts['width']} x {facts['height']}")
     if "source_crs" in facts:
         metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
+        metadata["transformation"] = dg.MetadataValue.text(facts.get("transformation", "not known"))
         metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
     if result and result.overview_levels:
         metadata["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))

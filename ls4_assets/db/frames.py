@@ -41,14 +41,17 @@ class Product:
 
 
 class FrameFacts(TypedDict, total=False):
-    """Measurements of a frame: the first two of its deflate tif, the others of its COG.
+    """Measurements of a frame: the first four of its deflate tif, the others of its COG.
 
+    `transformation` is that of the datum, with its accuracy; `missing_grids` would make it sufficient.
     `valid_share` is 0 to 1; `width` and `height` are in pixels; `transform` has the six numbers of an affine transform in
     rasterio order; `footprint` is WKB of a MultiPolygon in EPSG:3857.
     """
 
     source_crs: str
     valid_share: float
+    transformation: str
+    missing_grids: list[str]
     width: int
     height: int
     transform: list[float]

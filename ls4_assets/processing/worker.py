@@ -34,6 +34,7 @@ from ls4_assets.processing.header_limit import limit_header_time
 from ls4_assets.processing.products import FrameProducts, ProductsRemovedError, SupersededError
 from ls4_assets.processing.quality import Finding, FrameQualityError, validate_frame
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import is_out_of_memory
 from ls4_assets.raster.source import Limits, open_source
@@ -116,6 +117,11 @@ class _FrameJob:
     def profile(self) -> FrameProfile:
         return self.products.profile
 
+    @property
+    def _datum_rules(self) -> DatumRules:
+        settings = self.task.settings
+        return DatumRules(settings.archive_description.assumed_datums, settings.datum_accuracy_m)
+
     def run_and_explain(self, scratch: Path) -> FrameOutcome:
         """As `run`, but raises the frame's own error when memory or a disk ran out during the work."""
         try:
@@ -157,6 +163,7 @@ class _FrameJob:
             limits=limits,
             steps=steps,
             source_sha256=content_hash,
+            rules=self._datum_rules,
         )
         # Validated before anything is published, so that the last good version stays.
         findings = self._validate(result) if "cog" in steps else ()
@@ -192,7 +199,7 @@ class _FrameJob:
             estimate = admission.estimate_for_pixels(0, facts.get("width", 0) * facts.get("height", 0) * self.profile.bands)
         else:
             with limit_header_time():
-                source = open_source(local, self.frame.film_type, limits)
+                source = open_source(local, self.frame.film_type, limits, self._datum_rules)
                 admission.reject_oversized_blocks(source, self.task.settings.worker_memory_mb)
             estimate = admission.estimate_for_source(source, self.source.size, self.profile)
         admission.reserve_disk(self._name, estimate, scratch, self._archive_folders())

@@ -22,6 +22,7 @@ from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.products import STEPS, ProductName, Step, made_with, product_of, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.raster.cog import CogMethod, write_cog
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.fidelity import Fidelity, Sample, compare_cog, measure_valid_share, read_samples
 from ls4_assets.raster.footprint import trace_footprint
@@ -30,6 +31,7 @@ from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from ls4_assets.raster.overviews import write_overviews
 from ls4_assets.raster.source import Limits, Source, open_source
 from ls4_assets.raster.thumbnail import render_thumbnail
+from ls4_assets.raster.transformations import Transformation
 from ls4_assets.raster.validate import check_cog
 
 MAX_KEPT_BYTES = 1_000_000_000
@@ -45,6 +47,7 @@ class FrameResult:
     width, height, transform: of the products, in pixels and in EPSG:3857.
     sizes, seconds, peak_mb, profile_hash: by step; bytes of the product, and peak memory of the process during the step.
     valid_share, cog_valid_share: share of valid pixels, 0 to 1, measured in the scan and in the COG.
+    transformation: from the datum of the scan to that of the map.
     cog_findings: defects of the COG's structure, normally none.
     fidelity: comparison of the COG's pixels with the scan.
     footprint_wkb: MultiPolygon in EPSG:3857.
@@ -63,6 +66,7 @@ class FrameResult:
     source_height: int | None = None
     source_crs: str | None = None
     warped: bool | None = None
+    transformation: Transformation | None = None
     valid_share: float | None = None
     cog_method: CogMethod | None = None
     cog_sha256: str | None = None
@@ -89,6 +93,7 @@ class _FrameRun:
     limits: Limits
     source_sha256: str
     requested: Sequence[Step]
+    rules: DatumRules | None = None
     kept: Path | None = None
     samples: Sequence[Sample] = ()
     facts: dict[str, object] = field(default_factory=dict)
@@ -100,7 +105,7 @@ class _FrameRun:
 def _write_deflate(run: _FrameRun) -> None:
     if run.source_path is None:
         raise ValueError("The step deflate needs a source; pass its path.")
-    source = open_source(run.source_path, run.film_type, run.limits)
+    source = open_source(run.source_path, run.film_type, run.limits, run.rules)
     if len(run.requested) > 1 and source.width * source.height * run.profile.bands <= MAX_KEPT_BYTES:
         run.kept = run.workdir / "pixels" / f"{run.stem}.tif"
     written = write_deflate(
@@ -148,6 +153,7 @@ def process(
     limits: Limits,
     steps: Sequence[Step] = STEPS,
     source_sha256: str = "",
+    rules: DatumRules | None = None,
 ) -> FrameResult:
     """Run `steps` for one frame in their order; the products of all earlier steps must already be in `workdir`.
 
@@ -156,7 +162,7 @@ def process(
     """
     requested = [step for step in STEPS if step in steps]
     _reject_missing_upstream(workdir, stem, requested)
-    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested)
+    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested, rules)
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
     try:
@@ -193,6 +199,7 @@ def _source_facts(source: Source) -> dict[str, object]:
         "source_height": source.height,
         "source_crs": source.crs_label,
         "warped": source.needs_warp,
+        "transformation": source.georeference.transformation,
     }
 
 

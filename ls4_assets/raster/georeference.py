@@ -19,8 +19,11 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 
 from ls4_assets.errors import FrameError
+from ls4_assets.raster import datums
 from ls4_assets.raster.crs_files import reject_crs_files
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
+from ls4_assets.raster.transformations import NONE, Transformation, find_transformation, map_degrees
 
 WEB_MERCATOR = CRS.from_epsg(3857)
 # Largest plausible easting and northing: half the circumference, and twice that to the north and south, where Web Mercator has
@@ -35,15 +38,19 @@ _ADVICE = "correct its georeference and drop it again"
 
 @dataclass(frozen=True)
 class Georeference:
-    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:32719"."""
+    """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:32719".
+
+    `transformation`: from its datum to that of the map.
+    """
 
     crs: CRS
     transform: Affine
     crs_label: str
     needs_warp: bool
+    transformation: Transformation = NONE
 
 
-def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
+def read_georeference(dataset: DatasetReader, path: Path, rules: DatumRules | None = None) -> Georeference:
     """Return the georeference of the open scan at `path`; raises FrameError when it is missing or cannot be placed on a map."""
     transform, crs = dataset.transform, dataset.crs
     if transform.is_identity:
@@ -69,10 +76,41 @@ def read_georeference(dataset: DatasetReader, path: Path) -> Georeference:
     corners = _corners(dataset, transform, path)
     map_corners = _project_to_map(crs, label, corners, path)
     _reject_pixel_size(dataset, map_corners, path)
-    is_turned = transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0
+    is_turned = bool(transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0)
     # A CRS with the same coordinates as EPSG:3857 needs no warp, regardless of the name that the scanning software gave it.
     is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
-    return Georeference(crs, transform, label, needs_warp=bool(is_turned or is_moved))
+    if not is_moved:
+        return Georeference(crs, transform, label, needs_warp=is_turned)
+    crs, transformation = _find_transformation(crs, label, corners, map_corners, path, rules or DatumRules())
+    return Georeference(crs, transform, _label(crs), needs_warp=True, transformation=transformation)
+
+
+def _find_transformation(
+    crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path, rules: DatumRules
+) -> tuple[CRS, Transformation]:
+    """Return the CRS, with an assumed datum if its own is unknown and the archive file says which is meant, and how it is moved.
+
+    Raises FrameError for an unknown datum.
+    """
+    transformation = _describe(crs, label, corners, map_corners, path)
+    if not datums.has_unknown_datum(crs, transformation):
+        return crs, transformation
+    assumed = datums.assume_datum(crs, rules.assumed)
+    if assumed is None:
+        raise datums.unknown_datum_error(path.name, crs)
+    label = _label(assumed)
+    transformation = _describe(assumed, label, corners, _project_to_map(assumed, label, corners, path), path)
+    return assumed, datums.mark_assumed(transformation, assumed)
+
+
+def _describe(
+    crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path
+) -> Transformation:
+    """The transformation at the center of the scan."""
+    center = corners.mean(axis=0, keepdims=True)
+    (x, y), (map_x, map_y) = center[0], _project_to_map(crs, label, center, path)[0]
+    area = map_degrees(map_corners[:, 0], map_corners[:, 1])
+    return find_transformation(crs, area, (float(x), float(y)), (float(map_x), float(map_y)))
 
 
 def _reject_pixel_size(dataset: DatasetReader, map_corners: NDArray[np.float64], path: Path) -> None:
@@ -116,6 +154,11 @@ def _project_to_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Pa
     try:
         map_corners = np.array(transform_points(crs, WEB_MERCATOR, corners[:, 0], corners[:, 1])).T
     except GDAL_ERRORS as error:
+        if reason := datums.network_failure(error):
+            raise FrameError(
+                f"{path.name} needs a grid that PROJ could not fetch from its network ({reason}); ask the operator to put PROJ's "
+                "grids into the folder in LS4_PROJ_GRIDS or to open the network, then run ls4 retry."
+            ) from error
         raise outside from error
     if not np.isfinite(map_corners).all() or (np.abs(map_corners) > _MAP_LIMITS).any():
         raise outside

@@ -24,6 +24,7 @@ from ls4_assets.domain.film_types import FILM_TYPES, FilmType, join_or
 from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.crs_files import CRS_ADVICE, reject_sidecar_files
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
 from ls4_assets.raster.georeference import Georeference, read_georeference
 from ls4_assets.raster.tiff_structure import reject_unbounded
@@ -120,8 +121,8 @@ def _translate_metadata_errors(path: Path) -> Iterator[None]:
         raise FrameError(f"{path.name} has a CRS or a sidecar that cannot be used ({reason}); {CRS_ADVICE}.") from error
 
 
-def open_source(path: Path, film_type: FilmType, limits: Limits) -> Source:
-    """Inspect a georeferenced tif, whose sidecars are beside it, without reading a pixel.
+def open_source(path: Path, film_type: FilmType, limits: Limits, rules: DatumRules | None = None) -> Source:
+    """Inspect a georeferenced tif, whose sidecars are beside it, without reading a pixel. `rules`: for its datum.
 
     Raises FrameError when it cannot become a frame of `film_type`.
     """
@@ -139,7 +140,7 @@ def open_source(path: Path, film_type: FilmType, limits: Limits) -> Source:
             min_is_white = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
             _reject_pixel_type(dataset, path, film_type, min_is_white)
             bands, alpha_band = _select_bands(dataset, path, film_type)
-            georeference = read_georeference(dataset, path)
+            georeference = read_georeference(dataset, path, rules)
             declared_mask, nodata = _read_declared_mask(dataset, bands, alpha_band, min_is_white)
             return Source(
                 path=path, film_type=film_type, width=dataset.width, height=dataset.height, count=dataset.count,

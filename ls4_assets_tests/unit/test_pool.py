@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -15,17 +14,18 @@ from pebble import ProcessExpired
 
 from ls4_assets.processing.header_limit import EXIT_CODES, limit_header_time
 from ls4_assets.processing.pool import run_tasks
+from ls4_assets.settings import FrameSettings
 
 SCRIPT = """
 import time
-from types import SimpleNamespace
 from ls4_assets.processing.pool import run_tasks
-list(run_tasks(time.sleep, [600.0, 600.0], SimpleNamespace(workers=2, worker_memory_mb=1500, frame_timeout_seconds=900)))
+from ls4_assets.settings import FrameSettings
+list(run_tasks(time.sleep, [600.0, 600.0], FrameSettings(worker_processes=2, worker_memory_mb=1500, frame_timeout_seconds=900)))
 """
 
 
 def make_settings(**values: Any) -> Any:
-    return SimpleNamespace(**({"workers": 1, "worker_memory_mb": 1500, "frame_timeout_seconds": 60} | values))
+    return FrameSettings(**({"worker_processes": 1, "worker_memory_mb": 1500, "frame_timeout_seconds": 60} | values))
 
 
 def test_workers_exit_when_their_run_is_killed() -> None:
@@ -57,7 +57,7 @@ def test_worker_memory_is_limited() -> None:
 
 def test_hanging_or_killed_worker_fails_only_its_own_task() -> None:
     tasks: Any = [-1, 30, 0, 1]
-    outcomes: dict[Any, Any] = dict(run_tasks(_sleep_or_crash, tasks, make_settings(workers=2, frame_timeout_seconds=3)))  # type: ignore[arg-type]
+    outcomes: dict[Any, Any] = dict(run_tasks(_sleep_or_crash, tasks, make_settings(worker_processes=2, frame_timeout_seconds=3)))  # type: ignore[arg-type]
     assert isinstance(outcomes.pop(-1), ProcessExpired)
     assert isinstance(outcomes.pop(30), TimeoutError)
     assert outcomes == {0: 0, 1: 1}
@@ -67,7 +67,7 @@ def test_header_that_takes_too_long_fails_only_its_own_task() -> None:
     """A sidecar that was slow to parse occupied its worker for an hour, and C code cannot be interrupted."""
     started = time.monotonic()
     tasks: Any = [0.5, 0, 1000]
-    outcomes: dict[Any, Any] = dict(run_tasks(_read_header_for, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
+    outcomes: dict[Any, Any] = dict(run_tasks(_read_header_for, tasks, make_settings(worker_processes=2)))  # type: ignore[arg-type]
     expired = outcomes.pop(1000)
     assert isinstance(expired, ProcessExpired) and expired.exitcode == -signal.SIGPROF
     assert outcomes == {0: 0, 0.5: 0.5}
@@ -77,7 +77,7 @@ def test_header_that_takes_too_long_fails_only_its_own_task() -> None:
 def test_header_that_waits_for_another_process_fails_only_its_own_task() -> None:
     """A worker that waited for a FIFO used no CPU, and was occupied until the time limit of the frame."""
     tasks: Any = [0, 1000]
-    outcomes: dict[Any, Any] = dict(run_tasks(_wait_in_header, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
+    outcomes: dict[Any, Any] = dict(run_tasks(_wait_in_header, tasks, make_settings(worker_processes=2)))  # type: ignore[arg-type]
     expired = outcomes.pop(1000)
     assert isinstance(expired, ProcessExpired) and expired.exitcode == -signal.SIGALRM
     assert expired.exitcode in EXIT_CODES
