@@ -223,7 +223,9 @@ class FrameSettings(BaseModel):
         False, description="PROJ fetches grids that are missing from cdn.proj.org; needs access to the internet"
     )
     datum_accuracy_m: Annotated[float, Unit("m")] = Field(
-        5.0, ge=0, description="stated accuracy of a frame's datum transformation; worse is reported when a missing grid improves it"
+        5.0,
+        ge=0,
+        description="stated accuracy of a frame's datum transformation; worse is reported when a missing grid improves it",
     )
     work_dir: Path | None = Field(None, description="scratch folder of the workers; None: the system's temporary folder")
 

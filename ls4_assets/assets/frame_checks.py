@@ -53,8 +53,8 @@ def check_specs(shard: str) -> list[dg.AssetCheckSpec]:
                 asset=cog,
                 partitions_def=partitions,
                 description=(
-                    "PROJ has the grids that place the frame accurately. Warns with the transformation used and its accuracy when "
-                    "they are missing. Frames that never lacked a grid have no evaluation."
+                    "PROJ has the grids that place the frame accurately. Warns with the transformation used and its accuracy "
+                    "when they are missing. Frames that never lacked a grid have no evaluation."
                 ),
             ),
         ]
@@ -87,7 +87,7 @@ def frame_evaluations(outcome: FrameOutcome | BaseException, steps: Sequence[Ste
 def _grids_evaluation(frame: Frame, transformation: Transformation, grids: Sequence[str]) -> dg.AssetCheckEvaluation:
     """Evaluation of `datum_grids_exist`. `grids`: those that are missing."""
     advice = (
-        f"The frame was placed with {transformation}; {transformation.better_name} is more accurate and needs {', '.join(grids)}. "
+        f"The frame was placed with {transformation}; {transformation.better_name} is more accurate with {', '.join(grids)}. "
         "Put these grids into the folder in LS4_PROJ_GRIDS (`ls4 doctor` has the addresses), then materialize the frame again."
     )
     return dg.AssetCheckEvaluation(

@@ -143,7 +143,7 @@ def _postgres_service(cluster: Cluster) -> Service:
 
 
 def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -> tuple[Service, Service]:
-    mapfiles = state.archive / "mapfiles"
+    settings, mapfiles = load_settings(), state.archive / "mapfiles"
     mapfiles.mkdir(exist_ok=True)
     config = write_config(
         state.serving,
@@ -151,11 +151,13 @@ def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -
         mapfiles_dir=mapfiles,
         database=PostgresService("127.0.0.1", ports["postgres"], "ls4", "mapserver", password),
         archive_dir=state.archive,
-        archive_file=load_settings().archive_file,
+        archive_file=settings.archive_file,
         collections_file=state.archive / COLLECTIONS_KEY,
         rejections_file=state.archive / STAFF_KEY,
         staff=("127.0.0.0/8",),
         user=state.web_user,
+        proj_grids=settings.proj_grids,
+        proj_network=settings.proj_network,
     )
     # They read everything, their own database role included, from files of the run directory.
     workers = Service("mapserver", config.workers_argv, lambda: True, _BASIC_ENVIRONMENT)

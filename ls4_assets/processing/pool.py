@@ -71,7 +71,7 @@ def _run_pool(
 
 
 def _initialize_worker(settings: FrameSettings, proj_data: Path | None) -> None:
-    # Without the setting PROJ must not fetch grids that the CRS of a scan names, or wait for a network that a worker does not have.
+    # Unless the setting allows it, PROJ must not fetch grids that the CRS of a scan names, or wait for a network that is closed.
     proj_setup.use_grids(settings.proj_grids, proj_data, is_network_on=settings.proj_network)
     admission.limit_memory(settings.worker_memory_mb)
     exit_with_parent()

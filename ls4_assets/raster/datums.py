@@ -12,8 +12,8 @@ from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from ls4_assets.errors import FrameError
 from ls4_assets.domain.printable import printable
+from ls4_assets.errors import FrameError
 from ls4_assets.raster.transformations import Transformation
 
 # With one of these ellipsoids every datum in use is within about two meters of WGS 84: GRS 1980 and WGS 84.
@@ -76,9 +76,9 @@ def unknown_datum_error(name: str, crs: CRS) -> FrameError:
     code = suggested.to_epsg() if suggested else None
     meant = f", if NAD27 is meant, with {assign_crs(code, name)}" if code else f" with {assign_crs('CODE', name)}"
     return FrameError(
-        f'{name} has an unknown datum ("{datum}", ellipsoid "{ellipsoid}"), so its place is uncertain by some hundred meters; write '
-        f"the CRS that it was georeferenced in into the tif{meant}, delete its .prj and .aux.xml and drop fixed.tif as {name}, or "
-        "ask the operator to add the datum to assumed_datums in the archive file."
+        f'{name} has an unknown datum ("{datum}", ellipsoid "{ellipsoid}"), so its place is uncertain by some hundred meters; '
+        f"write the CRS that it was georeferenced in into the tif{meant}, delete its .prj and .aux.xml and drop fixed.tif as "
+        f"{name}, or ask the operator to add the datum to assumed_datums in the archive file."
     )
 
 

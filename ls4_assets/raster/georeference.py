@@ -103,9 +103,7 @@ def _find_transformation(
     return assumed, datums.mark_assumed(transformation, assumed)
 
 
-def _describe(
-    crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path
-) -> Transformation:
+def _describe(crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path) -> Transformation:
     """The transformation at the center of the scan."""
     center = corners.mean(axis=0, keepdims=True)
     (x, y), (map_x, map_y) = center[0], _project_to_map(crs, label, center, path)[0]

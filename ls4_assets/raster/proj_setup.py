@@ -36,5 +36,3 @@ def use_grids(grids: Path | None, linked: Path | None, *, is_network_on: bool) -
     network.set_network_enabled(is_network_on)
     # PROJ has read the variable already when this process was forked from one that imported GDAL. The module is linked with GDAL.
     ctypes.CDLL(_env.__file__).OSRSetPROJEnableNetwork(int(is_network_on))
-
-

@@ -119,7 +119,7 @@ def _maps(operation: Transformer, point: tuple[float, float], map_point: tuple[f
 
 
 def _find_better(unavailable: Sequence[CoordinateOperation], accuracy: float | None) -> CoordinateOperation | None:
-    """The most accurate operation that is better than `accuracy`, and of those as accurate the one that needs the fewest grids."""
+    """The most accurate operation if it is better than `accuracy`; of equal ones, the one that needs the fewest grids."""
     better = [one for one in unavailable if _is_better(one, accuracy)]
     return min(better, key=lambda one: (one.accuracy, len(_missing(one))), default=None)
 
@@ -140,5 +140,7 @@ def _accuracy(meters: float) -> float | None:
 
 def _name(steps: Sequence[CoordinateOperation]) -> str:
     """Names of the steps between two datums, without projections and changes of axes."""
-    transformations = [step.name for step in steps if step.type_name == "Transformation" and not step.name.startswith("axis order")]
+    transformations = [
+        step.name for step in steps if step.type_name == "Transformation" and not step.name.startswith("axis order")
+    ]
     return " + ".join(transformations) or NO_TRANSFORMATION

@@ -232,9 +232,11 @@ def test_state_plane_of_nad27_is_where_gdal_puts_it(tmp_path: Path) -> None:
     product = tmp_path / "work" / "deflate" / "a.tif"
     with rasterio.open(product) as dataset:
         bounds, size = dataset.bounds, (dataset.width, dataset.height)
+    transform = Affine(6, 0, 2_880_000, 0, -6, 220_003)
+    same = write_tif(tmp_path / "same.tif", photograph(300, 400), crs="EPSG:32039", transform=transform)
     expected = tmp_path / "expected.tif"
-    argv = ["gdalwarp", "-q", "-r", BW.resampling, "-s_srs", "EPSG:32039", "-t_srs", "EPSG:3857", "-te", *map(str, bounds)]
-    argv += ["-ts", *map(str, size), str(path), str(expected)]
+    argv = ["gdalwarp", "-q", "-r", BW.resampling, "-t_srs", "EPSG:3857", "-te", *map(str, bounds)]
+    argv += ["-ts", *map(str, size), str(same), str(expected)]
     subprocess.run(argv, check=True, env={**os.environ, "PROJ_LIB": f"{CONUS}:/usr/share/proj"})
     here, there = read(product)[0].astype(int), read(expected)[0].astype(int)
     inside = (here > 0) & (there > 0)
