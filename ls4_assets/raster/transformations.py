@@ -6,7 +6,7 @@ that was used. `proj_setup` gives both libraries the same grids; `datums` decide
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyproj
@@ -50,6 +50,14 @@ class Transformation:
         return f"{self.name}, {accuracy}"
 
 
+@dataclass(frozen=True)
+class BetterOperation:
+    """An operation that is not available: its stated accuracy in meters, and the addresses of its missing grids by name."""
+
+    accuracy_m: float
+    missing: Mapping[str, str]
+
+
 NONE = Transformation(NO_TRANSFORMATION, 0.0)
 
 
@@ -87,14 +95,23 @@ def find_transformation(
     )
 
 
-def rank_better(crs: CRS, area: Degrees) -> list[tuple[float, tuple[str, ...]]]:
-    """Stated accuracy and missing grids of every operation that is more accurate than the available ones, the best first."""
+def stated_accuracy(crs: CRS, area: Degrees) -> float | None:
+    """The accuracy of the transformation that PROJ prefers in `area`, in meters; None when there is none or it states none."""
+    return find_transformation(crs, area).accuracy_m
+
+
+def list_better(crs: CRS, area: Degrees) -> list[BetterOperation]:
+    """The operations that are more accurate than the one that PROJ uses, and that lack a grid; the most accurate first."""
     group = _list_operations(crs, area)
     if group is None:
         return []
-    accuracy = _accuracy(group.transformers[0].accuracy) if group.transformers else None
-    better = [one for one in group.unavailable_operations if _is_better(one, accuracy)]
-    return sorted((one.accuracy, _missing(one)) for one in better)
+    accuracy = stated_accuracy(crs, area)
+    better = [
+        BetterOperation(one.accuracy, {grid.short_name: grid.url for grid in one.grids if not grid.available})
+        for one in group.unavailable_operations
+        if _is_better(one, accuracy)
+    ]
+    return sorted(better, key=lambda one: one.accuracy_m)
 
 
 def _list_operations(crs: CRS, area: Degrees) -> TransformerGroup | None:
