@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import TypeVar
 
 from pebble import ProcessPool
 
 from ls4_assets.processing import admission
-from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.raster import proj_setup
 from ls4_assets.settings import FrameSettings
 from resources.scratch import scratch_folder
 
-Processor = Callable[[FrameTask], FrameOutcome]
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
 
 # A worker that is killed before it reports which task it took breaks its pool; the next pool processes the remaining tasks.
 _MAX_POOLS = 3
@@ -28,8 +29,8 @@ _PROJ_PREFIX = "ls4-proj-"
 
 
 def run_tasks(
-    process: Processor, tasks: Sequence[FrameTask], settings: FrameSettings
-) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
+    process: Callable[[Task], Outcome], tasks: Sequence[Task], settings: FrameSettings
+) -> Iterator[tuple[Task, Outcome | BaseException]]:
     """Yield each task with its outcome, in the order of completion.
 
     A worker that crashes or exceeds `frame_timeout_seconds` yields its exception for its own task only.
@@ -49,8 +50,8 @@ def run_tasks(
 
 
 def _run_pool(
-    process: Processor, tasks: Sequence[FrameTask], settings: FrameSettings, proj_data: Path | None
-) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
+    process: Callable[[Task], Outcome], tasks: Sequence[Task], settings: FrameSettings, proj_data: Path | None
+) -> Iterator[tuple[Task, Outcome | BaseException]]:
     # Not fork: the run process has threads. The server process imports the pixel code once for all workers.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ls4_assets.processing.worker"])
@@ -58,7 +59,7 @@ def _run_pool(
     workers = admission.limit_workers(min(settings.workers, len(tasks)), memory_mb)
     pool = ProcessPool(max_workers=workers, context=context, initializer=_initialize_worker, initargs=[settings, proj_data])
     try:
-        futures: dict[Future[FrameOutcome], FrameTask] = {
+        futures: dict[Future[Outcome], Task] = {
             pool.schedule(process, args=[task], timeout=settings.frame_timeout_seconds): task for task in tasks
         }
         for future in as_completed(futures):

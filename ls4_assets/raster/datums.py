@@ -102,7 +102,7 @@ def _is_modern(ellipsoid: pyproj.crs.Ellipsoid | None) -> bool:
         return False
     low, high = _MODERN_INVERSE_FLATTENING
     is_flattened = low <= ellipsoid.inverse_flattening <= high
-    return abs(ellipsoid.semi_major_metre - _MODERN_RADIUS_M) <= _SAME_ELLIPSOID_M and is_flattened
+    return bool(abs(ellipsoid.semi_major_metre - _MODERN_RADIUS_M) <= _SAME_ELLIPSOID_M and is_flattened)
 
 
 def _is_same(first: pyproj.crs.Ellipsoid | None, second: pyproj.crs.Ellipsoid | None) -> bool:

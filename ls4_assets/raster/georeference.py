@@ -18,7 +18,7 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 
-from ls4_assets.errors import FrameError
+from ls4_assets.errors import FrameError, MissingGeoreferenceError
 from ls4_assets.raster import datums
 from ls4_assets.raster.crs_files import reject_crs_files
 from ls4_assets.raster.datums import DatumRules
@@ -59,10 +59,10 @@ def read_georeference(dataset: DatasetReader, path: Path, rules: DatumRules | No
         transform, sidecar_crs = _read_arcgis_aux_xml(path)
         crs = crs or sidecar_crs
     if transform.is_identity:
-        raise FrameError(_explain_missing(path, bool(dataset.gcps[0])))
+        raise MissingGeoreferenceError(_explain_missing(path, bool(dataset.gcps[0])))
     crs = crs or _read_prj(path) or _read_arcgis_aux_xml(path)[1]
     if not crs:
-        raise FrameError(
+        raise MissingGeoreferenceError(
             f"{path.name} has a geotransform but no coordinate reference system; drop its .prj beside it, "
             "or write it into the tif with gdal_edit.py -a_srs."
         )

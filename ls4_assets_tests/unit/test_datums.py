@@ -70,7 +70,7 @@ def build_frame(path: Any) -> Any:
 
 
 def run_in_pool(function: Any, path: Path, **settings: Any) -> Any:
-    ((_, result),) = run_tasks(function, [path], make_settings(**settings))  # type: ignore[list-item]
+    ((_, result),) = run_tasks(function, [path], make_settings(**settings))
     if isinstance(result, BaseException):
         raise result
     return result
