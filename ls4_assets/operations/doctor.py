@@ -1,10 +1,8 @@
 """`ls4 doctor`: which of PROJ's grids the archive's region needs and are missing, and which frames were made without them."""
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import CRSInfo, query_crs_info
@@ -14,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from ls4_assets.db.schema import frame
 from ls4_assets.domain.regions import RegionBounds, load_outlines
-from ls4_assets.raster.proj_setup import link_grids, use_grids
+from ls4_assets.raster.proj_setup import list_with_grids
 from ls4_assets.raster.transformations import BetterOperation, Degrees, list_better, stated_accuracy
 from ls4_assets.settings import Settings
 
@@ -48,10 +46,9 @@ class GridReport:
 
 def inspect_grids(settings: Settings, connection: Connection) -> GridReport:
     """Compare the grids with what scans and maps of the region need. Raises ConfigurationError for an unreadable folder."""
-    with tempfile.TemporaryDirectory(prefix="ls4-doctor-") as folder:
-        # What is in the folder counts, whether the network is on or not.
-        use_grids(settings.proj_grids, link_grids(settings.proj_grids, Path(folder)), is_network_on=False)
-        area = archive_area(settings.region_bounds)
+    area = archive_area(settings.region_bounds)
+    # What is in the folder counts, whether the network is on or not.
+    with list_with_grids(settings.proj_grids):
         missing = find_missing_grids(_list_systems(settings, connection, area), area, settings.datum_accuracy_m)
     counts = select(frame.c.collection, func.count()).where(frame.c.missing_grids != []).group_by(frame.c.collection)
     frames = dict(connection.execute(counts.order_by(frame.c.collection)).tuples().all())

@@ -62,6 +62,7 @@ def check_result(
         _check_pixels(result.fidelity),
         _check_mask(result.fidelity, result.cog_valid_share, source_valid_share),
         _check_location(shard, region_bounds, result.footprint_wkb),
+        Finding("datum", str(result.transformation or "as when the deflate tif was built")),
     )
 
 

@@ -5,13 +5,15 @@ Call `use_grids` before the first transformation: PROJ keeps what it found. Whic
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import rasterio
 from pyproj import datadir, network
 from rasterio import _env
 
-from ls4_assets.domain.proj_data import link_proj_data
+from ls4_assets.domain.proj_data import link_proj_data, require_grids
 
 _LIBRARY_DATA = Path(rasterio.__file__).parent / "proj_data"
 
@@ -36,3 +38,17 @@ def use_grids(grids: Path | None, linked: Path | None, *, is_network_on: bool) -
     network.set_network_enabled(is_network_on)
     # PROJ has read the variable already when this process was forked from one that imported GDAL. The module is linked with GDAL.
     ctypes.CDLL(_env.__file__).OSRSetPROJEnableNetwork(int(is_network_on))
+
+
+@contextmanager
+def list_with_grids(grids: Path | None) -> Iterator[None]:
+    """List operations with the operator's grids, and without those of the network, in this block. For pyproj only."""
+    if grids:
+        require_grids(grids)
+    folders = datadir.get_data_dir()
+    datadir.set_data_dir(os.pathsep.join([folders, *([str(grids)] if grids else [])]))
+    network.set_network_enabled(False)
+    try:
+        yield
+    finally:
+        datadir.set_data_dir(folders)
