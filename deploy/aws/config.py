@@ -192,11 +192,8 @@ class Config(_Section):
     @property
     def map_environment(self) -> dict[str, str]:
         """The settings that the map server reads too: grids for its own transformations."""
-        names = ("proj_grids", "proj_network")
         return {
-            f"LS4_{name.upper()}": str(self.settings[name]).lower() if name == "proj_network" else str(self.settings[name])
-            for name in names
-            if name in self.settings
+            f"LS4_{name.upper()}": str(self.settings[name]) for name in ("proj_grids", "proj_network") if name in self.settings
         }
 
     @field_validator("settings")

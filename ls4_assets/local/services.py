@@ -39,6 +39,8 @@ _BASIC_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 # Fewer heaps in processes with many threads, and a slow evaluation of freshness, which is about assets that are built daily.
 # The image has the same (deploy/Dockerfile).
 _QUIET_DAGSTER = {"MALLOC_ARENA_MAX": "2", "FRESHNESS_DAEMON_INTERVAL_SECONDS": "300"}
+# Settings that the operator gives to `make demo`, and that later commands such as `ls4 doctor` need too.
+_FROM_SHELL = ("LS4_PROJ_GRIDS", "LS4_PROJ_NETWORK")
 # What the pipeline and the libraries that it runs read.
 _DAGSTER_VARIABLES = re.compile(
     r"(?:LS4|DAGSTER|AWS|AZURE|GDAL|CPL|PROJ|VSI|OTEL|PYTHON)[A-Za-z0-9_]*"
@@ -122,6 +124,7 @@ def _environment(state: StateDirectory, port: int, passwords: dict[str, str], ur
         "LS4_WORK_DIR": str(state.work),
         "LS4_DAGSTER_DATABASE_URL": database_url("dagster"),
         run_client.SOCKET_VARIABLE: str(state.home / "run-server.sock"),
+        **{name: os.environ[name] for name in _FROM_SHELL if name in os.environ},
         "DAGSTER_HOME": str(state.dagster),
     }
 
