@@ -8,8 +8,10 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyproj
+from pyproj import datadir, network
 from pyproj.aoi import AreaOfInterest
 from pyproj.crs.coordinate_operation import CoordinateOperation
 from pyproj.exceptions import ProjError
@@ -116,12 +118,17 @@ def list_better(crs: CRS, area: Degrees) -> list[BetterOperation]:
 
 def _list_operations(crs: CRS, area: Degrees) -> TransformerGroup | None:
     """PROJ's operations to EPSG:3857, the preferred one first; None for a CRS that only GDAL understands."""
+    return _query_operations(crs.to_wkt(), area, datadir.get_data_dir(), network.is_network_enabled())
+
+
+@lru_cache(maxsize=4)
+def _query_operations(wkt: str, area: Degrees, folders: str, is_network_on: bool) -> TransformerGroup | None:
+    """A worker opens each scan twice, and the query takes up to 60 ms. It depends on all arguments."""
     with warnings.catch_warnings():
         # It warns about missing grids, which this module reports.
         warnings.simplefilter("ignore")
         try:
-            source = pyproj.CRS.from_wkt(crs.to_wkt())
-            return TransformerGroup(source, "EPSG:3857", always_xy=True, area_of_interest=AreaOfInterest(*area))
+            return TransformerGroup(pyproj.CRS.from_wkt(wkt), "EPSG:3857", always_xy=True, area_of_interest=AreaOfInterest(*area))
         except ProjError:
             return None
 
