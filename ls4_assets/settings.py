@@ -232,8 +232,9 @@ class FrameSettings(BaseModel):
 
     @field_validator("proj_grids", mode="before")
     @classmethod
-    def _empty_means_none(cls, value: object) -> object:
-        return value or None
+    def _make_absolute(cls, value: object) -> object:
+        """An absolute path, because processes have other working directories; an empty text means none."""
+        return Path(value).absolute() if isinstance(value, str | Path) and str(value) else None
 
     @field_validator("profiles", mode="before")
     @classmethod

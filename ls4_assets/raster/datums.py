@@ -8,6 +8,7 @@ of operations decides, and not a list of names. The operations are in `transform
 from dataclasses import dataclass, replace
 
 import pyproj
+from pyproj.crs import Datum
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -21,6 +22,7 @@ _MODERN_RADIUS_M = 6_378_137.0
 _MODERN_INVERSE_FLATTENING = (298.25, 298.26)
 _SAME_ELLIPSOID_M = 0.5
 """Ellipsoids of other names but the same axes count as one: publishers round them differently."""
+_ELLIPSOID_ONLY = ("Not specified", "Unknown")
 NAD27 = 4267
 # The only guess that a message makes: most scans on Clarke 1866 are of North America.
 _SUGGESTED = (NAD27,)
@@ -42,7 +44,12 @@ def has_unknown_datum(crs: CRS, transformation: Transformation) -> bool:
 
 
 def assume_datum(crs: CRS, codes: tuple[int, ...]) -> CRS | None:
-    """Return `crs` with the datum of the first geographic system of `codes` that has its ellipsoid; None without one."""
+    """Return `crs` with the datum of the first geographic system of `codes` that has its ellipsoid; None without one.
+
+    A datum that has a name keeps it, even where PROJ cannot transform it.
+    """
+    if _is_named(_horizontal(crs).datum):
+        return None
     ellipsoid = _ellipsoid(crs)
     for code in codes:
         try:
@@ -67,16 +74,22 @@ def mark_assumed(transformation: Transformation, crs: CRS) -> Transformation:
     return replace(transformation, name=f"{transformation.name} (assumed {_horizontal(crs).datum.name}: the scan names no datum)")
 
 
-def unknown_datum_error(name: str, crs: CRS) -> FrameError:
-    """Return the rejection of the tif `name`, whose datum is unknown, with a command that names one."""
+def unknown_datum_error(name: str, crs: CRS, transformation: Transformation) -> FrameError:
+    """Return the rejection of the tif `name`: which grid its datum needs, or else a command that names another datum."""
     horizontal = _horizontal(crs)
     datum = horizontal.datum.name if horizontal.datum else "unknown"
     ellipsoid = horizontal.ellipsoid.name if horizontal.ellipsoid else "unknown"
+    if transformation.missing_grids:
+        return FrameError(
+            f"{name} has the datum {datum}, for which PROJ needs the grid {', '.join(transformation.missing_grids)}; ask the "
+            "operator to put it into the folder in LS4_PROJ_GRIDS, then run ls4 retry."
+        )
     suggested = assume_datum(crs, _SUGGESTED)
     code = suggested.to_epsg() if suggested else None
     meant = f", if NAD27 is meant, with {assign_crs(code, name)}" if code else f" with {assign_crs('CODE', name)}"
     return FrameError(
-        f'{name} has an unknown datum ("{datum}", ellipsoid "{ellipsoid}"), so its place is uncertain by some hundred meters; '
+        f'{name} has an unknown datum, or one that PROJ cannot transform there ("{datum}", ellipsoid "{ellipsoid}"), so its '
+        "place is uncertain by some hundred meters; "
         f"write the CRS that it was georeferenced in into the tif{meant}, delete its .prj and .aux.xml and drop fixed.tif as "
         f"{name}, or ask the operator to add the datum to assumed_datums in the archive file."
     )
@@ -85,6 +98,14 @@ def unknown_datum_error(name: str, crs: CRS) -> FrameError:
 def assign_crs(code: int | str, name: str) -> str:
     """The command that writes the CRS of an EPSG code into a copy of the tif `name`."""
     return f"gdal_translate -a_srs EPSG:{code} {name} fixed.tif"
+
+
+def _is_named(datum: Datum | None) -> bool:
+    """True for a datum that PROJ has under its name, except those that EPSG keeps for an ellipsoid alone."""
+    try:
+        return datum is not None and not Datum.from_name(datum.name).name.startswith(_ELLIPSOID_ONLY)
+    except ProjError:
+        return False
 
 
 def _horizontal(crs: CRS) -> pyproj.CRS:

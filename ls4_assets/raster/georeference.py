@@ -97,7 +97,7 @@ def _find_transformation(
         return crs, transformation
     assumed = datums.assume_datum(crs, rules.assumed)
     if assumed is None:
-        raise datums.unknown_datum_error(path.name, crs)
+        raise datums.unknown_datum_error(path.name, crs, transformation)
     label = _label(assumed)
     transformation = _describe(assumed, label, corners, _project_to_map(assumed, label, corners, path), path)
     return assumed, datums.mark_assumed(transformation, assumed)

@@ -45,10 +45,11 @@ def list_with_grids(grids: Path | None) -> Iterator[None]:
     """List operations with the operator's grids, and without those of the network, in this block. For pyproj only."""
     if grids:
         require_grids(grids)
-    folders = datadir.get_data_dir()
+    folders, is_network_on = datadir.get_data_dir(), network.is_network_enabled()
     datadir.set_data_dir(os.pathsep.join([folders, *([str(grids)] if grids else [])]))
     network.set_network_enabled(False)
     try:
         yield
     finally:
         datadir.set_data_dir(folders)
+        network.set_network_enabled(is_network_on)

@@ -214,6 +214,26 @@ def test_an_assumed_datum_has_the_ellipsoid_of_the_scan(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(
+    ("code", "place", "sentence"),
+    [
+        # NAD27(76) of Ontario, and a datum of Venezuela without any transformation.
+        (
+            4608,
+            (-80.0, 45.0),
+            "has the datum North American Datum 1927 (1976), for which PROJ needs the grid ca_nrc_MAY76V20.tif",
+        ),
+        (4288, (-66.0, 7.5), '("Loma Quintana", ellipsoid "International 1924")'),
+    ],
+)
+def test_a_named_datum_is_never_replaced(tmp_path: Path, code: int, place: tuple[float, float], sentence: str) -> None:
+    options: dict[str, Any] = {"crs": f"EPSG:{code}", "transform": Affine(2e-5, 0, place[0], 0, -2e-5, place[1])}
+    path = write_tif(tmp_path / "a.tif", photograph(60, 50), **options)
+    with pytest.raises(FrameError) as caught:
+        open_source(path, "bw", Limits(), DatumRules(assumed=(4267, 4248)))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "crs",
     ["+proj=utm +zone=14 +ellps=GRS80", "+proj=utm +zone=14 +ellps=clrk66 +towgs84=-8,159,175", "EPSG:26914+5703", "EPSG:32614"],
 )
