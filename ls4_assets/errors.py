@@ -19,6 +19,10 @@ class FrameError(Ls4Error):
     """The content of one frame is wrong. The other frames of the run continue."""
 
 
+class MissingGeoreferenceError(FrameError):
+    """A scan has no geotransform or no CRS. `ls4 check` can still inspect its pixels."""
+
+
 class InsufficientResourcesError(Ls4Error):
     """A disk is too full for a frame at the moment. The frame waits; it is not at fault."""
 

@@ -9,6 +9,7 @@ module that uses them.
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,7 +220,24 @@ class FrameSettings(BaseModel):
     reader_grace_seconds: Seconds = Field(
         10.0, ge=0, description="time that a replaced or removed COG is kept for clients that still read it"
     )
+    proj_grids: Path | None = Field(
+        None, description="folder of PROJ's grids (such as us_noaa_conus.tif), for runs and map server; empty: none"
+    )
+    proj_network: bool = Field(
+        False, description="PROJ fetches grids that are missing from cdn.proj.org; needs access to the internet"
+    )
+    datum_accuracy_m: Annotated[float, Unit("m")] = Field(
+        5.0,
+        ge=0,
+        description="stated accuracy of a frame's datum transformation; worse is reported when a missing grid improves it",
+    )
     work_dir: Path | None = Field(None, description="scratch folder of the workers; None: the system's temporary folder")
+
+    @field_validator("proj_grids", mode="before")
+    @classmethod
+    def _make_absolute(cls, value: object) -> object:
+        """An absolute path, because processes have other working directories; an empty text means none."""
+        return Path(value).absolute() if isinstance(value, str | Path) and str(value) else None
 
     @field_validator("profiles", mode="before")
     @classmethod
@@ -304,27 +322,8 @@ CONCERNS = (
 )
 
 
-class Settings(
-    ArchiveSettings,
-    AddressSettings,
-    DagsterUiSettings,
-    IngestSettings,
-    RunSettings,
-    FrameSettings,
-    MapSettings,
-    NotificationSettings,
-    BaseSettings,
-):
-    """All settings. A function that needs one concern takes that class."""
-
-    model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
-
-    @model_validator(mode="after")
-    def _check_storage_sends_events(self) -> "Settings":
-        if self.events_queue_url and not parse_address(self.storage)[0].capabilities.sends_events:
-            senders = " or ".join(kind.example for kind in KINDS.values() if kind.capabilities.sends_events)
-            raise ValueError(f"LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as {senders}")
-        return self
+class _ConfiguredSettings(BaseSettings):
+    """Reads the environment, then the file named by LS4_CONFIG."""
 
     @classmethod
     def settings_customise_sources(
@@ -339,14 +338,62 @@ class Settings(
         return init_settings, env_settings, file
 
 
+class Settings(
+    ArchiveSettings,
+    AddressSettings,
+    DagsterUiSettings,
+    IngestSettings,
+    RunSettings,
+    FrameSettings,
+    MapSettings,
+    NotificationSettings,
+    _ConfiguredSettings,
+):
+    """All settings. A function that needs one concern takes that class."""
+
+    model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _check_storage_sends_events(self) -> "Settings":
+        if self.events_queue_url and not parse_address(self.storage)[0].capabilities.sends_events:
+            senders = " or ".join(kind.example for kind in KINDS.values() if kind.capabilities.sends_events)
+            raise ValueError(f"LS4_EVENTS_QUEUE_URL needs a storage that sends events, such as {senders}")
+        return self
+
+
+class FileCheckSettings(FrameSettings, _ConfiguredSettings):
+    """The settings of `ls4 check`, which needs no archive: all others may be missing."""
+
+    model_config = SettingsConfigDict(env_prefix="LS4_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    archive_file: Path | None = None
+
+    @cached_property
+    def archive_description(self) -> ArchiveDescription:
+        """The content of the archive file. Raises ConfigurationError."""
+        return read_archive_file(self.archive_file or None)
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read the settings. Raises a ConfigurationError that names each wrong, missing or misspelled setting."""
+    return _load(Settings, overrides)
+
+
+def load_file_check_settings() -> FileCheckSettings:
+    """Read the settings that `ls4 check` needs. Raises ConfigurationError as `load_settings` does."""
+    return _load(FileCheckSettings, {})
+
+
+Loaded = TypeVar("Loaded", bound=_ConfiguredSettings)
+
+
+def _load(kind: type[Loaded], overrides: Mapping[str, object]) -> Loaded:
     file = os.environ.get("LS4_CONFIG")
     if file and not Path(file).is_file():
         raise ConfigurationError(f"LS4_CONFIG names {file}, which is not a file; correct the path.")
     _reject_unknown_variables()
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # the fields come from environment and file
+        return kind(**overrides)  # type: ignore[arg-type]  # the fields come from environment and file
     except ValidationError as error:
         errors = "; ".join(f"LS4_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"{errors}; correct the environment or the file named by LS4_CONFIG.") from None

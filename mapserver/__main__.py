@@ -2,8 +2,8 @@
 
 When one of the two processes exits, the other is stopped and this process exits with status 1, so that the container is
 restarted. The database is configured by libpq's variables (PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE), a bucket
-by AWS_* or AZURE_*, and the archive by the file in LS4_ARCHIVE_FILE. The configuration itself is in `config`; for a bucket the
-sidecar `python -m mapserver.sync` copies the mapfiles.
+by AWS_* or AZURE_*, the archive by the file in LS4_ARCHIVE_FILE, and PROJ by LS4_PROJ_GRIDS and LS4_PROJ_NETWORK. The
+configuration itself is in `config`; for a bucket the sidecar `python -m mapserver.sync` copies the mapfiles.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from types import FrameType
 from ls4_assets.domain.storages import KINDS
 from ls4_assets.errors import ConfigurationError
 from mapserver.config import CLIENT_RATE, PostgresService, ServingConfig, write_config
+from mapserver.proj_data import is_true
 
 GRACE_SECONDS = 15.0
 POLL_SECONDS = 0.2
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--staff-host", action="append", default=[], help="host name of the staff page; repeatable; localhost always works")
     add("--archive", type=Path, help="the archive, if it is a folder")
     add("--archive-file", type=Path, default=os.environ.get("LS4_ARCHIVE_FILE") or None, help="TOML file that describes it")
+    add("--proj-grids", type=Path, default=os.environ.get("LS4_PROJ_GRIDS") or None, help="folder of PROJ's grids")
     add("--listen", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
     add("--proxy", action="append", default=[], help="address or network of a load balancer; repeatable")
@@ -103,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workers=options.workers,
             client_rate=options.client_rate,
             gdal_options={name: os.environ[name] for name in _GDAL_VARIABLES if os.environ.get(name)},
+            proj_grids=options.proj_grids,
+            proj_network=is_true(os.environ.get("LS4_PROJ_NETWORK", "")),
             log_to_stderr=True,
         )
     except ConfigurationError as error:

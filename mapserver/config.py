@@ -18,6 +18,7 @@ from mapserver import statewide_map
 from mapserver.archive_page import ARCHIVE_DOCUMENT, install_archive_page
 from mapserver.files import change_owner, create_folder_if_writable, install_pages, write_atomically
 from mapserver.options import parse_host, parse_networks, require_nginx_path, serving_account, validate_gdal_options
+from mapserver.proj_data import write_proj_data
 from mapserver.rendering import FOOTPRINT_TEMPLATE, TEMPLATES, render_template
 
 SERVICE = "ls4"
@@ -96,6 +97,8 @@ def write_config(
     staff: Sequence[str] = (),
     staff_hosts: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
+    proj_grids: Path | None = None,
+    proj_network: bool = False,
     listen: str = "127.0.0.1",
     log_to_stderr: bool = False,
 ) -> ServingConfig:
@@ -123,6 +126,8 @@ def write_config(
     staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
     staff_hosts: host names under which they may request it; localhost and IP addresses always work.
     gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
+    proj_grids: folder of PROJ's grids, in addition to those of the system; the workers must be able to read it. None: none.
+    proj_network: fetch missing grids from cdn.proj.org.
     log_to_stderr: errors of nginx and MapServer go to stderr, as a container needs, instead of into files of the run directory.
 
     Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option,
@@ -139,7 +144,10 @@ def write_config(
         write_atomically(mapfiles_dir / FOOTPRINT_TEMPLATE.name, FOOTPRINT_TEMPLATE.read_bytes())
     install_pages(run.static)
     install_archive_page(run.static, archive)
-    _write_mapserver_config(run, database, archive, _GDAL_OPTIONS | validate_gdal_options(gdal_options or {}))
+    options = (
+        _GDAL_OPTIONS | validate_gdal_options(gdal_options or {}) | write_proj_data(run.path / "proj", proj_grids, proj_network)
+    )
+    _write_mapserver_config(run, database, archive, options)
     _write_nginx_config(
         run,
         {

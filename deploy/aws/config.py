@@ -189,6 +189,13 @@ class Config(_Section):
         """The variable that names the archive file in the containers of both images."""
         return {"LS4_ARCHIVE_FILE": f"/opt/archive/{self.archive_file}"} if self.archive_file else {}
 
+    @property
+    def map_environment(self) -> dict[str, str]:
+        """The settings that the map server reads too: grids for its own transformations."""
+        return {
+            f"LS4_{name.upper()}": str(self.settings[name]) for name in ("proj_grids", "proj_network") if name in self.settings
+        }
+
     @field_validator("settings")
     @classmethod
     def _are_settings(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:

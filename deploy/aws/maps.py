@@ -156,7 +156,10 @@ class MapService(Construct):
             image=self.base.cluster.image("ls4-mapserver"),
             command=["python", "-m", "mapserver", *address, *folders],
             logging=self.base.cluster.log("maps"),
-            environment=self.base.database.environment | self.config.archive_environment | {"AWS_REGION": self.config.region},
+            environment=self.base.database.environment
+            | self.config.archive_environment
+            | self.config.map_environment
+            | {"AWS_REGION": self.config.region},
             secrets={"PGPASSWORD": self.base.database.password(self, "mapserver")},
             port_mappings=[ecs.PortMapping(container_port=MAPS)],
             memory_limit_mib=memory,

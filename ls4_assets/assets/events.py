@@ -196,6 +196,7 @@ def _frame_metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[
     if "source_crs" in facts:
         metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
         metadata |= position_metadata(facts.get("georeference"))
+        metadata["transformation"] = dg.MetadataValue.text(facts.get("transformation", "not known"))
         metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
     if result and result.conversion:
         metadata["pixels"] = dg.MetadataValue.text(result.conversion.description)

@@ -15,9 +15,11 @@ from ls4_assets.assets import keys
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import Step
 from ls4_assets.processing.tasks import FrameOutcome
+from ls4_assets.raster.transformations import Transformation
 
 COG_VALID = "cog_valid"
 RAW_SCAN_EXISTS = "raw_scan_exists"
+DATUM_GRIDS_EXIST = "datum_grids_exist"
 
 
 def check_specs(shard: str) -> list[dg.AssetCheckSpec]:
@@ -46,6 +48,15 @@ def check_specs(shard: str) -> list[dg.AssetCheckSpec]:
                     "Frames whose scan existed from the start have no evaluation."
                 ),
             ),
+            dg.AssetCheckSpec(
+                DATUM_GRIDS_EXIST,
+                asset=cog,
+                partitions_def=partitions,
+                description=(
+                    "PROJ has the grids that place the frame accurately. Warns with the transformation used and its accuracy "
+                    "when they are missing. Frames that never lacked a grid have no evaluation."
+                ),
+            ),
         ]
 
 
@@ -66,8 +77,28 @@ def frame_evaluations(outcome: FrameOutcome | BaseException, steps: Sequence[Ste
         description=outcome.reason,
         metadata=metadata | ({"failed_checks": ", ".join(failed_checks)} if failed_checks else {}),
     )
+    grids = outcome.facts.get("missing_grids", []) if outcome.facts else []
+    if outcome.result and outcome.result.transformation and (grids or outcome.had_missing_grids):
+        yield _grids_evaluation(outcome.frame, outcome.result.transformation, grids)
     if outcome.raw_scan in ("missing", "arrived"):
         yield raw_scan_evaluation(outcome.frame, outcome.raw_scan == "arrived")
+
+
+def _grids_evaluation(frame: Frame, transformation: Transformation, grids: Sequence[str]) -> dg.AssetCheckEvaluation:
+    """Evaluation of `datum_grids_exist`. `grids`: those that are missing."""
+    advice = (
+        f"The frame was placed with {transformation}; {transformation.better_name} is more accurate with {', '.join(grids)}. "
+        "Put these grids into the folder in LS4_PROJ_GRIDS (`ls4 doctor` has the addresses), then materialize the frame again."
+    )
+    return dg.AssetCheckEvaluation(
+        asset_key=keys.product(frame.collection.shard, "cog"),
+        check_name=DATUM_GRIDS_EXIST,
+        passed=not grids,
+        partition=frame.partition,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=advice if grids else None,
+        metadata={"transformation": str(transformation), "missing_grids": ", ".join(grids)},
+    )
 
 
 def raw_scan_evaluation(frame: Frame, arrived: bool) -> dg.AssetCheckEvaluation:

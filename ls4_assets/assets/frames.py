@@ -7,7 +7,6 @@ a frame itself is in `ls4_assets.processing`.
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import cast
 
 import dagster as dg
@@ -24,7 +23,7 @@ from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, product_of
 from ls4_assets.domain.profiles import Profiles
 from ls4_assets.processing.admission import RUN_PREFIX
-from ls4_assets.processing.header_limit import EXIT_CODES
+from ls4_assets.processing.lost_workers import explain_time_limit
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
 from ls4_assets.processing.worker import process_frame
@@ -134,16 +133,7 @@ def materialize_frames(
 def _record_lost_worker(archive: Archive, task: FrameTask, error: BaseException) -> str:
     """Reason why a worker returned no outcome, which it also records for `ls4 status`."""
     name, state = task.frame.stem, None
-    if isinstance(error, FutureTimeoutError):
-        limit = f"{task.settings.frame_timeout_seconds:.0f} s"
-        reason = f"{name} took longer than {limit} and was stopped; ask the operator to raise LS4_FRAME_TIMEOUT_SECONDS."
-        state = SourceState.FAILED
-    elif isinstance(error, ProcessExpired) and error.exitcode in EXIT_CODES:
-        limit = f"{EXIT_CODES[error.exitcode]:.0f} s"
-        reason = (
-            f"{name} took more than {limit} before its first pixel was read, so its header or a sidecar is corrupt; "
-            "delete its sidecars, convert it with gdal_translate and drop the result."
-        )
+    if reason := explain_time_limit(name, error, task.settings.frame_timeout_seconds):
         state = SourceState.FAILED
     elif isinstance(error, ProcessExpired):
         killed = f"the worker of {name} was killed (exit code {error.exitcode}), most likely because memory ran out"

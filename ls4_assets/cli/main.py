@@ -10,8 +10,10 @@ import click
 from sqlalchemy.exc import OperationalError
 
 from ls4_assets.cli.archive import adopt, reconcile
+from ls4_assets.cli.check import check
 from ls4_assets.cli.db import db
 from ls4_assets.cli.demo import demo
+from ls4_assets.cli.doctor import doctor
 from ls4_assets.cli.ingest import confirm_deletion, ingest, retry, scan_inventory
 from ls4_assets.cli.rematerialize import rematerialize
 from ls4_assets.cli.status import status
@@ -42,5 +44,18 @@ def main() -> None:
     """Turn scanned aerial photographs, dropped in a folder or bucket, into maps."""
 
 
-for _command in (adopt, confirm_deletion, db, demo, ingest, reconcile, rematerialize, retry, scan_inventory, status):
+for _command in (
+    adopt,
+    check,
+    confirm_deletion,
+    db,
+    demo,
+    doctor,
+    ingest,
+    reconcile,
+    rematerialize,
+    retry,
+    scan_inventory,
+    status,
+):
     main.add_command(_command)

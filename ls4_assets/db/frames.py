@@ -41,16 +41,18 @@ class Product:
 
 
 class FrameFacts(TypedDict, total=False):
-    """Measurements of a frame: the first three of its deflate tif, the others of its COG.
+    """Measurements of a frame: the first five of its deflate tif, the others of its COG.
 
-    `georeference` says where position and CRS came from (`raster.georeference`). `valid_share` is 0 to 1; `width` and `height`
-    are in pixels; `transform` has the six numbers of an affine transform in rasterio order; `footprint` is WKB of a MultiPolygon
-    in EPSG:3857.
+    `georeference` says where position and CRS came from (`raster.georeference`). `transformation` is that of the datum, with its
+    accuracy; `missing_grids` would make it sufficient. `valid_share` is 0 to 1; `width` and `height` are in pixels; `transform`
+    has the six numbers of an affine transform in rasterio order; `footprint` is WKB of a MultiPolygon in EPSG:3857.
     """
 
     source_crs: str
     georeference: dict[str, Any]
     valid_share: float
+    transformation: str
+    missing_grids: list[str]
     width: int
     height: int
     transform: list[float]

@@ -128,6 +128,8 @@ frame = Table(
     Column("transform", ARRAY(Double), comment="affine transform of the COG in EPSG:3857, six numbers in rasterio order"),
     Column("source_crs", Text),
     Column("georeference", JSONB(none_as_null=True), comment="where position and CRS came from, residuals of control points"),
+    Column("transformation", Text, comment="datum transformation to EPSG:3857 and its stated accuracy"),
+    Column("missing_grids", ARRAY(Text), comment="PROJ grids without which the accuracy is insufficient; null: not known"),
     Column("valid_share", Double, comment="valid pixels over all pixels of the COG, 0 to 1"),
     Column("footprint", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR)),
     Column("served_key", Text, comment="object key of the COG on the map, unique for each version"),
@@ -141,6 +143,7 @@ frame = Table(
     # The archive has few profiles and many frames: this index alone answers which profiles are stale (db/stale.py).
     Index("frame_profile", "profile", "collection", postgresql_where=text("not deleted")),
     Index("frame_scanless", "collection", "id", postgresql_where=text(SCANLESS)),
+    Index("frame_without_grids", "collection", postgresql_where=text("missing_grids <> '{}'")),
     Index("frame_unindexed", "collection", "updated_at", postgresql_where=text("revision <> indexed_revision or deleted")),
     comment="products of each frame, of its last valid version",
 )

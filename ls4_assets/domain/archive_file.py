@@ -48,13 +48,17 @@ class MapPage:
 
 @dataclass(frozen=True)
 class ArchiveDescription:
-    """The content of an archive file. `organization` publishes the archive; `license_url` has the license's full text."""
+    """The content of an archive file. `organization` publishes the archive; `license_url` has the license's full text.
+
+    assumed_datums: EPSG codes of geographic systems: what a scan of an unknown datum means, by its ellipsoid.
+    """
 
     title: str
     organization: str | None
     license_url: str | None
     naming: Naming
     region_bounds: RegionBounds
+    assumed_datums: tuple[int, ...]
     capabilities: Capabilities
     page: MapPage
 
@@ -82,6 +86,7 @@ def _read_version(file: Path, version: tuple[int, int, int]) -> ArchiveDescripti
         license_url=table.text("license_url", is_address=True),
         naming=_read_naming(table, shards),
         region_bounds=_read_region_bounds(table, shards),
+        assumed_datums=table.codes("assumed_datums", (), "[4267]"),
         capabilities=_read_capabilities(table, title),
         page=_read_page(table),
     )
@@ -124,13 +129,17 @@ class _Table:
         return tuple(value)
 
     def epsg_codes(self, key: str) -> tuple[int, ...]:
-        value = self.take(key)
-        if value is None:
-            return _DEFAULT_EPSG_CODES
-        if not isinstance(value, list) or not all(type(item) is int and 1024 <= item <= 999_999 for item in value):
-            raise self.error(f"{key} must be a list of EPSG codes; write it like {key} = [3857, 4326, 32719].")
+        value = self.codes(key, _DEFAULT_EPSG_CODES, "[3857, 4326, 32719]")
         if WEB_MERCATOR not in value or len(set(value)) < len(value):
             raise self.error(f"{key} must contain 3857, which web maps request, and no code twice; correct the list.")
+        return value
+
+    def codes(self, key: str, default: tuple[int, ...], example: str) -> tuple[int, ...]:
+        value = self.take(key)
+        if value is None:
+            return default
+        if not isinstance(value, list) or not all(type(item) is int and 1024 <= item <= 999_999 for item in value):
+            raise self.error(f"{key} must be a list of EPSG codes; write it like {key} = {example}.")
         return tuple(value)
 
     def extent(self, key: str) -> Extent | None:

@@ -36,6 +36,8 @@ _BASIC_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 # Fewer heaps in processes with many threads, and a slow evaluation of freshness, which is about assets that are built daily.
 # The image has the same (deploy/Dockerfile).
 _QUIET_DAGSTER = {"MALLOC_ARENA_MAX": "2", "FRESHNESS_DAEMON_INTERVAL_SECONDS": "300"}
+# Settings that the operator gives to `make demo`, and that later commands such as `ls4 doctor` need too.
+_FROM_SHELL = ("LS4_PROJ_GRIDS", "LS4_PROJ_NETWORK")
 # What the pipeline and the libraries that it runs read.
 _DAGSTER_VARIABLES = re.compile(
     r"(?:LS4|DAGSTER|AWS|AZURE|GDAL|CPL|PROJ|VSI|OTEL|PYTHON)[A-Za-z0-9_]*"
@@ -99,6 +101,7 @@ def _environment(state: StateDirectory, port: int, passwords: dict[str, str], ur
         "LS4_WORK_DIR": str(state.work),
         "LS4_DAGSTER_DATABASE_URL": database_url("dagster"),
         run_client.SOCKET_VARIABLE: str(state.home / "run-server.sock"),
+        **{name: os.environ[name] for name in _FROM_SHELL if name in os.environ},
         "DAGSTER_HOME": str(state.dagster),
     }
 
@@ -120,7 +123,7 @@ def _postgres_service(cluster: Cluster) -> Service:
 
 
 def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -> tuple[Service, Service]:
-    mapfiles = state.archive / "mapfiles"
+    settings, mapfiles = load_settings(), state.archive / "mapfiles"
     mapfiles.mkdir(exist_ok=True)
     config = write_config(
         state.serving,
@@ -128,11 +131,13 @@ def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -
         mapfiles_dir=mapfiles,
         database=PostgresService("127.0.0.1", ports["postgres"], "ls4", "mapserver", password),
         archive_dir=state.archive,
-        archive_file=load_settings().archive_file,
+        archive_file=settings.archive_file,
         collections_file=state.archive / COLLECTIONS_KEY,
         rejections_file=state.archive / STAFF_KEY,
         staff=("127.0.0.0/8",),
         user=state.web_user,
+        proj_grids=settings.proj_grids,
+        proj_network=settings.proj_network,
     )
     # They read everything, their own database role included, from files of the run directory.
     workers = Service("mapserver", config.workers_argv, lambda: True, _BASIC_ENVIRONMENT)

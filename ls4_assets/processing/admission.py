@@ -19,6 +19,7 @@ from rasterio.enums import Interleaving
 from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from ls4_assets.domain.profiles import FrameProfile
+from ls4_assets.domain.sidecars import sidecar_kind
 from ls4_assets.errors import FrameError, InsufficientResourcesError, UnwritableArchiveError
 from ls4_assets.raster.frame import MAX_KEPT_BYTES
 from ls4_assets.raster.gdal_env import gdal_env
@@ -153,6 +154,17 @@ def _largest_compressed_block_bytes(tif: Path) -> int:
         page = file.pages.first
         return max(page.databytecounts, default=0) if page.compression != COMPRESSION.NONE else 0
     return 0
+
+
+def reject_oversized_sidecar(tif: str, sidecar: str, size: int, max_source_bytes: int) -> None:
+    """Raise FrameError for a sidecar that is too large to be what its name says; `size` is in bytes."""
+    kind = sidecar_kind(sidecar)
+    max_bytes = kind.max_bytes if kind and kind.max_bytes else max_source_bytes
+    if size > max_bytes:
+        raise FrameError(
+            f"{tif} has a sidecar {sidecar} of {size:,} bytes and the limit is {max_bytes:,}; delete the sidecar, or export it "
+            "again from the GIS and drop that."
+        )
 
 
 def limit_workers(processes: int, worker_memory_mb: int) -> int:

@@ -10,49 +10,56 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TypeVar
 
 from pebble import ProcessPool
 
 from ls4_assets.processing import admission
-from ls4_assets.processing.tasks import FrameOutcome, FrameTask
+from ls4_assets.raster import proj_setup
 from ls4_assets.settings import FrameSettings
+from resources.scratch import scratch_folder
 
-Processor = Callable[[FrameTask], FrameOutcome]
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
 
 # A worker that is killed before it reports which task it took breaks its pool; the next pool processes the remaining tasks.
 _MAX_POOLS = 3
+_PROJ_PREFIX = "ls4-proj-"
 
 
 def run_tasks(
-    process: Processor, tasks: Sequence[FrameTask], settings: FrameSettings
-) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
+    process: Callable[[Task], Outcome], tasks: Sequence[Task], settings: FrameSettings
+) -> Iterator[tuple[Task, Outcome | BaseException]]:
     """Yield each task with its outcome, in the order of completion.
 
     A worker that crashes or exceeds `frame_timeout_seconds` yields its exception for its own task only.
     """
-    for pools_left in reversed(range(_MAX_POOLS)):
-        lost = []
-        for task, outcome in _run_pool(process, tasks, settings):
-            if isinstance(outcome, BrokenProcessPool) and pools_left:
-                lost.append(task)
-            else:
-                yield task, outcome
-        if not lost:
-            return
-        tasks = lost
+    with scratch_folder(_PROJ_PREFIX, settings.work_dir) as folder:
+        proj_data = proj_setup.link_grids(settings.proj_grids, folder)
+        for pools_left in reversed(range(_MAX_POOLS)):
+            lost = []
+            for task, outcome in _run_pool(process, tasks, settings, proj_data):
+                if isinstance(outcome, BrokenProcessPool) and pools_left:
+                    lost.append(task)
+                else:
+                    yield task, outcome
+            if not lost:
+                return
+            tasks = lost
 
 
 def _run_pool(
-    process: Processor, tasks: Sequence[FrameTask], settings: FrameSettings
-) -> Iterator[tuple[FrameTask, FrameOutcome | BaseException]]:
+    process: Callable[[Task], Outcome], tasks: Sequence[Task], settings: FrameSettings, proj_data: Path | None
+) -> Iterator[tuple[Task, Outcome | BaseException]]:
     # Not fork: the run process has threads. The server process imports the pixel code once for all workers.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ls4_assets.processing.worker"])
     memory_mb = settings.worker_memory_mb
     workers = admission.limit_workers(min(settings.workers, len(tasks)), memory_mb)
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_initialize_worker, initargs=[memory_mb])
+    pool = ProcessPool(max_workers=workers, context=context, initializer=_initialize_worker, initargs=[settings, proj_data])
     try:
-        futures: dict[Future[FrameOutcome], FrameTask] = {
+        futures: dict[Future[Outcome], Task] = {
             pool.schedule(process, args=[task], timeout=settings.frame_timeout_seconds): task for task in tasks
         }
         for future in as_completed(futures):
@@ -64,10 +71,10 @@ def _run_pool(
         pool.join()
 
 
-def _initialize_worker(memory_mb: int) -> None:
-    # PROJ would fetch grids that the CRS of a scan names, or wait for a network that a worker does not have.
-    os.environ["PROJ_NETWORK"] = "OFF"
-    admission.limit_memory(memory_mb)
+def _initialize_worker(settings: FrameSettings, proj_data: Path | None) -> None:
+    # Unless the setting allows it, PROJ must not fetch grids that the CRS of a scan names, or wait for a network that is closed.
+    proj_setup.use_grids(settings.proj_grids, proj_data, is_network_on=settings.proj_network)
+    admission.limit_memory(settings.worker_memory_mb)
     exit_with_parent()
 
 

@@ -100,13 +100,15 @@ class FrameProducts:
                 sha256 = result.cog_sha256 if step == "cog" else None
                 profile_hash = self.profile.hash(step)
                 products[step] = Product(content_hash, profile_hash, stored.size, stored.version, self.task.run_id, sha256)
-            facts, scan_file = _facts(result), find_raw_scan(self.storage, self.frame)
+            facts, scan_file = _facts(result, self.task.settings.datum_accuracy_m), find_raw_scan(self.storage, self.frame)
             complete = self._is_complete(products, content_hash)
             records.publish(connection, self.frame, self.source, content_hash, products, facts, served_key, scan_file, complete)
             all_facts = cast(FrameFacts, (dict(previous.facts) if previous else {}) | facts)
         outcome = FrameOutcome(self.frame, "made", None, self.source, content_hash, products, all_facts, result, complete)
         was_missing = previous is not None and previous.scan_file is None
-        return replace(outcome, raw_scan=raw_scan_state(self.frame, scan_file, was_missing=was_missing))
+        had_missing_grids = previous is not None and bool(previous.facts.get("missing_grids"))
+        raw_scan = raw_scan_state(self.frame, scan_file, was_missing=was_missing)
+        return replace(outcome, raw_scan=raw_scan, had_missing_grids=had_missing_grids)
 
     def _upload(self, product: FrameProduct, key: str, scratch: Path) -> StoredObject:
         path = product_path(scratch, self.frame.stem, product.name)
@@ -133,12 +135,17 @@ class FrameProducts:
         return f"{self.frame.served_folder}{content_hash[:12]}-{self.task.run_id[:8]}.tif"
 
 
-def _facts(result: FrameResult) -> FrameFacts:
+def _facts(result: FrameResult, accuracy_m: float) -> FrameFacts:
+    """The columns of the frame's row. `accuracy_m`: a worse transformation is recorded with the grids that would improve it."""
     facts: FrameFacts = {}
     if result.source_crs and result.valid_share is not None:
         facts |= {"source_crs": result.source_crs, "valid_share": result.valid_share}
     if result.georeference:
         facts |= {"georeference": result.georeference}
+    if result.transformation:
+        is_insufficient = result.transformation.is_insufficient(accuracy_m)
+        facts |= {"transformation": str(result.transformation)}
+        facts |= {"missing_grids": [*result.transformation.missing_grids] if is_insufficient else []}
     if result.footprint_wkb:
         facts |= {"width": result.width, "height": result.height, "transform": list(result.transform)}
         facts |= {"footprint": result.footprint_wkb}

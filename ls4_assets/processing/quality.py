@@ -46,17 +46,23 @@ def validate_frame(
 
     `source_valid_share`: share of valid pixels in the scan, 0 to 1, or None when unknown.
     """
-    assert result.fidelity is not None
-    findings = (
-        _check_layout(result),
-        _check_pixels(result.fidelity),
-        _check_mask(result.fidelity, result.cog_valid_share, source_valid_share),
-        _check_location(frame, region_bounds, result.footprint_wkb),
-        _check_name(frame),
-    )
+    findings = (*check_result(frame.collection.shard, result, region_bounds, source_valid_share), _check_name(frame))
     if any(finding.error for finding in findings):
         raise FrameQualityError(frame, findings)
     return findings
+
+
+def check_result(
+    shard: str, result: FrameResult, region_bounds: RegionBounds, source_valid_share: float | None
+) -> tuple[Finding, ...]:
+    """Return the findings of all checks of a new COG that need no name. `shard`: where it should be located."""
+    assert result.fidelity is not None
+    return (
+        _check_layout(result),
+        _check_pixels(result.fidelity),
+        _check_mask(result.fidelity, result.cog_valid_share, source_valid_share),
+        _check_location(shard, region_bounds, result),
+    )
 
 
 def _check_layout(result: FrameResult) -> Finding:
@@ -93,15 +99,16 @@ def _check_mask(fidelity: Fidelity, cog_share: float | None, source_share: float
     return Finding("mask", measured, error)
 
 
-def _check_location(frame: Frame, region_bounds: RegionBounds, footprint: bytes | None) -> Finding:
-    shard = frame.collection.shard
+def _check_location(shard: str, region_bounds: RegionBounds, result: FrameResult) -> Finding:
+    footprint = result.footprint_wkb
     distance = distance_km(region_bounds, shard, footprint) if footprint else None
     if distance is None or footprint is None:
         return Finding("location", f"not checked: the region of {shard} is unknown")
     longitude, latitude = footprint_center(footprint)
     measured = f"{distance:.0f} km from {shard}" if distance else f"in {shard}"
     if distance <= MARGIN_KM:
-        return Finding("location", f"{measured} ({latitude:.3f}, {longitude:.3f})")
+        datum = f", placed with {result.transformation}" if result.transformation else ""
+        return Finding("location", f"{measured} ({latitude:.3f}, {longitude:.3f}){datum}")
     error = f"it lies {distance:,.0f} km from {shard}, at latitude {latitude:.3f} and longitude {longitude:.3f}"
     return Finding("location", measured, f"{error}; check its georeference and its folder, and drop it again")
 

@@ -39,6 +39,7 @@ class FrameOutcome:
         full for it now (see `reason`).
     complete: all three products are up to date, not only the requested ones.
     findings: results of the quality checks of a new COG.
+    had_missing_grids: the previous version of the frame was placed without a grid that would have made it more accurate.
     raw_scan: state of the raw scan of a new COG; None for a mosaic sheet.
     """
 
@@ -53,6 +54,7 @@ class FrameOutcome:
     complete: bool = False
     findings: tuple[Finding, ...] = ()
     raw_scan: RawScanState | None = None
+    had_missing_grids: bool = False
     seconds: float = 0.0
     fetch_seconds: float = 0.0
     publish_seconds: float = 0.0

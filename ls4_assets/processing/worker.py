@@ -21,7 +21,7 @@ from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import STEPS, Step, upstream_steps
 from ls4_assets.domain.profiles import FrameProfile
-from ls4_assets.domain.sidecars import plain_suffix, sidecar_kind
+from ls4_assets.domain.sidecars import plain_suffix
 from ls4_assets.errors import (
     FrameError,
     InsufficientResourcesError,
@@ -35,6 +35,7 @@ from ls4_assets.processing.header_limit import limit_header_time
 from ls4_assets.processing.products import FrameProducts, ProductsRemovedError, SupersededError
 from ls4_assets.processing.quality import Finding, FrameQualityError, validate_frame
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import is_out_of_memory
 from ls4_assets.raster.position import PositionOptions
@@ -170,7 +171,9 @@ class _FrameJob:
         for key, generation in self.source.generations.items():
             suffix = plain_suffix(key)
             generations[suffix] = max(generation, generations.get(suffix, 0))
-        return PositionOptions(generations, self.profile.gcp_transformation, self.task.settings.max_gcp_rms_px)
+        settings = self.task.settings
+        datums = DatumRules(settings.archive_description.assumed_datums, settings.datum_accuracy_m)
+        return PositionOptions(generations, self.profile.gcp_transformation, settings.max_gcp_rms_px, datums)
 
     def describe_failure(self, error: Exception) -> str:
         """Return the message for staff; the error begins with the name of the file."""
@@ -241,13 +244,7 @@ class _FrameJob:
         """Return the bytes of all sidecars; raises FrameError for one that is too large to be what its name says."""
         sizes = {key: sidecar.size for key in self.source.sidecars if (sidecar := self.storage.head(key))}
         for key, size in sizes.items():
-            kind = sidecar_kind(key)
-            max_bytes = kind.max_bytes if kind and kind.max_bytes else self.task.settings.max_source_bytes
-            if size > max_bytes:
-                raise FrameError(
-                    f"{self._name} has a sidecar {PurePosixPath(key).name} of {size:,} bytes and the limit is "
-                    f"{max_bytes:,}; delete the sidecar, or export it again from the GIS and drop that."
-                )
+            admission.reject_oversized_sidecar(self._name, PurePosixPath(key).name, size, self.task.settings.max_source_bytes)
         return sum(sizes.values())
 
     def _fetch_upstream(self, first: Step, content_hash: str, scratch: Path) -> list[Step]:

@@ -33,6 +33,7 @@ from ls4_assets.raster.overviews import write_overviews
 from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.source import Limits, Source, open_source
 from ls4_assets.raster.thumbnail import render_thumbnail
+from ls4_assets.raster.transformations import Transformation
 from ls4_assets.raster.validate import check_cog
 
 MAX_KEPT_BYTES = 1_000_000_000
@@ -49,6 +50,7 @@ class FrameResult:
     sizes, seconds, peak_mb, profile_hash: by step; bytes of the product, and peak memory of the process during the step.
     georeference: where the scan's position came from (`Georeference.facts`).
     valid_share, cog_valid_share: share of valid pixels, 0 to 1, measured in the scan and in the COG.
+    transformation: from the datum of the scan to that of the map.
     cog_findings: defects of the COG's structure, normally none.
     fidelity: comparison of the COG's pixels with the scan.
     footprint_wkb: MultiPolygon in EPSG:3857.
@@ -69,6 +71,7 @@ class FrameResult:
     source_crs: str | None = None
     warped: bool | None = None
     georeference: dict[str, Any] | None = None
+    transformation: Transformation | None = None
     valid_share: float | None = None
     cog_method: CogMethod | None = None
     cog_sha256: str | None = None
@@ -204,6 +207,7 @@ def _source_facts(source: Source) -> dict[str, object]:
         "source_crs": source.crs_label,
         "warped": source.needs_warp,
         "georeference": source.georeference.facts(),
+        "transformation": source.georeference.transformation,
     }
 
 

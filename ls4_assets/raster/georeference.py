@@ -4,7 +4,7 @@ Reading the tif and its sidecars is in `sidecar_readers`, choosing between them 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform as transform_points
 
 from ls4_assets.errors import FrameError
+from ls4_assets.raster import datums
 from ls4_assets.raster.control_points import Fit
 from ls4_assets.raster.crs_files import reject_crs_files
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions, crs_label, read_position
 from ls4_assets.raster.sidecar_readers import Reading
+from ls4_assets.raster.transformations import NONE, Transformation, find_transformation, map_degrees
 
 # Largest plausible easting and northing: half the circumference, and twice that to the north and south, where Web Mercator has
 # no edge.
@@ -40,6 +43,7 @@ _ADVICE = "correct its georeference and drop it again"
 class Georeference:
     """CRS and affine geotransform (pixel corner to CRS units) of a scan; `crs_label` is for display, such as "EPSG:32719".
 
+    transformation: from its datum to that of the map.
     control_points: the fit to them, of a scan without a geotransform; `transform` is then its best approximation.
     position_source, crs_source: file names, or "its header". position_note: which other position was overruled.
     """
@@ -48,6 +52,7 @@ class Georeference:
     transform: Affine
     crs_label: str
     needs_warp: bool
+    transformation: Transformation = NONE
     control_points: Fit | None = None
     position_source: str = ""
     crs_source: str = ""
@@ -101,16 +106,46 @@ def read_georeference(
     map_corners = _project_to_map(crs, label, corners, path)
     _reject_no_place(map_corners, path)
     _reject_pixel_size(dataset, map_corners, path)
-    is_turned = transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0
+    is_turned = bool(transform.b != 0 or transform.d != 0 or transform.a <= 0 or transform.e >= 0)
     # A CRS with the same coordinates as EPSG:3857 needs no warp, regardless of the name that the scanning software gave it.
     is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
+    control_points, transformation = position.control_points, NONE
+    if is_moved:
+        crs, transformation = _find_transformation(crs, label, corners, map_corners, path, options.datums)
+        control_points = replace(control_points, crs=crs) if control_points else None
     georeference = Georeference(
-        crs=crs, transform=transform, crs_label=label, needs_warp=bool(is_turned or is_moved or position.control_points),
-        control_points=position.control_points, position_source=position.reading.label,
+        crs=crs, transform=transform, crs_label=crs_label(crs), needs_warp=bool(is_turned or is_moved or control_points),
+        transformation=transformation, control_points=control_points, position_source=position.reading.label,
         crs_source=position.crs_reading.label, position_note=position.note,
     )  # fmt: skip
     _reject_residuals(georeference, options.max_gcp_rms_px, path)
     return georeference
+
+
+def _find_transformation(
+    crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path, rules: DatumRules
+) -> tuple[CRS, Transformation]:
+    """Return the CRS, with an assumed datum if its own is unknown and the archive file says which is meant, and how it is moved.
+
+    Raises FrameError for an unknown datum.
+    """
+    transformation = _describe(crs, label, corners, map_corners, path)
+    if not datums.has_unknown_datum(crs, transformation):
+        return crs, transformation
+    assumed = datums.assume_datum(crs, rules.assumed)
+    if assumed is None:
+        raise datums.unknown_datum_error(path.name, crs, transformation)
+    label = crs_label(assumed)
+    transformation = _describe(assumed, label, corners, _project_to_map(assumed, label, corners, path), path)
+    return assumed, datums.mark_assumed(transformation, assumed)
+
+
+def _describe(crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path) -> Transformation:
+    """The transformation at the center of the scan."""
+    center = corners.mean(axis=0, keepdims=True)
+    (x, y), (map_x, map_y) = center[0], _project_to_map(crs, label, center, path)[0]
+    area = map_degrees(map_corners[:, 0], map_corners[:, 1])
+    return find_transformation(crs, area, (float(x), float(y)), (float(map_x), float(map_y)))
 
 
 def _reject_residuals(georeference: Georeference, limit_px: float, path: Path) -> None:
@@ -169,6 +204,11 @@ def _project_to_map(crs: CRS, label: str, corners: NDArray[np.float64], path: Pa
     try:
         map_corners = np.array(transform_points(crs, WEB_MERCATOR, corners[:, 0], corners[:, 1])).T
     except GDAL_ERRORS as error:
+        if reason := datums.network_failure(error):
+            raise FrameError(
+                f"{path.name} needs a grid that PROJ could not fetch from its network ({reason}); ask the operator to put PROJ's "
+                "grids into the folder in LS4_PROJ_GRIDS or to open the network, then run ls4 retry."
+            ) from error
         raise outside from error
     if not np.isfinite(map_corners).all() or (np.abs(map_corners) > _MAP_LIMITS).any():
         raise outside

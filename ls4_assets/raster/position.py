@@ -16,8 +16,9 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
 from ls4_assets.domain.profiles import GcpTransformation
-from ls4_assets.errors import FrameError
+from ls4_assets.errors import FrameError, MissingGeoreferenceError
 from ls4_assets.raster.control_points import ControlPointError, Fit, fit
+from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.sidecar_readers import HEADER, Reading, read_all
 
@@ -30,6 +31,7 @@ MAX_SHIFT_PX = 1.0
 class PositionOptions:
     """generations: in which order the tif and its sidecars arrived, by suffix (`ls4_assets.ingest.arrivals`); all that are not
     named have the first.
+    datums: for a scan of an unknown datum.
     gcp_transformation, max_gcp_rms_px: how control points place a scan, and the largest accepted root mean square of their
         residuals.
     """
@@ -37,6 +39,7 @@ class PositionOptions:
     generations: Mapping[str, int] = field(default_factory=dict)
     gcp_transformation: GcpTransformation = "auto"
     max_gcp_rms_px: float = 30.0
+    datums: DatumRules = field(default_factory=DatumRules)
 
     def generation(self, reading: Reading) -> int:
         """When the file arrived. A tif that is dropped again says nothing of its sidecars, so these count as dropped with it."""
@@ -79,7 +82,7 @@ def read_position(path: Path, size: tuple[int, int], options: PositionOptions, h
     chosen = _last_word(located, options)
     _reject_unreadable(unreadable, chosen, options)
     if not chosen:
-        raise FrameError(
+        raise MissingGeoreferenceError(
             f"{path.name} has no georeference; drop its world file (.tfw) and .prj beside it, or a georeferenced GeoTIFF."
         )
     first, *others = [_place(path, size, reading, readings, options) for reading in chosen]
@@ -127,7 +130,7 @@ def _crs_readings(path: Path, reading: Reading, readings: Sequence[Reading], opt
     unreadable = [each for each in readings if each.error and each.suffix == ".prj"]
     _reject_unreadable(unreadable, _last_word(candidates, options), options)
     if not candidates:
-        raise FrameError(
+        raise MissingGeoreferenceError(
             f"{path.name} has a {'geotransform' if reading.transform else 'set of ground control points'} but no coordinate "
             "reference system; drop its .prj beside it, or write it into the tif with gdal_edit.py -a_srs."
         )

@@ -70,6 +70,13 @@ def test_pipeline_and_map_server_read_the_same_archive_file() -> None:
         assert "!deploy/archive\n" in (CHECKOUT / "deploy" / f"{name}.dockerignore").read_text()
 
 
+def test_pipeline_and_map_server_use_the_same_proj_grids() -> None:
+    for service in ("migrate", "runs", "code", "daemon", "webserver", "maps"):
+        environment = SERVICES[service]["environment"]
+        assert environment["LS4_PROJ_GRIDS"] == "${LS4_PROJ_GRIDS:-}", service
+        assert environment["LS4_PROJ_NETWORK"] == "${LS4_PROJ_NETWORK:-false}", service
+
+
 def test_daemon_can_see_the_processes_of_runs() -> None:
     """Runs that the warm service does not accept are child processes of the code server, and the launcher checks on them."""
     assert SERVICES["daemon"]["pid"] == "service:code"

@@ -15,6 +15,7 @@ from ls4_assets.settings import Settings, load_settings
 from ls4_assets_tests.deploy.conftest import Stacks, require_cdk, synthesize
 from ls4_assets_tests.deploy.containers import DAGSTER, container, environment
 from ls4_assets_tests.platform import CHECKOUT
+from mapserver.proj_data import is_true
 
 require_cdk()
 import aws_cdk as cdk  # noqa: E402  # may be missing
@@ -85,6 +86,16 @@ def test_pipeline_and_map_server_read_the_same_archive_file(example: Config, tmp
     stacks = synthesize(config, tmp_path / "cdk.out")
     for name in (*DAGSTER, "maps"):
         assert environment(stacks, name)["LS4_ARCHIVE_FILE"] == "/opt/archive/valley.toml", name
+
+
+def test_pipeline_and_map_server_use_the_same_proj_grids(example: Config, tmp_path: Path) -> None:
+    """Frames placed with a grid would be off in maps of another datum that are drawn without it."""
+    settings = {"proj_grids": "/opt/archive/grids", "proj_network": True}
+    stacks = synthesize(example.model_copy(update={"settings": settings}), tmp_path / "cdk.out")
+    for name in (*DAGSTER, "maps"):
+        variables = environment(stacks, name)
+        assert variables["LS4_PROJ_GRIDS"] == "/opt/archive/grids", name
+        assert is_true(variables["LS4_PROJ_NETWORK"]), name
 
 
 def test_databases_are_created_as_the_administrator(stacks: Stacks) -> None:

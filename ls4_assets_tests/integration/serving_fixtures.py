@@ -229,6 +229,7 @@ def serve_frames(
     client_rate: int,
     proxies: Sequence[str] = (),
     change_config: Callable[[ServingConfig], None] = lambda config: None,
+    proj_grids: Path | None = None,
 ) -> Iterator[MapServer]:
     """nginx and mapserv over the collection of FRAMES. `change_config` is called before they start."""
     # Directly below the temporary directory: pytest's folders are closed to the account that serves.
@@ -246,6 +247,7 @@ def serve_frames(
         workers=workers,
         client_rate=client_rate,
         proxies=proxies,
+        proj_grids=proj_grids,
     )
     change_config(config)
     publish_mapfile(archive, mapfile_context(COLLECTION))

@@ -47,6 +47,7 @@ def test_shipped_archive_publishes_the_same_bytes_as_before_it_had_a_file() -> N
 def test_every_value_of_a_file_is_read() -> None:
     archive = read_archive_file(VALLEY)
     assert (archive.title, archive.organization) == ("Photographs of the Valley", "Valley Institute")
+    assert archive.assumed_datums == (4248,)
     assert archive.naming.shards["RioClaro"] == "county" and archive.naming.shards["Cadastre"] == "program"
     assert archive.naming.agencies_without_rolls == {"IGM"}
     capabilities = archive.capabilities
@@ -93,6 +94,7 @@ def test_smallest_file_has_shards_and_defaults(tmp_path: Path) -> None:
         ('county = ["Kern"]\nexample = "bw/Adams/USDA_1958/frames"', "example is not a collection of this archive.*Adams"),
         ('county = ["Kern"]\nextent = [2, 1, 1, 2]', "extent = .* is not an extent; write degrees"),
         ('county = ["Kern"]\n[extents]\nAdams = [0, 0, 1, 1]', "Adams is not a shard"),
+        ('county = ["Kern"]\nassumed_datums = 4267', "must be a list of EPSG codes"),
         ('county = ["Kern"]\n[services]\nepsg = [4326]', "must contain 3857"),
         ('county = ["Kern"]\n[services]\nepsg = ["EPSG:3857"]', "must be a list of EPSG codes"),
         ('county = ["Kern"]\n[services]\nsrs = [3857]', r"\[services\] srs is not a key"),

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -15,17 +14,18 @@ from pebble import ProcessExpired
 
 from ls4_assets.processing.header_limit import EXIT_CODES, limit_header_time
 from ls4_assets.processing.pool import run_tasks
+from ls4_assets.settings import FrameSettings
 
 SCRIPT = """
 import time
-from types import SimpleNamespace
 from ls4_assets.processing.pool import run_tasks
-list(run_tasks(time.sleep, [600.0, 600.0], SimpleNamespace(workers=2, worker_memory_mb=1500, frame_timeout_seconds=900)))
+from ls4_assets.settings import FrameSettings
+list(run_tasks(time.sleep, [600.0, 600.0], FrameSettings(worker_processes=2, worker_memory_mb=1500, frame_timeout_seconds=900)))
 """
 
 
 def make_settings(**values: Any) -> Any:
-    return SimpleNamespace(**({"workers": 1, "worker_memory_mb": 1500, "frame_timeout_seconds": 60} | values))
+    return FrameSettings(**({"worker_processes": 1, "worker_memory_mb": 1500, "frame_timeout_seconds": 60} | values))
 
 
 def test_workers_exit_when_their_run_is_killed() -> None:
@@ -49,15 +49,15 @@ def test_workers_exit_when_their_run_is_killed() -> None:
 def test_worker_memory_is_limited() -> None:
     """One frame used all memory of the machine, and the kernel killed the database."""
     megabyte = 1 << 20
-    ((_, admitted),) = run_tasks(_allocate, [100 * megabyte], make_settings(worker_memory_mb=1000))  # type: ignore[arg-type, list-item]
-    ((_, rejected),) = run_tasks(_allocate, [1400 * megabyte], make_settings(worker_memory_mb=1000))  # type: ignore[arg-type, list-item]
-    assert admitted == 100 * megabyte  # type: ignore[comparison-overlap]
+    ((_, admitted),) = run_tasks(_allocate, [100 * megabyte], make_settings(worker_memory_mb=1000))
+    ((_, rejected),) = run_tasks(_allocate, [1400 * megabyte], make_settings(worker_memory_mb=1000))
+    assert admitted == 100 * megabyte
     assert isinstance(rejected, MemoryError)
 
 
 def test_hanging_or_killed_worker_fails_only_its_own_task() -> None:
     tasks: Any = [-1, 30, 0, 1]
-    outcomes: dict[Any, Any] = dict(run_tasks(_sleep_or_crash, tasks, make_settings(workers=2, frame_timeout_seconds=3)))  # type: ignore[arg-type]
+    outcomes: dict[Any, Any] = dict(run_tasks(_sleep_or_crash, tasks, make_settings(worker_processes=2, frame_timeout_seconds=3)))
     assert isinstance(outcomes.pop(-1), ProcessExpired)
     assert isinstance(outcomes.pop(30), TimeoutError)
     assert outcomes == {0: 0, 1: 1}
@@ -67,7 +67,7 @@ def test_header_that_takes_too_long_fails_only_its_own_task() -> None:
     """A sidecar that was slow to parse occupied its worker for an hour, and C code cannot be interrupted."""
     started = time.monotonic()
     tasks: Any = [0.5, 0, 1000]
-    outcomes: dict[Any, Any] = dict(run_tasks(_read_header_for, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
+    outcomes: dict[Any, Any] = dict(run_tasks(_read_header_for, tasks, make_settings(worker_processes=2)))
     expired = outcomes.pop(1000)
     assert isinstance(expired, ProcessExpired) and expired.exitcode == -signal.SIGPROF
     assert outcomes == {0: 0, 0.5: 0.5}
@@ -77,7 +77,7 @@ def test_header_that_takes_too_long_fails_only_its_own_task() -> None:
 def test_header_that_waits_for_another_process_fails_only_its_own_task() -> None:
     """A worker that waited for a FIFO used no CPU, and was occupied until the time limit of the frame."""
     tasks: Any = [0, 1000]
-    outcomes: dict[Any, Any] = dict(run_tasks(_wait_in_header, tasks, make_settings(workers=2)))  # type: ignore[arg-type]
+    outcomes: dict[Any, Any] = dict(run_tasks(_wait_in_header, tasks, make_settings(worker_processes=2)))
     expired = outcomes.pop(1000)
     assert isinstance(expired, ProcessExpired) and expired.exitcode == -signal.SIGALRM
     assert expired.exitcode in EXIT_CODES
@@ -86,14 +86,14 @@ def test_header_that_waits_for_another_process_fails_only_its_own_task() -> None
 
 def test_time_after_the_header_is_not_limited() -> None:
     tasks: Any = [0]
-    (outcome,) = run_tasks(_read_pixels, tasks, make_settings())  # type: ignore[arg-type]
-    assert outcome == (0, "done")  # type: ignore[comparison-overlap]
+    (outcome,) = run_tasks(_read_pixels, tasks, make_settings())
+    assert outcome == (0, "done")
 
 
 def test_workers_have_no_network_for_grids(monkeypatch: Any) -> None:
     monkeypatch.setenv("PROJ_NETWORK", "ON")
     tasks: Any = ["PROJ_NETWORK"]
-    assert dict(run_tasks(os.getenv, tasks, make_settings())) == {"PROJ_NETWORK": "OFF"}  # type: ignore[arg-type, comparison-overlap]
+    assert dict(run_tasks(os.getenv, tasks, make_settings())) == {"PROJ_NETWORK": "OFF"}
 
 
 def test_worker_killed_before_taking_a_task_fails_none() -> None:
@@ -111,7 +111,7 @@ def test_worker_killed_before_taking_a_task_fails_none() -> None:
     killer = threading.Thread(target=kill_first_worker)
     killer.start()
     tasks: Any = [0, 0.5, 1]
-    outcomes = dict(run_tasks(_sleep_or_crash, tasks, make_settings()))  # type: ignore[arg-type]
+    outcomes = dict(run_tasks(_sleep_or_crash, tasks, make_settings()))
     killer.join()
     expired = [outcome for outcome in outcomes.values() if isinstance(outcome, ProcessExpired)]
     assert len(outcomes) == 3

@@ -19,6 +19,7 @@ MODULES = (
     "ls4_assets/raster/sidecar_readers.py",
     "ls4_assets/raster/source.py",
     "ls4_assets/processing/worker.py",
+    "ls4_assets/processing/lost_workers.py",
     "ls4_assets/processing/admission.py",
     "ls4_assets/assets/frames.py",
     "ls4_assets/operations/status.py",
