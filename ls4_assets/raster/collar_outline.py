@@ -1,0 +1,170 @@
+"""Locate a photograph by the straight edges of its outline, inside a collar of any nearly constant color.
+
+The reduced image shows roughly where the photograph is: all that is not flat and connected to the border of the image, without
+specks and dust lines. The long sides of its hull are candidates for edges; `collar_edges` locates each in the full image. An edge
+counts only when the photograph begins on one line along most of it, nearly all of the region outside it is flat, and it is
+parallel or perpendicular to the longest edge. An edge that does not count masks nothing.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from scipy import ndimage
+
+from ls4_assets.raster.collar_edges import TOLERANCE, Candidate, Edge, fit_edge, read_profiles
+
+Valid = NDArray[np.bool_]
+Contains = Callable[[NDArray[np.int64], NDArray[np.int64]], Valid]
+Strips = Iterable[tuple[int, NDArray[np.uint8]]]
+
+MAX_ONE_SIDED_SHARE = 0.125
+"""A flat region along only one side of the image is a collar up to this share of the image. A larger one may be water."""
+
+_REDUCED_PX = 1200
+_OPENING_SHARE = 0.006
+"""Specks and dust lines narrower than twice this share of the image are ignored."""
+_MIN_EDGE_SHARE = 0.05
+"""Shorter sides of the hull, as a share of the longer side of the image, are no edges: for example a clipped corner."""
+_MIN_FLAT_SHARE = 0.95
+"""Share of the region outside an edge that must be flat. The rest is specks, dust, fiducial marks and writing."""
+_MAX_HOLLOW_SHARE = 0.3
+"""With a larger share of flat pixels that are connected to the border inside the outline, it does not outline a photograph."""
+_MAX_SKEW_DEGREES = 5.0
+_ON_BORDER_PX = 2
+_MAX_CUT_PX = 3
+_MIN_CUT_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class ReducedImage:
+    """Every `step`-th pixel of every `step`-th row, shape (bands, rows, columns), of an image of `width` x `height` pixels."""
+
+    pixels: NDArray[np.uint8]
+    step: int
+    width: int
+    height: int
+
+    def centers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows and columns of the full image that the pixels come from."""
+        _, rows, columns = self.pixels.shape
+        offset = self.step // 2
+        return np.arange(rows) * self.step + offset, np.arange(columns) * self.step + offset
+
+
+def reduction_step(width: int, height: int) -> int:
+    return max(1, -(-max(width, height) // _REDUCED_PX))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The edges of a photograph. Pixels beyond any of them are collar."""
+
+    edges: tuple[Edge, ...]
+    collar_share: float
+
+    def inside(self, window: Window) -> Valid:
+        """Return True for the pixels of a window that no edge excludes."""
+        rows = np.arange(int(window.row_off), int(window.row_off + window.height))
+        columns = np.arange(int(window.col_off), int(window.col_off + window.width))
+        valid: Valid = np.logical_and.reduce([edge.inside(rows, columns) for edge in self.edges])
+        return valid
+
+    def cuts(self, contains: Contains) -> bool:
+        """Return whether the outline excludes pixels that `contains` includes, more than a few pixels beyond an edge."""
+        return any(contains(*edge.points_outside(_MAX_CUT_PX)).mean() > _MIN_CUT_SHARE for edge in self.edges)
+
+
+def flat_background(flat: Valid) -> Valid:
+    """Return the flat pixels that are connected to the border of the image."""
+    labels, count = ndimage.label(flat)
+    on_border = np.zeros(count + 1, dtype=np.bool_)
+    for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        on_border[line] = True
+    on_border[0] = False
+    background: Valid = on_border[labels]
+    return background
+
+
+def locate_outline(reduced: ReducedImage, color: NDArray[np.int16], iter_pixels: Callable[[], Strips]) -> Outline | None:
+    """Return the outline of a photograph in a collar of `color` (one value per band); None when there is a doubt.
+
+    `iter_pixels` yields the full image in strips; it is read only when the reduced image shows candidates.
+    """
+    flat = np.abs(reduced.pixels - color[:, None, None]).max(axis=0) <= TOLERANCE
+    background = flat_background(flat)
+    candidates = _find_candidates(_main_part(~background), reduced)
+    if not candidates:
+        return None
+    profiles = read_profiles(candidates, color, reduced.width, reduced.height, iter_pixels())
+    fitted = [fit_edge(candidate, profile) for candidate, profile in zip(candidates, profiles, strict=True)]
+    rows, columns = reduced.centers()
+    edges = [edge for edge in fitted if edge is not None and _is_flat_outside(edge, flat, rows, columns)]
+    edges = _square(edges)
+    if not edges:
+        return None
+    inside = np.logical_and.reduce([edge.inside(rows, columns) for edge in edges])
+    share = float(1 - inside.mean())
+    if not inside.any() or background[inside].mean() > _MAX_HOLLOW_SHARE:
+        return None
+    if len(edges) == 1 and (share > MAX_ONE_SIDED_SHARE or not edges[0].is_aligned):
+        return None
+    return Outline(tuple(edges), share)
+
+
+def _main_part(photograph: Valid) -> Valid:
+    """Return the largest part that remains without thin lines and small specks."""
+    size = 2 * round(_OPENING_SHARE * max(photograph.shape)) + 1
+    eroded = ndimage.minimum_filter(photograph, size, mode="nearest")
+    labels, count = ndimage.label(ndimage.maximum_filter(eroded, size, mode="nearest"))
+    if not count:
+        return np.zeros_like(photograph)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    main: Valid = labels == sizes.argmax()
+    return main
+
+
+def _find_candidates(main: Valid, reduced: ReducedImage) -> list[Candidate]:
+    """Return the long sides of the convex hull that do not run along the border of the image, in pixels of the full image."""
+    rows = np.flatnonzero(main.any(axis=1))
+    if not len(rows):
+        return []
+    first = main[rows].argmax(axis=1)
+    last = main.shape[1] - 1 - main[rows, ::-1].argmax(axis=1)
+    points = np.concatenate([np.column_stack((first, rows)), np.column_stack((last, rows))])
+    hull = shapely.convex_hull(shapely.multipoints(points))
+    if hull.geom_type != "Polygon":
+        return []
+    ring = np.asarray(hull.simplify(1.5).exterior.coords)
+    center = np.asarray(hull.centroid.coords[0])
+    bottom, right = main.shape[0] - 1, main.shape[1] - 1
+    borders = (
+        ring[:, 0] <= _ON_BORDER_PX, ring[:, 0] >= right - _ON_BORDER_PX,
+        ring[:, 1] <= _ON_BORDER_PX, ring[:, 1] >= bottom - _ON_BORDER_PX,
+    )  # fmt: skip
+    candidates = []
+    for number, (start, end) in enumerate(zip(ring[:-1], ring[1:], strict=True)):
+        if any(on[number] and on[number + 1] for on in borders):
+            continue
+        if np.hypot(*(end - start)) < _MIN_EDGE_SHARE * max(main.shape):
+            continue
+        scaled = [(point * reduced.step + reduced.step // 2) for point in (start, end, center)]
+        candidates.append(Candidate.between(*scaled, margin=3 * reduced.step + 16))
+    return candidates
+
+
+def _is_flat_outside(edge: Edge, flat: Valid, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> bool:
+    outside = ~edge.inside(rows, columns)
+    return bool(outside.any()) and float(flat[outside].mean()) >= _MIN_FLAT_SHARE
+
+
+def _square(edges: list[Edge]) -> list[Edge]:
+    """Return the edges that are parallel or perpendicular to the longest one."""
+    if not edges:
+        return []
+    reference = max(edges, key=lambda edge: edge.length).degrees
+    return [edge for edge in edges if abs((edge.degrees - reference + 45) % 90 - 45) <= _MAX_SKEW_DEGREES]
