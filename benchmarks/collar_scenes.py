@@ -59,15 +59,13 @@ def texture(height: int, width: int, bands: int = 1, seed: int = 5, low: float =
     return np.stack(layers).astype(np.uint8)
 
 
-def rectangle(
-    degrees: float, share: float = 0.76, shape: tuple[int, int] = (HEIGHT, WIDTH), shift: tuple[float, float] = (0, 0)
-) -> Valid:
-    """Return True inside a rectangle, rotated about the center of the image plus `shift` (rows, columns)."""
-    height, width = shape
+def rectangle(degrees: float, share: float = 0.76) -> Valid:
+    """Return True inside a rectangle, rotated about the center of the image."""
+    height, width = HEIGHT, WIDTH
     y, x = np.mgrid[0:height, 0:width]
-    y, x = y + 0.5 - height / 2 - shift[0], x + 0.5 - width / 2 - shift[1]
+    across, down = x + 0.5 - width / 2, y + 0.5 - height / 2
     angle = np.radians(degrees)
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    u, v = across * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - across * np.sin(angle)
     inside: Valid = (np.abs(u) < share * width / 2) & (np.abs(v) < share * height / 2)
     return inside
 
@@ -113,11 +111,25 @@ def _collars() -> Iterator[Scene]:
             yield Scene(f"rotated 1-45°, {name}", f"{degrees}°", compose(gray, valid, fill), valid, options)
         valid = rectangle(7)
         yield Scene(f"RGB, {name}", "7°", compose(color, valid, fill), valid, options)
+        for degrees in (1.5, 4):
+            valid = rectangle(degrees, 0.99)
+            yield Scene(f"corners only, {name}", f"{degrees}°", compose(gray, valid, fill), valid, options)
+        valid = _bowed()
+        yield Scene(f"bowed and skewed, {name}", "", compose(gray, valid, fill), valid, options)
         for sides in range(1, 5):
             valid = np.zeros((HEIGHT, WIDTH), bool)
             bottom, top = HEIGHT - 53 * (sides > 1), 41 * (sides > 2)
             valid[top:bottom, 67 : WIDTH - 75 * (sides > 3)] = True
             yield Scene(f"1-4 sides, {name}", f"{sides} sides", compose(gray, valid, fill), valid, options)
+
+
+def _bowed() -> Valid:
+    """A photograph that a polynomial has rectified: its sides are neither straight nor perpendicular."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    left, right = 110 + 0.10 * y + 9 * ((y - 450) / 450) ** 2, 1010 + 0.08 * y - 7 * ((y - 450) / 450) ** 2
+    top, bottom = 90 - 0.07 * (x - 600) + 8 * ((x - 600) / 600) ** 2, 810 - 0.09 * (x - 600) + 6 * ((x - 600) / 600) ** 2
+    inside: Valid = (x > left) & (x < right) & (y > top) & (y < bottom)
+    return inside
 
 
 def _disturbed_collars() -> Iterator[Scene]:
@@ -212,6 +224,9 @@ def _photographs_to_keep() -> Iterator[Scene]:
     yield Scene("keep: others", "white roofs at two corners", roofs, everything)
     forest = np.clip(np.random.default_rng(3).gamma(2.0, 3.0, gray.shape), 0, 60).astype(np.uint8)
     yield Scene("keep: others", "dark forest", np.where(y > coast, forest, gray).astype(np.uint8), everything)
+    vignette = gray * np.clip(1.5 - 1.2 * np.hypot((y - HEIGHT / 2) / HEIGHT, (x - WIDTH / 2) / WIDTH) ** 2 * 2.6, 0, 1)
+    dark = np.maximum(vignette, noise(1, 6)(everything.shape))
+    yield Scene("keep: others", "dark corners of the lens", dark.astype(np.uint8), everything)
     yield Scene("keep: others", "no flat corner", gray, everything)
 
 
@@ -225,7 +240,7 @@ _IMAGERY = {
 
 def _rotated_imagery(data: Path) -> Iterator[Scene]:
     for name, file in _IMAGERY.items():
-        photograph = _read_square(data / file)
+        photograph = _read_middle(data / file)
         for degrees in (2.0, 12.0, 40.0):
             for fill_name in ("black", "noise 0-3", "black, JPEG 75", "near-white 250-255", "gray 128"):
                 fill, options = _FILLS[fill_name]
@@ -234,8 +249,8 @@ def _rotated_imagery(data: Path) -> Iterator[Scene]:
     yield _film_scan(data / "friedrichknuth+hipp/T.tif")
 
 
-def _read_square(path: Path) -> Pixels:
-    """Return the largest window around the center that has no empty pixel on its sides, 8 bits, one or three bands."""
+def _read_middle(path: Path) -> Pixels:
+    """Return the middle of an image, without its own collar, as 8 bits in one or three bands."""
     with rasterio.open(path) as dataset:
         bands = [1, 2, 3] if dataset.count >= 3 else [1]
         pixels = dataset.read(bands)
@@ -243,7 +258,8 @@ def _read_square(path: Path) -> Pixels:
         low, high = np.percentile(pixels[pixels > 0], (0.5, 99.5))
         pixels = np.clip((pixels.astype(float) - low) / (high - low) * 254 + 1, 1, 255).astype(np.uint8)
     _, height, width = pixels.shape
-    return pixels[:, height // 5 : -height // 5, width // 5 : -width // 5]
+    middle: Pixels = pixels[:, height // 5 : -height // 5, width // 5 : -width // 5]
+    return middle
 
 
 def _rotate(photograph: Pixels, degrees: float) -> tuple[Pixels, Valid]:
@@ -260,15 +276,21 @@ def _rotate(photograph: Pixels, degrees: float) -> tuple[Pixels, Valid]:
 
 
 def _film_scan(path: Path) -> Scene:
-    """The edge of a scanned film with its fiducial notch, mirrored to a whole film; its border is not constant: 4 to 12."""
+    """A film from its real edge: the scanned edge with its fiducial notch on two opposite sides. The border is 4 to 12.
+
+    What is in the notches counts as photograph, on the safe side.
+    """
     with rasterio.open(path) as dataset:
-        strip = dataset.read(1)
-    half = np.concatenate([strip, strip[:119:-1], strip[120:]])[:500]
-    side = np.pad(half, ((0, 0), (0, 0)))
-    whole = np.concatenate([side, side[::-1]])
-    mixed = np.maximum.reduce([whole, np.zeros_like(whole)])
-    border = strip[:100]
-    framed = np.concatenate([np.tile(border.T[:1000:1], (1, 1)), mixed, border.T[:1000, ::-1]], axis=1)
-    valid = np.zeros(framed.shape, bool)
-    valid[118:-118, 100:-100] = True
-    return Scene("real, film edge with notches", "hipp", framed[None], valid)
+        notch = dataset.read(1)
+    height, width, depth = 2400, 3000, len(notch)
+    film = np.clip(texture(height, width)[0].astype(float) * 0.4 + 100, 60, 230).astype(np.uint8)
+    # The edge of the photograph is in row 119 left of the notch, and in row 117 right of it.
+    for first, last, edge in ((0, 1000, 119), (1000, 2000, 119), (2000, width, 117)):
+        film[:edge, first:last] = np.tile(notch[:100], (2, 1))[:edge, : last - first]
+    film[:depth, 1000:2000] = notch
+    film[-depth:] = film[depth - 1 :: -1]
+    side = np.tile(notch[:100].T, (3, 1))[:height, :90]
+    film[:, :90], film[:, -90:] = side, side[:, ::-1]
+    valid = np.zeros(film.shape, bool)
+    valid[118:-118, 90:-90] = True
+    return Scene("real, film edge with notches", "hipp", film[None], valid)

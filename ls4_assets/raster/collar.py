@@ -25,10 +25,10 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from ls4_assets.errors import FrameError
+from ls4_assets.raster.collar_edges import TOLERANCE
 from ls4_assets.raster.collar_hull import Hull, HullFinder
 from ls4_assets.raster.collar_outline import (
     MAX_ONE_SIDED_SHARE,
-    TOLERANCE,
     Outline,
     ReducedImage,
     flat_background,
@@ -84,26 +84,32 @@ def find_collar(source: Source, dataset: DatasetReader) -> Collar | None:
                 f"{source.path.name} has no valid pixel: all of it is {'black' if value == 0 else 'white'}; "
                 "check the scan and drop it again."
             )
-    best = None
-    for value, hull in hulls.items():
-        assert hull is not None
-        if hull.collar_share < _MIN_COLLAR_SHARE:
+    hull = None
+    for value, candidate in hulls.items():
+        assert candidate is not None
+        if candidate.collar_share < _MIN_COLLAR_SHARE:
             continue
-        coast_share = _coast_share(hull, reduced, value)
-        if _may_be_photograph(hull, coast_share):
+        # A hull that leaves all four corners outside is no coast.
+        coast_share = 0.0 if candidate.outside_corners == 4 else _coast_share(candidate, reduced, value)
+        if _may_be_photograph(candidate, coast_share):
             continue
-        best = hull
-        is_tight = hull.tight_share >= _MIN_TIGHT_SHARE and coast_share <= _DOUBTFUL_COAST_SHARE
-        if is_tight and hull.near_share(TOLERANCE) <= _MAX_NEAR_SHARE:
+        hull = candidate
+        if _is_exact(hull, coast_share):
             return Collar(hull, None)
         break
     for color in colors:
         outline = locate_outline(reduced, color, lambda: _iter_pixels(source, dataset))
         if outline is None or outline.collar_share < _MIN_COLLAR_SHARE:
             continue
-        if best is None or outline.cuts(best.contains):
-            return Collar(best, outline)
-    return Collar(best, None) if best else None
+        if hull is None or outline.cuts(hull.contains):
+            return Collar(hull, outline)
+    return Collar(hull, None) if hull else None
+
+
+def _is_exact(hull: Hull, coast_share: float) -> bool:
+    """Return whether the hull is the outline of the photograph, neither stretched by specks nor around a rim."""
+    is_tight = hull.tight_share >= _MIN_TIGHT_SHARE and coast_share <= _DOUBTFUL_COAST_SHARE
+    return is_tight and hull.near_share(TOLERANCE) <= _MAX_NEAR_SHARE
 
 
 def _read_corners(source: Source, dataset: DatasetReader) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -159,6 +165,5 @@ def _coast_share(hull: Hull, reduced: ReducedImage, value: int) -> float:
 
 def _may_be_photograph(hull: Hull, coast_share: float) -> bool:
     """Return whether what is outside the hull may be black water or snow: a coast, or one side that is too large for a collar."""
-    if hull.outside_corners == 4:
-        return False
-    return coast_share > _MAX_COAST_SHARE or (hull.is_one_sided and hull.collar_share > MAX_ONE_SIDED_SHARE)
+    is_large_side = hull.is_one_sided and hull.collar_share > MAX_ONE_SIDED_SHARE
+    return hull.outside_corners < 4 and (coast_share > _MAX_COAST_SHARE or is_large_side)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 TOLERANCE = 8
 """How far the pixels of a collar may differ from its color: the rim of a JPEG, the noise of a scanner."""
 
+MAX_BOW = 0.01
+"""How far an edge may bend from a straight line, as a share of its length: a polynomial has rectified the photograph."""
+
 _PROFILES = 600
 _MARGIN_SHARE = 0.03
 """The ends of an edge are rounded or clipped, and are not sampled."""
@@ -23,11 +26,13 @@ _RISE = 0.4
 _MAX_RISE = 40
 _RUN_PX = 5
 _INLIER_PX = 1.5
-_MIN_INLIER_SHARE = 0.5
-"""Share of the profiles in which the photograph begins on the edge."""
+_MIN_INLIER_SHARES = {1: 0.5, 2: 0.75}
+"""Share of the profiles in which the photograph begins on the edge, for a straight line and for a bow."""
+_MIN_INLIER_SHARE = min(_MIN_INLIER_SHARES.values())
+_MIN_GAIN_OF_BOW = 0.02
+"""A bow must explain clearly more profiles than a line."""
 _MAX_CUT_SHARE = 0.05
 """Share of the profiles in which the photograph may begin outside the edge."""
-_MAX_BOW = 0.01
 _TRIALS = 400
 
 Floats = NDArray[np.float64]
@@ -71,23 +76,24 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge: the polynomial `coefficients` gives its position (see Candidate) at each of `along`, straight beyond both ends."""
+    """An edge: the polynomial `coefficients` gives its position (see Candidate) at each of `along`, straight beyond both ends.
+
+    support: length of the parts where the photograph begins on the edge, in pixels.
+    """
 
     is_steep: bool
     inward: int
     along: NDArray[np.int64]
     coefficients: Floats
-
-    @property
-    def length(self) -> float:
-        return float(np.hypot(*np.diff(self._ends())[:, 0]))
+    support: float
 
     @property
     def degrees(self) -> float:
-        """Direction of the edge, from the columns' axis; 90 degrees further for a steep edge."""
+        """Direction from the edge into the photograph."""
         along, across = np.diff(self._ends())[:, 0]
-        slope = float(np.degrees(np.arctan2(across, along)))
-        return 90 - slope if self.is_steep else slope
+        normal = np.array([1.0, -across / along]) * self.inward
+        x, y = normal if self.is_steep else normal[::-1]
+        return float(np.degrees(np.arctan2(y, x)))
 
     @property
     def is_aligned(self) -> bool:
@@ -133,12 +139,12 @@ def read_profiles(
 ) -> list[Profiles]:
     """Return how far the pixels of all profiles differ from `color`, shape (profiles, pixels) for each candidate.
 
-    Pixels outside the image do not differ.
+    It is -1 outside the image.
     """
     profiles, samples = [], []
     for candidate in candidates:
         rows, columns = candidate.sample_pixels()
-        profiles.append(np.zeros(rows.shape, dtype=np.int16))
+        profiles.append(np.full(rows.shape, -1, dtype=np.int16))
         samples.append((np.where((columns >= 0) & (columns < width) & (rows < height), rows, -1), columns))
     for top, pixels in strips:
         for profile, (rows, columns) in zip(profiles, samples, strict=True):
@@ -154,34 +160,44 @@ def fit_edge(candidate: Candidate, profiles: Profiles) -> Edge | None:
     along = candidate.along[found].astype(float)
     if len(along) < _MIN_INLIER_SHARE * len(profiles):
         return None
-    across = candidate.position[found] + candidate.inward * offsets[found]
+    across = (candidate.position[found] + candidate.inward * offsets[found]).astype(float)
     line = _agree_on_line(along, across)
-    best: tuple[int, Floats] | None = None
-    for degree in (1, 2):
+    best: tuple[float, Floats] | None = None
+    for degree, minimum in _MIN_INLIER_SHARES.items():
         coefficients = _refine(along, across, line, degree)
-        inliers = int(np.count_nonzero(np.abs(across - np.polyval(coefficients, along)) <= _INLIER_PX))
-        # A bow must explain clearly more than a line.
-        if best is None or inliers > best[0] + 0.02 * len(profiles):
-            best = inliers, coefficients
-    assert best is not None
-    inliers, coefficients = best
-    outside = (np.polyval(coefficients, along) - across) * candidate.inward > _INLIER_PX
-    bow = abs(coefficients[0]) * (np.ptp(along) / 2) ** 2 if len(coefficients) == 3 else 0.0
-    if inliers < _MIN_INLIER_SHARE * len(profiles) or outside.sum() > _MAX_CUT_SHARE * len(profiles):
+        inward = (across - np.polyval(coefficients, along)) * candidate.inward
+        share = float((np.abs(inward) <= _INLIER_PX).sum() / len(profiles))
+        cut_share = (inward < -_INLIER_PX).sum() / len(profiles)
+        if share < minimum or cut_share > _MAX_CUT_SHARE or _bow(coefficients, along) > MAX_BOW:
+            continue
+        if best is None or share > best[0] + _MIN_GAIN_OF_BOW:
+            best = share, coefficients
+    if best is None:
         return None
-    if bow > _MAX_BOW * np.ptp(along):
-        return None
-    return Edge(candidate.is_steep, candidate.inward, candidate.along, coefficients)
+    share, coefficients = best
+    ends = np.polyval(coefficients, candidate.along[[0, -1]])
+    length = float(np.hypot(np.ptp(candidate.along), np.ptp(ends)))
+    return Edge(candidate.is_steep, candidate.inward, candidate.along, coefficients, share * length)
+
+
+def _bow(coefficients: Floats, along: Floats) -> float:
+    """Return how far a polynomial bends from a straight line, as a share of its length."""
+    return float(abs(coefficients[0]) * np.ptp(along) / 4) if len(coefficients) == 3 else 0.0
 
 
 def _find_rises(profiles: Profiles, margin: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return in which profiles the photograph begins, and at which offset from the candidate's position, inwards."""
+    """Return in which profiles the photograph begins, and at which offset from the candidate's position, inwards.
+
+    Where the border of the image cuts the photograph, it does not begin.
+    """
     level = np.median(profiles[:, margin + _RUN_PX :], axis=1)
     above = profiles > np.clip(_RISE * level, TOLERANCE, _MAX_RISE)[:, None]
     padded = np.pad(above, ((0, 0), (0, _RUN_PX - 1)), mode="edge")
     runs = np.lib.stride_tricks.sliding_window_view(padded, _RUN_PX, axis=1).sum(axis=2)
     begins = above & (runs > _RUN_PX // 2)
-    return begins.any(axis=1), begins.argmax(axis=1) - margin
+    first = begins.argmax(axis=1)
+    before = np.take_along_axis(profiles, np.maximum(first - 1, 0)[:, None], axis=1)[:, 0]
+    return begins.any(axis=1) & (before >= 0), first - margin
 
 
 def _agree_on_line(along: Floats, across: Floats) -> Floats:

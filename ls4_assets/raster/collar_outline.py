@@ -6,8 +6,9 @@ counts only when the photograph begins on one line along most of it, nearly all 
 parallel or perpendicular to the longest edge. An edge that does not count masks nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import shapely
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from scipy import ndimage
 
-from ls4_assets.raster.collar_edges import TOLERANCE, Candidate, Edge, fit_edge, read_profiles
+from ls4_assets.raster.collar_edges import MAX_BOW, TOLERANCE, Candidate, Edge, fit_edge, read_profiles
 
 Valid = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Contains = Callable[[NDArray[np.int64], NDArray[np.int64]], Valid]
 Strips = Iterable[tuple[int, NDArray[np.uint8]]]
 
@@ -27,14 +29,21 @@ MAX_ONE_SIDED_SHARE = 0.125
 _REDUCED_PX = 1200
 _OPENING_SHARE = 0.006
 """Specks and dust lines narrower than twice this share of the image are ignored."""
-_MIN_EDGE_SHARE = 0.05
+_MIN_EDGE_SHARE = 0.08
 """Shorter sides of the hull, as a share of the longer side of the image, are no edges: for example a clipped corner."""
 _MIN_FLAT_SHARE = 0.95
 """Share of the region outside an edge that must be flat. The rest is specks, dust, fiducial marks and writing."""
-_MAX_HOLLOW_SHARE = 0.3
-"""With a larger share of flat pixels that are connected to the border inside the outline, it does not outline a photograph."""
+_MAX_COLLAR_SHARE = 0.75
+"""A collar that covers more of the image may be water on both sides of a road."""
+_MIN_PART_SHARE = 0.1
+"""Parts of the photograph that a flat band separates count from this share of the largest part."""
+_MIN_RELATIVE_SUPPORT = 0.25
+"""A shorter edge, compared with the longest one, would have to be extended too far."""
 _MAX_SKEW_DEGREES = 5.0
-_ON_BORDER_PX = 2
+_ON_BORDER_CELLS = 2
+_STRAIGHT_CELLS = 1.5
+_RINGING_PX = 16
+"""How far a JPEG spreads an edge: two of its blocks."""
 _MAX_CUT_PX = 3
 _MIN_CUT_SHARE = 0.01
 
@@ -95,8 +104,7 @@ def locate_outline(reduced: ReducedImage, color: NDArray[np.int16], iter_pixels:
     `iter_pixels` yields the full image in strips; it is read only when the reduced image shows candidates.
     """
     flat = np.abs(reduced.pixels - color[:, None, None]).max(axis=0) <= TOLERANCE
-    background = flat_background(flat)
-    candidates = _find_candidates(_main_part(~background), reduced)
+    candidates = _find_candidates(_main_parts(~flat_background(flat)), reduced)
     if not candidates:
         return None
     profiles = read_profiles(candidates, color, reduced.width, reduced.height, iter_pixels())
@@ -108,15 +116,15 @@ def locate_outline(reduced: ReducedImage, color: NDArray[np.int16], iter_pixels:
         return None
     inside = np.logical_and.reduce([edge.inside(rows, columns) for edge in edges])
     share = float(1 - inside.mean())
-    if not inside.any() or background[inside].mean() > _MAX_HOLLOW_SHARE:
+    if share > _MAX_COLLAR_SHARE:
         return None
     if len(edges) == 1 and (share > MAX_ONE_SIDED_SHARE or not edges[0].is_aligned):
         return None
     return Outline(tuple(edges), share)
 
 
-def _main_part(photograph: Valid) -> Valid:
-    """Return the largest part that remains without thin lines and small specks."""
+def _main_parts(photograph: Valid) -> Valid:
+    """Return the large parts that remain without thin lines and small specks."""
     size = 2 * round(_OPENING_SHARE * max(photograph.shape)) + 1
     eroded = ndimage.minimum_filter(photograph, size, mode="nearest")
     labels, count = ndimage.label(ndimage.maximum_filter(eroded, size, mode="nearest"))
@@ -124,12 +132,15 @@ def _main_part(photograph: Valid) -> Valid:
         return np.zeros_like(photograph)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    main: Valid = labels == sizes.argmax()
-    return main
+    parts: Valid = (sizes >= _MIN_PART_SHARE * sizes.max())[labels] & (labels > 0)
+    return parts
 
 
 def _find_candidates(main: Valid, reduced: ReducedImage) -> list[Candidate]:
-    """Return the long sides of the convex hull that do not run along the border of the image, in pixels of the full image."""
+    """Return the long sides of the convex hull that do not run along the border of the image, in pixels of the full image.
+
+    A bowed side is one candidate as a whole, and others for its parts.
+    """
     rows = np.flatnonzero(main.any(axis=1))
     if not len(rows):
         return []
@@ -139,22 +150,26 @@ def _find_candidates(main: Valid, reduced: ReducedImage) -> list[Candidate]:
     hull = shapely.convex_hull(shapely.multipoints(points))
     if hull.geom_type != "Polygon":
         return []
-    ring = np.asarray(hull.simplify(1.5).exterior.coords)
     center = np.asarray(hull.centroid.coords[0])
-    bottom, right = main.shape[0] - 1, main.shape[1] - 1
-    borders = (
-        ring[:, 0] <= _ON_BORDER_PX, ring[:, 0] >= right - _ON_BORDER_PX,
-        ring[:, 1] <= _ON_BORDER_PX, ring[:, 1] >= bottom - _ON_BORDER_PX,
-    )  # fmt: skip
+    longer = max(main.shape)
     candidates = []
-    for number, (start, end) in enumerate(zip(ring[:-1], ring[1:], strict=True)):
-        if any(on[number] and on[number + 1] for on in borders):
-            continue
-        if np.hypot(*(end - start)) < _MIN_EDGE_SHARE * max(main.shape):
-            continue
-        scaled = [(point * reduced.step + reduced.step // 2) for point in (start, end, center)]
-        candidates.append(Candidate.between(*scaled, margin=3 * reduced.step + 16))
+    for tolerance in (_STRAIGHT_CELLS, MAX_BOW * longer):
+        for start, end in _inner_sides(hull.simplify(tolerance), main.shape):
+            if np.hypot(*(end - start)) >= _MIN_EDGE_SHARE * longer:
+                scaled = [point * reduced.step + reduced.step // 2 for point in (start, end, center)]
+                margin = round((tolerance + _STRAIGHT_CELLS) * reduced.step) + _RINGING_PX
+                candidates.append(Candidate.between(*scaled, margin=margin))
     return candidates
+
+
+def _inner_sides(hull: shapely.Polygon, shape: tuple[int, ...]) -> Iterator[tuple[Floats, Floats]]:
+    """Yield both ends, as (column, row), of each side that does not run along the border of an image of that shape."""
+    ring = np.asarray(hull.exterior.coords)
+    far = ring - (np.array(shape[::-1]) - 1)
+    on_borders = np.column_stack((ring <= _ON_BORDER_CELLS, far >= -_ON_BORDER_CELLS))
+    for (start, starts_on), (end, ends_on) in pairwise(zip(ring, on_borders, strict=True)):
+        if not (starts_on & ends_on).any():
+            yield start, end
 
 
 def _is_flat_outside(edge: Edge, flat: Valid, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> bool:
@@ -163,8 +178,12 @@ def _is_flat_outside(edge: Edge, flat: Valid, rows: NDArray[np.int64], columns: 
 
 
 def _square(edges: list[Edge]) -> list[Edge]:
-    """Return the edges that are parallel or perpendicular to the longest one."""
-    if not edges:
-        return []
-    reference = max(edges, key=lambda edge: edge.length).degrees
-    return [edge for edge in edges if abs((edge.degrees - reference + 45) % 90 - 45) <= _MAX_SKEW_DEGREES]
+    """Return the edge with the longest support, and at most one on each of the other three sides of a rectangle."""
+    edges = sorted(edges, key=lambda edge: -edge.support)
+    sides: dict[int, Edge] = {}
+    for edge in edges:
+        turn = (edge.degrees - edges[0].degrees) / 90
+        is_square = abs(turn - round(turn)) * 90 <= _MAX_SKEW_DEGREES
+        if is_square and edge.support >= _MIN_RELATIVE_SUPPORT * edges[0].support:
+            sides.setdefault(round(turn) % 4, edge)
+    return list(sides.values())
