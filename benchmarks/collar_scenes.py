@@ -111,9 +111,9 @@ def _collars() -> Iterator[Scene]:
             yield Scene(f"rotated 1-45°, {name}", f"{degrees}°", compose(gray, valid, fill), valid, options)
         valid = rectangle(7)
         yield Scene(f"RGB, {name}", "7°", compose(color, valid, fill), valid, options)
-        for degrees in (1.5, 4):
-            valid = rectangle(degrees, 0.99)
-            yield Scene(f"corners only, {name}", f"{degrees}°", compose(gray, valid, fill), valid, options)
+        for tilt in (1.5, 4):
+            valid = rectangle(tilt, 0.99)
+            yield Scene(f"corners only, {name}", f"{tilt}°", compose(gray, valid, fill), valid, options)
         valid = _bowed()
         yield Scene(f"bowed and skewed, {name}", "", compose(gray, valid, fill), valid, options)
         for sides in range(1, 5):

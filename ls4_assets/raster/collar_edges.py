@@ -30,7 +30,10 @@ _MIN_INLIER_SHARES = {1: 0.5, 2: 0.75}
 """Share of the profiles in which the photograph begins on the edge, for a straight line and for a bow."""
 _MIN_INLIER_SHARE = min(_MIN_INLIER_SHARES.values())
 _MIN_GAIN_OF_BOW = 0.02
-"""A bow must explain clearly more profiles than a line."""
+_MAX_ERROR_OF_BOW = 0.8
+"""A bow must explain clearly more profiles than a line, or leave a clearly smaller error."""
+_SLACK_PX = 0.6
+"""The centers of the outermost pixels are half a pixel inside the edge on average. The rest is the error of the fit."""
 _MAX_CUT_SHARE = 0.05
 """Share of the profiles in which the photograph may begin outside the edge."""
 _TRIALS = 400
@@ -115,11 +118,10 @@ class Edge:
         """Return True where the photograph is, shape (rows, columns)."""
         along, across = (rows, columns) if self.is_steep else (columns, rows)
         positions = self._evaluate(along)
-        # Half a pixel: the centers of the outermost pixels are half a pixel inside the edge on average.
         if self.inward > 0:
-            inside: NDArray[np.bool_] = across >= positions[:, None] - 0.5
+            inside: NDArray[np.bool_] = across >= positions[:, None] - _SLACK_PX
         else:
-            inside = across <= positions[:, None] + 0.5
+            inside = across <= positions[:, None] + _SLACK_PX
         return inside if self.is_steep else inside.T
 
     def points_outside(self, distance: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -162,19 +164,20 @@ def fit_edge(candidate: Candidate, profiles: Profiles) -> Edge | None:
         return None
     across = (candidate.position[found] + candidate.inward * offsets[found]).astype(float)
     line = _agree_on_line(along, across)
-    best: tuple[float, Floats] | None = None
+    best: tuple[float, float, Floats] | None = None
     for degree, minimum in _MIN_INLIER_SHARES.items():
         coefficients = _refine(along, across, line, degree)
         inward = (across - np.polyval(coefficients, along)) * candidate.inward
-        share = float((np.abs(inward) <= _INLIER_PX).sum() / len(profiles))
+        near = inward[np.abs(inward) <= _INLIER_PX]
+        share, error = len(near) / len(profiles), float(near.std())
         cut_share = (inward < -_INLIER_PX).sum() / len(profiles)
         if share < minimum or cut_share > _MAX_CUT_SHARE or _bow(coefficients, along) > MAX_BOW:
             continue
-        if best is None or share > best[0] + _MIN_GAIN_OF_BOW:
-            best = share, coefficients
+        if best is None or share > best[0] + _MIN_GAIN_OF_BOW or (share >= best[0] and error < _MAX_ERROR_OF_BOW * best[1]):
+            best = share, error, coefficients
     if best is None:
         return None
-    share, coefficients = best
+    share, _, coefficients = best
     ends = np.polyval(coefficients, candidate.along[[0, -1]])
     length = float(np.hypot(np.ptp(candidate.along), np.ptp(ends)))
     return Edge(candidate.is_steep, candidate.inward, candidate.along, coefficients, share * length)

@@ -33,8 +33,8 @@ _MIN_EDGE_SHARE = 0.08
 """Shorter sides of the hull, as a share of the longer side of the image, are no edges: for example a clipped corner."""
 _MIN_FLAT_SHARE = 0.95
 """Share of the region outside an edge that must be flat. The rest is specks, dust, fiducial marks and writing."""
-_MAX_COLLAR_SHARE = 0.75
-"""A collar that covers more of the image may be water on both sides of a road."""
+_MAX_TWO_SIDED_SHARE = 0.75
+"""Two edges with more than this outside them may be the banks of black water, or a lit road."""
 _MIN_PART_SHARE = 0.1
 """Parts of the photograph that a flat band separates count from this share of the largest part."""
 _MIN_RELATIVE_SUPPORT = 0.25
@@ -115,12 +115,19 @@ def locate_outline(reduced: ReducedImage, color: NDArray[np.int16], iter_pixels:
     if not edges:
         return None
     inside = np.logical_and.reduce([edge.inside(rows, columns) for edge in edges])
-    share = float(1 - inside.mean())
-    if share > _MAX_COLLAR_SHARE:
-        return None
-    if len(edges) == 1 and (share > MAX_ONE_SIDED_SHARE or not edges[0].is_aligned):
-        return None
-    return Outline(tuple(edges), share)
+    outline = Outline(tuple(edges), float(1 - inside.mean()))
+    return None if _may_be_water(outline) else outline
+
+
+def _may_be_water(outline: Outline) -> bool:
+    """Return whether what is outside may be photograph. Nature and dams make one straight edge, seldom two, and no rectangle."""
+    match len(outline.edges):
+        case 1:
+            return outline.collar_share > MAX_ONE_SIDED_SHARE or not outline.edges[0].is_aligned
+        case 2:
+            return outline.collar_share > _MAX_TWO_SIDED_SHARE
+        case _:
+            return False
 
 
 def _main_parts(photograph: Valid) -> Valid:
