@@ -42,7 +42,7 @@ def _read_cases(folder: Path) -> Iterator[Scene]:
     for path in sorted(folder.glob("out/bw/*.tif")):
         with rasterio.open(path) as scan, rasterio.open(folder / "truth" / f"bw-{path.name}") as truth:
             options = {"compress": "JPEG", "jpeg_quality": 75} if scan.compression else {}
-            yield Scene("cases", f"case {path.stem.rpartition('_')[2]}", scan.read(), truth.read(4) > 127, options)
+            yield Scene("cases", f"reported scan {path.stem.rpartition('-')[2]}", scan.read(), truth.read(4) > 127, options)
 
 
 def texture(height: int, width: int, bands: int = 1, seed: int = 5, low: float = 5, high: float = 250) -> Pixels:
@@ -108,19 +108,19 @@ def _collars() -> Iterator[Scene]:
     for name, (fill, options) in _FILLS.items():
         for degrees in (1, 3, 7, 15, 30, 45):
             valid = rectangle(degrees, 0.76 if degrees < 20 else 0.6)
-            yield Scene(f"rotated 1-45°, {name}", f"{degrees}°", compose(gray, valid, fill), valid, options)
+            yield Scene("rotated 1-45°", f"{name}, {degrees}°", compose(gray, valid, fill), valid, options)
         valid = rectangle(7)
-        yield Scene(f"RGB, {name}", "7°", compose(color, valid, fill), valid, options)
+        yield Scene("color photograph", name, compose(color, valid, fill), valid, options)
         for tilt in (1.5, 4):
             valid = rectangle(tilt, 0.99)
-            yield Scene(f"corners only, {name}", f"{tilt}°", compose(gray, valid, fill), valid, options)
+            yield Scene("corners only", f"{name}, {tilt}°", compose(gray, valid, fill), valid, options)
         valid = _bowed()
-        yield Scene(f"bowed and skewed, {name}", "", compose(gray, valid, fill), valid, options)
+        yield Scene("bowed and skewed", name, compose(gray, valid, fill), valid, options)
         for sides in range(1, 5):
             valid = np.zeros((HEIGHT, WIDTH), bool)
             bottom, top = HEIGHT - 53 * (sides > 1), 41 * (sides > 2)
             valid[top:bottom, 67 : WIDTH - 75 * (sides > 3)] = True
-            yield Scene(f"1-4 sides, {name}", f"{sides} sides", compose(gray, valid, fill), valid, options)
+            yield Scene("1-4 sides", f"{name}, {sides} sides", compose(gray, valid, fill), valid, options)
 
 
 def _bowed() -> Valid:

@@ -62,9 +62,11 @@ class Collar:
 
     def valid(self, window: Window) -> Valid:
         """Return True for valid, shape (rows, columns)."""
-        parts = [part.inside(window) for part in (self.hull, self.outline) if part is not None]
-        valid: Valid = np.logical_and.reduce(parts)
-        return valid
+        if self.hull is None or self.outline is None:
+            part = self.hull or self.outline
+            assert part is not None
+            return part.inside(window)
+        return self.hull.inside(window) & self.outline.inside(window)
 
 
 def find_collar(source: Source, dataset: DatasetReader) -> Collar | None:

@@ -116,13 +116,15 @@ class Edge:
 
     def inside(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return True where the photograph is, shape (rows, columns)."""
-        along, across = (rows, columns) if self.is_steep else (columns, rows)
-        positions = self._evaluate(along)
-        if self.inward > 0:
-            inside: NDArray[np.bool_] = across >= positions[:, None] - _SLACK_PX
+        positions = self._evaluate(rows if self.is_steep else columns) - self.inward * _SLACK_PX
+        # Whole numbers of 32 bits: comparing a large chunk takes a third of the time of floats.
+        outermost = (np.ceil(positions) if self.inward > 0 else np.floor(positions)).astype(np.int32)
+        if self.is_steep:
+            across, limits = columns.astype(np.int32)[None, :], outermost[:, None]
         else:
-            inside = across <= positions[:, None] + _SLACK_PX
-        return inside if self.is_steep else inside.T
+            across, limits = rows.astype(np.int32)[:, None], outermost[None, :]
+        inside: NDArray[np.bool_] = across >= limits if self.inward > 0 else across <= limits
+        return inside
 
     def points_outside(self, distance: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows and columns along the edge, `distance` pixels outside it."""

@@ -6,7 +6,7 @@ counts only when the photograph begins on one line along most of it, nearly all 
 parallel or perpendicular to the longest edge. An edge that does not count masks nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -79,8 +79,7 @@ class Outline:
         """Return True for the pixels of a window that no edge excludes."""
         rows = np.arange(int(window.row_off), int(window.row_off + window.height))
         columns = np.arange(int(window.col_off), int(window.col_off + window.width))
-        valid: Valid = np.logical_and.reduce([edge.inside(rows, columns) for edge in self.edges])
-        return valid
+        return _inside_all(self.edges, rows, columns)
 
     def cuts(self, contains: Contains) -> bool:
         """Return whether the outline excludes pixels that `contains` includes, more than a few pixels beyond an edge."""
@@ -114,9 +113,15 @@ def locate_outline(reduced: ReducedImage, color: NDArray[np.int16], iter_pixels:
     edges = _square(edges)
     if not edges:
         return None
-    inside = np.logical_and.reduce([edge.inside(rows, columns) for edge in edges])
-    outline = Outline(tuple(edges), float(1 - inside.mean()))
+    outline = Outline(tuple(edges), float(1 - _inside_all(edges, rows, columns).mean()))
     return None if _may_be_water(outline) else outline
+
+
+def _inside_all(edges: Sequence[Edge], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Valid:
+    valid = edges[0].inside(rows, columns)
+    for edge in edges[1:]:
+        valid &= edge.inside(rows, columns)
+    return valid
 
 
 def _may_be_water(outline: Outline) -> bool:
