@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-
 # On a run whose process was killed while it started: it crashed, unlike a run for which no process could be started.
 LOST_TAG = "ls4/lost"
 

@@ -10,6 +10,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from ls4_assets.domain.profiles import PROFILES
+from ls4_assets.raster.collar_edges import Candidate, fit_edge
 from ls4_assets.raster.collar_hull import HullFinder
 from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.gdal_env import gdal_env
@@ -65,6 +66,16 @@ def test_jpeg_leaves_no_rim(tmp_path: Path, quality: int, value: int) -> None:
     assert_within_a_pixel(find_valid(path), inside)
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_jpeg_leaves_no_rim_along_its_blocks(tmp_path: Path, value: int) -> None:
+    """The rim ended on the blocks of the JPEG, in straight lines like a photograph."""
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    inside[44:-38, 37:-44] = True
+    pixels = np.where(inside, photograph(HEIGHT, WIDTH), value).astype(np.uint8)
+    path = write_tif(tmp_path / "a.tif", pixels, compress="JPEG", jpeg_quality=75)
+    assert_within_a_pixel(find_valid(path), inside)
+
+
 @pytest.mark.parametrize("fill", [(0, 3), 128], ids=str)
 def test_collar_of_a_color_photograph_is_masked(tmp_path: Path, fill: int | tuple[int, int]) -> None:
     pixels, inside = scan(bands=3, fill=fill)
@@ -101,6 +112,13 @@ def test_dust_line_and_marks_in_the_collar_are_masked(tmp_path: Path, fill: int 
     pixels[0, 418:430, 120:200:9] = 190
     valid = find_valid(write_tif(tmp_path / "a.tif", pixels))
     assert_within_a_pixel(valid, inside)
+
+
+def test_nearly_black_edge_of_a_film_belongs_to_the_collar(tmp_path: Path) -> None:
+    """A rotated scan: black outside the film, and noise on the film's edge around the photograph."""
+    pixels, inside = scan(fill=(1, 5))
+    pixels[0, ~rotated_rectangle(HEIGHT, WIDTH, 7, 0.84)] = 0
+    assert_within_a_pixel(find_valid(write_tif(tmp_path / "a.tif", pixels)), inside)
 
 
 def test_dark_notches_of_a_film_stay_in_the_photograph(tmp_path: Path) -> None:
@@ -197,6 +215,15 @@ def test_nearly_black_edge_of_the_film_is_followed_where_the_hull_was_tight(tmp_
         inside[:, columns[0] : columns[0] + 40], np.random.default_rng(2).integers(1, 7, (HEIGHT, 40)), 0
     )
     assert (find_valid(write_tif(tmp_path / "a.tif", pixels)) == inside).all()
+
+
+@pytest.mark.parametrize(("raggedness_px", "is_edge"), [(0, True), (1, True), (6, False)])
+def test_edge_needs_most_profiles_on_one_line(raggedness_px: int, is_edge: bool) -> None:
+    along = np.arange(400)
+    candidate = Candidate(True, 1, along, np.full(400, 60), 30)
+    begins = 30 + np.random.default_rng(5).integers(-raggedness_px, raggedness_px + 1, 400)
+    profiles = np.where(np.arange(61) >= begins[:, None], 120, 2).astype(np.int16)
+    assert (fit_edge(candidate, profiles) is not None) == is_edge
 
 
 def test_image_is_read_at_most_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
