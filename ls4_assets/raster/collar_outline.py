@@ -33,8 +33,8 @@ _MIN_EDGE_SHARE = 0.08
 """Shorter sides of the hull, as a share of the longer side of the image, are no edges: for example a clipped corner."""
 _MIN_FLAT_SHARE = 0.95
 """Share of the region outside an edge that must be flat. The rest is specks, dust, fiducial marks and writing."""
-_MAX_TWO_SIDED_SHARE = 0.75
-"""Two edges with more than this outside them may be the banks of black water, or a lit road."""
+_MAX_COLLAR_SHARE = 0.75
+"""A flat region that covers more of the image may be water around a lit dock, or snow around a house."""
 _MIN_PART_SHARE = 0.1
 """Parts of the photograph that a flat band separates count from this share of the largest part."""
 _MIN_RELATIVE_SUPPORT = 0.25
@@ -114,7 +114,7 @@ def locate_outline(reduced: ReducedImage, color: NDArray[np.int16], iter_pixels:
     if not edges:
         return None
     outline = Outline(tuple(edges), float(1 - _inside_all(edges, rows, columns).mean()))
-    return None if _may_be_water(outline) else outline
+    return None if _may_be_photograph(outline) else outline
 
 
 def _inside_all(edges: Sequence[Edge], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Valid:
@@ -124,15 +124,11 @@ def _inside_all(edges: Sequence[Edge], rows: NDArray[np.int64], columns: NDArray
     return valid
 
 
-def _may_be_water(outline: Outline) -> bool:
-    """Return whether what is outside may be photograph. Nature and dams make one straight edge, seldom two, and no rectangle."""
-    match len(outline.edges):
-        case 1:
-            return outline.collar_share > MAX_ONE_SIDED_SHARE or not outline.edges[0].is_aligned
-        case 2:
-            return outline.collar_share > _MAX_TWO_SIDED_SHARE
-        case _:
-            return False
+def _may_be_photograph(outline: Outline) -> bool:
+    """Return whether what is outside may be water or snow. A dam is one straight edge; a rectangle in it is small."""
+    if len(outline.edges) == 1:
+        return outline.collar_share > MAX_ONE_SIDED_SHARE or not outline.edges[0].is_aligned
+    return outline.collar_share > _MAX_COLLAR_SHARE
 
 
 def _main_parts(photograph: Valid) -> Valid:

@@ -185,6 +185,16 @@ def test_white_roofs_in_two_corners_stay(tmp_path: Path) -> None:
     assert find_valid(write_tif(tmp_path / "a.tif", pixels)).all()
 
 
+@pytest.mark.parametrize("fill", [(0, 3), (250, 255), 128], ids=str)
+def test_flat_photograph_with_one_building_stays(tmp_path: Path, fill: int | tuple[int, int]) -> None:
+    """A house in snow was taken for a photograph, and the snow for its collar."""
+    house = rotated_rectangle(HEIGHT, WIDTH, 9, 0.3)
+    low, high = fill if isinstance(fill, tuple) else (fill, fill)
+    snow = np.random.default_rng(1).integers(low, high + 1, (HEIGHT, WIDTH))
+    pixels = np.where(house, 90, snow)[None].astype(np.uint8)
+    assert find_valid(write_tif(tmp_path / "a.tif", pixels)).all()
+
+
 def test_dark_forest_at_two_corners_stays(tmp_path: Path) -> None:
     forest = np.clip(np.random.default_rng(3).gamma(2.0, 2.0, (HEIGHT, WIDTH)), 0, 60)
     pixels = np.where(WATER["coast"], forest, photograph(HEIGHT, WIDTH)).astype(np.uint8)
