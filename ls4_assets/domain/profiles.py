@@ -66,11 +66,10 @@ class FrameProfile(BaseModel):
     # JPEG COGs only. 85 shows no block artifacts on film grain; 95 doubles the size.
     jpeg_quality: int = Field(85, ge=1, le=100, description="for JPEG only")
 
-    # Whether to detect collars of pure black or white in frames without a nodata tag or mask. False keeps every pixel of those.
+    # Whether to detect collars in frames without a nodata tag or mask. False keeps every pixel of those.
     detect_collar: bool = Field(
         True,
-        description="find black or white collars that the file does not declare: "
-        "what lies outside the convex hull of everything else",
+        description="find collars that the file does not declare: black, white or flat borders outside the photograph's outline",
     )
 
     # Frames with ground control points only. More terms follow more of the terrain and also more of the errors of the points.

@@ -21,7 +21,8 @@ from ls4_assets.errors import ConfigurationError, FrameError
 from ls4_assets.processing.pool import run_tasks
 from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.frame import process
-from ls4_assets.raster.position import WEB_MERCATOR, Georeference, PositionOptions
+from ls4_assets.raster.georeference import Georeference
+from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.proj_grids import SHIFT_SECONDS, write_grid
 from ls4_assets_tests.rasters import BW, photograph, read, write_tif
@@ -207,17 +208,9 @@ def test_an_assumed_datum_has_the_ellipsoid_of_the_scan(tmp_path: Path, name: st
     code = "EPSG:4267" if source.crs.is_geographic else f"EPSG:{NAD27_UTM14}"
     assert source.crs_label == code
     named = write_tif(tmp_path / "b.tif", photograph(60, 50), **{**UNKNOWN_DATUMS[name], "crs": code})
+    options = PositionOptions(datums=DatumRules(assumed=(4267,)))
     frames = [
-        process(
-            file,
-            tmp_path / file.stem,
-            file.stem,
-            "bw",
-            BW,
-            Limits(),
-            ["deflate"],
-            position=PositionOptions(datums=DatumRules(assumed=(4267,))),
-        )
+        process(file, tmp_path / file.stem, file.stem, "bw", BW, Limits(), ["deflate"], position=options)
         for file in (path, named)
     ]
     assert frames[0].transform == frames[1].transform
