@@ -34,7 +34,7 @@ _MAX_MESSAGES = 100
 _ABOUT_TAGS = re.compile(
     r"TIFFReadDirectory|TIFFFetch|TIFFReadCustomDirectory|Unknown field|tag \"?\w+\"?|ASCII value|ExtraSamples|GeoTIFF|GeogCS|"
     r"nodata value|EPSG|PROJ|\.aux\.xml|PAM|ICC|EXIF|world ?file",
-    re.IGNORECASE,
+    re.ASCII | re.IGNORECASE,
 )
 # While a source is read, GDAL may write blocks of a product from its cache, and fail because the disk is full.
 _ABOUT_WRITING = re.compile(

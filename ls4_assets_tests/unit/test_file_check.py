@@ -68,7 +68,7 @@ def test_a_folder_is_checked_and_one_bad_file_stops_no_other(tmp_path: Path) -> 
     assert (facts["film_type"], facts["crs"], facts["position"], facts["collar_rule"]) == (
         "bw",
         "EPSG:26914",
-        "the tif",
+        "its header",
         "collar",
     )
     assert facts["collar_share"] == pytest.approx(1 - inside.mean(), abs=0.02)
@@ -88,7 +88,6 @@ def test_scans_are_checked_before_georeferencing(tmp_path: Path) -> None:
     write_tif(tmp_path / NAME, photograph(300, 250), **NO_GEOREFERENCE)
     cut = write_tif(tmp_path / "02-08-60_6-108.tif", photograph(300, 250), compress="deflate", **NO_GEOREFERENCE)
     cut.write_bytes(cut.read_bytes()[:20_000])
-    (tmp_path / "02-08-60_6-108.prj").write_text("an old .prj")
     missing = pipeline_rejection(tmp_path / NAME)
     report = check(tmp_path)[NAME]
     assert report.rejections == (missing,)
