@@ -1,5 +1,6 @@
 """The shards that a code location has assets for. Only their frames can be made; another one comes with a reload."""
 
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -37,7 +38,11 @@ class DefinedShards:
             return
         with archive.database.connect() as connection:
             missing = find_shards_in_use(connection, self.names) & archive.settings.shards.keys()
-        if missing and request_reload():
-            if path := run_client.server_socket():
-                run_client.prepare(path, missing)
-            logs.emit("definitions", state="reloading", shards=sorted(missing))
+        if not missing:
+            return
+        if not request_reload():
+            logs.emit("definitions", logging.WARNING, state="not reloadable", shards=sorted(missing))
+            return
+        logs.emit("definitions", state="reloading", shards=sorted(missing))
+        if path := run_client.server_socket():
+            run_client.prepare(path, missing)

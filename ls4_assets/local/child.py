@@ -3,6 +3,7 @@
 ``ls4 demo`` runs for days and only keeps services running. What it does once, at its start, needs Dagster, GDAL and SQLAlchemy.
 """
 
+import pickle
 import pkgutil
 import signal
 from collections.abc import Callable
@@ -51,4 +52,8 @@ def _call(sender: Connection, function: str, arguments: tuple[object, ...]) -> N
     try:
         sender.send((pkgutil.resolve_name(function)(*arguments), None))
     except Exception as error:  # noqa: BLE001  # the parent raises it
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301  # its own
+        except Exception:  # noqa: BLE001  # some errors cannot be copied
+            error = ChildError(f"{type(error).__name__}: {error}; fix it and start again.")
         sender.send((None, error))

@@ -36,7 +36,9 @@ class ReloadingServer(server.DagsterApiServer):
         return dagster_api_pb2.ReloadCodeReply()
 
     def _start_reload(self) -> None:
-        threading.Thread(target=self._reload, name="reload", daemon=True).start()
+        # The ticks during a slow reload ask again.
+        if not self._reload_lock.locked():
+            threading.Thread(target=self._reload, name="reload", daemon=True).start()
 
     def _reload(self) -> None:
         """Build the definitions again; after an error the old ones stay."""

@@ -50,6 +50,7 @@ class RunServer:
         signal.set_wakeup_fd(self._wakeup.fileno())
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGTERM, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(wakeup, selectors.EVENT_READ)
@@ -130,6 +131,8 @@ class RunServer:
     def _reload(self, groups: set[str]) -> NoReturn:
         """Replace this process by a new one with the changed code or the new groups; the socket and the runs stay."""
         os.set_inheritable(self._listener.fileno(), True)
+        # The new process does not know its runs yet: a stop waits until it serves.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         arguments = [f"--fd={self._listener.fileno()}", json.dumps(self._runs), json.dumps(sorted(groups))]
         os.execv(  # noqa: S606  # not the command of a user
             sys.executable, [sys.executable, "-m", "ls4_assets.runtime.run_server", *arguments]

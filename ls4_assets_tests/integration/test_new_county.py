@@ -101,9 +101,20 @@ def test_definitions_stay_when_they_cannot_be_loaded_again(platform: Platform, m
     assert requests == [True], "frames of Travis wait"
 
 
+class _CopyError(Exception):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def raise_what_cannot_be_copied() -> None:
+    raise _CopyError("a", "b")
+
+
 def test_child_returns_raises_and_dies() -> None:
     assert call_in_child("os.path:join", "a", "b") == "a/b"
     with pytest.raises(FileNotFoundError):
         call_in_child("os:listdir", "/does/not/exist")
+    with pytest.raises(ChildError, match="_CopyError: ab; fix it and start again"):
+        call_in_child("ls4_assets_tests.integration.test_new_county:raise_what_cannot_be_copied")
     with pytest.raises(ChildError, match="os:_exit ended with status 3; start again"):
         call_in_child("os:_exit", 3)

@@ -19,7 +19,7 @@ NOBODY = 65534
 COMMAND = """
 import os, sys
 from ls4_assets.cli.main import main
-import ls4_assets.cli.configuration, ls4_assets.local.demo, ls4_assets.local.services
+import ls4_assets.cli.configuration, ls4_assets.local.demo, ls4_assets.local.preparation
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 main(sys.argv[1:])
 """
