@@ -70,12 +70,14 @@ class Position:
         return np.array([self.transform @ (column, row) for column, row in pixels])
 
 
-def read_position(path: Path, size: tuple[int, int], options: PositionOptions, header: Reading | None = None) -> Position:
+def read_position(
+    path: Path, size: tuple[int, int], options: PositionOptions, readings: Sequence[Reading] | None = None
+) -> Position:
     """Return the position of the scan at `path`; raises FrameError when it has none, or contradictory ones.
 
-    `header`: see `read_all`.
+    `readings`: what its files say of the photograph, where that is not the first image of the file.
     """
-    readings = read_all(path, header)
+    readings = read_all(path) if readings is None else readings
     # A geotransform needs no fit, so it comes before points that agree with it.
     located = sorted((reading for reading in readings if reading.has_position), key=lambda reading: reading.transform is None)
     unreadable = [reading for reading in readings if reading.error]
