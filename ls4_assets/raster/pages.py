@@ -117,7 +117,7 @@ def _as_on_page(page: Page, reading: Reading, factors: Factors | None) -> Readin
             reading.suffix,
             reading.name,
             error=f"{reading.name} is about the first image of {page.path.name}, which does not show the whole photograph; "
-            f"export the photograph as a file of its own with gdal_translate {export} and a new name, georeference it and drop it.",
+            f"export the photograph with gdal_translate {export} and a new name, georeference the result and drop it.",
         )
     across, down = factors
     points = tuple(replace(point, column=point.column * across, row=point.row * down) for point in reading.points)

@@ -18,7 +18,7 @@ from rasterio.warp import transform as transform_points
 from ls4_assets.domain.profiles import GcpTransformation
 from ls4_assets.errors import FrameError, MissingGeoreferenceError
 from ls4_assets.raster.control_points import ControlPointError, Fit, fit
-from ls4_assets.raster.datums import DatumRules
+from ls4_assets.raster.datums import DatumRules, names_datum
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.sidecar_readers import HEADER, Reading, read_all
 
@@ -117,7 +117,8 @@ def _place(
     for other in others:
         if first.crs != other.crs and (shift := _shift(first, other))[1] > MAX_SHIFT_PX:
             raise FrameError(_explain_crs(path, first, other, shift[0]))
-    return first
+    # Of files that agree, one that names a datum says more than one that names only an ellipsoid.
+    return next((each for each in positions if others and names_datum(each.crs)), first)
 
 
 def _crs_readings(path: Path, reading: Reading, readings: Sequence[Reading], options: PositionOptions) -> list[Reading]:

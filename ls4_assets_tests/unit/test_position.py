@@ -280,6 +280,20 @@ def test_prj_with_another_name_of_the_same_system_changes_nothing(tmp_path: Path
     assert inspect(path).crs_source == "its header"
 
 
+def test_prj_that_names_the_datum_counts_beside_a_header_that_names_only_an_ellipsoid(tmp_path: Path) -> None:
+    """A scan with a right .prj was rejected for the unknown datum of its header."""
+    unknown = CRS.from_wkt(
+        'PROJCS["UTM 14",GEOGCS["unnamed",DATUM["unknown",SPHEROID["Clarke 1866",6378206.4,294.9786982]],PRIMEM["Greenwich",0],'
+        'UNIT["degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],'
+        'PARAMETER["central_meridian",-99],PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],'
+        'PARAMETER["false_northing",0],UNIT["metre",1]]'
+    )
+    path = scan(tmp_path, crs=unknown, transform=Affine(300, 0, WEST, 0, -300, NORTH))
+    assert "unknown datum" in rejection(path)
+    (tmp_path / "a.prj").write_text("EPSG:26714")
+    assert (inspect(path).crs_label, inspect(path).crs_source) == ("EPSG:26714", "a.prj")
+
+
 def test_unreadable_prj_that_came_later_is_rejected(tmp_path: Path) -> None:
     path = scan(tmp_path, **HEADER)
     (tmp_path / "a.prj").write_text("zone 14, I think")
