@@ -1,7 +1,8 @@
 """The order in which a tif and its sidecars arrived: what staff changed after they had seen the result has the last word.
 
 Each part has the number of its generation: how many versions of the drop had been processed when this part got its present
-content. Parts of one drop share a generation, however long their copy took. `raster.position` decides with these numbers.
+content. Parts that arrive before the tif has been processed share a generation; a sidecar of the same copy that arrives after it
+counts as a correction. `raster.position` decides with these numbers.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ _UNKNOWN = ""
 class SourceSnapshot:
     """The source table's row of one key. Times are aware UTC; `missing_since`: when a listing first lacked the key.
 
-    `arrivals` is None for a tif without sidecars, and for a row of an earlier version of ls4.
+    `arrivals` is empty for a tif without sidecars, and None for a row of an earlier version of ls4, which ignored some kinds of
+    sidecars: these may have lain beside the tif all the time.
     """
 
     version: str
@@ -45,7 +47,8 @@ def next_arrivals(dropped: DroppedFile, before: SourceSnapshot | None) -> Arriva
         known: Arrivals = {}
         generation = 0
     else:
-        known = before.arrivals or _arrivals_of_old_row(dropped, before)
+        old = _arrivals_of_old_row(dropped, before) if before.arrivals is None else before.arrivals
+        known = old or {dropped.key: (before.version, 0, "")}
         generation = max(arrival[1] for arrival in known.values()) + (before.state in PROCESSED_STATES)
     again = dropped_again(dropped, before)
     arrivals: dict[str, tuple[str, int, str]] = {}
@@ -59,8 +62,10 @@ def next_arrivals(dropped: DroppedFile, before: SourceSnapshot | None) -> Arriva
 
 def dropped_again(dropped: DroppedFile, before: SourceSnapshot | None) -> set[str]:
     """Sidecars of a failed drop that were written again with the same content, which the version does not show on S3."""
-    if before is None or before.state != SourceState.FAILED or not before.arrivals:
+    if before is None or before.state != SourceState.FAILED:
         return set()
+    if before.arrivals is None:
+        return _written_since(dropped, before)
     return {
         part.key
         for part in dropped.parts
@@ -71,12 +76,18 @@ def dropped_again(dropped: DroppedFile, before: SourceSnapshot | None) -> set[st
 
 
 def _arrivals_of_old_row(dropped: DroppedFile, before: SourceSnapshot) -> Arrivals:
-    """The arrivals of a row without them: of a tif that had no sidecars, or of a drop before arrivals were recorded.
+    """The arrivals of a row without them: of a drop before arrivals were recorded.
 
-    Its version is that of the tif, and a hash over those of all sidecars: which of several changed is unknown.
+    Its version is that of the tif, and a hash over those of all sidecars: which of several changed is unknown. Only a sidecar
+    that was written after the drop had been processed is newer.
     """
     tif_version, _, _ = before.version.partition("+")
-    arrivals = {dropped.key: (tif_version, 0, ""), **dict.fromkeys(before.sidecars, (_UNKNOWN, 0, ""))}
-    if before.sidecars == dropped.sidecars and len(dropped.sidecars) == 1 and before.version != dropped.version:
-        arrivals[dropped.sidecars[0]] = ("unlike any version", 0, "")
-    return arrivals
+    newer = _written_since(dropped, before)
+    sidecars = {key: ("unlike any version" if key in newer else _UNKNOWN, 0, "") for key in dropped.sidecars}
+    return {dropped.key: (tif_version, 0, ""), **sidecars}
+
+
+def _written_since(dropped: DroppedFile, before: SourceSnapshot) -> set[str]:
+    """The sidecars that were written after the row had got its state."""
+    sidecars = (part for part in dropped.parts if isinstance(part, StoredObject) and part.key != dropped.key)
+    return {part.key for part in sidecars if part.modified > before.changed_at}

@@ -174,7 +174,7 @@ def _row(change: SourceChange) -> dict[str, Any]:
         "version": dropped.version,
         "size": dropped.size,
         "sidecars": list(dropped.sidecars),
-        "arrivals": {key: list(arrival) for key, arrival in change.arrivals.items()} or None,
+        "arrivals": {key: list(arrival) for key, arrival in change.arrivals.items()},
         "attempts": 0,
         "changed_at": datetime.now(UTC),
         "missing_since": None,

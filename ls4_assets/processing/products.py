@@ -49,7 +49,7 @@ class FrameProducts:
         return self.task.settings.profiles[self.frame.film_type]
 
     def is_up_to_date(self, step: Step, content_hash: str, *, rebuild: bool) -> bool:
-        """True when the product was made from these bytes with this profile, and its object is unchanged in the bucket.
+        """True when the product was made from this content with this profile, and its object is unchanged in the bucket.
 
         With `rebuild`, only when this run made it.
         """

@@ -136,7 +136,7 @@ class _FrameJob:
             raise SupersededError
         local: Path | None = None
         if self.record and self.record.source_version == self.source.version:
-            content_hash = self.record.content_hash
+            content_hash = self._add_order(self.record.content_hash)
         else:
             local, content_hash = self._fetch_source(scratch)
         rebuild = self.task.rebuild
@@ -167,13 +167,29 @@ class _FrameJob:
         return replace(outcome, findings=findings)
 
     def _position_options(self) -> PositionOptions:
-        generations: dict[str, int] = {}
-        for key, generation in self.source.generations.items():
-            suffix = plain_suffix(key)
-            generations[suffix] = max(generation, generations.get(suffix, 0))
         settings = self.task.settings
         datums = DatumRules(settings.archive_description.assumed_datums, settings.datum_accuracy_m)
-        return PositionOptions(generations, self.profile.gcp_transformation, settings.max_gcp_rms_px, datums)
+        return PositionOptions(self._generations(), self.profile.gcp_transformation, settings.max_gcp_rms_px, datums)
+
+    def _generations(self) -> dict[str, int]:
+        """In which order the files arrived, by suffix; a tif that arrives again counts as dropped with its sidecars."""
+        generations: dict[str, int] = {}
+        tif = self.source.generations.get(self.source.key, 0)
+        for key, generation in self.source.generations.items():
+            suffix = plain_suffix(key)
+            generations[suffix] = max(generation, tif, generations.get(suffix, 0))
+        return generations
+
+    def _add_order(self, content_hash: str) -> str:
+        """The hash with the order in which the files arrived, if they did not together: of equal bytes, too, it is the position.
+
+        A hash that has an order already gets the present one instead.
+        """
+        plain, _, _ = content_hash.partition("-")
+        generations = self._generations()
+        ranks = sorted({*generations.values()})
+        order = ".".join(str(ranks.index(generations[suffix])) for suffix in sorted(generations))
+        return f"{plain}-{order}" if len(ranks) > 1 else plain
 
     def describe_failure(self, error: Exception) -> str:
         """Return the message for staff; the error begins with the name of the file."""
@@ -238,7 +254,7 @@ class _FrameJob:
                         digest.update(block)
             if self._current_version() != self.source.version:
                 raise SupersededError
-        return folder / f"{PurePosixPath(stem).name}.tif", digest.hexdigest()
+        return folder / f"{PurePosixPath(stem).name}.tif", self._add_order(digest.hexdigest())
 
     def _measure_sidecars(self) -> int:
         """Return the bytes of all sidecars; raises FrameError for one that is too large to be what its name says."""

@@ -43,6 +43,11 @@ def has_unknown_datum(crs: CRS, transformation: Transformation) -> bool:
     return transformation.is_ballpark and not _is_modern(_ellipsoid(crs))
 
 
+def names_datum(crs: CRS) -> bool:
+    """True for a datum that PROJ knows by name, or a modern one."""
+    return _is_named(_horizontal(crs).datum) or _is_modern(_ellipsoid(crs))
+
+
 def assume_datum(crs: CRS, codes: tuple[int, ...]) -> CRS | None:
     """Return `crs` with the datum of the first geographic system of `codes` that has its ellipsoid; None without one.
 

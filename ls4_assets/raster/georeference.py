@@ -4,6 +4,7 @@ Reading the tif and its sidecars is in `sidecar_readers`, choosing between them 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,13 @@ class Georeference:
 
 
 def read_georeference(
-    dataset: DatasetReader, path: Path, options: PositionOptions, header: Reading | None = None
+    dataset: DatasetReader, path: Path, options: PositionOptions, readings: Sequence[Reading] | None = None
 ) -> Georeference:
     """Return the georeference of the open scan at `path`; raises FrameError when it is missing or cannot be placed on a map.
 
-    `header`: what the image of `dataset` says, where it is not the first of the file.
+    `readings`: see `read_position`.
     """
-    position = read_position(path, (dataset.width, dataset.height), options, header)
+    position = read_position(path, (dataset.width, dataset.height), options, readings)
     crs, transform = position.crs, position.transform
     reject_crs_files(crs.to_wkt(), path)
     if not (crs.is_projected or crs.is_geographic):

@@ -6,25 +6,31 @@ GDAL shows the first image of a file. Scanners also write a thumbnail first, or 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import rasterio
 from affine import Affine
 from rasterio.io import DatasetReader
 
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.georeference import Georeference, read_georeference
 from ls4_assets.raster.position import PositionOptions
-from ls4_assets.raster.sidecar_readers import Reading, read_header
+from ls4_assets.raster.sidecar_readers import HEADER, PAM, Reading, read_all, read_header
 from ls4_assets.raster.tiff_directories import Directory, read_directories
+
+Factors = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Page:
-    """The image that is the photograph. `is_first`: GDAL opens it under the name of the file; `mask`: its mask image, if any."""
+    """The image that is the photograph. `first`: the one that GDAL opens under the name of the file; `mask`: its mask image, if
+    any."""
 
     path: Path
     directory: Directory
-    is_first: bool
+    first: Directory
     mask: Directory | None
+
+    @property
+    def is_first(self) -> bool:
+        return self.directory is self.first
 
     @property
     def gdal_name(self) -> str:
@@ -56,7 +62,7 @@ def choose_page(path: Path) -> Page | None:
     page = full[0]
     size = (page.width, page.height)
     mask = next((each for each in (*images, *subimages) if each.is_mask and (each.width, each.height) == size), None)
-    return Page(path, page, page is images[0], mask)
+    return Page(path, page, images[0], mask)
 
 
 def _is_small(page: Directory, largest: Directory) -> bool:
@@ -77,32 +83,60 @@ def _explain_several(path: Path, full: list[Directory], images: list[Directory])
 
 def locate_page(page: Page | None, dataset: DatasetReader, path: Path, options: PositionOptions) -> Georeference:
     """Return the georeference of the page that `dataset` shows: its own, or that of a smaller copy of it in the same file."""
-    header = None if page is None or page.is_first else _read_page(page, dataset)
-    return read_georeference(dataset, path, options, header)
+    if page is None or page.is_first:
+        return read_georeference(dataset, path, options)
+    factors = _factors(page.first, page.directory)
+    readings = read_all(path, _read_page(page, factors))
+    return read_georeference(dataset, path, options, [_as_on_page(page, reading, factors) for reading in readings])
 
 
-def _read_page(page: Page, dataset: DatasetReader) -> Reading:
+def _read_page(page: Page, factors: Factors | None) -> Reading:
     """What a page that is not the first says, or the first one, scaled."""
     own = read_header(page.gdal_name, page.path)
     if own.has_position:
         return own
-    # Without its sidecars, which place the photograph and not its thumbnail.
+    # Without its sidecars: a world file places the photograph and not its thumbnail.
     first = read_header(str(page.path), page.path)
-    if first.transform is None:
+    if first.transform is None or factors is None:
         return own
-    with rasterio.open(page.path, driver="GTiff") as copy:
-        transform = _scale(first.transform, copy, dataset)
-    return replace(own, transform=transform, crs=own.crs or first.crs)
+    return replace(own, transform=_scale(first.transform, factors), crs=own.crs or first.crs)
 
 
-def _scale(transform: Affine, copy: DatasetReader, full: DatasetReader) -> Affine | None:
-    """Return the geotransform of `full` by that of its smaller copy; None when the copy shows something else."""
+def _as_on_page(page: Page, reading: Reading, factors: Factors | None) -> Reading:
+    """What a sidecar says, in pixels of the page. GIS open a tif by its first image, and write points and GDAL's x.tif.aux.xml in
+    its pixels; points beyond it are those of the photograph already.
+    """
+    transform = reading.transform if reading.suffix == PAM else None
+    width, height = 1.25 * page.first.width, 1.25 * page.first.height
+    is_beyond = any(point.column > width or point.row > height for point in reading.points)
+    if reading.suffix == HEADER or is_beyond or not (transform or reading.points):
+        return reading
+    if factors is None:
+        export = _gdal_name(Path(page.path.name), page.directory)
+        return Reading(
+            reading.suffix,
+            reading.name,
+            error=f"{reading.name} is about the first image of {page.path.name}, which does not show the whole photograph; "
+            f"export the photograph with gdal_translate {export} and a new name, georeference the result and drop it.",
+        )
+    across, down = factors
+    points = tuple(replace(point, column=point.column * across, row=point.row * down) for point in reading.points)
+    return replace(reading, transform=_scale(transform, factors) if transform else reading.transform, points=points)
+
+
+def _scale(transform: Affine, factors: Factors) -> Affine:
+    """The geotransform of a page by that of its smaller copy."""
+    scaled: Affine = transform @ Affine.scale(1 / factors[0], 1 / factors[1])
+    return scaled
+
+
+def _factors(copy: Directory, full: Directory) -> Factors | None:
+    """By how much `full` is wider and higher than its smaller copy; None when the copy shows something else."""
     across, down = full.width / copy.width, full.height / copy.height
     if abs(across / down - 1) > 1.5 / min(copy.width, copy.height):
         return None
     # Every n-th pixel of a width that is not a multiple of n: the last pixel of the copy reaches beyond the photograph.
-    factor = round(max(across, down))
+    factor = max(1, round(max(across, down)))
     if (-(-full.width // factor), -(-full.height // factor)) == (copy.width, copy.height):
         across = down = factor
-    scaled: Affine = transform @ Affine.scale(1 / across, 1 / down)
-    return scaled
+    return across, down

@@ -18,7 +18,7 @@ from rasterio.warp import transform as transform_points
 from ls4_assets.domain.profiles import GcpTransformation
 from ls4_assets.errors import FrameError, MissingGeoreferenceError
 from ls4_assets.raster.control_points import ControlPointError, Fit, fit
-from ls4_assets.raster.datums import DatumRules
+from ls4_assets.raster.datums import DatumRules, names_datum
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.sidecar_readers import HEADER, Reading, read_all
 
@@ -70,12 +70,14 @@ class Position:
         return np.array([self.transform @ (column, row) for column, row in pixels])
 
 
-def read_position(path: Path, size: tuple[int, int], options: PositionOptions, header: Reading | None = None) -> Position:
+def read_position(
+    path: Path, size: tuple[int, int], options: PositionOptions, readings: Sequence[Reading] | None = None
+) -> Position:
     """Return the position of the scan at `path`; raises FrameError when it has none, or contradictory ones.
 
-    `header`: see `read_all`.
+    `readings`: what its files say of the photograph, where that is not the first image of the file.
     """
-    readings = read_all(path, header)
+    readings = read_all(path) if readings is None else readings
     # A geotransform needs no fit, so it comes before points that agree with it.
     located = sorted((reading for reading in readings if reading.has_position), key=lambda reading: reading.transform is None)
     unreadable = [reading for reading in readings if reading.error]
@@ -115,7 +117,8 @@ def _place(
     for other in others:
         if first.crs != other.crs and (shift := _shift(first, other))[1] > MAX_SHIFT_PX:
             raise FrameError(_explain_crs(path, first, other, shift[0]))
-    return first
+    # Of files that agree, one that names a datum says more than one that names only an ellipsoid.
+    return next((each for each in positions if others and names_datum(each.crs)), first)
 
 
 def _crs_readings(path: Path, reading: Reading, readings: Sequence[Reading], options: PositionOptions) -> list[Reading]:

@@ -22,6 +22,8 @@ from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env
 
 HEADER = ".tif"
 """The suffix of the tif itself, among those of its sidecars."""
+PAM = ".tif.aux.xml"
+"""The suffix of GDAL's own sidecar."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def read_all(path: Path, header: Reading | None = None) -> list[Reading]:
 
 
 # GDAL reads these whenever it opens the tif, for the pixels too; `source` explains its errors.
-_REQUIRED = (HEADER, ".tif.aux.xml")
+_REQUIRED = (HEADER, PAM)
 _UNREADABLE = "cannot be read; delete it, or export it again from the GIS and drop it"
 
 
@@ -108,7 +110,7 @@ def _read_image(gdal_name: str, source: str, suffix: str, name: str) -> Reading:
 
 def _read_pam(path: Path, file: Path) -> Reading:
     """GDAL's x.tif.aux.xml, in which ArcGIS also writes control points that GDAL does not read from a tif."""
-    reading = _read_with_gdal("PAM", ".tif.aux.xml")(path, file)
+    reading = _read_with_gdal("PAM", PAM)(path, file)
     if reading.has_position:
         return reading
     points, crs = _arcgis_points(read_text(file))
@@ -225,7 +227,7 @@ def _element_text(xml: str, name: str, *, is_raw: bool = False) -> str:
 
 # By suffix, in the order in which GDAL and, after it, ls4 trusts the files when they agree.
 READERS: dict[str, Callable[[Path, Path], Reading]] = {
-    ".tif.aux.xml": _read_pam,
+    PAM: _read_pam,
     HEADER: _read_with_gdal("INTERNAL", HEADER),
     ".tab": _read_with_gdal("TABFILE", ".tab"),
     ".tfw": _read_world_file(".tfw"),

@@ -154,6 +154,43 @@ def test_corrections_are_recognized_in_archives_of_earlier_versions(platform: Pl
     assert (platform.state(KEY), offset_m(platform)) == (("done", None), 0)
 
 
+def test_equal_bytes_that_get_the_last_word_move_the_frame(platform: Platform, scan: Path) -> None:
+    """A world file that was dropped again to overrule the header was "reused", with the position of the header."""
+    platform.drop(KEY, scan)
+    platform.settle()
+    platform.drop(TFW, RIGHT_WORLD_FILE)
+    platform.settle()
+    assert offset_m(platform) == 0
+    (before,) = platform.rows("SELECT content_hash FROM ls4.frame")
+    platform.storage.delete(TFW)
+    platform.settle()
+    points = f"{KEY}.points"
+    platform.drop(TFW, world_file(WRONG).encode())
+    platform.settle()
+    platform.drop(points, qgis_points().encode())
+    platform.settle()
+    assert (platform.state(KEY), offset_m(platform)) == (("done", None), 0)
+    platform.drop(TFW, world_file(WRONG).encode())
+    platform.settle()
+    assert (platform.state(KEY), offset_m(platform)) == (("done", None), 120)
+    (after,) = platform.rows("SELECT content_hash FROM ls4.frame")
+    assert str(before["content_hash"]).endswith("-1.0") and str(after["content_hash"]).count("-") == 1
+
+
+def test_sidecar_that_an_earlier_version_ignored_does_not_move_the_frame(platform: Platform, scan: Path) -> None:
+    """Files of years ago beside the tif overruled the header at the first scan after the upgrade."""
+    platform.drop(KEY, scan)
+    platform.settle()
+    points = f"{KEY}.points"
+    platform.drop(points, qgis_points().encode())
+    with platform.database.begin() as connection:
+        connection.execute(text("UPDATE ls4.source SET arrivals = NULL, changed_at = now() + interval '1 hour'"))
+    platform.settle()
+    state, reason = platform.state(KEY)
+    assert state == "failed" and reason and "has two positions" in reason
+    assert offset_m(platform) == 120
+
+
 def test_ingest_replaces_sidecars_of_tifs_in_the_archive(
     platform: Platform, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

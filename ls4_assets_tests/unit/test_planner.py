@@ -50,7 +50,7 @@ def follow(*steps: tuple[DroppedFile, SourceState], settle: timedelta = timedelt
     row: SourceSnapshot | None = None
     for dropped, state in steps:
         for change in plan([dropped], {TIF: row} if row else {}, settle).rows:
-            row = SourceSnapshot(dropped.version, change.state, NOW, None, None, dropped.sidecars, change.arrivals or None)
+            row = SourceSnapshot(dropped.version, change.state, NOW, None, None, dropped.sidecars, change.arrivals)
         assert row
         row = replace(row, state=state)
     assert row
@@ -92,18 +92,37 @@ def test_sidecar_is_a_correction_when_it_follows_a_processed_version(
 @pytest.mark.parametrize(
     ("before", "now", "late"),
     [
-        (drop(), drop(tfw="1"), {"tfw"}),
-        (drop(tfw="1"), drop(tfw="2"), {"tfw"}),
+        (drop(), drop(tfw="1", redropped=60), {"tfw"}),
+        (drop(tfw="1"), drop(tfw="2", redropped=60), {"tfw"}),
+        (drop(), drop(tfw="1", redropped=-60), set()),
         (drop(tfw="1", prj="1"), drop(tfw="2", prj="1"), set()),
-        (drop(tfw="1"), drop("t2", tfw="1"), set()),
+        (drop(tfw="1"), drop("t2", tfw="1", redropped=60), set()),
     ],
 )
 def test_corrections_of_rows_without_arrivals(before: DroppedFile, now: DroppedFile, late: set[str]) -> None:
-    """Rows of earlier versions: where several sidecars may have changed, none counts as a correction."""
+    """A .points file of years ago, which the earlier version ignored, moved a good frame at the first scan after the upgrade."""
     row = SourceSnapshot(before.version, DONE, NOW, sidecars=before.sidecars)
     (change,) = plan([now], {TIF: row}).rows
     generations = {key: arrival[1] for key, arrival in change.arrivals.items()}
     assert {key.rpartition(".")[2] for key, generation in generations.items() if generation > generations[TIF]} == late
+
+
+def test_old_sidecar_beside_a_tif_that_had_none_is_a_correction() -> None:
+    """A copy with the time of its original counted as older than the frame, though no sidecar had been there."""
+    row = SourceSnapshot(drop().version, DONE, NOW, arrivals={})
+    (change,) = plan([drop(tfw="1", redropped=-60)], {TIF: row}).rows
+    generations = {key: arrival[1] for key, arrival in change.arrivals.items()}
+    assert generations == {TIF: 0, TIF.replace(".tif", ".tfw"): 1}
+
+
+def test_same_sidecar_dropped_again_queues_a_failed_frame_of_an_earlier_version() -> None:
+    """On S3 the advice to drop the world file again did nothing for frames that had failed before the upgrade."""
+    dropped = drop(tfw="1", redropped=60)
+    row = SourceSnapshot(dropped.version, FAILED, NOW, "unclear", None, dropped.sidecars)
+    (change,) = plan([dropped], {TIF: row}, timedelta(0)).rows
+    assert (change.state, {arrival[1] for arrival in change.arrivals.values()}) == (QUEUED, {0, 1})
+    assert change.arrivals[TIF][1] == 0
+    assert states(plan([drop(tfw="1")], {TIF: row}, timedelta(0))) == {}
 
 
 def test_sidecar_that_is_dropped_again_with_the_same_content_queues_a_failed_frame() -> None:

@@ -1,6 +1,7 @@
 """Which file the position of a scan comes from: each kind of sidecar alone, and what happens when files contradict each other."""
 
 import codecs
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import rasterio.warp
+import tifffile
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -277,6 +280,20 @@ def test_prj_with_another_name_of_the_same_system_changes_nothing(tmp_path: Path
     assert inspect(path).crs_source == "its header"
 
 
+def test_prj_that_names_the_datum_counts_beside_a_header_that_names_only_an_ellipsoid(tmp_path: Path) -> None:
+    """A scan with a right .prj was rejected for the unknown datum of its header."""
+    unknown = CRS.from_wkt(
+        'PROJCS["UTM 14",GEOGCS["unnamed",DATUM["unknown",SPHEROID["Clarke 1866",6378206.4,294.9786982]],PRIMEM["Greenwich",0],'
+        'UNIT["degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],'
+        'PARAMETER["central_meridian",-99],PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],'
+        'PARAMETER["false_northing",0],UNIT["metre",1]]'
+    )
+    path = scan(tmp_path, crs=unknown, transform=Affine(300, 0, WEST, 0, -300, NORTH))
+    assert "unknown datum" in rejection(path)
+    (tmp_path / "a.prj").write_text("EPSG:26714")
+    assert (inspect(path).crs_label, inspect(path).crs_source) == ("EPSG:26714", "a.prj")
+
+
 def test_unreadable_prj_that_came_later_is_rejected(tmp_path: Path) -> None:
     path = scan(tmp_path, **HEADER)
     (tmp_path / "a.prj").write_text("zone 14, I think")
@@ -320,3 +337,55 @@ def test_worst_points_are_named(tmp_path: Path) -> None:
     assert "12 ground control points that do not fit a polynomial 2" in message and "the worst ones, 8 (column" in message
     assert message.count("px)") == 3 and "raise LS4_MAX_GCP_RMS_PX" in message
     assert inspect(path, max_gcp_rms_px=5000).control_points
+
+
+def two_images(path: Path, first: tuple[int, int]) -> None:
+    """A tif without a position: an image of `first` columns and rows, and then the photograph."""
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(photograph(first[1], first[0])[0], subfiletype=1, photometric="minisblack")
+        writer.write(photograph(4 * HEIGHT, 4 * WIDTH)[0], photometric="minisblack")
+
+
+FINE = TRANSFORM @ Affine.scale(1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.tif.aux.xml", pam()), ("a.tif.aux.xml", pam_points()), ("a.points", qgis_points()), ("a.tif.points", qgis_points())],
+)
+def test_sidecar_in_pixels_of_a_thumbnail_places_the_photograph_behind_it(tmp_path: Path, name: str, text: str) -> None:
+    """The photograph was placed four times too large, because a GIS shows the first image and writes in its pixels."""
+    two_images(tmp_path / "a.tif", (WIDTH, HEIGHT))
+    (tmp_path / name).write_text(text)
+    assert inspect(tmp_path / "a.tif").transform.almost_equals(FINE, precision=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tfw", world_file(FINE)),
+        (
+            "a.points",
+            "#CRS: EPSG:26914\nmapX,mapY,sourceX,sourceY,enable\n"
+            + "\n".join("{},{},{},{},1".format(*(FINE @ (4 * x, 4 * y)), 4 * x, -4 * y) for x, y in POINTS),
+        ),
+    ],
+)
+def test_sidecar_in_pixels_of_the_photograph_behind_a_thumbnail_is_not_scaled(tmp_path: Path, name: str, text: str) -> None:
+    two_images(tmp_path / "a.tif", (WIDTH, HEIGHT))
+    (tmp_path / name).write_text(text)
+    (tmp_path / "a.prj").write_text("EPSG:26914")
+    assert inspect(tmp_path / "a.tif").transform.almost_equals(FINE, precision=1e-6)
+
+
+def test_points_on_a_label_before_the_photograph_are_rejected_with_a_command(tmp_path: Path) -> None:
+    """Points on a label in front of the photograph placed the photograph."""
+    two_images(tmp_path / "a.tif", (WIDTH, HEIGHT // 2))
+    (tmp_path / "a.points").write_text(qgis_points(crs="EPSG:26914").replace("-60,1", "-30,1"))
+    message = rejection(tmp_path / "a.tif")
+    assert "is about the first image of a.tif" in message
+    command = re.search(r"with (gdal_translate \S+) and", message)
+    assert command
+    rasterio.shutil.copy(command[1].split()[1].replace("a.tif", str(tmp_path / "a.tif")), tmp_path / "b.tif", driver="GTiff")
+    with rasterio.open(tmp_path / "b.tif") as exported:
+        assert exported.shape == (4 * HEIGHT, 4 * WIDTH)
