@@ -33,7 +33,7 @@ def test_a_declared_range_that_the_scan_does_not_use_is_ignored(tmp_path: Path, 
 def test_a_black_collar_is_found_beside_one_odd_value(tmp_path: Path, odd: float) -> None:
     """One NaN pixel in a float scan was its mask, and the black collar was shown."""
     inside = rotated_rectangle(300, 400)
-    pixels = np.where(inside, photograph(300, 400) * 16.0, 0).astype(np.float32)
+    pixels: Any = np.where(inside, photograph(300, 400) * 16.0, 0).astype(np.float32)
     pixels[0, 150, 200] = odd
     path = write_tif(tmp_path / "x.tif", pixels)
     valid = read_mask(deflate(path))
