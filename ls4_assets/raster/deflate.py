@@ -181,7 +181,7 @@ def _reject_oversize(warped: WarpedVRT, source: Source, limits: Limits) -> None:
 def _open_warped(
     source: Source, dataset: DatasetReader, mask: Mask | None, profile: FrameProfile, out: Path
 ) -> Iterator[tuple[WarpedVRT, int]]:
-    """Yield the source in EPSG:3857, north up, read on demand, its last band is alpha; and the number of valid pixels of the source.
+    """Yield the source in EPSG:3857, north up, read on demand with alpha as last band, and the source's number of valid pixels.
 
     The warper must use one mask for all bands, so that no value bleeds in from the collar and black is not taken for nodata.
     The source is therefore wrapped in a VRT that has exactly the photograph's bands, and the mask as its mask band.
