@@ -25,8 +25,9 @@ def write_proj_data(folder: Path, grids: Path | None, is_network_on: bool) -> di
         raise ConfigurationError(f"PROJ's data are not in {_SYSTEM}: install the package proj-data, or unset LS4_PROJ_GRIDS.")
     link_proj_data(folder, _SYSTEM, grids or _SYSTEM)
     if is_network_on:
-        (folder / _INI).unlink()
-        settings = (_SYSTEM / _INI).read_text(encoding="utf-8")
+        (folder / _INI).unlink(missing_ok=True)
+        system = _SYSTEM / _INI
+        settings = system.read_text(encoding="utf-8") if system.is_file() else "[general]\n"
         write_atomically(folder / _INI, settings.replace("[general]", "[general]\nnetwork = on", 1))
     return {"PROJ_DATA": str(folder)}
 

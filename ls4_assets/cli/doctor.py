@@ -14,7 +14,7 @@ from ls4_assets.cli.configuration import load_command_settings
 def doctor(as_json: bool) -> None:
     """List the PROJ grids that the archive's region needs and that are missing.
 
-    Exits with status 1 when a needed grid is missing, or when frames were made without one.
+    Exits with status 1 when a needed grid is missing, or when frames were made without one or may have been.
     """
     from ls4_assets.operations.doctor import format_report, inspect_grids
     from resources.open import open_database

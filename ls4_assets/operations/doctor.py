@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from ls4_assets.db.schema import frame
 from ls4_assets.domain.regions import RegionBounds, load_outlines
 from ls4_assets.raster.proj_setup import list_with_grids
-from ls4_assets.raster.transformations import BetterOperation, Degrees, list_better, stated_accuracy
+from ls4_assets.raster.transformations import NONE, BetterOperation, Degrees, find_transformation, list_better, stated_accuracy
 from ls4_assets.settings import Settings
 
 _WORLD = (-180.0, -85.0, 180.0, 85.0)
@@ -32,16 +32,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class GridReport:
-    """What `ls4 doctor` found. `frames`: number of frames by collection that were made without a grid that they need."""
+    """What `ls4 doctor` found. `frames`: number of frames by collection that were made without a grid that they need.
+    `unknown`: those of which it is not known, because they were made before it was recorded, and whose datum may need a grid."""
 
     folder: str | None
     is_network_on: bool
     missing: tuple[Grid, ...]
     frames: Mapping[str, int]
+    unknown: Mapping[str, int]
 
     @property
     def is_complete(self) -> bool:
-        return not self.frames and (self.is_network_on or not any(grid.is_needed for grid in self.missing))
+        return not self.frames and not self.unknown and (self.is_network_on or not any(grid.is_needed for grid in self.missing))
 
 
 def inspect_grids(settings: Settings, connection: Connection) -> GridReport:
@@ -52,7 +54,28 @@ def inspect_grids(settings: Settings, connection: Connection) -> GridReport:
         missing = find_missing_grids(_list_systems(settings, connection, area), area, settings.datum_accuracy_m)
     counts = select(frame.c.collection, func.count()).where(frame.c.missing_grids != []).group_by(frame.c.collection)
     frames = dict(connection.execute(counts.order_by(frame.c.collection)).tuples().all())
-    return GridReport(str(settings.proj_grids or "") or None, settings.proj_network, missing, frames)
+    unknown = _count_unknown(connection, area)
+    return GridReport(str(settings.proj_grids or "") or None, settings.proj_network, missing, frames, unknown)
+
+
+def _count_unknown(connection: Connection, area: Degrees) -> dict[str, int]:
+    """Number of live frames by collection whose transformation was not recorded, without those whose CRS needs none."""
+    columns = (frame.c.collection, frame.c.source_crs)
+    query = select(*columns, func.count()).where(frame.c.missing_grids.is_(None), ~frame.c.deleted).group_by(*columns)
+    rows = connection.execute(query.order_by(frame.c.collection)).tuples().all()
+    counts: dict[str, int] = defaultdict(int)
+    unshifted = {crs for crs in {crs for _, crs, _ in rows} if crs and _is_unshifted(crs, area)}
+    for collection, crs, count in rows:
+        if crs not in unshifted:
+            counts[collection] += count
+    return dict(counts)
+
+
+def _is_unshifted(label: str, area: Degrees) -> bool:
+    """True for a CRS that is based on the datum of the map; False for one that is known by its name only."""
+    if not label.startswith("EPSG:"):
+        return False
+    return find_transformation(CRS.from_string(label), area) == NONE
 
 
 def archive_area(bounds: RegionBounds) -> Degrees:
@@ -131,6 +154,8 @@ def format_report(report: GridReport) -> Iterator[str]:
         yield "Download the needed grids into that folder, restart the services, and run this command again."
     for collection, count in report.frames.items():
         yield f"{count} frames of {collection} were made without a grid; when it is there, run: ls4 rematerialize {collection}"
+    for collection, count in report.unknown.items():
+        yield f"The transformation of {count} frames of {collection} is not known; run: ls4 rematerialize {collection}"
     if report.is_complete:
         yield "All needed grids are there."
 

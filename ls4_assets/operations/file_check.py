@@ -28,7 +28,7 @@ from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
 from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions
-from ls4_assets.raster.preview import measure_collar, write_preview
+from ls4_assets.raster.preview import write_preview
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets.settings import FileCheckSettings
 from resources.scratch import scratch_folder
@@ -131,8 +131,7 @@ def _inspect(task: CheckTask, report: FileReport, folder: Path) -> FileReport:
     if not missing and transformation and transformation.is_insufficient(settings.datum_accuracy_m):
         grids = ", ".join(transformation.missing_grids)
         warnings += (f"It was placed with {transformation}; with {grids} it would be more accurate (see `ls4 doctor`).",)
-    collar = measure_collar(source, detect_collar=settings.profiles[film_type].detect_collar)
-    facts = describe_result(source, result, collar, is_placed=not missing)
+    facts = describe_result(source, result, is_placed=not missing)
     return replace(report, rejections=rejections, warnings=warnings, facts=facts)
 
 

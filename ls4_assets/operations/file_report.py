@@ -27,18 +27,18 @@ class FileReport:
         return not self.rejections
 
 
-def describe_result(source: Source, result: FrameResult, collar: tuple[str, float], *, is_placed: bool) -> Facts:
+def describe_result(source: Source, result: FrameResult, *, is_placed: bool) -> Facts:
     """Return the facts of a processed file. Lengths are in meters on the ground, and not in the stretched meters of EPSG:3857.
 
-    `collar`: the rule that found it, and its share. `is_placed`: the scan has a georeference, and not a provisional one.
+    `is_placed`: the scan has a georeference, and not a provisional one.
     """
     facts: Facts = {
         "film_type": source.film_type,
         "width_px": source.width,
         "height_px": source.height,
         "bands": source.count,
-        "collar_rule": collar[0],
-        "collar_share": round(collar[1], 4),
+        "collar_rule": result.mask_rule or "nothing",
+        "collar_share": round(result.mask_share, 4),
     }
     if not is_placed or result.footprint_wkb is None:
         return facts

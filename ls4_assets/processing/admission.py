@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 from rasterio.enums import Interleaving
-from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from ls4_assets.domain.profiles import FrameProfile
 from ls4_assets.domain.sidecars import sidecar_kind
@@ -24,9 +23,12 @@ from ls4_assets.errors import FrameError, InsufficientResourcesError, Unwritable
 from ls4_assets.raster.frame import MAX_KEPT_BYTES
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.source import Source
+from ls4_assets.raster.tiff_directories import COMPRESSION, read_blocks
 from resources.storage import Storage
 
 _MEGABYTE = 1_000_000
+# The value of the tag Compression.
+_UNCOMPRESSED = 1
 # Prefix of a run's scratch folder. It has one folder per running frame, which contains the frame's reservation.
 RUN_PREFIX = "ls4-run-"
 _RESERVATION = "reserved-bytes"
@@ -138,7 +140,7 @@ def reject_oversized_blocks(source: Source, worker_memory_mb: int) -> None:
     if source.needs_conversion:
         # At least one row of blocks is converted at once, through copies of wider types.
         block_bytes += 4 * rows * source.width * value_bytes * source.count
-    required = _BASE_MEMORY_BYTES + _largest_compressed_block_bytes(source.path) + block_bytes
+    required = _BASE_MEMORY_BYTES + _largest_compressed_block_bytes(source) + block_bytes
     if required > worker_memory_mb * _MEGABYTE:
         raise FrameError(
             f"{source.path.name} is stored in so few strips or tiles that reading it takes {required / 1e6:,.0f} MB of memory, "
@@ -147,13 +149,13 @@ def reject_oversized_blocks(source: Source, worker_memory_mb: int) -> None:
         )
 
 
-def _largest_compressed_block_bytes(tif: Path) -> int:
-    """Size of the largest compressed strip or tile; 0 for an uncompressed file, which is read in pieces."""
-    # GDAL opens some files that tifffile cannot; do not reject those.
-    with suppress(TiffFileError), TiffFile(tif) as file:
-        page = file.pages.first
-        return max(page.databytecounts, default=0) if page.compression != COMPRESSION.NONE else 0
-    return 0
+def _largest_compressed_block_bytes(source: Source) -> int:
+    """Size of the photograph's largest compressed strip or tile; 0 for an uncompressed file, which is read in pieces."""
+    # GDAL opens some files whose directories cannot be read here; do not reject those.
+    if source.page is None or source.page.directory.number(COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:
+        return 0
+    _, sizes = read_blocks(source.path, source.page.directory)
+    return int(sizes.max(initial=0))
 
 
 def reject_oversized_sidecar(tif: str, sidecar: str, size: int, max_source_bytes: int) -> None:

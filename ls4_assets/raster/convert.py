@@ -23,7 +23,7 @@ from ls4_assets.raster.damage import reject_unwritten
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets.raster.pixel_format import PixelFormat, reduce_palette
 from ls4_assets.raster.raw_scan import Raw, RawScan, open_raw
-from ls4_assets.raster.source import Source
+from ls4_assets.raster.source import MaskDeclaration, Source
 from ls4_assets.raster.stretch import Stretch, choose_stretch, sample_step
 from ls4_assets.raster.tiff_directories import MAX_SAMPLE, MIN_SAMPLE, S_MAX_SAMPLE, S_MIN_SAMPLE
 
@@ -55,12 +55,12 @@ def converted(source: Source, out: Path) -> Iterator[tuple[Source, Conversion | 
         with ExitStack() as stack:
             raw = RawScan(source, stack.enter_context(open_raw(source, folder)), stack)
             plain = folder / source.path.name
-            has_mask, conversion = _write_plain(raw, plain)
+            declared_mask, conversion = _write_plain(raw, plain)
         bands = tuple(range(1, FILM_TYPES[source.film_type].bands + 1))
         yield (
             replace(
                 source, path=plain, page=None, count=len(bands), bands=bands, alpha_band=None, nodata=None, raw_nodata=None,
-                declared_mask="mask" if has_mask else "nothing", min_is_white=False, format=PixelFormat("plain", "uint8", False),
+                declared_mask=declared_mask, min_is_white=False, format=PixelFormat("plain", "uint8", False),
             ),
             conversion,
         )  # fmt: skip
@@ -68,14 +68,15 @@ def converted(source: Source, out: Path) -> Iterator[tuple[Source, Conversion | 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_plain(raw: RawScan, path: Path) -> tuple[bool, Conversion]:
-    """Write the converted photograph to `path`. Returns whether it has a mask, and what was done."""
+def _write_plain(raw: RawScan, path: Path) -> tuple[MaskDeclaration, Conversion]:
+    """Write the converted photograph to `path`. Returns what its mask means, and what was done."""
     source = raw.source
     if source.page is not None:
         read_valid = (lambda window: raw.read(window)[1]) if raw.declares_validity else None
         reject_unwritten(source.page, read_valid)
     decode, conversion = _DECODERS[source.format.kind](raw)
-    has_mask = raw.declares_validity or raw.has_implausible
+    # Single values that no sensor gives say nothing about a collar.
+    declared: MaskDeclaration = "mask" if raw.declares_validity else "implausible" if raw.has_implausible else "nothing"
     options = {
         "driver": "GTiff", "dtype": "uint8", "width": source.width, "height": source.height,
         "count": FILM_TYPES[source.film_type].bands, "interleave": "band", "tiled": True, "blockxsize": 512, "blockysize": 512,
@@ -85,9 +86,9 @@ def _write_plain(raw: RawScan, path: Path) -> tuple[bool, Conversion]:
         for window in raw.strips():
             values, valid = raw.read(window)
             target.write(decode(values), window=window)
-            if has_mask:
+            if declared != "nothing":
                 target.write_mask(valid.astype(np.uint8) * np.uint8(255), window=window)
-    return has_mask, conversion
+    return declared, conversion
 
 
 def _lookup(table: NDArray[np.uint8]) -> Decode:

@@ -26,7 +26,7 @@ from ls4_assets.raster.convert import Conversion, converted
 from ls4_assets.raster.damage import reject_corrupt_streams, reject_unwritten
 from ls4_assets.raster.fidelity import Sample, choose_sample_windows, cut_samples
 from ls4_assets.raster.gdal_env import atomic_write, gdal_env
-from ls4_assets.raster.mask import Mask, find_mask
+from ls4_assets.raster.mask import Mask, Rule, find_mask
 from ls4_assets.raster.position import WEB_MERCATOR
 from ls4_assets.raster.source import Limits, Source, translate_read_errors
 from ls4_assets.raster.windows import iter_chunks
@@ -43,11 +43,14 @@ ReadChunk = Callable[[Window], tuple[Pixels, NDArray[np.bool_] | None]]
 @dataclass(frozen=True)
 class DeflateResult:
     """The share of valid pixels, 0 to 1, sample blocks of the source, with which to compare the COG, and how the source was
-    converted; None when its pixels were kept as they are."""
+    converted; None when its pixels were kept as they are. mask_rule, mask_share: the rule of `mask` that excluded pixels of the
+    scan, None without one, and the share of the scan that it excluded."""
 
     valid_share: float
     samples: tuple[Sample, ...]
     conversion: Conversion | None = None
+    mask_rule: Rule | None = None
+    mask_share: float = 0.0
 
 
 def write_deflate(
@@ -72,11 +75,11 @@ def write_deflate(
         is_declared = mask is not None and mask.rule != "collar"
         reject_unwritten(source.page, (lambda window: mask.read(dataset, window)) if mask and is_declared else None)
         if source.needs_warp:
-            warped = stack.enter_context(_open_warped(source, dataset, mask, profile, out))
+            warped, scan_valid = stack.enter_context(_open_warped(source, dataset, mask, profile, out))
             _reject_oversize(warped, source, limits or Limits())
             shape, transform, read = warped.shape, warped.transform, _warped_reader(warped, source)
         else:
-            shape, transform = dataset.shape, source.transform
+            shape, transform, scan_valid = dataset.shape, source.transform, None
             read = _plain_reader(dataset, source, mask)
         valid, samples = _write(read, [out, keep] if keep else [out], shape, transform, profile, source_sha256)
         if not valid:
@@ -85,7 +88,9 @@ def write_deflate(
                 f"{source.path.name} has no valid pixel: all of it is masked or nodata; check the scan and its "
                 "nodata value, and drop it again."
             )
-        return DeflateResult(valid / int(shape[0] * shape[1]), tuple(samples), conversion)
+        mask_share = 1 - (valid if scan_valid is None else scan_valid) / (source.width * source.height)
+        rule = mask.rule if mask else None
+        return DeflateResult(valid / int(shape[0] * shape[1]), tuple(samples), conversion, rule, mask_share)
 
 
 def _write(
@@ -175,8 +180,8 @@ def _reject_oversize(warped: WarpedVRT, source: Source, limits: Limits) -> None:
 @contextmanager
 def _open_warped(
     source: Source, dataset: DatasetReader, mask: Mask | None, profile: FrameProfile, out: Path
-) -> Iterator[WarpedVRT]:
-    """Yield the source in EPSG:3857, north up, read on demand; its last band is alpha.
+) -> Iterator[tuple[WarpedVRT, int]]:
+    """Yield the source in EPSG:3857, north up, read on demand with alpha as last band, and the source's number of valid pixels.
 
     The warper must use one mask for all bands, so that no value bleeds in from the collar and black is not taken for nodata.
     The source is therefore wrapped in a VRT that has exactly the photograph's bands, and the mask as its mask band.
@@ -184,8 +189,9 @@ def _open_warped(
     mask_file = out.with_name(f".mask-{out.stem}.tif")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        valid = source.width * source.height
         if mask is not None:
-            _write_mask(source, dataset, mask, mask_file)
+            valid = _write_mask(source, dataset, mask, mask_file)
         xml = _build_vrt(source, dataset.block_shapes[0], mask_file if mask else None)
         with translate_read_errors(source), rasterio.open(xml, driver="VRT") as unwarped:
             warped = WarpedVRT(
@@ -197,20 +203,25 @@ def _open_warped(
                 **source.georeference.warp_options,
             )
         with warped:
-            yield warped
+            yield warped, valid
     finally:
         mask_file.unlink(missing_ok=True)
 
 
-def _write_mask(source: Source, dataset: DatasetReader, mask: Mask, path: Path) -> None:
+def _write_mask(source: Source, dataset: DatasetReader, mask: Mask, path: Path) -> int:
+    """Write the mask to `path`. Returns the number of valid pixels."""
     options = {
         "driver": "GTiff", "width": source.width, "height": source.height, "count": 1, "dtype": "uint8",
         "crs": source.crs, "transform": source.transform,
         "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "zlevel": 1,
     }  # fmt: skip
+    count = 0
     with gdal_env(), rasterio.open(path, "w", **options) as target:
         for window in iter_chunks(source.width, source.height, 512):
-            target.write(mask.read(dataset, window).astype(np.uint8) * np.uint8(255), 1, window=window)
+            valid = mask.read(dataset, window)
+            count += int(np.count_nonzero(valid))
+            target.write(valid.astype(np.uint8) * np.uint8(255), 1, window=window)
+    return count
 
 
 def _build_vrt(source: Source, block_shape: tuple[int, int], mask_file: Path | None) -> str:

@@ -28,6 +28,7 @@ from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.fidelity import Fidelity, Sample, compare_cog, measure_valid_share, read_samples
 from ls4_assets.raster.footprint import trace_footprint
 from ls4_assets.raster.gdal_env import gdal_env
+from ls4_assets.raster.mask import Rule
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from ls4_assets.raster.overviews import write_overviews
 from ls4_assets.raster.position import PositionOptions
@@ -55,6 +56,7 @@ class FrameResult:
     fidelity: comparison of the COG's pixels with the scan.
     footprint_wkb: MultiPolygon in EPSG:3857.
     conversion: how a scan that is not plain 8-bit gray or RGB was converted, None when its pixels were kept as they are.
+    mask_rule, mask_share: the rule of `mask` that excluded pixels, None without one, and the share of the scan that it excluded.
     """
 
     film_type: FilmType
@@ -80,6 +82,8 @@ class FrameResult:
     fidelity: Fidelity | None = None
     footprint_wkb: bytes | None = field(default=None, repr=False)
     conversion: Conversion | None = None
+    mask_rule: Rule | None = None
+    mask_share: float = 0.0
 
 
 def product_path(workdir: Path, stem: str, product: ProductName) -> Path:
@@ -119,6 +123,7 @@ def _write_deflate(run: _FrameRun) -> None:
     )
     run.samples = written.samples
     run.facts.update(_source_facts(source), valid_share=written.valid_share, conversion=written.conversion)
+    run.facts.update(mask_rule=written.mask_rule, mask_share=written.mask_share)
 
 
 def _write_overviews(run: _FrameRun) -> None:

@@ -4,8 +4,8 @@ The first of these rules that applies decides:
 1. a mask, internal or in a `.msk` file;
 2. an alpha band: a pixel is valid where it is at least half opaque. `alpha` recognizes near infrared that is wrongly tagged;
 3. a nodata tag: a pixel is invalid where all of its bands hold nodata;
-4. nothing declared: search for a collar, the flat border around a photograph (`collar`). True black and white inside the
-   photograph are kept. Line work of pure black and white has no collar that could be
+4. nothing declared, or only values excluded that no sensor gives: search for a collar, the flat border around a photograph
+   (`collar`). True black and white inside the photograph are kept. Line work of pure black and white has no collar that could be
    recognized.
 
 Images are read in strips: memory grows with the rows of the image, not with its pixels.
@@ -51,6 +51,10 @@ def find_mask(source: Source, dataset: DatasetReader, *, detect_collar: bool) ->
         values = np.array(source.nodata, dtype=np.uint8)[:, None, None]
         return Mask("nodata", lambda data, window: (source.read(data, window) != values).any(axis=0))
     collar = find_collar(source, dataset) if detect_collar and not _is_bilevel(source, dataset) else None
+    if source.declared_mask == "implausible":
+        if collar is None:
+            return Mask("mask", lambda data, window: _read_mask_band(source, data, window))
+        return Mask("collar", lambda data, window: collar.valid(window) & _read_mask_band(source, data, window))
     return Mask("collar", lambda _, window: collar.valid(window)) if collar else None
 
 

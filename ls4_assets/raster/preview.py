@@ -1,4 +1,4 @@
-"""What `ls4 check` shows of a frame: its collar, and a small picture."""
+"""What `ls4 check` shows of a frame: a small picture with its collar."""
 
 from pathlib import Path
 
@@ -8,10 +8,7 @@ from rasterio.io import MemoryFile
 from scipy import ndimage
 
 from ls4_assets.raster.gdal_env import atomic_write, gdal_env
-from ls4_assets.raster.mask import find_mask
-from ls4_assets.raster.source import Source
 from ls4_assets.raster.thumbnail import SUFFIX, render_thumbnail
-from ls4_assets.raster.windows import iter_chunks
 
 _SIZE_PX = 512
 _COLLAR = np.array([220, 40, 40], np.uint8)
@@ -32,14 +29,3 @@ def write_preview(cog: Path, out: Path) -> None:
     options = {"driver": "PNG", "dtype": "uint8", "count": 3, "height": pixels.shape[1], "width": pixels.shape[2]}
     with atomic_write(out) as part, gdal_env(), rasterio.open(part, "w", **options) as target:
         target.write(pixels)
-
-
-def measure_collar(source: Source, *, detect_collar: bool) -> tuple[str, float]:
-    """Return the rule of `mask` by which the scan has a collar, "nothing" without one, and its share of the scan, 0 to 1."""
-    with gdal_env(pam=True), source.open() as dataset:
-        mask = find_mask(source, dataset, detect_collar=detect_collar)
-        if mask is None:
-            return "nothing", 0.0
-        windows = iter_chunks(source.width, source.height, 512)
-        valid = sum(int(np.count_nonzero(mask.read(dataset, window))) for window in windows)
-    return mask.rule, 1 - valid / (source.width * source.height)

@@ -33,7 +33,7 @@ from ls4_assets.raster.pixel_format import PixelFormat, read_pixel_format
 from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.tiff_structure import reject_unbounded
 
-MaskDeclaration = Literal["mask", "alpha", "nodata", "nothing"]
+MaskDeclaration = Literal["mask", "alpha", "nodata", "implausible", "nothing"]
 
 MIN_SIDE_PX = 2
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -53,7 +53,7 @@ class Source:
 
     bands: 1-based numbers of the bands that hold the photograph.
     declared_mask: where the file itself declares its valid pixels; an alpha band is only a candidate until `mask` has checked
-        its values.
+        its values. "implausible": only the mask of a converted scan's values that no sensor gives, beside which a collar may be.
     nodata: one value per band, as `read` returns them; raw_nodata: as they are stored.
     min_is_white: the file stores black as 255; `read` inverts it.
     page: the image of the file that is the photograph; None when only GDAL can read the file's directories.
@@ -154,11 +154,11 @@ def open_source(path: Path, film_type: FilmType, limits: Limits, position: Posit
         page = choose_page(path)
         with _open_dataset(path, page) as dataset, _translate_metadata_errors(path):
             _reject_size(dataset, path, limits)
+            _reject_foreign_mask(dataset, path)
             pixel_format = read_pixel_format(dataset, page, path)
             bands, alpha_band = _select_bands(dataset, path, film_type, pixel_format)
             georeference = locate_page(page, dataset, path, position or PositionOptions())
             declared_mask, raw_nodata = _read_declared_mask(dataset, bands, alpha_band, pixel_format)
-            _reject_foreign_mask(dataset, path)
             return Source(
                 path=path, film_type=film_type, width=dataset.width, height=dataset.height, count=dataset.count,
                 georeference=georeference, bands=bands, declared_mask=declared_mask, alpha_band=alpha_band,
@@ -213,12 +213,17 @@ def _reject_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
 
 
 def _reject_foreign_mask(dataset: DatasetReader, path: Path) -> None:
-    """Raise FrameError when the `.msk` beside the tif belongs to another image."""
+    """Raise FrameError when the `.msk` beside the tif cannot be read, or belongs to another image."""
     sidecar = path.with_name(f"{path.name}.msk")
     if not sidecar.is_file():
         return
-    with rasterio.open(sidecar, driver="GTiff") as mask:
-        size = (mask.width, mask.height)
+    try:
+        with rasterio.open(sidecar, driver="GTiff") as mask:
+            size = (mask.width, mask.height)
+    except GDAL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise FrameError(f"{path.name} has a mask {sidecar.name} that cannot be read; delete it or export it again.") from error
     if size != (dataset.width, dataset.height):
         raise FrameError(
             f"{sidecar.name} is a mask of {size[0]:,} x {size[1]:,} pixels and {path.name} has {dataset.width:,} x "

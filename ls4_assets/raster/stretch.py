@@ -2,7 +2,7 @@
 
 The range that becomes 0 to 255 is, by the first rule that applies:
 1. the tags SMinSampleValue and SMaxSampleValue, or MinSampleValue and MaxSampleValue, unless more than 1 % of the valid values
-   are outside;
+   are outside, or the tags only repeat the range of the type, or almost all values are in the lowest quarter of it;
 2. the bits that the file says are used of each value (NBITS);
 3. 0 to 255, for integers that use exactly 8 bits: an 8-bit scan that was stored wider;
 4. the 0.1 and the 99.9 percentile of the valid values, so that a speck of dust or a dead pixel does not make the scan dark.
@@ -23,6 +23,8 @@ PERCENTILES = (0.1, 99.9)
 MAX_SAMPLE_PIXELS = 4_000_000
 """The percentiles are those of at most so many pixels, evenly spread: memory does not grow with the image."""
 MAX_OUTSIDE_SHARE = 0.01
+MIN_USED_SHARE = 0.25
+"""A declared range of which the brightest values use less would make the photograph nearly black."""
 MAX_PLAUSIBLE = 1e30
 """Larger floats are GDAL's and other programs' customary nodata values, such as -3.4e38."""
 
@@ -58,14 +60,25 @@ def sample_step(width: int, height: int) -> int:
     return max(1, int(np.ceil(np.sqrt(width * height / MAX_SAMPLE_PIXELS))))
 
 
+def _is_plausible_range(values: NDArray[Any], low: float, high: float) -> bool:
+    """Return whether the valid values use a declared range: a scanner that writes the range of the type says nothing."""
+    if low >= high or np.count_nonzero((values < low) | (values > high)) / values.size > MAX_OUTSIDE_SHARE:
+        return False
+    if np.issubdtype(values.dtype, np.integer):
+        limits = np.iinfo(values.dtype)
+        if low <= limits.min and high >= limits.max:
+            return False
+    brightest = float(np.percentile(values, PERCENTILES[1], method="nearest"))
+    return brightest >= low + MIN_USED_SHARE * (high - low)
+
+
 def choose_stretch(values: NDArray[Any], declared: Iterable[tuple[float, float]], used_bits: int | None) -> Stretch:
     """Return the stretch by the rules above.
 
     values: the valid values of all bands, or a sample of them; not empty. declared: ranges by tags, the first is preferred.
     """
     for low, high in declared:
-        outside = np.count_nonzero((values < low) | (values > high)) / values.size
-        if low < high and outside <= MAX_OUTSIDE_SHARE:
+        if _is_plausible_range(values, low, high):
             return Stretch(low, high, "the file's own tags")
     if used_bits:
         return Stretch(0.0, float(2**used_bits - 1), f"the {used_bits} bits that the file says are used")

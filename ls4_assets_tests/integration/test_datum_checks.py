@@ -12,6 +12,7 @@ import pytest
 from affine import Affine
 
 from ls4_assets.assets import frame_checks, keys
+from ls4_assets.db import schema
 from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.doctor import format_report, inspect_grids
@@ -45,7 +46,7 @@ def inspect(platform: Platform) -> tuple[set[str], dict[str, int], str]:
     with platform.database.connect() as connection:
         report = inspect_grids(platform.settings, connection)
     needed = {grid.name for grid in report.missing if grid.is_needed}
-    assert report.is_complete == (not needed and not report.frames)
+    assert report.is_complete == (not needed and not report.frames and not report.unknown)
     return needed, dict(report.frames), "\n".join(format_report(report))
 
 
@@ -86,3 +87,19 @@ def test_the_command_prints_what_scripts_need(platform: Platform) -> None:
     assert result.returncode == 1, result.stderr
     missing = {grid["name"]: grid for grid in json.loads(result.stdout)["missing"]}
     assert missing["us_noaa_conus.tif"]["is_needed"] and "NAD27" in missing["us_noaa_conus.tif"]["systems"]
+
+
+def test_frames_without_a_recorded_transformation_are_counted(platform: Platform) -> None:
+    """Frames from before the transformation was recorded were never counted, and NAD27 frames 3.5 m off passed for complete."""
+    table, names = schema.frame, {"NAD27": "EPSG:26714", "plain": "EPSG:32614", "gone": "EPSG:26714"}
+    with platform.database.connect() as connection:
+        row = dict(connection.execute(table.select().where(table.c.id == frame_of(NAD27).id)).mappings().one())
+        row = {name: value for name, value in row.items() if name != "profile"}
+        for name, crs in names.items():
+            old = {"id": f"old/{name}", "source_crs": crs, "missing_grids": None, "deleted": name == "gone"}
+            connection.execute(table.insert().values(**{**row, **old}))
+        report = inspect_grids(platform.settings, connection)
+        connection.rollback()
+    assert report.unknown == {COLLECTION: 1} and not report.is_complete
+    line = f"The transformation of 1 frames of {COLLECTION} is not known; run: ls4 rematerialize {COLLECTION}"
+    assert line in [*format_report(report)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError, InsufficientResourcesError
@@ -24,8 +25,10 @@ from ls4_assets.processing.admission import (
 from ls4_assets.raster.frame import process
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
+from ls4_assets_tests.trait_pixels import georeference_tags
 
 GIGABYTE = 10**9
+HEIGHT_OF_PAGE = 1500
 
 
 @pytest.fixture
@@ -127,6 +130,25 @@ def test_blocks_larger_than_a_worker_are_rejected_with_the_numbers(tmp_path: Pat
     for number, accepted in enumerate(layouts):
         path = write_tif(tmp_path / f"{number}.tif", photograph(3008, 3008, 3), interleave="pixel", **accepted)
         reject_oversized_blocks(open_source(path, "nc", Limits()), 810)
+
+
+def test_strip_of_a_photograph_that_is_a_later_page_is_counted(tmp_path: Path) -> None:
+    """A photograph in one compressed strip behind a thumbnail was admitted, and its worker ran out of memory."""
+    path = tmp_path / "x.tif"
+    pixels = np.random.default_rng(1).integers(1, 255, (HEIGHT_OF_PAGE, HEIGHT_OF_PAGE), dtype=np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels[::8, ::8], subfiletype=1, photometric="minisblack", extratags=georeference_tags(8))
+        writer.write(
+            pixels, subfiletype=0, photometric="minisblack", extratags=georeference_tags(), compression="zlib",
+            rowsperstrip=HEIGHT_OF_PAGE,
+        )  # fmt: skip
+    source = open_source(path, "bw", Limits())
+    assert source.page is not None and not source.page.is_first
+    # The base, the strip as it is compressed (2.2 MB), and 1.1 and 4 times the strip as it is decoded.
+    decoded_mb = 5.1 * HEIGHT_OF_PAGE**2 / 1e6
+    reject_oversized_blocks(source, int(800 + decoded_mb + 3))
+    with pytest.raises(FrameError, match="so few strips"):
+        reject_oversized_blocks(source, int(800 + decoded_mb + 1))
 
 
 def test_worker_count_is_limited_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,16 @@ def test_a_folder_is_checked_and_one_bad_file_stops_no_other(tmp_path: Path) -> 
     assert red[0, 0] and red.mean() == pytest.approx(1 - inside.mean(), abs=0.05)
 
 
+@pytest.mark.parametrize("place", [TRAVIS, {}], ids=["reprojected", "in place"])
+def test_the_collar_of_a_16_bit_scan_is_reported(tmp_path: Path, place: dict[str, Any]) -> None:
+    """A 16-bit scan with a collar of 65535 was reported to have none: it was measured before its conversion to 8 bits."""
+    inside = rotated_rectangle(300, 250)
+    pixels: Any = np.where(inside, photograph(300, 250).astype(np.uint16) * 200, np.uint16(65535))
+    facts = check(write_tif(tmp_path / NAME, pixels, **place))[NAME].facts
+    assert facts is not None and facts["collar_rule"] == "collar"
+    assert facts["collar_share"] == pytest.approx(1 - inside.mean(), abs=0.02)
+
+
 def test_scans_are_checked_before_georeferencing(tmp_path: Path) -> None:
     """Everything else is checked, and the missing georeference is a rejection only when it should be there already."""
     write_tif(tmp_path / NAME, photograph(300, 250), **NO_GEOREFERENCE)
