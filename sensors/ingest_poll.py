@@ -154,8 +154,8 @@ def batch_run_states(instance: DagsterInstance, batches: Sequence[str]) -> dict[
             run = record.dagster_run
             batch = run.tags[keys.BATCH_TAG]
             state = states.get(batch, BatchRunState())
-            is_known = run.status == DagsterRunStatus.CANCELED or LOST_TAG in run.tags
-            has_started = record.start_time is not None or is_known
+            was_ended = run.status == DagsterRunStatus.CANCELED or LOST_TAG in run.tags
+            has_started = record.start_time is not None or was_ended
             states[batch] = BatchRunState(state.is_finished and run.is_finished, state.has_started or has_started)
     return states
 

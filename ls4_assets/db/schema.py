@@ -119,7 +119,7 @@ frame = Table(
     Column("partition", Text, nullable=False),
     Column("source_key", Text, nullable=False),
     Column("source_version", Text, nullable=False),
-    Column("content_hash", Text, nullable=False, comment="SHA-256 of the tif and its sidecars"),
+    Column("content_hash", Text, nullable=False, comment="SHA-256 of tif and sidecars, and their order if they arrived apart"),
     Column("products", JSONB, nullable=False, server_default="{}", comment="per step: content, profile, size, version, run"),
     Column("profile", Text, Computed("products #>> '{cog,profile}'"), comment="profile hash of the COG; covers all options"),
     Column("scan_file", Text, comment="file name of the raw scan; null: none found"),

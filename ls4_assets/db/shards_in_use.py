@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, bindparam, create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
 _IN_USE = text(
     "SELECT DISTINCT c.shard FROM ls4.collection AS c WHERE c.shard <> ALL(:besides) AND ("
     "EXISTS (SELECT FROM ls4.source WHERE collection = c.name) OR EXISTS (SELECT FROM ls4.frame WHERE collection = c.name))"
-).bindparams(bindparam("besides"))
+)
 
 
 def find_shards_in_use(connection: Connection, besides: Collection[str] = ()) -> set[str]:

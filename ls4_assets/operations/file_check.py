@@ -23,11 +23,11 @@ from ls4_assets.processing.admission import out_of_memory_error, reject_oversize
 from ls4_assets.processing.header_limit import limit_header_time
 from ls4_assets.processing.lost_workers import explain_time_limit
 from ls4_assets.processing.pool import run_tasks
+from ls4_assets.processing.position_options import position_options
 from ls4_assets.processing.quality import check_result
-from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import GDAL_ERRORS, gdal_env, is_out_of_memory
-from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions
+from ls4_assets.raster.position import WEB_MERCATOR
 from ls4_assets.raster.preview import write_preview
 from ls4_assets.raster.source import Limits, open_source
 from ls4_assets.settings import FileCheckSettings
@@ -106,11 +106,7 @@ def _inspect(task: CheckTask, report: FileReport, folder: Path) -> FileReport:
     settings, limits = task.settings, Limits(task.settings.max_pixels, task.settings.max_source_bytes)
     tif = _link_source(task.path, folder / "source", settings.max_source_bytes)
     film_type = task.film_type or _guess_film_type(tif)
-    position = PositionOptions(
-        gcp_transformation=settings.profiles[film_type].gcp_transformation,
-        max_gcp_rms_px=settings.max_gcp_rms_px,
-        datums=DatumRules(settings.archive_description.assumed_datums, settings.datum_accuracy_m),
-    )
+    position = position_options(settings, settings.profiles[film_type], {})
     missing = ""
     with limit_header_time():
         try:

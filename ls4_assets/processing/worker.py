@@ -32,10 +32,10 @@ from ls4_assets.errors import (
 )
 from ls4_assets.processing import admission
 from ls4_assets.processing.header_limit import limit_header_time
+from ls4_assets.processing.position_options import position_options
 from ls4_assets.processing.products import FrameProducts, ProductsRemovedError, SupersededError
 from ls4_assets.processing.quality import Finding, FrameQualityError, validate_frame
 from ls4_assets.processing.tasks import FrameOutcome, FrameTask
-from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.frame import FrameResult, process, product_path
 from ls4_assets.raster.gdal_env import is_out_of_memory
 from ls4_assets.raster.position import PositionOptions
@@ -167,9 +167,7 @@ class _FrameJob:
         return replace(outcome, findings=findings)
 
     def _position_options(self) -> PositionOptions:
-        settings = self.task.settings
-        datums = DatumRules(settings.archive_description.assumed_datums, settings.datum_accuracy_m)
-        return PositionOptions(self._generations(), self.profile.gcp_transformation, settings.max_gcp_rms_px, datums)
+        return position_options(self.task.settings, self.profile, self._generations())
 
     def _generations(self) -> dict[str, int]:
         """In which order the files arrived, by suffix; a tif that arrives again counts as dropped with its sidecars."""

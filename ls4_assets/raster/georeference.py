@@ -22,7 +22,7 @@ from ls4_assets.raster.control_points import Fit
 from ls4_assets.raster.crs_files import reject_crs_files
 from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
-from ls4_assets.raster.position import WEB_MERCATOR, PositionOptions, crs_label, read_position
+from ls4_assets.raster.position import EARTH_RADIUS_M, WEB_MERCATOR, PositionOptions, crs_label, read_position
 from ls4_assets.raster.sidecar_readers import Reading
 from ls4_assets.raster.transformations import NONE, Transformation, find_transformation, map_degrees
 
@@ -30,7 +30,6 @@ from ls4_assets.raster.transformations import NONE, Transformation, find_transfo
 # no edge.
 _MAP_EDGE = 20_037_508.35
 _MAP_LIMITS = (_MAP_EDGE * 1.01, _MAP_EDGE * 2)
-_EARTH_RADIUS_M = 6_378_137.0
 # About a degree. The Gulf of Guinea has no land there.
 _NULL_ISLAND_M = 111_000.0
 _SAME_PLACE_PX = 0.001
@@ -83,7 +82,7 @@ class Georeference:
         origin, right, down = (self.transform @ pixel for pixel in ((0, 0), (1, 0), (0, 1)))
         xs, ys = transform_points(self.crs, WEB_MERCATOR, *zip(origin, right, down, strict=True))
         area = abs((xs[1] - xs[0]) * (ys[2] - ys[0]) - (xs[2] - xs[0]) * (ys[1] - ys[0]))
-        return math.sqrt(area) / math.cosh(ys[0] / _EARTH_RADIUS_M)
+        return math.sqrt(area) / math.cosh(ys[0] / EARTH_RADIUS_M)
 
 
 def read_georeference(

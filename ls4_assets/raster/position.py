@@ -6,7 +6,7 @@ CRS. `georeference` checks that the result is a plausible place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from ls4_assets.raster.gdal_env import GDAL_ERRORS
 from ls4_assets.raster.sidecar_readers import HEADER, Reading, read_all
 
 WEB_MERCATOR = CRS.from_epsg(3857)
+EARTH_RADIUS_M = 6_378_137.0
+"""Radius of the sphere of EPSG:3857."""
 MAX_SHIFT_PX = 1.0
 """Positions that differ by less at all corners count as equal: world files are rounded."""
 
@@ -174,7 +176,7 @@ def _shift(first: Position, second: Position) -> tuple[float, float]:
         return (0.0, 0.0) if here is there is None and first.crs == second.crs else (np.inf, np.inf)
     distance = float(np.hypot(*(here - there).T).max())
     pixel = min(np.hypot(*(here[1] - here[0])) / first.size[0], np.hypot(*(here[3] - here[0])) / first.size[1])
-    scale = 1 / np.cosh(here[:, 1].mean() / 6_378_137.0)
+    scale = 1 / np.cosh(here[:, 1].mean() / EARTH_RADIUS_M)
     return distance * scale, distance / pixel if pixel > 0 else np.inf
 
 
@@ -231,7 +233,7 @@ def _with_note(
         meters, pixels = _shift(position, overruled)
         if pixels > MAX_SHIFT_PX:
             notes.append(f"dropped after {reading.label}, which lies {_describe_distance(meters)}")
-    return Position(**{**vars(position), "note": notes[0] if notes else ""})
+    return replace(position, note=notes[0] if notes else "")
 
 
 def crs_label(crs: CRS) -> str:

@@ -16,5 +16,7 @@ def upgrade() -> None:
     grids = "PROJ grids without which the accuracy is insufficient; null: not known"
     op.add_column("frame", transformation, schema="ls4")
     op.add_column("frame", sa.Column("missing_grids", ARRAY(sa.Text), comment=grids), schema="ls4")
+    hashed = "SHA-256 of tif and sidecars, and their order if they arrived apart"
+    op.alter_column("frame", "content_hash", schema="ls4", comment=hashed)
     without_grids = sa.text("missing_grids <> '{}'")
     op.create_index("frame_without_grids", "frame", ["collection"], schema="ls4", postgresql_where=without_grids)
