@@ -10,9 +10,13 @@ import pytest
 import rasterio
 from affine import Affine
 
+from ls4_assets.assets.events import _frame_metadata
+from ls4_assets.db.frames import Product
 from ls4_assets.domain.film_types import FilmType
+from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
+from ls4_assets.processing.tasks import FrameOutcome
 from ls4_assets.raster.frame import FrameResult, process
 from ls4_assets.raster.source import Limits
 from ls4_assets_tests.platform import CHECKOUT
@@ -180,3 +184,16 @@ def test_command_for_one_range_of_a_roll_works(tmp_path: Path) -> None:
     tif, result = deflate(tmp_path / command.split()[-1], "bw")
     assert result.conversion is None
     assert np.abs(read(tif).astype(int) - truth[0]).max() <= 1
+
+
+def test_materialization_shows_the_stretch(tmp_path: Path) -> None:
+    """The numbers of a stretch were in no place where staff could read them."""
+    trait = next(trait for trait in TRAITS if trait.name == "uint16 of which 12 bits are used")
+    trait.make(tmp_path / "x.tif")
+    _, result = deflate(tmp_path / "x.tif", "bw")
+    frame = Frame(Collection("Travis", "USDA_1958", "frames"), "bw", "02-08-60_6-1")
+    product = Product("hash", "profile", 1, "version", "run")
+    outcome = FrameOutcome(frame, "made", None, None, "hash", {"deflate": product}, {}, result)
+    metadata = _frame_metadata(outcome, "deflate", "https://example.org")
+    assert (metadata["stretch_black"].value, metadata["stretch_white"].value) == (0.0, 16 * 255.0)
+    assert "uint16" in str(metadata["pixels"].value) and "percentiles" in str(metadata["pixels"].value)
