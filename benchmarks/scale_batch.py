@@ -1,9 +1,8 @@
 """A batch of frames through Dagster, compared with the same pixel work in a bare process pool on the same files.
 
-The sensor `ingest_poll` finds, claims and requests the batch, and its run is a separate process, as the launcher starts it
-(`dagster api execute_run`). The wall time of the run includes the start of the process, its imports, the load of all definitions,
-planned events, copies from and to the archive, hashes, rows, thumbnails and materializations, but not the wait in Dagster's
-queue.
+The sensor `ingest_poll` finds, claims and requests the batch, and its run is forked from a warm run server, as by the launcher of
+one machine. The wall time of the run, from the request to the end of its process, includes planned events, copies from and to
+the archive, hashes, rows, thumbnails and materializations, but not the wait in Dagster's queue.
 """
 
 import json
@@ -11,23 +10,29 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.code_pointer import CodePointer
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import serialize_value
 
 from benchmarks.photographs import write_photograph
 from benchmarks.scale_pool import bare_pool
-from ls4_assets.definitions import defs
+from ls4_assets.definitions import _load, defs
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.operations.status import collect
+from ls4_assets.runtime import run_client
 from resources.archive import Archive
+from sensors.defined_shards import FOLLOW_SECONDS
 
 _COLLECTION = Collection("Travis", "USDA_1958", "frames")
 # The number of different photographs; the frames are hard links to them.
 _PHOTOGRAPHS = 4
+_POLL_SECONDS = 0.05
 
 
 def measure_batch(frames: int, side: int) -> dict[str, float]:
@@ -42,19 +47,23 @@ def measure_batch(frames: int, side: int) -> dict[str, float]:
     workers = archive.settings.workers
     keeping = [bare_pool(paths, workers, keep=True)]
     bare = [bare_pool(paths, workers)]
-    started = time.perf_counter()
     with dg.DagsterInstance.get() as instance:
+        _begin_shard(instance, archive)
+        started = time.perf_counter()
         request = _request_batch(instance, archive, frames)
         sensor_s = time.perf_counter() - started
-        command = _create_run(instance, request)
-        os.sync()
-        started = time.perf_counter()
-        result = subprocess.run(command, check=False, stdout=sys.stderr)
-        run_s = time.perf_counter() - started
+        arguments = _create_run(instance, request)
+        with _run_server(Path(os.environ["LS4_WORK_DIR"])) as server:
+            os.sync()
+            started = time.perf_counter()
+            run_client.start_run(server, arguments.run_id, serialize_value(arguments), {_COLLECTION.shard})
+            while run_client.list_runs(server):
+                time.sleep(_POLL_SECONDS)
+            run_s = time.perf_counter() - started
     bare.append(bare_pool(paths, workers))
     keeping.append(bare_pool(paths, workers, keep=True))
     done = collect(archive.settings, _COLLECTION.name).collections[0].done
-    assert (result.returncode, done) == (0, frames), f"{done} of {frames} frames are done; check the run's log above"
+    assert done == frames, f"{done} of {frames} frames are done; check the run's log above"
     bare_s, keeping_s = sum(bare) / len(bare), sum(keeping) / len(keeping)
     return {
         "frames": frames, "side": side, "workers": workers, "ratio": run_s / bare_s, "run_s": run_s, "bare_s": bare_s,
@@ -75,11 +84,23 @@ def _drop(archive: Archive, frames: int, side: int) -> list[Path]:
     return paths
 
 
-def _request_batch(instance: dg.DagsterInstance, archive: Archive, frames: int) -> dg.RunRequest:
-    """The run request of one sensor tick, whose events are recorded as the daemon does."""
+def _begin_shard(instance: dg.DagsterInstance, archive: Archive) -> None:
+    """The first tick finds the frames, whose shard has no assets yet. Load the definitions again, as the code server does."""
+    _tick(instance, archive)
+    _load.cache_clear()
+    defs()
+    time.sleep(FOLLOW_SECONDS)
+
+
+def _tick(instance: dg.DagsterInstance, archive: Archive) -> object:
     definitions = defs()
     context = dg.build_sensor_context(instance=instance, definitions=definitions, resources={"archive": archive})
-    result = definitions.resolve_sensor_def("ingest_poll")(context)
+    return definitions.resolve_sensor_def("ingest_poll")(context)
+
+
+def _request_batch(instance: dg.DagsterInstance, archive: Archive, frames: int) -> dg.RunRequest:
+    """The run request of one sensor tick, whose events are recorded as the daemon does."""
+    result = _tick(instance, archive)
     assert isinstance(result, dg.SensorResult), f"the sensor requests no run: {result}"
     for event in result.asset_events:
         instance.report_runless_asset_event(event)
@@ -90,8 +111,27 @@ def _request_batch(instance: dg.DagsterInstance, archive: Archive, frames: int) 
     return request
 
 
-def _create_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> list[str]:
-    """Create the run in Dagster's database; returns the command that executes it."""
+@contextmanager
+def _run_server(folder: Path) -> Iterator[Path]:
+    """Start a run server, which the platform has before a run begins; yields its socket."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "runs.sock"
+    # A thread would not survive the fork.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ls4_assets.runtime.run_server", str(path)]
+    server = subprocess.Popen(command, stdout=sys.stderr, env=environment)
+    try:
+        while not run_client.is_running(path):
+            assert server.poll() is None, "the run server has stopped; check the log above"
+            time.sleep(_POLL_SECONDS)
+        yield path
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _create_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> ExecuteRunArgs:
+    """Create the run in Dagster's database; returns what its process needs to know."""
     job = defs().resolve_implicit_global_asset_job_def()
     selection = frozenset(request.asset_selection or ())
     pointer = CodePointer.from_module("ls4_assets.definitions", "defs", working_directory=None)
@@ -104,7 +144,7 @@ def _create_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> list[st
         asset_selection=selection,
         job_code_origin=origin,
     )
-    return list(ExecuteRunArgs(origin, run.run_id, instance.get_ref(), set_exit_code_on_failure=True).get_command_args())
+    return ExecuteRunArgs(origin, run.run_id, instance.get_ref(), set_exit_code_on_failure=True)
 
 
 def _run_seconds_from_log(workers: int, run_s: float) -> dict[str, float]:

@@ -31,6 +31,7 @@ from ls4_assets.domain.sidecars import SIDECARS
 from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
 from ls4_assets.settings import CONCERNS, Unit
+from ls4_assets_tests.place_traits import PLACE_TRAITS
 from ls4_assets_tests.traits import TRAITS
 from resources.archive import Archive
 from sensors import DAEMON_SLACK_SECONDS
@@ -236,6 +237,8 @@ def storages_table() -> str:
 def traits_table() -> str:
     """One row for each trait that a dropped tif may have: the film type under which it is tested, and what happens."""
     rows = [(trait.group, trait.name, f"`{trait.film_type}`", trait.outcome) for trait in TRAITS]
+    # No trait of a place depends on the film type.
+    rows += [(trait.group, trait.name, "`bw`", trait.outcome) for trait in PLACE_TRAITS]
     return table(("kind", "trait", "tested under", "what happens"), rows)
 
 

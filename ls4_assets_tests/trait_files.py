@@ -90,6 +90,12 @@ def msk(path: Path) -> Truth:
     return scene(), collar()
 
 
+def unmarked_msk(path: Path) -> None:
+    """As programs write it that know nothing of GDAL's masks."""
+    write_tif(path, scene())
+    write_tif(path.with_name(f"{path.name}.msk"), collar()[None].astype(np.uint8) * np.uint8(255))
+
+
 def foreign_msk(path: Path) -> None:
     msk(path)
     other = path.with_name("other.tif")

@@ -32,6 +32,7 @@ from ls4_assets_tests.trait_files import (
     sub_image,
     two_photographs,
     unclear_alpha,
+    unmarked_msk,
     unwritten,
     with_alpha,
 )
@@ -175,6 +176,8 @@ TRAITS: tuple[Trait, ...] = (
     Trait("alpha and masks", "internal mask", "accepted, the mask is used", internal_mask),
     Trait("alpha and masks", "`x.tif.msk` beside the file", "accepted, the mask is used", msk),
     Trait("alpha and masks", "`x.tif.msk` of another size", "rejected", foreign_msk, rejection="x.tif.msk is a mask of"),
+    Trait("alpha and masks", "`x.tif.msk` without GDAL's mark of a mask", "rejected with how to mark it", unmarked_msk,
+          rejection="x.tif.msk is not marked as a mask"),
     Trait("images", "thumbnail first", FULL, pages((8, 1, True), (1, 0, True))),
     Trait("images", "thumbnail without a mark first", FULL, pages((8, 0, True), (1, 0, True))),
     Trait("images", "only the thumbnail is georeferenced", "accepted, placed by the thumbnail",

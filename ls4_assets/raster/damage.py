@@ -99,8 +99,17 @@ class Damage:
 
 
 def describe_damage(path: Path, gdal_name: str, reason: str) -> FrameError:
-    """Return the rejection of a file that GDAL could not read, with the place of the first damaged block."""
-    damage = _locate(gdal_name)
+    """Return the rejection of a file that GDAL could not read, with the place of the first damaged block.
+
+    The damage may lie in the `.msk` beside it.
+    """
+    damage, is_mask = _locate(gdal_name)
+    mask = path.with_name(f"{path.name}.msk")
+    if damage and is_mask and mask.is_file():
+        return FrameError(
+            f"{path.name} has a mask {mask.name} that is truncated or corrupt in {damage.place}; delete it, or copy it again and "
+            "drop it."
+        )
     if damage is None:
         return FrameError(f"{path.name} is truncated or corrupt; {_COPY_AGAIN}.")
     if damage.count == damage.total > 1:
@@ -112,15 +121,17 @@ def describe_damage(path: Path, gdal_name: str, reason: str) -> FrameError:
     return FrameError(f"{path.name} is truncated or corrupt in {damage.place}; {_COPY_AGAIN}.")
 
 
-def _locate(gdal_name: str) -> Damage | None:
-    """Read an image block by block; None when every block can be read alone."""
+def _locate(gdal_name: str) -> tuple[Damage | None, bool]:
+    """Read an image block by block, and then its mask: the damage, and whether it is in the mask; None when every block can be
+    read alone."""
     with gdal_env(pam=True), rasterio.open(gdal_name) as dataset:
         windows = [window for _, window in dataset.block_windows(1)]
-        for read in (lambda window: dataset.read(window=window), lambda window: dataset.read_masks(1, window=window)):
+        reads = (lambda window: dataset.read(window=window), lambda window: dataset.read_masks(1, window=window))
+        for is_mask, read in zip((False, True), reads, strict=True):
             damage = _summarize((window, not _is_readable(partial(read, window))) for window in windows)
             if damage:
-                return damage
-    return None
+                return damage, is_mask
+    return None, False
 
 
 def _is_readable(read: Callable[[], object]) -> bool:

@@ -15,7 +15,7 @@ from rasterio.errors import CRSError
 
 from ls4_assets.domain.printable import printable
 from ls4_assets.errors import FrameError
-from ls4_assets.raster.transformations import Transformation
+from ls4_assets.raster.transformations import UNIDENTIFIED, Transformation
 
 # With one of these ellipsoids every datum in use is within about two meters of WGS 84: GRS 1980 and WGS 84.
 _MODERN_RADIUS_M = 6_378_137.0
@@ -39,8 +39,13 @@ class DatumRules:
 
 
 def has_unknown_datum(crs: CRS, transformation: Transformation) -> bool:
-    """True when PROJ has no transformation for the datum of `crs`, and its ellipsoid is not that of a modern datum."""
-    return transformation.is_ballpark and not _is_modern(_ellipsoid(crs))
+    """True when PROJ has no transformation for the datum of `crs`, and its ellipsoid is not that of a modern datum.
+
+    Where no operation of PROJ gives GDAL's coordinates, only a datum that PROJ knows by name counts as known.
+    """
+    if transformation.is_ballpark:
+        return not _is_modern(_ellipsoid(crs))
+    return transformation.name == UNIDENTIFIED and not names_datum(crs)
 
 
 def names_datum(crs: CRS) -> bool:
@@ -79,8 +84,11 @@ def mark_assumed(transformation: Transformation, crs: CRS) -> Transformation:
     return replace(transformation, name=f"{transformation.name} (assumed {_horizontal(crs).datum.name}: the scan names no datum)")
 
 
-def unknown_datum_error(name: str, crs: CRS, transformation: Transformation) -> FrameError:
-    """Return the rejection of the tif `name`: which grid its datum needs, or else a command that names another datum."""
+def unknown_datum_error(name: str, crs: CRS, transformation: Transformation, sidecar: str | None = None) -> FrameError:
+    """Return the rejection of the tif `name`: which grid its datum needs, or else a command that names another datum.
+
+    `sidecar`: the file that names the CRS and holds the position too, so that it must stay; None for any other.
+    """
     horizontal = _horizontal(crs)
     datum = horizontal.datum.name if horizontal.datum else "unknown"
     ellipsoid = horizontal.ellipsoid.name if horizontal.ellipsoid else "unknown"
@@ -91,12 +99,18 @@ def unknown_datum_error(name: str, crs: CRS, transformation: Transformation) -> 
         )
     suggested = assume_datum(crs, _SUGGESTED)
     code = suggested.to_epsg() if suggested else None
-    meant = f", if NAD27 is meant, with {assign_crs(code, name)}" if code else f" with {assign_crs('CODE', name)}"
+    if_meant = ", if NAD27 is meant," if code else ""
+    if sidecar:
+        advice = f"drop a .prj with the CRS that {sidecar} is in beside it, which is{if_meant} the text EPSG:{code or 'CODE'}"
+    else:
+        advice = (
+            f"write the CRS that it was georeferenced in into the tif{if_meant} with {assign_crs(code or 'CODE', name)}, delete "
+            f"its .prj and .aux.xml and drop fixed.tif as {name}"
+        )
     return FrameError(
         f'{name} has an unknown datum, or one that PROJ cannot transform there ("{datum}", ellipsoid "{ellipsoid}"), so its '
-        "place is uncertain by some hundred meters; "
-        f"write the CRS that it was georeferenced in into the tif{meant}, delete its .prj and .aux.xml and drop fixed.tif as "
-        f"{name}, or ask the operator to add the datum to assumed_datums in the archive file."
+        f"place is uncertain by some hundred meters; {advice}, or ask the operator to add the datum to assumed_datums in the "
+        "archive file."
     )
 
 

@@ -22,8 +22,8 @@ from ls4_assets.raster.control_points import Fit
 from ls4_assets.raster.crs_files import reject_crs_files
 from ls4_assets.raster.datums import DatumRules
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
-from ls4_assets.raster.position import EARTH_RADIUS_M, WEB_MERCATOR, PositionOptions, crs_label, read_position
-from ls4_assets.raster.sidecar_readers import Reading
+from ls4_assets.raster.position import EARTH_RADIUS_M, WEB_MERCATOR, Position, PositionOptions, crs_label, read_position
+from ls4_assets.raster.sidecar_readers import HEADER, PAM, Reading
 from ls4_assets.raster.transformations import NONE, Transformation, find_transformation, map_degrees
 
 # Largest plausible easting and northing: half the circumference, and twice that to the north and south, where Web Mercator has
@@ -111,7 +111,7 @@ def read_georeference(
     is_moved = np.abs(map_corners - corners).max() > _SAME_PLACE_PX * abs(transform.a)
     control_points, transformation = position.control_points, NONE
     if is_moved:
-        crs, transformation = _find_transformation(crs, label, corners, map_corners, path, options.datums)
+        crs, transformation = _find_transformation(position, label, map_corners, path, options.datums)
         control_points = replace(control_points, crs=crs) if control_points else None
     georeference = Georeference(
         crs=crs, transform=transform, crs_label=crs_label(crs), needs_warp=bool(is_turned or is_moved or control_points),
@@ -123,18 +123,21 @@ def read_georeference(
 
 
 def _find_transformation(
-    crs: CRS, label: str, corners: NDArray[np.float64], map_corners: NDArray[np.float64], path: Path, rules: DatumRules
+    position: Position, label: str, map_corners: NDArray[np.float64], path: Path, rules: DatumRules
 ) -> tuple[CRS, Transformation]:
     """Return the CRS, with an assumed datum if its own is unknown and the archive file says which is meant, and how it is moved.
 
     Raises FrameError for an unknown datum.
     """
+    crs, corners = position.crs, position.corners()
     transformation = _describe(crs, label, corners, map_corners, path)
     if not datums.has_unknown_datum(crs, transformation):
         return crs, transformation
     assumed = datums.assume_datum(crs, rules.assumed)
     if assumed is None:
-        raise datums.unknown_datum_error(path.name, crs, transformation)
+        source = position.crs_reading
+        sidecar = source.name if source.has_position and source.suffix not in (HEADER, PAM) else None
+        raise datums.unknown_datum_error(path.name, crs, transformation, sidecar)
     label = crs_label(assumed)
     transformation = _describe(assumed, label, corners, _project_to_map(assumed, label, corners, path), path)
     return assumed, datums.mark_assumed(transformation, assumed)

@@ -16,6 +16,8 @@ from ls4_assets.raster.sidecar_readers import HEADER, PAM, Reading, read_all, re
 from ls4_assets.raster.tiff_directories import Directory, read_directories
 
 Factors = tuple[float, float]
+# The sidecars that a GIS writes for the image that it shows, which is the first of the file.
+_OF_FIRST_IMAGE = (PAM, ".tab", ".aux.xml")
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ def _read_page(page: Page, factors: Factors | None) -> Reading:
 
 
 def _as_on_page(page: Page, reading: Reading, factors: Factors | None) -> Reading:
-    """What a sidecar says, in pixels of the page. GIS open a tif by its first image, and write points and GDAL's x.tif.aux.xml in
-    its pixels; points beyond it are those of the photograph already.
+    """What a sidecar says, in pixels of the page. GIS open a tif by its first image, and write points and their own sidecars in
+    its pixels; points beyond it are those of the photograph already. A world file places the photograph.
     """
-    transform = reading.transform if reading.suffix == PAM else None
+    transform = reading.transform if reading.suffix in _OF_FIRST_IMAGE else None
     width, height = 1.25 * page.first.width, 1.25 * page.first.height
     is_beyond = any(point.column > width or point.row > height for point in reading.points)
     if reading.suffix == HEADER or is_beyond or not (transform or reading.points):

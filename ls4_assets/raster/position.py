@@ -223,7 +223,7 @@ def _explain_crs(path: Path, first: Position, second: Position, meters: float) -
 def _with_note(
     position: Position, path: Path, older: Sequence[Reading], readings: Sequence[Reading], options: PositionOptions
 ) -> Position:
-    """The position with a note on the first older reading that it overrules."""
+    """The position with a note on the first older reading, of a position or of a CRS, that it overrules."""
     notes = []
     for reading in older:
         try:
@@ -233,7 +233,25 @@ def _with_note(
         meters, pixels = _shift(position, overruled)
         if pixels > MAX_SHIFT_PX:
             notes.append(f"dropped after {reading.label}, which lies {_describe_distance(meters)}")
+    notes += _overruled_crs(position, path, readings, options)
     return replace(position, note=notes[0] if notes else "")
+
+
+def _overruled_crs(position: Position, path: Path, readings: Sequence[Reading], options: PositionOptions) -> list[str]:
+    """What the CRS of an older file would have meant for the same coordinates."""
+    notes, latest = [], options.generation(position.crs_reading)
+    for reading in readings:
+        if reading.crs is None or reading.crs == position.crs or options.generation(reading) >= latest:
+            continue
+        try:
+            overruled = _in_crs(path, position.size, position.reading, reading, options)
+        except FrameError:
+            continue
+        meters, pixels = _shift(position, overruled)
+        if pixels > MAX_SHIFT_PX:
+            newer, place = position.crs_reading.label, _describe_distance(meters)
+            notes.append(f"the CRS of {newer} was dropped after {reading.label}, whose CRS places it {place}")
+    return notes
 
 
 def crs_label(crs: CRS) -> str:

@@ -36,6 +36,8 @@ from ls4_assets.raster.tiff_structure import reject_unbounded
 MaskDeclaration = Literal["mask", "alpha", "nodata", "implausible", "nothing"]
 
 MIN_SIDE_PX = 2
+# GDAL's "RFC 15: Band masks": without it, the file is not used.
+_MASK_FLAGS = "INTERNAL_MASK_FLAGS_1"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -213,13 +215,13 @@ def _reject_size(dataset: DatasetReader, path: Path, limits: Limits) -> None:
 
 
 def _reject_foreign_mask(dataset: DatasetReader, path: Path) -> None:
-    """Raise FrameError when the `.msk` beside the tif cannot be read, or belongs to another image."""
+    """Raise FrameError when the `.msk` beside the tif cannot be read, belongs to another image, or would be ignored by GDAL."""
     sidecar = path.with_name(f"{path.name}.msk")
     if not sidecar.is_file():
         return
     try:
         with rasterio.open(sidecar, driver="GTiff") as mask:
-            size = (mask.width, mask.height)
+            size, is_mask = (mask.width, mask.height), _MASK_FLAGS in mask.tags()
     except GDAL_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -228,6 +230,11 @@ def _reject_foreign_mask(dataset: DatasetReader, path: Path) -> None:
         raise FrameError(
             f"{sidecar.name} is a mask of {size[0]:,} x {size[1]:,} pixels and {path.name} has {dataset.width:,} x "
             f"{dataset.height:,}; export the mask again from this photograph and drop it, or delete it."
+        )
+    if not is_mask:
+        raise FrameError(
+            f"{sidecar.name} is not marked as a mask, so GDAL ignores it; mark it with gdal_translate -of GTiff -mo "
+            f"{_MASK_FLAGS}=2 {sidecar.name} fixed.msk and drop fixed.msk as {sidecar.name}, or delete it."
         )
 
 

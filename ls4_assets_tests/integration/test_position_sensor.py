@@ -19,7 +19,7 @@ from ls4_assets_tests.integration.ingest_fixtures import tif
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
 from ls4_assets_tests.s3_servers import REGION, SERVERS, S3Server, s3_server_fixture  # noqa: F401
-from ls4_assets_tests.unit.test_position import TRANSFORM, qgis_points, world_file
+from ls4_assets_tests.sidecar_files import TRANSFORM, qgis_points, world_file
 
 KEY = tif(14)
 TFW, PRJ = KEY.replace(".tif", ".tfw"), KEY.replace(".tif", ".prj")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from ls4_assets.domain.profiles import PROFILES
 from ls4_assets.errors import FrameError
@@ -48,6 +49,24 @@ def test_a_corrupt_mask_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FrameError) as caught:
         open_source(path, "bw", Limits())
     assert str(caught.value) == "x.tif has a mask x.tif.msk that cannot be read; delete it or export it again."
+
+
+def test_damage_in_the_pixels_of_a_mask_file_is_named(tmp_path: Path) -> None:
+    """A cut x.tif.msk was reported as damage of x.tif, and people copied the wrong file again."""
+    path = write_tif(tmp_path / "x.tif", photograph(300, 400))
+    mask = path.with_name("x.tif.msk")
+    write_tif(mask, np.where(photograph(300, 400) > 100, 255, 0).astype(np.uint8), compress="lzw")
+    with rasterio.open(mask, "r+") as target:
+        target.update_tags(INTERNAL_MASK_FLAGS_1=2)
+    data = bytearray(mask.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 500] = bytes(500)
+    mask.write_bytes(data)
+    with pytest.raises(FrameError) as caught:
+        deflate(path)
+    assert "x.tif has a mask x.tif.msk that is truncated or corrupt in rows" in str(caught.value)
+    assert "delete it, or copy it again" in str(caught.value)
+    mask.unlink()
+    deflate(path)
 
 
 def test_the_network_is_on_without_a_proj_ini_of_the_system(tmp_path: Path, monkeypatch: Any) -> None:

@@ -2,7 +2,6 @@
 
 import codecs
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +21,26 @@ from ls4_assets.raster.georeference import Georeference
 from ls4_assets.raster.position import PositionOptions
 from ls4_assets.raster.sidecar_readers import READERS
 from ls4_assets.raster.source import Limits, open_source
-from ls4_assets_tests.rasters import UTM_PLACE, photograph, write_tif
-
-UTM = CRS.from_epsg(26914)
-WEST, NORTH = UTM_PLACE
-TRANSFORM = Affine(2, 0, WEST, 0, -2, NORTH)
-WIDTH, HEIGHT = 50, 60
-HEADER: dict[str, Any] = {"crs": UTM, "transform": TRANSFORM}
-NO_GEOREFERENCE: dict[str, Any] = {"crs": None, "transform": Affine.identity()}
-ESRI_WKT = UTM.to_wkt(version="WKT1_ESRI")
-POINTS = [(0, 0), (WIDTH, 0), (WIDTH, HEIGHT), (0, HEIGHT)]
-
-
-def world_file(transform: Affine = TRANSFORM) -> str:
-    x, y = transform @ (0.5, 0.5)
-    return "".join(f"{number}\n" for number in (transform.a, transform.d, transform.b, transform.e, x, y))
-
-
-def doubles(numbers: list[float]) -> str:
-    return "".join(f"<Double>{number}</Double>" for number in numbers)
-
-
-def qgis_points(transform: Affine = TRANSFORM, crs: str = "EPSG:26914") -> str:
-    lines = [f"#CRS: {crs}", "mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
-    lines += ["{},{},{},{},1,0,0,0".format(*(transform @ point), point[0], -point[1]) for point in POINTS]
-    return "\n".join([*lines, "0,0,1,-1,0,0,0,0"])
-
-
-def arcgis_points(transform: Affine = TRANSFORM) -> str:
-    source = doubles([float(value) for column, row in POINTS for value in (column, -row)])
-    target = doubles([value for point in POINTS for value in transform @ point])
-    return (
-        '<PAMDataset><Metadata domain="xml:ESRI" format="xml"><GeodataXform xsi:type="typens:PolynomialXform" '
-        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:typens="http://www.esri.com/schemas/ArcGIS/10.3">'
-        f'<SpatialReference xsi:type="typens:ProjectedCoordinateSystem"><WKT>{ESRI_WKT}</WKT></SpatialReference>'
-        f"<SourceGCPs>{source}</SourceGCPs><TargetGCPs>{target}</TargetGCPs></GeodataXform></Metadata></PAMDataset>"
-    )
-
-
-def pam(transform: Affine = TRANSFORM, srs: str = ESRI_WKT) -> str:
-    return f"<PAMDataset><SRS>{srs}</SRS><GeoTransform>{', '.join(map(str, transform.to_gdal()))}</GeoTransform></PAMDataset>"
-
-
-def pam_points(transform: Affine = TRANSFORM) -> str:
-    points = "".join(
-        '<GCP Id="{}" Pixel="{}" Line="{}" X="{}" Y="{}"/>'.format(number, *point, *(transform @ point))
-        for number, point in enumerate(POINTS)
-    )
-    return f'<PAMDataset><GCPList Projection="EPSG:26914">{points}</GCPList></PAMDataset>'
-
-
-def mapinfo(transform: Affine = TRANSFORM) -> str:
-    corners = ",\n".join('  ({},{}) ({},{}) Label "Pt"'.format(*(transform @ point), *point) for point in POINTS)
-    return (
-        '!table\n!version 300\n!charset WindowsLatin1\n\nDefinition Table\n  File "a.tif"\n  Type "RASTER"\n'
-        f'{corners}\n  CoordSys Earth Projection 8, 74, "m", -99, 0, 0.9996, 500000, 0\n  Units "m"\n'
-    )
-
-
-CONTENTS: dict[str, Callable[[Affine], str]] = {
-    ".tfw": world_file,
-    ".tfwx": world_file,
-    ".tifw": world_file,
-    ".wld": world_file,
-    ".tif.aux.xml": pam,
-    ".aux.xml": pam,
-    ".tab": mapinfo,
-    ".tif.points": qgis_points,
-    ".points": qgis_points,
-}
+from ls4_assets_tests.rasters import photograph, write_tif
+from ls4_assets_tests.sidecar_files import (
+    CONTENTS,
+    ESRI_WKT,
+    HEADER,
+    HEIGHT,
+    NO_GEOREFERENCE,
+    NORTH,
+    POINTS,
+    TRANSFORM,
+    UTM,
+    WEST,
+    WIDTH,
+    arcgis_points,
+    mapinfo,
+    pam,
+    pam_points,
+    qgis_points,
+    world_file,
+)
 
 
 def scan(folder: Path, **options: Any) -> Path:
@@ -351,7 +301,14 @@ FINE = TRANSFORM @ Affine.scale(1 / 4)
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a.tif.aux.xml", pam()), ("a.tif.aux.xml", pam_points()), ("a.points", qgis_points()), ("a.tif.points", qgis_points())],
+    [
+        ("a.tif.aux.xml", pam()),
+        ("a.tif.aux.xml", pam_points()),
+        ("a.aux.xml", pam()),
+        ("a.tab", mapinfo()),
+        ("a.points", qgis_points()),
+        ("a.tif.points", qgis_points()),
+    ],
 )
 def test_sidecar_in_pixels_of_a_thumbnail_places_the_photograph_behind_it(tmp_path: Path, name: str, text: str) -> None:
     """The photograph was placed four times too large, because a GIS shows the first image and writes in its pixels."""
@@ -389,3 +346,29 @@ def test_points_on_a_label_before_the_photograph_are_rejected_with_a_command(tmp
     rasterio.shutil.copy(command[1].split()[1].replace("a.tif", str(tmp_path / "a.tif")), tmp_path / "b.tif", driver="GTiff")
     with rasterio.open(tmp_path / "b.tif") as exported:
         assert exported.shape == (4 * HEIGHT, 4 * WIDTH)
+
+
+def test_crs_that_came_later_says_what_it_overruled(tmp_path: Path) -> None:
+    """A .prj that overruled the CRS of the header moved the photograph, and no page said so."""
+    path = scan(tmp_path, **HEADER)
+    (tmp_path / "a.prj").write_text("EPSG:26714")
+    assert inspect(path, ".prj").position_note == "the CRS of a.prj was dropped after its header, whose CRS places it 207 m away"
+
+
+CLARKE_1866 = "+proj=utm +zone=14 +ellps=clrk66"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [(".points", qgis_points(crs=CLARKE_1866)), (".aux.xml", pam(srs=CRS.from_proj4(CLARKE_1866).to_wkt()))],
+)
+def test_unknown_datum_of_a_file_that_holds_the_position_too_keeps_that_file(tmp_path: Path, suffix: str, content: str) -> None:
+    """The advice named the header, .prj and .aux.xml only, and following it left the CRS of the .points file."""
+    path = scan(tmp_path, **NO_GEOREFERENCE)
+    (tmp_path / f"a{suffix}").write_text(content)
+    message = rejection(path)
+    assert "unknown datum" in message and f"drop a .prj with the CRS that a{suffix} is in" in message
+    match = re.search(r"if NAD27 is meant, the text (EPSG:[0-9]+)", message, re.ASCII)
+    assert match
+    (tmp_path / "a.prj").write_text(match[1])
+    assert inspect(path, ".prj").crs_label == "EPSG:26714"

@@ -21,6 +21,7 @@ from ls4_assets.raster.frame import FrameResult, process
 from ls4_assets.raster.source import Limits
 from ls4_assets_tests.platform import CHECKOUT
 from ls4_assets_tests.rasters import read, read_mask, write_tif
+from ls4_assets_tests.trait_pixels import collar
 from ls4_assets_tests.traits import TRAITS, Trait
 
 ACCEPTED = [trait for trait in TRAITS if not trait.rejection]
@@ -134,6 +135,8 @@ def test_advice_of_a_rejection_works(tmp_path: Path, trait: Trait) -> None:
 
 
 FOLLOWED_ELSEWHERE = {
+    "gdal_translate -of GTiff -mo {_MASK_FLAGS}=2 {sidecar.name} fixed.msk and drop fixed.msk as {sidecar.name}, or delete it. "
+    "(source.py)": "test_mask_without_a_mark_is_rejected_and_the_command_marks_it",
     "gdal_translate and drop the result. (tiff_structure.py)": "test_raster_bounds.py::test_number_of_images_is_limited",
     "gdal_translate -co TILED=YES and drop the result. (tiff_structure.py)": (
         "test_raster_bounds.py::test_number_of_strips_is_limited"
@@ -184,6 +187,20 @@ def test_command_for_one_range_of_a_roll_works(tmp_path: Path) -> None:
     tif, result = deflate(tmp_path / command.split()[-1], "bw")
     assert result.conversion is None
     assert np.abs(read(tif).astype(int) - truth[0]).max() <= 1
+
+
+@pytest.mark.skipif(shutil.which("gdal_translate") is None, reason="needs GDAL's commands")
+def test_mask_without_a_mark_is_rejected_and_the_command_marks_it(tmp_path: Path) -> None:
+    """A mask that another program had written was ignored, and its collar was on the map."""
+    trait = next(trait for trait in TRAITS if "without GDAL's mark" in trait.name)
+    path = tmp_path / "x.tif"
+    trait.make(path)
+    found = re.search(r"with (gdal_translate .*) and drop", rejection(path, "bw"))
+    assert found
+    subprocess.run(found[1].split(), cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "fixed.msk").replace(tmp_path / "x.tif.msk")
+    tif, _ = deflate(path, "bw")
+    assert (read_mask(tif) == collar()).all()
 
 
 def test_materialization_shows_the_stretch(tmp_path: Path) -> None:
