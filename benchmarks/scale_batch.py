@@ -21,13 +21,13 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
 
 from benchmarks.photographs import write_photograph
+from benchmarks.scale_definitions import load_definitions
 from benchmarks.scale_pool import bare_pool
-from ls4_assets.definitions import _load, defs
+from ls4_assets.definitions import defs
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.operations.status import collect
 from ls4_assets.runtime import run_client
 from resources.archive import Archive
-from sensors.defined_shards import FOLLOW_SECONDS
 
 _COLLECTION = Collection("Travis", "USDA_1958", "frames")
 # The number of different photographs; the frames are hard links to them.
@@ -85,11 +85,9 @@ def _drop(archive: Archive, frames: int, side: int) -> list[Path]:
 
 
 def _begin_shard(instance: dg.DagsterInstance, archive: Archive) -> None:
-    """The first tick finds the frames, whose shard has no assets yet. Load the definitions again, as the code server does."""
+    """The first tick finds the frames, whose shard has no assets yet."""
     _tick(instance, archive)
-    _load.cache_clear()
-    defs()
-    time.sleep(FOLLOW_SECONDS)
+    load_definitions()
 
 
 def _tick(instance: dg.DagsterInstance, archive: Archive) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy import Engine, text
 
-from ls4_assets.definitions import defs
+from benchmarks.scale_definitions import load_definitions
 from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.maps import map_format
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
@@ -46,7 +46,7 @@ Figures = dict[str, float]
 
 def measure_ticks(sizes: list[int]) -> dict[str, Figures]:
     """Figures by size; the archive grows from size to size."""
-    archive, definitions = Archive(), defs()
+    archive = Archive()
     collections = _collections(archive, -(-max(sizes) // _FRAMES_PER_COLLECTION))
     figures, created = {}, 0
     with dg.DagsterInstance.get() as instance:
@@ -56,7 +56,7 @@ def measure_ticks(sizes: list[int]) -> dict[str, Figures]:
                 _create(archive, collections[number], number)
             created = end
             _vacuum(archive.database)
-            figures[str(size)] = _measure(archive, instance, definitions, collections[0], size)
+            figures[str(size)] = _measure(archive, instance, load_definitions(), collections[0], size)
     return figures
 
 

@@ -25,6 +25,8 @@ from dagster_postgres.utils import pg_url_from_config
 from dagster_shared.serdes import serialize_value
 from sqlalchemy import Engine, create_engine
 
+from ls4_assets.runtime.dagster_schema import remembering
+
 # The Dagster UI shows no time of change for this one.
 _NEVER = datetime.fromtimestamp(0, UTC)
 
@@ -64,6 +66,7 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
+@remembering("has_table", "has_asset_key_col", "_has_asset_key_col_on_connection", "has_secondary_index")
 class EventLogStorage(PostgresEventLogStorage):
     """The event log. The freshness of an asset is NOT_APPLICABLE until an event says otherwise."""
 
@@ -78,6 +81,22 @@ class EventLogStorage(PostgresEventLogStorage):
 def _not_applicable(key: dg.AssetKey) -> FreshnessStateRecord:
     state, body = FreshnessState.NOT_APPLICABLE, FreshnessStateRecordBody(metadata={})
     return FreshnessStateRecord(entity_key=key, freshness_state=state, updated_at=_NEVER, record_body=body)
+
+
+@remembering(
+    "has_run_stats_index_cols", "has_backfill_id_column", "has_bulk_actions_selector_cols", "has_bulk_action_job_name_column",
+    "has_backfill_tags_table", "has_built_index",
+)  # fmt: skip
+class RunStorage(PostgresRunStorage):
+    """The runs and backfills."""
+
+
+@remembering(
+    "has_instigators_table", "_has_instigators_table", "_has_asset_daemon_asset_evaluations_table", "has_secondary_index_table",
+    "has_built_index",
+)  # fmt: skip
+class ScheduleStorage(PostgresScheduleStorage):
+    """The sensors, schedules and their ticks."""
 
 
 # By process ID, because a forked process must not use the connections of its parent.
@@ -109,9 +128,9 @@ class PostgresStorage(DagsterPostgresStorage):
         # Each storage reads the list of tables when it is created, and an instance is created for every tick of a sensor.
         has_tables = (os.getpid(), url) in _WITH_TABLES
         should_create = should_autocreate_tables and not has_tables
-        self._run_storage = PostgresRunStorage(url, should_create)
+        self._run_storage = RunStorage(url, should_create)
         self._event_log_storage = EventLogStorage(url, should_create)
-        self._schedule_storage = PostgresScheduleStorage(url, should_create)
+        self._schedule_storage = ScheduleStorage(url, should_create)
         _WITH_TABLES.add((os.getpid(), url))
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = _engine(os.getpid(), url)
