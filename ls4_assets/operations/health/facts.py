@@ -6,12 +6,11 @@ is asked through its instance alone, which needs no code server.
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-
 
 import yaml
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
@@ -21,7 +20,7 @@ from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, failed_run, frame, rejection, source
 from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.operations.health.conditions import Facts, SensorFact
-from ls4_assets.runtime.instance import InstigatorState, TickStatus, open_instance
+from ls4_assets.runtime.instance import InstigatorState, InstigatorTick, TickStatus, open_instance
 from ls4_assets.settings import Settings
 from resources.open import open_database
 
@@ -73,18 +72,20 @@ def dagster_facts(instance: DagsterInstance, now: datetime) -> dict[str, Any]:
 def _sensors(instance: DagsterInstance) -> Iterator[SensorFact]:
     """One for each name: a code location that was renamed leaves the state of its sensors, which have older ticks."""
     states = instance.all_instigator_state()
-    selectors = [state.selector_id for state in states]
-    last, last_good = instance.get_batch_ticks(selectors, limit=1), instance.get_batch_ticks(selectors, 1, _HAS_RUN)
+    last = instance.get_batch_ticks([state.selector_id for state in states], limit=1) if states else {}
     found: dict[str, list[SensorFact]] = {}
     for state in states:
-        found.setdefault(state.name, []).append(_sensor(state, last, last_good))
+        found.setdefault(state.name, []).append(_sensor(instance, state, last.get(state.selector_id, ())))
     start = datetime.min.replace(tzinfo=UTC)
     for sensors in found.values():
         yield max(sensors, key=lambda sensor: sensor.seen_at or start)
 
 
-def _sensor(state: InstigatorState, last: Mapping[str, Any], last_good: Mapping[str, Any]) -> SensorFact:
-    tick, good = (next(iter(ticks.get(state.selector_id, ())), None) for ticks in (last, last_good))
+def _sensor(instance: DagsterInstance, state: InstigatorState, last: Sequence[InstigatorTick]) -> SensorFact:
+    tick = next(iter(last), None)
+    good = tick if tick and tick.status in _HAS_RUN else None
+    if tick and not good:
+        good = next(iter(instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=_HAS_RUN)), None)
     return SensorFact(
         name=state.name,
         is_on=state.is_running,
