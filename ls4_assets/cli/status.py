@@ -28,7 +28,8 @@ def status(name: str | None, check: bool, as_json: bool) -> None:
     """
     from ls4_assets.operations.health.conditions import judge
     from ls4_assets.operations.health.facts import collect_facts
-    from ls4_assets.operations.status import TERMINAL_LIMIT, collect, format_status, needs_attention
+    from ls4_assets.operations.status import collect
+    from ls4_assets.operations.status_text import TERMINAL_LIMIT, format_status, needs_attention
 
     try:
         settings = load_command_settings()

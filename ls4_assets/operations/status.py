@@ -1,13 +1,12 @@
 """`ls4 status`: the state of everything that was dropped, for each collection, from Postgres alone. `ls4 demo` reads it too.
 
-It is fast with millions of frames: each value comes from one grouped query on an index, and a terminal gets only the start of
-long lists. The report on a single collection is in `ls4_assets.assets.report`.
+It is fast with millions of frames: each value comes from one grouped query on an index, and a caller may limit
+long lists. The report on a single collection is in `ls4_assets.assets.report`, the text for a terminal in `status_text.py`.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, true
@@ -18,17 +17,14 @@ from ls4_assets.db.lookup import match_collections
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.db.stale import count_stale
 from ls4_assets.domain.names import Collection
-from ls4_assets.ingest.deletions import HeldDeletion, list_held_deletions
+from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.ingest.unlisted import UnlistedRecord, list_unlisted
 from ls4_assets.notifications import rejections
 from ls4_assets.notifications.rejections import Rejection
-from ls4_assets.operations.health.conditions import Health, Severity
 from ls4_assets.publishing.maps import map_links
 from ls4_assets.settings import Settings
 from resources.open import open_database
 
-# Lines of each list that a terminal gets.
-TERMINAL_LIMIT = 20
 # Rebuild attempts since the last success from which the rebuild counts as failing.
 _FAILING_ATTEMPTS = 2
 
@@ -116,103 +112,6 @@ def collect(settings: Settings, name: str | None = None, limit: int | None = Non
         rejected, count = _load_rejected(connection, limit)
         quarantine = _load_quarantine(connection, limit, settings.staff_url)
         return Status(statuses, rejected, count, quarantine=quarantine, unlisted=tuple(list_unlisted(connection)))
-
-
-def needs_attention(status: Status, health: Health) -> bool:
-    """Whether something failed: of the collections that were chosen, or of the whole archive; or the platform has stopped."""
-    if status.is_whole:
-        return health.severity > Severity.OK
-    has_failed = status.rejected_count > 0 or any(item.failed_count or item.rebuild == "failing" for item in status.collections)
-    return has_failed or health.severity == Severity.CRITICAL
-
-
-def format_status(status: Status) -> list[str]:
-    """Return the status as lines for a terminal."""
-    collections = list(status.collections)
-    lines = []
-    if len(collections) > TERMINAL_LIMIT:
-        dropped, done, indexed = (sum(getattr(item, name) for item in collections) for name in ("dropped", "done", "indexed"))
-        lines.append(f"{len(collections)} collections: {dropped:,} dropped, {done:,} done, {indexed:,} on the map")
-        # Collections that need attention come first.
-        collections.sort(key=lambda item: item.is_complete)
-    for item in collections[:TERMINAL_LIMIT]:
-        lines += _format_collection(item)
-    if rest := collections[TERMINAL_LIMIT:]:
-        note = ", all of their frames on the map" if all(item.is_complete for item in rest) else ""
-        lines.append(f"and {len(rest):,} more{note}: `ls4 status NAME` shows one, --json lists all")
-    if len(collections) > 1 and (stale := sum(item.stale for item in collections)):
-        lines.append(f"Made under an earlier profile: {stale:,} in all; `ls4 rematerialize --stale` makes them again")
-    if status.report:
-        lines += _format_report(status.report)
-    if status.unlisted:
-        lines.append(f"Not scanned: {len(status.unlisted):,}")
-        lines += _truncate([f"    {record.reason}" for record in status.unlisted], len(status.unlisted))
-    if status.rejected_count:
-        lines.append(f"Rejected, for the name: {status.rejected_count:,}")
-        # Each reason begins with its key.
-        lines += _truncate([f"    {reason}" for reason in status.rejected.values()], status.rejected_count)
-    if (quarantine := status.quarantine).open or quarantine.resolved:
-        page = f": {quarantine.url}" if quarantine.url else ""
-        lines.append(
-            f"Failed and rejected files: {quarantine.open:,} to correct, {quarantine.resolved:,} corrected or removed{page}"
-        )
-    return lines or [
-        "The archive is empty: drop a georeferenced tif, or run "
-        "`ls4 ingest FOLDER --collection bw/<County>/<AGENCY_YYYY>/frames`."
-    ]
-
-
-def _format_collection(status: CollectionStatus) -> Iterator[str]:
-    counts = f"{status.dropped} dropped: {status.done} done, {status.waiting} waiting, {status.failed_count} failed"
-    yield f"{status.name}: {counts}; {status.indexed} on the map{_explain_difference(status)}"
-    yield f"    map: {status.map_url or 'none'}"
-    if status.waiting_reason:
-        yield f"    waiting: {status.waiting_reason}"
-    if status.rebuild == "failing":
-        yield "    its index or map cannot be rebuilt: fix what its tile_index reports in the Dagster UI; the rebuild is retried"
-    if status.rebuild == "pending" and not status.waiting and status.indexed == status.done:
-        yield "    its index and map are about to be updated"
-    if status.stale:
-        yield f"    {status.stale} made under an earlier profile: `ls4 rematerialize --stale {status.name}` makes them again"
-    if status.held:
-        yield f"    {HeldDeletion(status.name, status.held, status.dropped)}"
-    failed = [f"    failed, for its content: {key}\n        {reason}" for key, reason in status.failed.items()]
-    yield from _truncate(failed, status.failed_count)
-
-
-def _format_report(report: CollectionReport) -> Iterator[str]:
-    yield "    size: " + ", ".join(f"{product} {_format_bytes(size)}" for product, size in report.bytes.items())
-    if report.changed_at:
-        yield f"    last change: {report.changed_at:%Y-%m-%d %H:%M}"
-    if batch := report.last_batch:
-        # A run that found the pixels unchanged has all of its frames within milliseconds.
-        pace = f", {batch.seconds_per_frame:.2g} s each" if batch.seconds_per_frame else ""
-        yield f"    last run: {batch.frames:,} {'frame' if batch.frames == 1 else 'frames'}{pace}"
-
-
-def _truncate(lines: list[str], count: int) -> Iterator[str]:
-    """Yield the first lines of a list of `count` items, and the number of the others."""
-    yield from islice(lines, TERMINAL_LIMIT)
-    if count > TERMINAL_LIMIT:
-        yield f"    and {count - TERMINAL_LIMIT:,} more: --json lists all"
-
-
-def _format_bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _explain_difference(status: CollectionStatus) -> str:
-    """Explain why the numbers of done and of indexed frames differ; empty when they do not."""
-    leaving = f"{status.leaving} of them leave with the next rebuild" if status.leaving else ""
-    rest = status.indexed - status.leaving - status.done
-    if rest > 0:
-        reason = "in an earlier version" if status.waiting or status.failed_count else "adopted without a georef tif"
-        return f" ({', '.join(filter(None, [leaving, f'{rest} of them {reason}']))})"
-    return f" ({leaving or 'the others follow when its map is rebuilt'})" if leaving or rest < 0 else ""
 
 
 def _load_statuses(
