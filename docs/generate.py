@@ -251,22 +251,16 @@ def alarms_table(resources: Mapping[str, Mapping[str, Any]]) -> str:
 
 def conditions_table() -> str:
     """One row for each condition that `ls4 status` and the monitor judge."""
-    rows = [
-        (
-            f"`{rule.name}`",
-            rule.severity.name.lower(),
-            "yes" if rule.is_alarm else "no",
-            _template(rule.sentence),
-            _template(rule.advice),
-        )
-        for rule in RULES
-    ]
+    rows = []
+    for rule in RULES:
+        reports = "yes" if rule.is_alarm else "no"
+        rows.append((f"`{rule.name}`", rule.severity.name.lower(), reports, _template(rule.sentence), _template(rule.advice)))
     return table(("condition", "severity", "message", "what is wrong", "what to do"), rows)
 
 
 def _template(text: str) -> str:
-    """A sentence whose values are in brackets."""
-    return text.replace("{", "<").replace("}", ">")
+    """A sentence with the names of its values in italics."""
+    return re.sub(r"{([a-z]+)}", r"*\1*", text)
 
 
 def metrics_table() -> str:

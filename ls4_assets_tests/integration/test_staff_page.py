@@ -1,4 +1,4 @@
-"""The staff page of rejected files, in Chromium over nginx, with the JSON as the pipeline writes it; and what the monitor writes."""
+"""The staff page of rejected files, in Chromium over nginx, with the JSON of the pipeline; and what the monitor writes."""
 
 import os
 import shutil

@@ -50,11 +50,11 @@ HEALTHY = Facts(
 CASES: list[tuple[dict[str, Any], list[str], str]] = [
     ({}, [], "OK: last scan 4 s ago, the daemon reported 30 s ago, 0 runs queued, 0 in progress."),
     ({"has_code_server": None}, [], "OK: last scan 4 s ago"),
-    ({"database_error": "connection refused"}, ["DatabaseDown"], "CRITICAL: the database does not answer (connection refused)."),
+    ({"database_error": "no route to host"}, ["DatabaseDown"], "CRITICAL: the database does not answer (no route to host)."),
     (
-        {"dagster_error": "connection refused", "daemon_seen_at": None, "sensors": {}},
+        {"dagster_error": "no route to host", "daemon_seen_at": None, "sensors": {}},
         ["DagsterDatabaseDown"],
-        "CRITICAL: Dagster's state cannot be read (connection refused).",
+        "CRITICAL: Dagster's state cannot be read (no route to host).",
     ),
     (
         {"daemon_seen_at": ago(minutes=2), "sensors": sensors(seen_at=ago(minutes=9))},
@@ -177,7 +177,7 @@ WELL = judge(HEALTHY)
 SILENT = judge(replace(HEALTHY, daemon_seen_at=ago(minutes=2)))
 SILENT_LATER = judge(replace(HEALTHY, daemon_seen_at=ago(minutes=9)))
 OFF = judge(replace(HEALTHY, sensors=sensors(is_on=False)))
-DOWN = judge(replace(HEALTHY, database_error="refused"))
+DOWN = judge(replace(HEALTHY, database_error="no route"))
 
 
 def test_incident_is_reported_once_and_when_it_is_over(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_values_that_cannot_be_observed_are_left_out() -> None:
     """A queue of zero runs while the database is down would look like an idle platform."""
     metrics = PlatformMetrics()
     metrics.update(HEALTHY, WELL)
-    metrics.update(replace(HEALTHY, database_error="refused", sensors={}), DOWN)
+    metrics.update(replace(HEALTHY, database_error="no route", sensors={}), DOWN)
     values = parse(metrics.render().decode())
     assert values["ls4_health", ""] == 2
     for name in ("ls4_runs", "ls4_frames", "ls4_sensor_on"):
