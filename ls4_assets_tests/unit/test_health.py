@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +34,7 @@ def ago(**time: float) -> datetime:
     return NOW - timedelta(**time)
 
 
-def sensors(**changed: Any) -> Mapping[str, SensorFact]:
+def sensors(**changed: Any) -> dict[str, SensorFact]:
     """All of them on and ticking, but for the changes to `ingest_poll`."""
     names = ("ingest_poll", *ESSENTIAL_SENSORS, *OTHER_SENSORS)
     healthy = {name: SensorFact(name, is_on=True, seen_at=ago(seconds=4), scanned_at=ago(seconds=4)) for name in names}
@@ -142,7 +141,7 @@ def test_sensors_are_those_of_the_definitions() -> None:
     """A sensor that was renamed would be reported as one that has never run."""
     definitions = definitions_of(Archive(overrides={"storage": "/tmp", "database_url": "x", "public_url": "x", "map_url": "x"}))
     repository = definitions.get_repository_def()
-    names = {each.name for each in (*repository.sensor_defs, *repository.schedule_defs)}
+    names = {sensor.name for sensor in repository.sensor_defs} | {schedule.name for schedule in repository.schedule_defs}
     assert names == {"ingest_poll", *ESSENTIAL_SENSORS, *OTHER_SENSORS}
 
 
