@@ -11,7 +11,8 @@ from ls4_assets.cli.configuration import load_command_settings
 from ls4_assets.errors import Ls4Error
 
 if TYPE_CHECKING:
-    from ls4_assets.operations.health.conditions import Health
+    from ls4_assets.operations.health.conditions import Facts, Health
+    from ls4_assets.settings import Settings
 
 
 @click.command()
@@ -28,27 +29,34 @@ def status(name: str | None, check: bool, as_json: bool) -> None:
     """
     from ls4_assets.operations.health.conditions import judge
     from ls4_assets.operations.health.facts import collect_facts
-    from ls4_assets.operations.status import collect
-    from ls4_assets.operations.status_text import TERMINAL_LIMIT, format_status, needs_attention
 
     try:
         settings = load_command_settings()
         facts = collect_facts(settings)
         health = judge(facts)
-        is_skipped = check or facts.database_error is not None
-        report = None if is_skipped else collect(settings, name, limit=None if as_json else TERMINAL_LIMIT)
+        if check:
+            click.echo(json.dumps(_as_json(health), indent=1) if as_json else "\n".join(_format_health(health)))
+            sys.exit(health.severity)
+        sys.exit(_report(settings, name, as_json, facts, health))
     except Ls4Error as error:
-        if not as_json:
+        if not (as_json or check):
             raise
-        click.echo(json.dumps({"error": str(error)}, indent=1))
-        sys.exit(1)
+        click.echo(json.dumps({"error": str(error)}, indent=1) if as_json else f"CRITICAL: {error}")
+        sys.exit(2 if check else 1)
+
+
+def _report(settings: "Settings", name: str | None, as_json: bool, facts: "Facts", health: "Health") -> int:
+    """Print health and collections; without the database, health alone. Returns the exit status."""
+    from ls4_assets.operations.status import collect
+    from ls4_assets.operations.status_text import TERMINAL_LIMIT, format_status, needs_attention
+
+    report = None if facts.database_error else collect(settings, name, limit=None if as_json else TERMINAL_LIMIT)
     if as_json:
-        click.echo(json.dumps(_as_json(health) | (dataclasses.asdict(report) if report else {}), indent=1, default=str))
+        details = dataclasses.asdict(report) if report else {}
+        click.echo(json.dumps(_as_json(health) | details, indent=1, default=str))
     else:
-        click.echo("\n".join([*format_health(health), *(format_status(report) if report else [])]))
-    if check:
-        sys.exit(health.severity)
-    sys.exit(1 if report is None or needs_attention(report, health) else 0)
+        click.echo("\n".join([*_format_health(health), *(format_status(report) if report else [])]))
+    return 1 if report is None or needs_attention(report, health) else 0
 
 
 def _as_json(health: "Health") -> dict[str, Any]:
@@ -56,7 +64,7 @@ def _as_json(health: "Health") -> dict[str, Any]:
     return {"health": {"status": health.severity.name.lower(), "summary": health.summary, "conditions": conditions}}
 
 
-def format_health(health: "Health") -> list[str]:
+def _format_health(health: "Health") -> list[str]:
     """The summary, and a line for each further condition."""
     rest = health.conditions[1:]
     return [health.summary, *(f"{each.severity.name}: {each.sentence} {each.advice}" for each in rest)]

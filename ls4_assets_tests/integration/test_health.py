@@ -28,7 +28,7 @@ from ls4_assets.cli.main import main
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, Health, judge
 from ls4_assets.operations.health.facts import collect_facts
-from ls4_assets.operations.health.monitor import Monitor
+from ls4_assets.operations.health.monitor import Monitor, run_monitor
 from ls4_assets.operations.status import CollectionStatus, Status, collect
 from ls4_assets.operations.status_text import format_status
 from ls4_assets.settings import Settings
@@ -218,6 +218,13 @@ def test_json_has_the_error_of_an_unknown_collection(daemon: Daemon) -> None:
     assert result.exit_code == 1 and json.loads(result.output)["error"].startswith("There is no collection Nowhere")
 
 
+def test_check_without_an_archive_is_critical(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Status 1 would be a warning."""
+    monkeypatch.setenv("LS4_CONFIG", str(tmp_path / "missing.toml"))
+    result = ls4("status", "--check")
+    assert result.exit_code == 2 and result.output.startswith("CRITICAL: LS4_CONFIG names ")
+
+
 def test_monitor_writes_files_and_reports_a_stopped_platform_once(daemon: Daemon, tmp_path: Path) -> None:
     """The messages about a stopped platform came from a sensor, which had stopped too."""
     messages = tmp_path / "messages.txt"
@@ -269,3 +276,21 @@ def test_text_of_adopted_and_leaving_frames() -> None:
     status = CollectionStatus("A", 3, 3, 0, 5, None, leaving=1)
     text = format_status(Status((status,), {}))
     assert text[0].endswith("5 on the map (1 of them leave with the next rebuild, 1 of them adopted without a georef tif)")
+
+
+def test_monitor_survives_a_full_disk(daemon: Daemon, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A full disk ended the monitor, and its messages with it; the demo stopped, as a service of it kept exiting."""
+    (tmp_path / ".metrics.txt.new").mkdir()
+    messages = tmp_path / "messages.txt"
+    settings = daemon.settings.model_copy(update={"notify_file": messages, "notify_group_wait_seconds": 0.0})
+    daemon.set_sensor("ingest_poll", InstigatorStatus.STOPPED)
+    checks = iter(range(2))
+
+    def sleep(_seconds: float) -> None:
+        if next(checks, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_monitor(settings, tmp_path, sleep)
+    assert messages.read_text().count("the platform has stopped: sensor ingest_poll is OFF.") == 1
+    assert capfd.readouterr().err.count('"monitor_failed"') == 3

@@ -22,7 +22,7 @@ from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.operations.health.conditions import Facts, SensorFact
 from ls4_assets.runtime.instance import InstigatorState, InstigatorTick, TickStatus, open_instance
 from ls4_assets.settings import Settings
-from resources.open import open_database
+from resources.open import open_database_once
 
 _CONNECT_SECONDS = 1.0
 _IN_PROGRESS = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
@@ -40,9 +40,9 @@ def collect_facts(settings: Settings, now: datetime | None = None) -> Facts:
         has_code_server=_has_code_server(),
     )
     try:
-        with open_database(settings.database_url.get_secret_value()).connect() as connection:
+        with open_database_once(settings.database_url.get_secret_value()).connect() as connection:
             facts = replace(facts, **_archive_facts(connection, facts.now - timedelta(seconds=facts.stall_seconds)))
-    except exc.OperationalError as error:
+    except (exc.OperationalError, exc.InterfaceError) as error:
         # Dagster's database is usually on the same server; its client would retry for a long time.
         return replace(facts, database_error=_first_line(error.orig))
     try:

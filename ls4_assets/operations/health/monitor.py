@@ -5,6 +5,7 @@ server needs no connection to it, and shows by their age when the monitor itself
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,13 +39,14 @@ class Monitor:
         """Collect and judge the facts once, write the files, and send the messages that are due."""
         facts = collect_facts(self._settings)
         health = judge(facts)
+        # First, because the disk of the files may be full.
+        self._alarms.report(health, time.monotonic())
         if not (facts.database_error or facts.dagster_error):
             with open_instance() as instance:
                 self._metrics.count_runs(instance)
         self._metrics.update(facts, health)
         write_file(self._folder / METRICS_FILE, self._metrics.render())
         write_file(self._folder / HEALTH_FILE, render_json(facts, health).encode())
-        self._alarms.report(health, time.monotonic())
         return health
 
 
@@ -69,5 +71,8 @@ def run_monitor(settings: Settings, folder: Path, sleep: Callable[[float], None]
     monitor = Monitor(settings, folder)
     while True:
         started = time.monotonic()
-        monitor.check()
+        try:
+            monitor.check()
+        except Exception as error:  # noqa: BLE001  # it must not stop with what it watches
+            logs.emit("monitor_failed", logging.ERROR, reason=str(error) or type(error).__name__)
         sleep(max(1.0, INTERVAL_SECONDS - (time.monotonic() - started)))
