@@ -11,7 +11,7 @@ from ls4_assets.cli.configuration import load_command_settings
 from ls4_assets.errors import Ls4Error
 
 if TYPE_CHECKING:
-    from ls4_assets.operations.health.conditions import Facts, Health
+    from ls4_assets.operations.health.model import Facts, Health
     from ls4_assets.settings import Settings
 
 

@@ -5,7 +5,7 @@ from itertools import islice
 
 from ls4_assets.assets.report import CollectionReport
 from ls4_assets.ingest.deletions import HeldDeletion
-from ls4_assets.operations.health.conditions import Health, Severity
+from ls4_assets.operations.health.model import Health, Severity
 from ls4_assets.operations.status import CollectionStatus, Status
 
 # Lines of each list; the others are counted, and --json prints all.

@@ -26,8 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ls4_assets.cli.main import main
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, Health, judge
+from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
 from ls4_assets.operations.health.facts import collect_facts
+from ls4_assets.operations.health.model import Health
 from ls4_assets.operations.health.monitor import Monitor, run_monitor
 from ls4_assets.operations.status import CollectionStatus, Status, collect
 from ls4_assets.operations.status_text import format_status

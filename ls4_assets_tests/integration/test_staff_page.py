@@ -18,8 +18,9 @@ from ls4_assets.domain.export_keys import HEALTH_FILE, METRICS_FILE
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.local.state import find_free_port
 from ls4_assets.notifications.rejections import Rejection, RejectionCounts, render_staff_json
-from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, Facts, SensorFact, judge
+from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
 from ls4_assets.operations.health.files import write_file
+from ls4_assets.operations.health.model import Facts, SensorFact
 from ls4_assets.operations.health.monitor import render_json
 from ls4_assets_tests.integration.serving_fixtures import running
 from mapserver.config import PostgresService, write_config

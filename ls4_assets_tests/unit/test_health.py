@@ -12,17 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ls4_assets.errors import NotificationError
 from ls4_assets.operations.health.alarms import Alarms
-from ls4_assets.operations.health.conditions import (
-    ESSENTIAL_SENSORS,
-    OTHER_SENSORS,
-    RULES,
-    Facts,
-    SensorFact,
-    Severity,
-    age,
-    judge,
-)
+from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, OTHER_SENSORS, RULES, age, judge
 from ls4_assets.operations.health.metrics import METRICS, PlatformMetrics
+from ls4_assets.operations.health.model import Facts, SensorFact, Severity
 from ls4_assets_tests.platform import definitions_of
 from mapserver.metrics import MAP_METRICS, Outcome, render_metrics
 from resources.archive import Archive

@@ -13,8 +13,9 @@ from typing import Any
 
 from ls4_assets import logs
 from ls4_assets.errors import NotificationError
-from ls4_assets.operations.health.conditions import RULES, Condition, Health
+from ls4_assets.operations.health.conditions import RULES
 from ls4_assets.operations.health.files import write_file
+from ls4_assets.operations.health.model import Condition, Health
 from resources.notifier import Notifier
 
 _ALARMS = {rule.name for rule in RULES if rule.is_alarm}

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, exc, func, select
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, failed_run, frame, rejection, source
 from ls4_assets.ingest.deletions import list_held_deletions
-from ls4_assets.operations.health.conditions import Facts, SensorFact
+from ls4_assets.operations.health.model import Facts, SensorFact
 from ls4_assets.runtime.instance import InstigatorState, InstigatorTick, TickStatus, open_instance
 from ls4_assets.settings import Settings
 from resources.open import open_database_once

@@ -12,7 +12,8 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
 from ls4_assets.db.schema import SourceState
-from ls4_assets.operations.health.conditions import RULES, Facts, Health
+from ls4_assets.operations.health.conditions import RULES
+from ls4_assets.operations.health.model import Facts, Health
 from ls4_assets.runtime.run_line import KIND_TAG
 
 # Rebuilds take a second, a hundred large frames hours.

@@ -13,10 +13,11 @@ from pathlib import Path
 from ls4_assets import logs
 from ls4_assets.domain.export_keys import HEALTH_FILE, METRICS_FILE
 from ls4_assets.operations.health.alarms import Alarms
-from ls4_assets.operations.health.conditions import Facts, Health, judge
+from ls4_assets.operations.health.conditions import judge
 from ls4_assets.operations.health.facts import collect_facts
 from ls4_assets.operations.health.files import write_file
 from ls4_assets.operations.health.metrics import PlatformMetrics
+from ls4_assets.operations.health.model import Facts, Health
 from ls4_assets.runtime.instance import open_instance
 from ls4_assets.settings import Settings
 from resources.open import open_notifier
