@@ -30,9 +30,12 @@ from ls4_assets.domain.profiles import PROFILES, FrameProfile
 from ls4_assets.domain.sidecars import SIDECARS
 from ls4_assets.domain.storages import KINDS, Capabilities
 from ls4_assets.logs import EVENTS
+from ls4_assets.operations.health.conditions import RULES
+from ls4_assets.operations.health.metrics import METRICS
 from ls4_assets.settings import CONCERNS, Unit
 from ls4_assets_tests.place_traits import PLACE_TRAITS
 from ls4_assets_tests.traits import TRAITS
+from mapserver.metrics import MAP_METRICS
 from resources.archive import Archive
 from sensors import DAEMON_SLACK_SECONDS
 
@@ -249,6 +252,30 @@ def alarms_table(resources: Mapping[str, Mapping[str, Any]]) -> str:
     return table(("alarm", "what it means and what to do"), rows)
 
 
+def conditions_table() -> str:
+    """One row for each condition that `ls4 status` and the monitor judge."""
+    rows = []
+    for rule in RULES:
+        reports = "yes" if rule.is_alarm else "no"
+        rows.append((f"`{rule.name}`", rule.severity.name.lower(), reports, _template(rule.sentence), _template(rule.advice)))
+    return table(("condition", "severity", "message", "what is wrong", "what to do"), rows)
+
+
+def _template(text: str) -> str:
+    """A sentence with the names of its values in italics."""
+    return re.sub(r"{([a-z]+)}", r"*\1*", text)
+
+
+def metrics_table() -> str:
+    """One row for each metric of /metrics."""
+    metrics = [(each.name, each.kind, each.labels, each.meaning) for each in METRICS]
+    rows = [
+        (f"`{name}{'_total' if kind == 'counter' else ''}`", kind, ", ".join(f"`{label}`" for label in labels), meaning)
+        for name, kind, labels, meaning in (*metrics, *MAP_METRICS)
+    ]
+    return table(("metric", "type", "labels", "meaning"), rows)
+
+
 def blocks() -> dict[str, str]:
     """The content of every block that needs no AWS CDK, by name."""
     definitions = build_reference_definitions()
@@ -266,6 +293,8 @@ def blocks() -> dict[str, str]:
         "log-events": events_table(),
         "storages": storages_table(),
         "traits": traits_table(),
+        "conditions": conditions_table(),
+        "metrics": metrics_table(),
     }
 
 

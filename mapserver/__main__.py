@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--mapfiles", type=Path, required=True, help="folder of the mapfiles")
     add("--collections", type=Path, required=True, help="the map page's list of collections")
     add("--rejections", type=Path, help="the staff page's list of rejected files; default: no staff page")
+    add("--monitor", type=Path, help="folder of the monitor, for /metrics and for staff on the pages; default: no monitor")
     add("--staff", action="append", default=[], help="address or network that may read the staff page; repeatable")
     add("--staff-host", action="append", default=[], help="host name of the staff page; repeatable; localhost always works")
     add("--archive", type=Path, help="the archive, if it is a folder")
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             archive_file=options.archive_file,
             collections_file=options.collections,
             rejections_file=options.rejections,
+            monitor_dir=options.monitor,
             staff=options.staff,
             staff_hosts=options.staff_host,
             database=database_service(os.environ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ls4_assets.domain.archive_file import ArchiveDescription, read_archive_file
+from ls4_assets.domain.export_keys import HEALTH_FILE, METRICS_FILE
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.errors import ConfigurationError
 from mapserver import statewide_map
@@ -94,6 +95,7 @@ def write_config(
     client_rate: int = CLIENT_RATE,
     proxies: Sequence[str] = (),
     rejections_file: Path | None = None,
+    monitor_dir: Path | None = None,
     staff: Sequence[str] = (),
     staff_hosts: Sequence[str] = (),
     gdal_options: Mapping[str, str] | None = None,
@@ -123,7 +125,9 @@ def write_config(
     proxies: addresses or networks of load balancers, whose X-Forwarded-Proto, -Host and -For are trusted. Without them all
       clients behind a load balancer count as one.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
-    staff: addresses or networks that may read that page, as nginx or a trusted proxy sees them. All others get a 404.
+    monitor_dir: the folder to which the monitor writes health and metrics (`ls4 monitor`); None: there is no monitor.
+    staff: addresses or networks that may read that page, health and metrics, as nginx or a trusted proxy sees them. Others get
+      a 404.
     staff_hosts: host names under which they may request it; localhost and IP addresses always work.
     gdal_options: additional GDAL configuration of mapserv (AWS_*, AZURE_*), because FastCGI discards the environment.
     proj_grids: folder of PROJ's grids, in addition to those of the system; the workers must be able to read it. None: none.
@@ -133,7 +137,7 @@ def write_config(
     Raises ConfigurationError for an invalid archive file, a path that nginx or a Unix socket cannot use, an invalid GDAL option,
     an invalid proxy or staff address or host name, an unknown user, and where nginx's JavaScript module is missing.
     """
-    for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file))):
+    for path in (run_dir, mapfiles_dir, *filter(None, (collections_file, archive_dir, rejections_file, monitor_dir))):
         require_nginx_path(path)
     archive = read_archive_file(archive_file)
     run = _RunDirectory.create(run_dir, serving_account(user), log_to_stderr)
@@ -154,6 +158,7 @@ def write_config(
             "mapfiles": mapfiles_dir,
             "archive": archive_dir,
             "rejections_file": rejections_file,
+            "monitor": monitor_dir,
             "film_types": [*FILM_TYPES],
             "collections_file": collections,
             "proxies": parse_networks(proxies),
@@ -274,6 +279,7 @@ def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> No
         "run": run.path, "conf": conf, "socket": run.socket, "static": run.static, "error_log": run.nginx_log,
         "user": run.account.pw_name if run.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
         "catalog": statewide_map.NAME, "catalog_layers": statewide_map.TILE_LAYERS, "archive_document": ARCHIVE_DOCUMENT,
+        "health_file": HEALTH_FILE, "metrics_file": METRICS_FILE,
     }  # fmt: skip
     write_atomically(conf / _NGINX_SCRIPT.name, _NGINX_SCRIPT.read_text())
     write_atomically(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())

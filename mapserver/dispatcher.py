@@ -23,6 +23,7 @@ from typing import Protocol, cast
 
 from ls4_assets import logs
 from mapserver import fastcgi
+from mapserver.metrics import Outcome, render_metrics
 from mapserver.penalties import Penalties, client_network
 
 # nginx waits no longer (fastcgi.conf), so the worker hangs or draws for nobody.
@@ -33,6 +34,8 @@ _LISTEN_BACKLOG = 256
 _MAX_REQUEST_BYTES = 1 << 18
 _PARAMETERS = frozenset({b"REMOTE_ADDR", b"SCRIPT_NAME", b"PATH_INFO", b"QUERY_STRING"})
 _HEALTH = "/health/"
+# nginx's address for the metrics of this process (nginx.conf).
+_METRICS = "/metrics?"
 _MAX_LOGGED = 2000
 _MAX_CLIENTS = 10_000
 # How MapServer's error messages begin; they precede its response, which itself has status 200, 400 or 404. What follows may quote
@@ -120,6 +123,11 @@ class Request(asyncio.Protocol):
         self.write(fastcgi.write_response(f"{header}\r\n\r\n{message}\n", errors))
         self.close()
 
+    def answer(self, text: str) -> None:
+        """Respond with a text and close."""
+        self.write(fastcgi.write_response(f"Content-Type: text/plain\r\n\r\n{text}"))
+        self.close()
+
     def close(self) -> None:
         if self.transport:
             self.transport.close()
@@ -201,6 +209,7 @@ class Dispatcher:
     on_hang: Callable[[Worker], None]
     on_lost_database: Callable[[Worker], None]
     request_seconds: float = REQUEST_SECONDS
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
     _waiting: list[Request] = field(default_factory=list)
     _penalties: Penalties = field(default_factory=Penalties)
     _connecting: set[asyncio.Task[None]] = field(default_factory=set)
@@ -216,6 +225,9 @@ class Dispatcher:
 
     def add(self, request: Request) -> None:
         """Queue a request. Reject it for a client under penalty. When the queue is full, reject the last of the longest line."""
+        if request.address == _METRICS:
+            request.answer(self.metrics())
+            return
         if self._reject_penalized(request):
             return
         self._waiting.append(request)
@@ -225,12 +237,18 @@ class Dispatcher:
             last = next(each for each in reversed(self._waiting) if each.client == client)
             self._waiting.remove(last)
             last.reject(UNAVAILABLE)
+            self.outcomes[Outcome.REJECTED] += 1
         self.dispatch()
 
     def discard(self, request: Request) -> None:
         """Remove a request whose client has gone."""
-        with suppress(ValueError):
+        if request in self._waiting:
             self._waiting.remove(request)
+            self.outcomes[Outcome.ABANDONED] += 1
+
+    def metrics(self) -> str:
+        """The metrics of the requests so far."""
+        return render_metrics(self.outcomes, len(self._waiting), sum(worker.exchange is not None for worker in self.workers))
 
     def dispatch(self) -> None:
         """Give waiting requests to idle workers."""
@@ -250,6 +268,7 @@ class Dispatcher:
         if wait <= 0 or request.address.startswith(_HEALTH):
             return False
         request.reject(_PENALIZED, retry_after_seconds=wait + 1)
+        self.outcomes[Outcome.REJECTED] += 1
         return True
 
     def _next_request(self) -> Request | None:
@@ -293,6 +312,7 @@ class Dispatcher:
             # The worker never had the request, so the request is not the cause.
             exchange.worker.exchange = exchange.request.exchange = None
             exchange.request.reject(UNAVAILABLE)
+            self.outcomes[Outcome.UNAVAILABLE] += 1
             self.dispatch()
             return
         if exchange.worker.exchange is exchange:  # otherwise it has ended
@@ -314,6 +334,7 @@ class Dispatcher:
             exchange.time_limit.cancel()
         if exchange.has_response:
             request.close()
+        self.outcomes[_outcome(exchange)] += 1
         if exchange.is_complete and exchange.lost_database:
             self.on_lost_database(worker)
         elif exchange.is_complete:
@@ -331,3 +352,9 @@ class Dispatcher:
             request.reject(_CRASHED)
         self._waiting = [each for each in self._waiting if not self._reject_penalized(each)]
         self.on_crash(exchange.worker)
+
+
+def _outcome(exchange: Exchange) -> Outcome:
+    if exchange.is_complete:
+        return Outcome.UNAVAILABLE if exchange.lost_database else Outcome.ANSWERED
+    return Outcome.EXPIRED if exchange.is_expired else Outcome.CRASHED

@@ -7,6 +7,7 @@ import fs from 'fs';
 
 const HALF_WORLD_METERS = 20037508.342789244;  // half the width of the world in EPSG:3857
 const MAX_ZOOM = 24;
+const METRICS_MAX_AGE_MS = 120000;
 
 // Responses without a request to MapServer. nginx.conf compares with these words.
 const NOT_FOUND = 'not_found';
@@ -118,4 +119,29 @@ function intersects(bounds, z, x, y) {
     return column(bounds[0]) < x + 1 && column(bounds[2]) > x && row(bounds[3]) < y + 1 && row(bounds[1]) > y;
 }
 
-export default { tileRequest, tileVersion, rejection };
+/*
+ * The metrics of the platform, from the file of the monitor, and of map requests, from the dispatcher. When the monitor has
+ * stopped, the response is an error: Prometheus then sees that this target is down, instead of values that never change.
+ */
+async function metrics(r) {
+    const requests = await r.subrequest('/mapserv/metrics');
+    let platform = '';
+    if (r.variables.metrics_file) {
+        try {
+            const file = r.variables.metrics_file;
+            if (Date.now() - fs.statSync(file).mtimeMs < METRICS_MAX_AGE_MS) {
+                platform = fs.readFileSync(file).toString();
+            }
+        } catch (e) {
+            platform = '';
+        }
+        if (!platform) {
+            r.return(503, 'The monitor has stopped: start `ls4 monitor` again.\n');
+            return;
+        }
+    }
+    r.headersOut['Content-Type'] = 'text/plain; version=0.0.4; charset=utf-8';
+    r.return(200, platform + (requests.status === 200 ? requests.responseText : ''));
+}
+
+export default { metrics, rejection, tileRequest, tileVersion };

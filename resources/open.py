@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, NullPool, create_engine
 
 from ls4_assets.settings import ArchiveSettings, NotificationSettings
 from resources.buckets import BucketOptions, open_bucket
@@ -40,6 +40,11 @@ def open_database(url: str) -> Engine:
     """Returns the engine of the index database, one per process. It keeps one connection open: a new one takes 5 ms of CPU for a
     sensor that ticks every few seconds, and 20 ms to its first geometry for a worker."""
     return _engine(url, os.getpid())
+
+
+def open_database_once(url: str) -> Engine:
+    """Returns an engine that opens a connection for each use, so that a server that hangs is noticed within seconds."""
+    return create_engine(url, connect_args={"connect_timeout": 5}, poolclass=NullPool)
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from ls4_assets.cli.db import db
 from ls4_assets.cli.demo import demo
 from ls4_assets.cli.doctor import doctor
 from ls4_assets.cli.ingest import confirm_deletion, ingest, retry, scan_inventory
+from ls4_assets.cli.monitor import monitor
 from ls4_assets.cli.rematerialize import rematerialize
 from ls4_assets.cli.status import status
 from ls4_assets.domain.printable import printable
@@ -52,6 +53,7 @@ for _command in (
     demo,
     doctor,
     ingest,
+    monitor,
     reconcile,
     rematerialize,
     retry,

@@ -30,6 +30,8 @@ def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
             click.echo(
                 f"Launched for {backfill.name}: {backfill.description}. Follow or cancel it in the Dagster UI: {backfill.url}"
             )
+        if launched and step in STEPS:
+            click.echo("Their index and map follow automatically, when the frames are done.")
         if not launched:
             click.echo("No frame is stale; there is nothing to rebuild.")
         if wait:

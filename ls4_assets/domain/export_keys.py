@@ -12,6 +12,8 @@ COMPILED_GEOJSON_KEY = "geojson/compiled_historical_indexes.geojson"
 COLLECTIONS_KEY = "derived/collections.json"
 # Outside all prefixes that are served to the public: the web front end decides whether and to whom it is shown.
 STAFF_KEY = "staff/rejections.json"
+# Files that the monitor writes to a folder of its own, and that the web front end serves to staff.
+HEALTH_FILE, METRICS_FILE = "health.json", "metrics.txt"
 COMPILED_PARQUET_KEY = "geojson/compiled_historical_indexes.parquet"
 
 

@@ -81,6 +81,7 @@ def _print_next_steps(state: StateDirectory, urls: ServiceUrls, sample: str) -> 
     _echo("  Add your own scans    .venv/bin/ls4 ingest FOLDER --collection bw/Travis/USDA_1958/frames")
     _echo(f"                        or copy them to {state.archive}/bw/Travis/USDA_1958/frames/georef/")
     _echo("  Check the status      .venv/bin/ls4 status")
+    _echo(f"  Monitor it            {urls.maps}/metrics (Prometheus)")
     _echo(f"  List rejected files   {urls.maps}/staff")
     _echo("  Stop                  Ctrl-C")
     _echo("")

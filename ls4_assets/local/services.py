@@ -82,6 +82,8 @@ def start_services(state: StateDirectory, supervisor: ServiceSupervisor, map_por
     supervisor.start(_code_server(ports["code_server"]), _run_server(), *_map_services(state, ports, passwords["mapserver"]))
     call_in_child(f"{PREPARATION}:fail_interrupted_runs", while_waiting=supervisor.poll)
     supervisor.start(*_dagster_services(state, ports["dagster_ui"]))
+    # Last, because a platform that is not started yet has not stopped.
+    supervisor.start(_monitor(state))
     return urls
 
 
@@ -134,6 +136,7 @@ def _map_services(state: StateDirectory, ports: dict[str, int], password: str) -
         archive_file=settings.archive_file,
         collections_file=state.archive / COLLECTIONS_KEY,
         rejections_file=state.archive / STAFF_KEY,
+        monitor_dir=state.monitor,
         staff=("127.0.0.0/8",),
         user=state.web_user,
         proj_grids=settings.proj_grids,
@@ -168,6 +171,10 @@ def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Servic
         Service("dagster-webserver", webserver, is_ready, environment | password),
         Service("dagster-daemon", daemon, lambda: True, environment),
     )
+
+
+def _monitor(state: StateDirectory) -> Service:
+    return Service("monitor", _program("ls4", "monitor", str(state.monitor)), lambda: True, _dagster_environment())
 
 
 def _dagster_environment() -> dict[str, str]:

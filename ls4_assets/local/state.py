@@ -61,13 +61,18 @@ class StateDirectory:
         return self.home / "serving"
 
     @property
+    def monitor(self) -> Path:
+        """What the monitor writes, and the web front end shows to staff."""
+        return self.home / "monitor"
+
+    @property
     def work(self) -> Path:
         """Scratch space of the runs; emptied at each start, because a killed run leaves its files."""
         return self.home / "work"
 
     def create(self) -> None:
         """Create the folders: readable for the services, writable for the owner only."""
-        for folder in (self.home, self.archive, self.logs, self.postgres, self.dagster, self.serving):
+        for folder in (self.home, self.archive, self.logs, self.postgres, self.dagster, self.serving, self.monitor):
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             folder.chmod(0o755)  # independent of the umask
 

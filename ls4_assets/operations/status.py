@@ -1,24 +1,23 @@
 """`ls4 status`: the state of everything that was dropped, for each collection, from Postgres alone. `ls4 demo` reads it too.
 
-It is fast with millions of frames: each value comes from one grouped query on an index, and a terminal gets only the start of
-long lists. The report on a single collection is in `ls4_assets.assets.report`.
+It is fast with millions of frames: each value comes from one grouped query on an index, and a caller may limit
+long lists. The report on a single collection is in `ls4_assets.assets.report`, the text for a terminal in `status_text.py`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, true
 
 from ls4_assets.assets.report import CollectionReport, collect_report
 from ls4_assets.db import schema
-from ls4_assets.db.lookup import find_collection
+from ls4_assets.db.lookup import match_collections
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.db.stale import count_stale
 from ls4_assets.domain.names import Collection
-from ls4_assets.ingest.deletions import HeldDeletion, list_held_deletions
+from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.ingest.unlisted import UnlistedRecord, list_unlisted
 from ls4_assets.notifications import rejections
 from ls4_assets.notifications.rejections import Rejection
@@ -26,8 +25,6 @@ from ls4_assets.publishing.maps import map_links
 from ls4_assets.settings import Settings
 from resources.open import open_database
 
-# Lines of each list that a terminal gets.
-TERMINAL_LIMIT = 20
 # Rebuild attempts since the last success from which the rebuild counts as failing.
 _FAILING_ATTEMPTS = 2
 
@@ -41,8 +38,8 @@ class CollectionStatus:
     `waiting_reason`: why waiting tifs are not processed, unless it is only their turn. `stale`: frames on the map that were made
     under another profile than the active one.
 
-    `indexed`: frames on the map. `map_url`: None while there is no map. `rebuild` of index and map: "none", "pending" or
-    "failing".
+    `indexed`: frames on the map; `leaving`: those of them that the next rebuild removes. `map_url`: None while there is no map.
+    `rebuild` of index and map: "none", "pending" or "failing".
     """
 
     name: str
@@ -58,6 +55,7 @@ class CollectionStatus:
     rebuild: str = "none"
     stale: int = 0
     waiting_reason: str | None = None
+    leaving: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -84,7 +82,7 @@ class Status:
     """The whole archive, or one collection with its `report`.
 
     `rejected`: reasons by key; a file with an invalid name belongs to no collection. `quarantine`, `unlisted`: of the whole
-    archive; `unlisted` are the folders that scans cannot list.
+    archive; `unlisted` are the folders that scans cannot list. `is_whole`: all collections were asked for.
     """
 
     collections: tuple[CollectionStatus, ...]
@@ -93,117 +91,39 @@ class Status:
     report: CollectionReport | None = None
     quarantine: Quarantine = Quarantine(0, 0, (), "")
     unlisted: tuple[UnlistedRecord, ...] = ()
+    is_whole: bool = True
 
 
 def collect(settings: Settings, name: str | None = None, limit: int | None = None) -> Status:
-    """Return the state of the archive, or of one collection, with at most `limit` reasons in each list.
+    """Return the state of the archive, or of the collections that `name` means, with at most `limit` reasons in each list.
 
-    Raises UnknownCollectionError.
+    A single collection has a report. Raises UnknownCollectionError.
     """
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
-        collection = find_collection(connection, name) if name else None
-        stale = count_stale(connection, settings.profiles, collection.name if collection else None)
-        statuses = tuple(_load_statuses(connection, settings, collection, limit, stale))
-        if collection:
-            report = collect_report(connection, collection)
-            return Status(statuses, report.rejected, report.rejected_count, report)
+        chosen = match_collections(connection, name) if name else None
+        single = chosen[0] if chosen and len(chosen) == 1 else None
+        stale = count_stale(connection, settings.profiles, single.name if single else None)
+        statuses = tuple(_load_statuses(connection, settings, chosen, limit, stale))
+        if single:
+            report = collect_report(connection, single)
+            return Status(statuses, report.rejected, report.rejected_count, report, is_whole=False)
+        if chosen:
+            return Status(statuses, {}, is_whole=False)
         rejected, count = _load_rejected(connection, limit)
         quarantine = _load_quarantine(connection, limit, settings.staff_url)
         return Status(statuses, rejected, count, quarantine=quarantine, unlisted=tuple(list_unlisted(connection)))
 
 
-def format_status(status: Status) -> list[str]:
-    """Return the status as lines for a terminal."""
-    collections = list(status.collections)
-    lines = []
-    if len(collections) > TERMINAL_LIMIT:
-        dropped, done, indexed = (sum(getattr(item, name) for item in collections) for name in ("dropped", "done", "indexed"))
-        lines.append(f"{len(collections)} collections: {dropped:,} dropped, {done:,} done, {indexed:,} on the map")
-        # Collections that need attention come first.
-        collections.sort(key=lambda item: item.is_complete)
-    for item in collections[:TERMINAL_LIMIT]:
-        lines += _format_collection(item)
-    if rest := collections[TERMINAL_LIMIT:]:
-        note = ", all of their frames on the map" if all(item.is_complete for item in rest) else ""
-        lines.append(f"and {len(rest):,} more{note}: `ls4 status NAME` shows one, --json lists all")
-    if len(collections) > 1 and (stale := sum(item.stale for item in collections)):
-        lines.append(f"Made under an earlier profile: {stale:,} in all; `ls4 rematerialize --stale` makes them again")
-    if status.report:
-        lines += _format_report(status.report)
-    if status.unlisted:
-        lines.append(f"Not scanned: {len(status.unlisted):,}")
-        lines += _truncate([f"    {record.reason}" for record in status.unlisted], len(status.unlisted))
-    if status.rejected_count:
-        lines.append(f"Rejected by name: {status.rejected_count:,}")
-        # Each reason begins with its key.
-        lines += _truncate([f"    {reason}" for reason in status.rejected.values()], status.rejected_count)
-    if (quarantine := status.quarantine).open or quarantine.resolved:
-        page = f": {quarantine.url}" if quarantine.url else ""
-        lines.append(f"Quarantine: {quarantine.open:,} open, {quarantine.resolved:,} resolved{page}")
-    return lines or [
-        "The archive is empty: drop a georeferenced tif, or run "
-        "`ls4 ingest FOLDER --collection bw/<County>/<AGENCY_YYYY>/frames`."
-    ]
-
-
-def _format_collection(status: CollectionStatus) -> Iterator[str]:
-    counts = f"{status.dropped} dropped: {status.done} done, {status.waiting} waiting, {status.failed_count} failed"
-    yield f"{status.name}: {counts}; {status.indexed} on the map{_explain_difference(status)}"
-    yield f"    map: {status.map_url or 'none'}"
-    if status.waiting_reason:
-        yield f"    waiting: {status.waiting_reason}"
-    if status.rebuild == "failing":
-        yield "    its index or map cannot be rebuilt: fix what its tile_index reports in the Dagster UI; the rebuild is retried"
-    if status.rebuild == "pending" and not status.waiting and status.indexed == status.done:
-        yield "    its index and map are about to be updated"
-    if status.stale:
-        yield f"    {status.stale} made under an earlier profile: `ls4 rematerialize --stale {status.name}` makes them again"
-    if status.held:
-        yield f"    {HeldDeletion(status.name, status.held, status.dropped)}"
-    yield from _truncate([f"    failed: {key}\n        {reason}" for key, reason in status.failed.items()], status.failed_count)
-
-
-def _format_report(report: CollectionReport) -> Iterator[str]:
-    yield "    size: " + ", ".join(f"{product} {_format_bytes(size)}" for product, size in report.bytes.items())
-    if report.changed_at:
-        yield f"    last change: {report.changed_at:%Y-%m-%d %H:%M}"
-    if (batch := report.last_batch) and batch.frames_per_minute:
-        yield f"    last run: {batch.frames} frames, {batch.frames_per_minute} per minute, {batch.seconds_per_frame} s each"
-
-
-def _truncate(lines: list[str], count: int) -> Iterator[str]:
-    """Yield the first lines of a list of `count` items, and the number of the others."""
-    yield from islice(lines, TERMINAL_LIMIT)
-    if count > TERMINAL_LIMIT:
-        yield f"    and {count - TERMINAL_LIMIT:,} more: --json lists all"
-
-
-def _format_bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _explain_difference(status: CollectionStatus) -> str:
-    """Explain why the numbers of done and of indexed frames differ; empty when they do not."""
-    if status.indexed > status.done:
-        reason = "in an earlier version" if status.waiting or status.failed_count else "adopted without a georef tif"
-        return f" ({status.indexed - status.done} of them {reason})"
-    return " (the others follow when its map is rebuilt)" if status.indexed < status.done else ""
-
-
 def _load_statuses(
-    connection: Connection, settings: Settings, collection: Collection | None, limit: int | None, stale: Mapping[str, int]
+    connection: Connection, settings: Settings, chosen: Sequence[Collection] | None, limit: int | None, stale: Mapping[str, int]
 ) -> Iterator[CollectionStatus]:
-    counts, sizes = _count_sources(connection, collection)
-    failed, pending = _load_failed(connection, collection, limit), _load_unindexed(connection, collection)
-    deletions = list_held_deletions(connection, collection.name if collection else None)
-    held = {deletion.collection: deletion.held for deletion in deletions}
-    waiting_reasons = _load_waiting_reasons(connection, collection)
+    counts, sizes = _count_sources(connection, chosen)
+    failed, pending = _load_failed(connection, chosen, limit), _load_unindexed(connection, chosen)
+    held = {deletion.collection: deletion.held for deletion in list_held_deletions(connection)}
+    leaving = _count_leaving(connection, chosen)
+    waiting_reasons = _load_waiting_reasons(connection, chosen)
     table = schema.collection
-    for row in connection.execute(select(table).where(_is_in(table.c.name, collection)).order_by(table.c.name)):
+    for row in connection.execute(select(table).where(_is_in(table.c.name, chosen)).order_by(table.c.name)):
         count = counts[row.name]
         yield CollectionStatus(
             name=row.name,
@@ -219,6 +139,7 @@ def _load_statuses(
             rebuild=_rebuild_state(row, row.name in pending),
             stale=stale.get(row.name, 0),
             waiting_reason=waiting_reasons.get(row.name),
+            leaving=leaving.get(row.name, 0),
         )
 
 
@@ -232,27 +153,29 @@ def _rebuild_state(row: Row[Any], has_unindexed_frames: bool) -> str:
     return "none"
 
 
-def _is_in(column: ColumnElement[str], collection: Collection | None) -> ColumnElement[bool]:
-    return column == collection.name if collection else true()
+def _is_in(column: ColumnElement[str], chosen: Sequence[Collection] | None) -> ColumnElement[bool]:
+    return true() if chosen is None else column.in_([collection.name for collection in chosen])
 
 
-def _count_sources(connection: Connection, collection: Collection | None) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+def _count_sources(
+    connection: Connection, chosen: Sequence[Collection] | None
+) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     """Return the number of tifs by collection and state, and their bytes by collection."""
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     sizes: dict[str, int] = defaultdict(int)
     is_live = source.c.state.not_in([SourceState.DELETED, SourceState.REJECTED])
     sums = select(source.c.collection, source.c.state, func.count().label("n"), func.sum(source.c.size).label("size"))
-    query = sums.where(is_live, _is_in(source.c.collection, collection)).group_by(source.c.collection, source.c.state)
+    query = sums.where(is_live, _is_in(source.c.collection, chosen)).group_by(source.c.collection, source.c.state)
     for row in connection.execute(query):
         counts[row.collection][row.state] = row.n
         sizes[row.collection] += int(row.size)
     return counts, sizes
 
 
-def _load_failed(connection: Connection, collection: Collection | None, limit: int | None) -> dict[str, dict[str, str]]:
+def _load_failed(connection: Connection, chosen: Sequence[Collection] | None, limit: int | None) -> dict[str, dict[str, str]]:
     failed: dict[str, dict[str, str]] = defaultdict(dict)
     rank = func.row_number().over(partition_by=source.c.collection, order_by=source.c.key).label("rank")
-    is_failed = (source.c.state == SourceState.FAILED, _is_in(source.c.collection, collection))
+    is_failed = (source.c.state == SourceState.FAILED, _is_in(source.c.collection, chosen))
     ranked = select(source.c.collection, source.c.key, source.c.reason, rank).where(*is_failed).subquery()
     query = select(ranked).order_by(ranked.c.collection, ranked.c.rank)
     for row in connection.execute(query if limit is None else query.where(ranked.c.rank <= limit)):
@@ -260,17 +183,24 @@ def _load_failed(connection: Connection, collection: Collection | None, limit: i
     return failed
 
 
-def _load_waiting_reasons(connection: Connection, collection: Collection | None) -> dict[str, str]:
-    waiting = (source.c.state == SourceState.QUEUED, source.c.reason.is_not(None), _is_in(source.c.collection, collection))
+def _load_waiting_reasons(connection: Connection, chosen: Sequence[Collection] | None) -> dict[str, str]:
+    waiting = (source.c.state == SourceState.QUEUED, source.c.reason.is_not(None), _is_in(source.c.collection, chosen))
     reasons = select(source.c.collection, func.max(source.c.reason)).where(*waiting).group_by(source.c.collection)
     return dict(connection.execute(reasons).tuples().all())
 
 
-def _load_unindexed(connection: Connection, collection: Collection | None) -> set[str]:
+def _load_unindexed(connection: Connection, chosen: Sequence[Collection] | None) -> set[str]:
     """Return the names of the collections with frames that the tile index does not show yet."""
     changed = or_(frame.c.revision != frame.c.indexed_revision, frame.c.deleted)
-    names = select(frame.c.collection).where(changed, _is_in(frame.c.collection, collection)).distinct()
+    names = select(frame.c.collection).where(changed, _is_in(frame.c.collection, chosen)).distinct()
     return set(connection.scalars(names))
+
+
+def _count_leaving(connection: Connection, chosen: Sequence[Collection] | None) -> dict[str, int]:
+    """Return the number of frames by collection that are in the tile index and whose tif was removed."""
+    is_leaving = (frame.c.deleted, frame.c.indexed_revision > 0, _is_in(frame.c.collection, chosen))
+    counts = select(frame.c.collection, func.count()).where(*is_leaving).group_by(frame.c.collection)
+    return dict(connection.execute(counts).tuples().all())
 
 
 def _load_quarantine(connection: Connection, limit: int | None, url: str) -> Quarantine:

@@ -3,10 +3,11 @@
 import dagster as dg
 from dagster._core.errors import DagsterHomeNotSetError
 from dagster._core.instance.ref import InstanceRef as InstanceReference
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 
 from ls4_assets.errors import ConfigurationError
 
-__all__ = ["InstanceReference", "open_instance"]
+__all__ = ["InstanceReference", "InstigatorState", "InstigatorTick", "TickStatus", "open_instance"]
 
 
 def open_instance() -> dg.DagsterInstance:

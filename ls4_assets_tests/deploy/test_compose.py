@@ -16,7 +16,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 
 def test_services_are_built_from_the_two_images() -> None:
     images = {name: service["image"].partition(":")[0] for name, service in SERVICES.items()}
-    dagster = dict.fromkeys(("init", "migrate", "runs", "code", "daemon", "webserver"), "ls4")
+    dagster = dict.fromkeys(("init", "migrate", "runs", "code", "daemon", "webserver", "monitor"), "ls4")
     assert images == dagster | {"postgres": "postgis/postgis", "maps": "ls4-mapserver"}
     for service in SERVICES.values():
         if "build" in service:
@@ -38,6 +38,18 @@ def test_only_the_maps_are_published_to_other_hosts() -> None:
     assert published == {"maps": ["80:8080"], "webserver": ["127.0.0.1:3000:3000"]}
 
 
+def test_monitor_is_not_part_of_what_it_watches() -> None:
+    """It runs while the daemon, the code server and the database are down, and the maps show what it writes."""
+    monitor = SERVICES["monitor"]
+    assert "pid" not in monitor and monitor["restart"] == "unless-stopped"
+    assert monitor["command"] == ["ls4", "monitor", "/srv/monitor"]
+    assert "monitor:/srv/monitor" in monitor["volumes"] and "monitor:/srv/monitor:ro" in SERVICES["maps"]["volumes"]
+    assert "--monitor=/srv/monitor" in SERVICES["maps"]["command"]
+    assert not [volume for volume in monitor["volumes"] if "LS4_ARCHIVE" in volume]
+    # A new volume gets the owner of the folder in the image.
+    assert "install -d -o ls4 -g ls4 /work /srv/monitor " in (CHECKOUT / "deploy" / "Dockerfile").read_text()
+
+
 def test_every_variable_is_required_and_documented() -> None:
     optional = set(re.findall(r"\$\{(\w+)\}", TEXT))
     assert optional == set()  # a missing `${NAME}` would be empty; a missing `${NAME:?}` is rejected
@@ -55,7 +67,7 @@ def test_settings_are_valid_and_dagster_yaml_finds_its_variables() -> None:
     valid = {f"LS4_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     required = set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "dagster.yaml").read_text()))
     required |= set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "deploy" / "workspace.yaml").read_text()))
-    for service in ("migrate", "runs", "code", "daemon", "webserver"):
+    for service in ("migrate", "runs", "code", "daemon", "webserver", "monitor"):
         environment = SERVICES[service]["environment"]
         assert {name for name in environment if name.startswith("LS4_")} - valid == set()
         assert required - set(environment) == set()

@@ -23,7 +23,8 @@ from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.adopt.archive import adopt, scans_paused
 from ls4_assets.operations.adopt.collection import AdoptReport
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets.raster.gdal_env import gdal_env
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, rotated_rectangle, write_tif

@@ -12,7 +12,8 @@ from ls4_assets.db.schema import SourceState
 from ls4_assets.ingest.batches import BatchLimits, claim_batches, release_batch
 from ls4_assets.ingest.scan import scan_bucket, scan_lock
 from ls4_assets.ingest.sources import requeue
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
 from resources.directory_storage import DirectoryStorage

@@ -11,7 +11,8 @@ from ls4_assets.ingest.confirm import confirm_deletion
 from ls4_assets.ingest.deletions import HeldDeletion, list_held_deletions
 from ls4_assets.ingest.scan import check_keys
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, NAME, Ingest, ingest_fixture, open_ingest, tif  # noqa: F401
 
 NC = FOLDER.replace("bw/", "nc/")

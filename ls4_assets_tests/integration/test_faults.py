@@ -11,7 +11,8 @@ from rasterio.control import GroundControlPoint
 
 from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets.processing.worker import process_frame
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif

@@ -19,7 +19,8 @@ import pytest
 from affine import Affine
 
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, tif
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import NORTH, WEST, photograph, write_tif

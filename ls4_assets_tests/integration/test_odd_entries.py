@@ -17,7 +17,8 @@ from ls4_assets.domain.sidecars import MAX_TEXT_BYTES
 from ls4_assets.ingest import scan
 from ls4_assets.ingest.scan import scan_bucket
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, Ingest, ingest_fixture, open_ingest, tif  # noqa: F401
 from ls4_assets_tests.platform import Platform, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif

@@ -5,7 +5,8 @@ from sqlalchemy import text
 from ls4_assets.db.schema import SourceState
 from ls4_assets.ingest.sources import requeue
 from ls4_assets.notifications.rejections import Rejection, count_rejections, list_rejections
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.integration.ingest_fixtures import FOLDER, NAME, Ingest, ingest_fixture, tif  # noqa: F401
 
 BAD_NAME = f"{FOLDER}/scan 1.tif"
@@ -99,5 +100,5 @@ def test_status_reports_the_history(ingest: Ingest) -> None:
     ingest.finish(tif(1))
     report = collect(ingest.archive.settings)
     assert (report.quarantine.open, report.quarantine.resolved) == (1, 1)
-    assert "Quarantine: 1 open, 1 resolved" in "\n".join(format_status(report))
+    assert "Failed and rejected files: 1 to correct, 1 corrected or removed" in "\n".join(format_status(report))
     assert {entry.key: entry.state for entry in report.quarantine.rejections} == {BAD_NAME: "open", tif(1): "taken"}

@@ -13,7 +13,8 @@ from ls4_assets import logs
 from ls4_assets.cli.main import main
 from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import CollectionStatus, Status, collect, format_status
+from ls4_assets.operations.status import CollectionStatus, Status, collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 
@@ -113,7 +114,7 @@ def test_status_of_one_collection_has_its_report(platform: Platform, monkeypatch
     output = ls4(platform, monkeypatch, "status", NAME.lower()).output
     assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in output
     assert "    size: georef " in output and "    last run: 3 frames, " in output
-    assert "Rejected by name: 1" in output and ELSEWHERE not in output
+    assert "Rejected, for the name: 1" in output and ELSEWHERE not in output
     read = json.loads(ls4(platform, monkeypatch, "status", NAME, "--json").output)
     assert read["report"]["bytes"]["cog"] > 0
     assert [collection["name"] for collection in read["collections"]] == [NAME]
@@ -164,7 +165,7 @@ def test_long_lists_are_truncated_in_a_terminal_and_complete_in_json(platform: P
         )
     try:
         text = format_status(collect(platform.settings, limit=20))
-        assert sum("    failed: " in line for line in text) == 20
+        assert sum("    failed, for its content: " in line for line in text) == 20
         assert "    and 180 more: --json lists all" in text
         assert len(collect(platform.settings).collections[0].failed) == 200
     finally:

@@ -1,11 +1,12 @@
-"""The staff page of rejected files, in Chromium over nginx, with the JSON as the pipeline writes it."""
+"""The staff page of rejected files, in Chromium over nginx, with the JSON of the pipeline; and what the monitor writes."""
 
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from ls4_assets.domain.export_keys import HEALTH_FILE, METRICS_FILE
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.local.state import find_free_port
 from ls4_assets.notifications.rejections import Rejection, RejectionCounts, render_staff_json
+from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
+from ls4_assets.operations.health.files import write_file
+from ls4_assets.operations.health.model import Facts, SensorFact
+from ls4_assets.operations.health.monitor import render_json
 from ls4_assets_tests.integration.serving_fixtures import running
 from mapserver.config import PostgresService, write_config
 
@@ -60,6 +66,7 @@ class StaffServer:
 
     url: str
     rejections_file: Path
+    monitor: Path
 
 
 @contextmanager
@@ -72,16 +79,18 @@ def serve_staff_page(**options: Any) -> Iterator[StaffServer]:
         file = home / "archive" / "staff" / "rejections.json"
         file.parent.mkdir(parents=True)
         file.write_bytes(render_staff_json(RejectionCounts(152, 1, ""), LIST, NOW))
+        monitor = home / "monitor"
+        monitor.mkdir()
         database = PostgresService("127.0.0.1", 1, "none", "nobody")
         config = write_config(
             home / "serving", port=find_free_port(), mapfiles_dir=home / "archive" / "mapfiles", archive_dir=home / "archive",
-            database=database, **({"rejections_file": file} | options),
+            database=database, **({"rejections_file": file, "monitor_dir": monitor} | options),
         )  # fmt: skip
         log = stack.enter_context((home / "log").open("wb"))
         stack.enter_context(running(config.nginx_argv, log))
         with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
             client.get(f"{config.base_url}/collections.json").raise_for_status()
-        yield StaffServer(config.base_url, file)
+        yield StaffServer(config.base_url, file, monitor)
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +262,57 @@ def test_forwarded_header_is_ignored_without_a_proxy(options: dict[str, Any]) ->
     with serve_staff_page(**options) as web:
         for path in ("/staff", "/staff/index.html", "/staff/rejections.json", "/archive/staff/rejections.json"):
             assert httpx.get(web.url + path, headers={"X-Forwarded-For": "10.1.2.3"}).status_code == 404, path
+
+
+def write_health(web: StaffServer, facts: Facts) -> None:
+    write_file(web.monitor / HEALTH_FILE, render_json(facts, judge(facts)).encode())
+
+
+OFF = Facts(
+    now=NOW,
+    daemon_seen_at=NOW,
+    sensors={name: SensorFact(name, name != "ingest_poll", NOW, NOW) for name in ("ingest_poll", *ESSENTIAL_SENSORS)},
+    held=2,
+)
+
+
+def test_health_is_the_first_line_of_the_page(page: Any, web: StaffServer) -> None:
+    """With the sensors off, the page of staff looked as always."""
+    health = page.locator("#health")
+    assert not health.is_visible()
+    write_health(web, replace(OFF, now=datetime.now(UTC), daemon_seen_at=datetime.now(UTC)))
+    open_page(page, web, "")
+    health.wait_for()
+    lines = page.locator("header").inner_text().splitlines()
+    assert lines[0].startswith("CRITICAL: sensor ingest_poll is OFF. Turn it on: ")
+    assert "WARNING: 2 deletions not confirmed yet." in health.inner_text()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    assert axe.run(page).response["violations"] == []
+    write_health(web, replace(OFF, now=datetime.now(UTC) - timedelta(minutes=5)))
+    open_page(page, web, "")
+    page.locator("#health", has_text="CRITICAL: the monitor has not reported for 5 min.").wait_for()
+
+
+def test_others_get_no_health_and_no_metrics() -> None:
+    with serve_staff_page(staff=["10.1.0.0/16"], proxies=["127.0.0.0/8"]) as web:
+        write_health(web, OFF)
+        write_file(web.monitor / METRICS_FILE, b"ls4_health 2.0\n")
+        for client, statuses in (("10.1.2.3", (200, 200)), ("8.8.8.8", (204, 404))):
+            headers = {"X-Forwarded-For": client}
+            responses = [httpx.get(f"{web.url}{path}", headers=headers) for path in ("/status.json", "/metrics")]
+            assert tuple(response.status_code for response in responses) == statuses
+            assert all("access-control-allow-origin" not in response.headers for response in responses if statuses[0] == 200)
+        assert responses[0].content == b"" and b"ls4_health" not in responses[1].content
+        assert httpx.get(f"{web.url}/mapserv/metrics", headers={"X-Forwarded-For": "10.1.2.3"}).status_code == 404
+
+
+def test_metrics_of_a_monitor_that_has_stopped_are_an_error(named: StaffServer) -> None:
+    """Prometheus would keep values that never change, and report a target that is up."""
+    url = f"{named.url}/metrics"
+    assert httpx.get(url).status_code == 503
+    write_file(named.monitor / METRICS_FILE, b"ls4_health 0.0\n")
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.text) == (200, "ls4_health 0.0\n")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    os.utime(named.monitor / METRICS_FILE, (0, time.time() - 300))
+    assert httpx.get(url).status_code == 503

@@ -14,7 +14,8 @@ from ls4_assets.cli.backfill import launch_stale_backfills
 from ls4_assets.db.stale import count_stale, find_stale_partitions, find_stale_profiles
 from ls4_assets.domain.products import STEPS, Step
 from ls4_assets.local.postgres import Cluster
-from ls4_assets.operations.status import collect, format_status
+from ls4_assets.operations.status import collect
+from ls4_assets.operations.status_text import format_status
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 

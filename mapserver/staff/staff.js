@@ -1,6 +1,8 @@
 // The list of rejected files, from the JSON that the pipeline writes. The search is in the address after #, so that notifications can
 // link to their files.
 
+import { showHealth } from "/staff/health.js";
+
 const PAGE_SIZE = 100;
 const REFRESH_MS = 60_000;
 const OUTCOMES = { taken: "accepted" };
@@ -99,6 +101,7 @@ more.addEventListener("click", () => {
   firstNew.focus();
 });
 addEventListener("hashchange", followAddress);
+showHealth($("health"));
 followAddress();
 await refresh();
 setInterval(refresh, REFRESH_MS);

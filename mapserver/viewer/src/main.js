@@ -1,6 +1,7 @@
 // Connects the parts of the page. There is one state, kept in the address; a change of it redraws the page.
 
 import { buffer, containsExtent } from "ol/extent.js";
+import { showHealth } from "../../staff/health.js";
 import { DEFAULTS, format, parse } from "./address.js";
 import { DEFAULTS as ANY_ARCHIVE, credits, firstView, loadArchive } from "./archive.js";
 import { archiveName, loadBase } from "./base.js";
@@ -221,6 +222,7 @@ addEventListener("popstate", follow);
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && photograph.isOpen()) closeFrame();
 });
+showHealth(byId("health"));
 byId("home").addEventListener("click", (event) => {
   event.preventDefault();
   back();
