@@ -26,6 +26,11 @@ from ls4_assets.operations.reconcile import observed_state, recorded_state
 from ls4_assets.operations.reconcile.apply import apply_plan
 from ls4_assets.operations.reconcile.model import DESTRUCTIVE, MANUAL, Action, ActionKind
 from ls4_assets.operations.reconcile.plan import find_lost_frames, plan
+from ls4_assets.operations.reconcile.stray_partitions import (
+    find_stray_partitions,
+    load_partition_sets,
+    remove_stray_partitions,
+)
 from ls4_assets.publishing.maps import MAP_PUBLISHERS
 from resources.archive import Archive
 from resources.storage import StoredObject
@@ -82,6 +87,7 @@ class Reconciler:
         for collection in collections:
             yield self._reconcile(collection, is_held=collection.name in losing)
         yield self._reconcile_leftovers(collections)
+        yield self._reconcile_stray_partitions(collections)
 
     def _require_both_sides(self) -> None:
         """Raise when only one side has data: an unmounted disk or a lost database would otherwise mean that all was deleted."""
@@ -213,6 +219,20 @@ class Reconciler:
                 quote = connection.dialect.identifier_preparer.quote
                 for table in [action.target for action in actions if action.kind == ActionKind.DROP]:
                     connection.execute(text(f"DROP TABLE IF EXISTS {PUBLIC}.{quote(table)}"))
+        return ReconcileReport("", actions, applied=self.apply and bool(actions))
+
+    def _reconcile_stray_partitions(self, collections: Sequence[Collection]) -> ReconcileReport:
+        """Remove the partitions of all shards that belong to no collection."""
+        sets = load_partition_sets(self.instance, self.archive.settings.shards)
+        with self.archive.database.connect() as connection:
+            current = {*collections, *recorded_state.list_collections(connection)}
+        actions = list(find_stray_partitions(sets, current))
+        settings, total = self.archive.settings, sum(len(partitions) for pair in sets.values() for partitions in pair)
+        guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
+        if not self.delete_many and guard.holds(len(actions), total):
+            return ReconcileReport("", [], actions)
+        if self.apply:
+            remove_stray_partitions(self.instance, actions)
         return ReconcileReport("", actions, applied=self.apply and bool(actions))
 
 
