@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateRecord, FreshnessStateRecordBody
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.config import PostgresStorageConfig
 from dagster._serdes import ConfigurableClassData
@@ -24,6 +25,8 @@ from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage, Po
 from dagster_postgres.utils import pg_url_from_config
 from dagster_shared.serdes import serialize_value
 from sqlalchemy import Engine, create_engine
+
+from ls4_assets.runtime.backfill_guard import prepare_backfill
 
 # The Dagster UI shows no time of change for this one.
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -99,6 +102,14 @@ def _engine(process_id: int, url: str) -> Engine:
     )
 
 
+class RunStorage(PostgresRunStorage):
+    """The runs and backfills. A backfill that must not start is not stored."""
+
+    def add_backfill(self, partition_backfill: PartitionBackfill) -> None:
+        unfinished = self.get_backfills(status=BulkActionStatus.REQUESTED)
+        super().add_backfill(prepare_backfill(partition_backfill, unfinished))
+
+
 class PostgresStorage(DagsterPostgresStorage):
     """Dagster's storage with that event log. Its options are those of `storage: postgres`."""
 
@@ -109,7 +120,7 @@ class PostgresStorage(DagsterPostgresStorage):
         # Each storage reads the list of tables when it is created, and an instance is created for every tick of a sensor.
         has_tables = (os.getpid(), url) in _WITH_TABLES
         should_create = should_autocreate_tables and not has_tables
-        self._run_storage = PostgresRunStorage(url, should_create)
+        self._run_storage = RunStorage(url, should_create)
         self._event_log_storage = EventLogStorage(url, should_create)
         self._schedule_storage = PostgresScheduleStorage(url, should_create)
         _WITH_TABLES.add((os.getpid(), url))
