@@ -27,8 +27,12 @@ def settings(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def instance(platform: Platform) -> DagsterInstance:
     for backfill in platform.instance.get_backfills():
-        platform.instance.update_backfill(backfill.with_status(backfills.BackfillStatus.CANCELED))
+        cancel(platform.instance, backfill)
     return platform.instance
+
+
+def cancel(instance: DagsterInstance, backfill: PartitionBackfill) -> None:
+    instance.update_backfill(backfill._replace(status=backfills.BackfillStatus.CANCELED))
 
 
 def launch(platform: Platform, frames: int, **tags: str) -> str:
@@ -68,7 +72,7 @@ def test_the_same_backfill_again_ends_with_a_sentence(platform: Platform, instan
     assert launch(platform, 3)
     backfill = instance.get_backfill(id_)
     assert backfill
-    instance.update_backfill(backfill.with_status(backfills.BackfillStatus.CANCELED))
+    cancel(instance, backfill)
     assert launch(platform, 4)
 
 
