@@ -192,6 +192,9 @@ class RunSettings(BaseModel):
     open_batches_per_shard: Runs = Field(10, ge=1, description="maximum of those runs for one shard")
     open_batches_per_collection: Runs = Field(6, ge=1, description="maximum of those runs for one collection")
     max_attempts: Runs = Field(5, ge=1, description="crashed runs after which a frame counts as failed")
+    backfill_confirm_frames: Frames = Field(
+        1000, ge=0, description="largest backfill of the Dagster UI that starts without the tag `ls4/confirm`"
+    )
     warm_frames: Frames = Field(
         8, ge=0, description="maximum frames of a run that the warm service executes, if it has a free slot; 0: none"
     )

@@ -47,7 +47,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: A
     def tile_index(
         context: dg.AssetExecutionContext, archive: Archive
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        collection = Collection.from_partition(shard, context.partition_key)
+        collection = events.collection_of(context, shard)
         with events.log_collection_asset(context, collection):
             result = refresh_index(archive, collection)
         yield result
@@ -67,7 +67,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: A
     def mapfile(
         context: dg.AssetExecutionContext, archive: Archive
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        collection = Collection.from_partition(shard, context.partition_key)
+        collection = events.collection_of(context, shard)
         try:
             with events.log_collection_asset(context, collection):
                 result = publish_map(archive, collection)

@@ -5,7 +5,7 @@ Check evaluations are built in `frame_checks`, and events are written to Dagster
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -18,7 +18,9 @@ from ls4_assets.assets.provenance import Provenance
 from ls4_assets.db.frames import mark_done
 from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
+from ls4_assets.domain.partition_parser import parse_collection_partition
 from ls4_assets.domain.products import Step, upstream_steps
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.processing.tasks import FrameOutcome
 from resources.archive import Archive
 
@@ -27,14 +29,14 @@ _MAX_BATCH_FRAMES = 20
 _MAX_DELAY_SECONDS = 5.0
 
 
-def plan_partitions(context: dg.AssetExecutionContext, frames: Sequence[Frame], steps: Sequence[Step]) -> None:
+def plan_partitions(context: dg.AssetExecutionContext, shard: str, partitions: Sequence[str], steps: Sequence[Step]) -> None:
     """Store the plan of a run that was given a list of frames, so that Dagster shows frames that fail as failed partitions.
 
     Dagster plans the run's own partition or range, but has no runs over arbitrary sets.
     """
     own = context.partition_key if context.has_partition_key else None
-    if others := [frame.partition for frame in frames if frame.partition != own]:
-        products = [keys.product(frames[0].collection.shard, step) for step in steps]
+    if others := [partition for partition in partitions if partition != own]:
+        products = [keys.product(shard, step) for step in steps]
         event_store.store_planned(context.instance, event_store.EventOrigin.from_context(context), products, others)
 
 
@@ -95,15 +97,16 @@ def frame_materializations(
         )
 
 
-def failure_observations(frame: Frame, steps: Sequence[Step], reason: str) -> Iterator[dg.AssetObservation]:
-    """Observations that show why a frame failed on the page of its partition, one per selected step."""
-    for step in steps:
-        yield dg.AssetObservation(
-            asset_key=keys.product(frame.collection.shard, step),
-            partition=frame.partition,
-            description=reason,
-            metadata={"failed": dg.MetadataValue.text(reason)},
-        )
+def failure_observations(shard: str, reasons: Mapping[str, str], steps: Sequence[Step]) -> Iterator[dg.AssetObservation]:
+    """Observations that show on the page of each partition why it failed, one per selected step."""
+    for partition, reason in reasons.items():
+        for step in steps:
+            yield dg.AssetObservation(
+                asset_key=keys.product(shard, step),
+                partition=partition,
+                description=reason,
+                metadata={"failed": dg.MetadataValue.text(reason)},
+            )
 
 
 def log_frame(context: dg.AssetExecutionContext, frame: Frame, outcome: FrameOutcome | BaseException, reason: str | None) -> None:
@@ -127,6 +130,14 @@ def log_batch(context: dg.AssetExecutionContext, shard: str, frames: int, failed
     """Log the totals of a run of frames at its end."""
     fields = {"frames": frames, "failed": failed, "seconds": round(seconds, 3)}
     logs.emit("batch", logging.ERROR if failed else logging.INFO, **_run_fields(context, shard), **fields)
+
+
+def collection_of(context: dg.AssetExecutionContext, shard: str) -> Collection:
+    """The collection of the run's partition. Raises Failure for a key that a person added in the Dagster UI."""
+    try:
+        return parse_collection_partition(shard, context.partition_key)
+    except InvalidNameError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 @contextmanager

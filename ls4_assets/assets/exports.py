@@ -31,7 +31,7 @@ def exports_asset(shard: str, details: AssetDetails) -> dg.AssetsDefinition:
         **details.of(refresh_exports, "collection"),
     )
     def exports(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        collection = Collection.from_partition(shard, context.partition_key)
+        collection = events.collection_of(context, shard)
         is_manual = KIND_TAG not in context.run.tags
         with events.log_collection_asset(context, collection):
             return refresh_exports(archive, collection, force=is_manual)

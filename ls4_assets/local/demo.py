@@ -20,6 +20,7 @@ from ls4_assets.local.child import call_in_child
 from ls4_assets.local.services import PREPARATION, ServiceUrls, start_services
 from ls4_assets.local.state import CHECKOUT, StateDirectory, choose_state_directory, explain_state_access
 from ls4_assets.local.supervisor import ServiceSupervisor
+from ls4_assets.runtime.request_guard import READ_ONLY_PATH
 
 
 def run_demo(once: bool, port: int | None = None) -> int:
@@ -68,6 +69,7 @@ def _print_addresses(state: StateDirectory, urls: ServiceUrls) -> None:
     _echo("")
     _echo(f"  Map page    {urls.maps}/")
     _echo(f"  Dagster UI  {urls.dagster_ui}")
+    _echo(f"  Read-only   {urls.dagster_ui}{READ_ONLY_PATH}")
     _echo(f"  Archive     {state.archive}")
     _echo("")
 

@@ -7,7 +7,7 @@ browser could start or delete runs. Starting the webserver is in ``webserver.py`
 import hmac
 import json
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +18,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 USER = "operator"
+# Below it is the UI for everybody, without login.
+READ_ONLY_PATH = "/read-only"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 # Health checks of load balancers name an IP address as host, and have no password. The answer is the versions of Dagster.
 _PUBLIC_PATHS = frozenset({"/server_info"})
@@ -36,10 +38,13 @@ class RequestGuard:
     """Passes requests to `app` that a person or a program of this site sent; answers all others with a sentence.
 
     hosts: names under which the UI may be addressed, without ports. password: of the user `operator`; None: no login.
+    read_only: apps below a path of their own that change nothing, so they need no login.
     """
 
-    def __init__(self, app: App, hosts: Collection[str], password: str | None = None) -> None:
-        self._app = app
+    def __init__(
+        self, app: App, hosts: Collection[str], password: str | None = None, read_only: Mapping[str, App] | None = None
+    ) -> None:
+        self._app, self._read_only = app, dict(read_only or {})
         self._hosts = frozenset(host.lower() for host in hosts) | LOOPBACK_HOSTS
         self._password = password
 
@@ -49,7 +54,7 @@ class RequestGuard:
         elif rejection := self.judge(scope):
             await _answer(rejection, scope, send)
         else:
-            await self._app(scope, receive, _with_frame_options(send))
+            await self._app_of(scope)(scope, receive, _with_frame_options(send))
 
     def judge(self, scope: Message) -> GuardResponse | None:
         """The answer to a request that must not reach the webserver; None: it may."""
@@ -58,10 +63,14 @@ class RequestGuard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         return (
             self._judge_host(headers)
-            or self._judge_login(headers)
+            or self._judge_login(scope, headers)
             or self._judge_origin(scope, headers)
             or _judge_call(scope, headers)
         )
+
+    def _app_of(self, scope: Message) -> App:
+        path = scope["path"]
+        return next((app for prefix, app in self._read_only.items() if f"{path}/".startswith(f"{prefix}/")), self._app)
 
     def _judge_host(self, headers: dict[str, str]) -> GuardResponse | None:
         """Another name that resolves to this address is DNS rebinding."""
@@ -72,8 +81,8 @@ class RequestGuard:
             "The Dagster UI is not served under this host name. Set LS4_DAGSTER_URL to the address that you open.",
         )
 
-    def _judge_login(self, headers: dict[str, str]) -> GuardResponse | None:
-        if self._password is None:
+    def _judge_login(self, scope: Message, headers: dict[str, str]) -> GuardResponse | None:
+        if self._password is None or self._app_of(scope) is not self._app:
             return None
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         try:

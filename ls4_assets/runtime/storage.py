@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateRecord, FreshnessStateRecordBody
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.config import PostgresStorageConfig
 from dagster._serdes import ConfigurableClassData
@@ -25,6 +26,7 @@ from dagster_postgres.utils import pg_url_from_config
 from dagster_shared.serdes import serialize_value
 from sqlalchemy import Engine, create_engine
 
+from ls4_assets.runtime.backfill_guard import prepare_backfill
 from ls4_assets.runtime.dagster_schema import remembering
 
 # The Dagster UI shows no time of change for this one.
@@ -88,7 +90,11 @@ def _not_applicable(key: dg.AssetKey) -> FreshnessStateRecord:
     "has_backfill_tags_table", "has_built_index",
 )  # fmt: skip
 class RunStorage(PostgresRunStorage):
-    """The runs and backfills."""
+    """The runs and backfills. A backfill that must not start is not stored."""
+
+    def add_backfill(self, partition_backfill: PartitionBackfill) -> None:
+        unfinished = self.get_backfills(status=BulkActionStatus.REQUESTED)
+        super().add_backfill(prepare_backfill(partition_backfill, unfinished))
 
 
 @remembering(

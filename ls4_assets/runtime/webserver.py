@@ -9,16 +9,20 @@ from urllib.parse import urlsplit
 from dagster_webserver import cli
 from dagster_webserver.app import create_app_from_workspace_process_context
 
-from ls4_assets.runtime.request_guard import RequestGuard
+from ls4_assets.runtime.read_only import ReadOnlyContext
+from ls4_assets.runtime.request_guard import READ_ONLY_PATH, RequestGuard
 from ls4_assets.settings import load_settings
 
 
-def create_guarded_app(*arguments: Any, **options: Any) -> RequestGuard:
-    """The app of the Dagster UI; its addresses and password come from the settings. Raises ConfigurationError."""
+def create_guarded_app(context: Any, path_prefix: str = "", *arguments: Any, **options: Any) -> RequestGuard:
+    """The two apps of the Dagster UI; addresses and password come from the settings. Raises ConfigurationError."""
     settings = load_settings()
     password = settings.dagster_password.get_secret_value() if settings.dagster_password else None
     host = urlsplit(settings.dagster_url).hostname
-    return RequestGuard(create_app_from_workspace_process_context(*arguments, **options), {host} if host else (), password)
+    full = create_app_from_workspace_process_context(context, path_prefix, *arguments, **options)
+    read_only_path = path_prefix + READ_ONLY_PATH
+    read_only = create_app_from_workspace_process_context(ReadOnlyContext(context), read_only_path, *arguments, **options)
+    return RequestGuard(full, {host} if host else (), password, read_only={read_only_path: read_only})
 
 
 def main() -> None:

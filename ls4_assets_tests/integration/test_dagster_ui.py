@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,8 @@ from ls4_assets.local.services import returns_ok
 from ls4_assets.local.state import find_free_port
 from ls4_assets_tests.platform import CHECKOUT
 
+SCHEDULE = '{repositoryName: "a", repositoryLocationName: "b", scheduleName: "c"}'
+LAUNCH = {"query": f"mutation {{ startSchedule(scheduleSelector: {SCHEDULE}) {{ __typename }} }}"}
 MUTATION = {"query": "mutation { setNuxSeen }"}
 
 
@@ -68,3 +71,25 @@ def test_page_needs_the_password(address: str) -> None:
         assert client.get("/").status_code == 401
         page = client.get("/", auth=("operator", "secret"))
         assert (page.status_code, page.headers["x-frame-options"]) == (200, "DENY")
+
+
+def test_everybody_reads_and_only_operators_change(address: str) -> None:
+    """There was no read-only UI: who could see the runs could also start and delete them."""
+    page = httpx.get(f"{address}/read-only/runs")
+    assert (page.status_code, "/read-only" in page.text) == (200, True)
+    permissions = {"query": "{ permissions { permission value } }"}
+    everybody = httpx.post(f"{address}/read-only/graphql", json=permissions).json()["data"]["permissions"]
+    assert {each["value"] for each in everybody} == {False}
+    launched = httpx.post(f"{address}/read-only/graphql", json=LAUNCH).json()
+    assert launched["data"]["startSchedule"]["__typename"] == "UnauthorizedError"
+    assert httpx.post(f"{address}/graphql", json=permissions).status_code == 401
+    operator = httpx.post(f"{address}/graphql", json=permissions, auth=("operator", "secret")).json()
+    assert True in {each["value"] for each in operator["data"]["permissions"]}
+
+
+@pytest.mark.parametrize("path", ["/read-only/../graphql", "/read-only-not/graphql", "/READ-ONLY/graphql"])
+def test_no_path_gets_around_the_login(address: str, path: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    connection = HTTPConnection(host, int(port))
+    connection.request("POST", path, body='{"query": "{ version }"}', headers={"content-type": "application/json"})
+    assert connection.getresponse().status in (401, 404, 405)

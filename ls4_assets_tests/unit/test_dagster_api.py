@@ -16,11 +16,13 @@ PACKAGES = ("ls4_assets", "resources", "sensors", "mapserver", "deploy")
 # The modules that need private API, with the reason. Anything else has a public name in `dg` or in ls4_assets/runtime.
 ALLOWED = {
     "ls4_assets/assets/event_store.py": "many events in one transaction; the public API needs three for each",
+    "ls4_assets/runtime/backfill_guard.py": "the type of a backfill, which the storage checks before it stores it",
     "ls4_assets/runtime/backfills.py": "storing and reading backfills, as the Dagster UI does",
     "ls4_assets/runtime/code_server.py": "the command and the class of a code server, which `dg` cannot reload in place",
     "ls4_assets/runtime/ecs_launcher.py": "result of the health check of a run launcher, and its configuration",
     "ls4_assets/runtime/instance.py": "error of an instance without DAGSTER_HOME, and the types of its reference and records",
     "ls4_assets/runtime/local_launcher.py": "arguments and process IDs of a run, and the result of its health check",
+    "ls4_assets/runtime/read_only.py": "the type of the webserver's context",
     "ls4_assets/runtime/run_process.py": "the command that executes a run",
     "ls4_assets/runtime/storage.py": "freshness records, the configuration of a storage, and the text of an event",
     "ls4_assets/runtime/warm_client.py": "arguments and process IDs of a run in the warm service, and its health",

@@ -25,6 +25,7 @@ class ActionKind(StrEnum):
     DROP = "drop"
     ADD_PARTITION = "add_partition"
     REMOVE_PARTITION = "remove_partition"
+    RECORD = "record"
     UNKNOWN = "unknown"
     FOREIGN = "foreign"
 

@@ -3,7 +3,7 @@
 Nothing is changed after an incomplete listing, with an empty database or folder, or while runs are changing the collection.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,14 @@ from ls4_assets.ingest.deletions import DeletionGuard
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.operations.reconcile import observed_state, recorded_state
 from ls4_assets.operations.reconcile.apply import apply_plan
+from ls4_assets.operations.reconcile.history import find_lost_history, load_materialized
 from ls4_assets.operations.reconcile.model import DESTRUCTIVE, MANUAL, Action, ActionKind
 from ls4_assets.operations.reconcile.plan import find_lost_frames, plan
+from ls4_assets.operations.reconcile.stray_partitions import (
+    find_stray_partitions,
+    load_partition_sets,
+    remove_stray_partitions,
+)
 from ls4_assets.publishing.maps import MAP_PUBLISHERS
 from resources.archive import Archive
 from resources.storage import StoredObject
@@ -69,6 +75,7 @@ class Reconciler:
     grace_period: timedelta = GRACE_PERIOD
     # Name and partitions of the current shard: collections are sorted by shard.
     _shard: tuple[str, Set[str], Set[str]] = field(default=("", frozenset(), frozenset()), init=False, repr=False)
+    _materialized: tuple[str, Mapping[str, Set[str]]] = field(default=("", {}), init=False, repr=False)
 
     def run(self, names: Sequence[str] = ()) -> Iterator[ReconcileReport]:
         """Yield a report for each collection. Raises ConfigurationError or UnknownCollectionError before anything is changed."""
@@ -82,6 +89,7 @@ class Reconciler:
         for collection in collections:
             yield self._reconcile(collection, is_held=collection.name in losing)
         yield self._reconcile_leftovers(collections)
+        yield self._reconcile_stray_partitions(collections)
 
     def _require_both_sides(self) -> None:
         """Raise when only one side has data: an unmounted disk or a lost database would otherwise mean that all was deleted."""
@@ -155,12 +163,13 @@ class Reconciler:
             recorded = recorded_state.load_recorded_state(
                 connection, self.archive.storage, collection, frame_partitions, collection_partitions
             )
+            lost_history = find_lost_history(connection, collection, self._load_materialized(collection.shard))
         try:
             observed = observed_state.list_collection(self.archive.storage, collection, self._documents, cutoff)
         except Exception as error:  # noqa: BLE001  # each storage has its own errors, and after any of them the listing is incomplete
             reason = f"cannot be listed completely ({error})"
             return ReconcileReport(collection.name, error=f"{reason}; nothing was changed, reconcile it again.")
-        actions = plan(collection, observed, recorded)
+        actions = [*plan(collection, observed, recorded), *lost_history]
         lost, settings = find_lost_frames(actions), self.archive.settings
         guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
         should_hold = is_held or guard.holds(len(lost), len(recorded.frames.keys() | lost))
@@ -180,6 +189,11 @@ class Reconciler:
             )
             self._shard = (shard, frames, collections)
         return self._shard[1:]
+
+    def _load_materialized(self, shard: str) -> Mapping[str, Set[str]]:
+        if self._materialized[0] != shard:
+            self._materialized = (shard, load_materialized(self.instance, shard))
+        return self._materialized[1]
 
     def _reconcile_leftovers(self, collections: Sequence[Collection]) -> ReconcileReport:
         """Remove tables and maps whose name no collection has, in neither bucket nor database.
@@ -213,6 +227,20 @@ class Reconciler:
                 quote = connection.dialect.identifier_preparer.quote
                 for table in [action.target for action in actions if action.kind == ActionKind.DROP]:
                     connection.execute(text(f"DROP TABLE IF EXISTS {PUBLIC}.{quote(table)}"))
+        return ReconcileReport("", actions, applied=self.apply and bool(actions))
+
+    def _reconcile_stray_partitions(self, collections: Sequence[Collection]) -> ReconcileReport:
+        """Remove the partitions of all shards that belong to no collection."""
+        sets = load_partition_sets(self.instance, self.archive.settings.shards)
+        with self.archive.database.connect() as connection:
+            current = {*collections, *recorded_state.list_collections(connection)}
+        actions = list(find_stray_partitions(sets, current))
+        settings, total = self.archive.settings, sum(len(partitions) for pair in sets.values() for partitions in pair)
+        guard = DeletionGuard(settings.deletion_guard_share, settings.deletion_guard_frames)
+        if not self.delete_many and guard.holds(len(actions), total):
+            return ReconcileReport("", [], actions)
+        if self.apply:
+            remove_stray_partitions(self.instance, actions)
         return ReconcileReport("", actions, applied=self.apply and bool(actions))
 
 

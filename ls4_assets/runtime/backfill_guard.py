@@ -1,0 +1,60 @@
+"""What Dagster's storage checks before it stores a backfill, so that two clicks in the Dagster UI do not remake the archive.
+
+Every backfill passes here: those of the UI, which shows the sentence of an error at once, and those of `ls4 rematerialize`.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from dagster._core.execution.backfill import PartitionBackfill
+
+from ls4_assets.domain.products import STEPS
+from ls4_assets.errors import Ls4Error
+from ls4_assets.settings import load_settings
+
+# A backfill with this tag starts however large it is.
+CONFIRM_TAG = "ls4/confirm"
+_PRIORITY_TAG = "dagster/priority"
+# A backfill goes behind every drop of the next day, and then waits no longer than a drop.
+_DELAY_SECONDS = 24 * 3600
+
+
+class BackfillError(Ls4Error):
+    """A backfill must not start. The message says what to do instead."""
+
+
+def prepare_backfill(backfill: PartitionBackfill, unfinished: Iterable[PartitionBackfill]) -> PartitionBackfill:
+    """The backfill with a priority behind drops and a title, if it has none. Raises BackfillError when it must not start."""
+    if backfill.asset_backfill_data is None:
+        return backfill  # of a job: nothing here has one
+    targets = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key
+    if not any(len(subset) for subset in targets.values()):
+        raise BackfillError("The selection has no partition, so there is nothing to make. Drop tifs into georef/ first.")
+    for other in unfinished:
+        if other.asset_backfill_data and other.asset_backfill_data.target_subset == backfill.asset_backfill_data.target_subset:
+            raise BackfillError(
+                f"The backfill {other.backfill_id} makes the same partitions and has not ended. Follow it, or cancel it first."
+            )
+    frames = _count_frames(targets)
+    total = sum(frames.values())
+    if CONFIRM_TAG not in backfill.tags and total > (limit := load_settings().backfill_confirm_frames):
+        raise BackfillError(
+            f"The backfill would make {total:,} frames again, more than the {limit:,} of LS4_BACKFILL_CONFIRM_FRAMES. "
+            f"Select fewer partitions, or add the tag {CONFIRM_TAG} with the value yes if you mean all of them."
+        )
+    priority = {_PRIORITY_TAG: str(-int(time.time() + _DELAY_SECONDS))}
+    names = " and ".join(sorted(frames)) if len(frames) < 4 else f"{len(frames)} counties"
+    title = f"{names}: {total:,} frames" if total else None
+    return backfill._replace(tags=priority | dict(backfill.tags), title=backfill.title or title)
+
+
+def _count_frames(targets: Any) -> Counter[str]:
+    """Frames by shard, each counted once for all of its products."""
+    frames: Counter[str] = Counter()
+    for key, subset in targets.items():
+        shard, asset = key.path[0], key.path[-1]
+        if asset in STEPS and len(subset):
+            frames[shard] = max(frames[shard], len(subset))
+    return frames
