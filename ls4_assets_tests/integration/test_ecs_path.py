@@ -197,7 +197,7 @@ def production(s3_server: Callable[[str], S3Server], cluster: Cluster) -> Iterat
         port = find_free_port()
         write_instance(home / "dagster_home", port)
         log = stack.enter_context((home / "services.log").open("wb"))
-        for argv in services(home / "dagster_home", port):
+        for argv in services(stacks, home / "dagster_home", port):
             daemons = {name: value for name, value in containers.environment(stacks, "daemon").items() if name.startswith("AWS_")}
             ours = {"PATH": os.environ["PATH"], "HOME": str(home), **environment, **daemons}
             process = subprocess.Popen(argv, cwd=home, env=ours, stdout=log, stderr=log)
@@ -256,10 +256,12 @@ def write_instance(folder: Path, port: int) -> None:
     (folder / "workspace.yaml").write_text(json.dumps({"load_from": [{"grpc_server": location}]}))
 
 
-def services(folder: Path, port: int) -> list[list[str]]:
-    code = ["api", "grpc", "--module-name", "ls4_assets.definitions", "--location-name", "ls4", "--host", "127.0.0.1"]
+def services(stacks: Stacks, folder: Path, port: int) -> list[list[str]]:
+    """The code server and the daemon, the former with the command of the template but for its address."""
+    program, *code = containers.container(stacks, "code")["Command"]
+    code = code[: code.index("--host")]
     return [
-        [str(ecs.PROGRAMS / "dagster"), *code, "--port", str(port)],
+        [str(ecs.PROGRAMS / program), *code, "--host", "127.0.0.1", "--port", str(port)],
         [str(ecs.PROGRAMS / "dagster-daemon"), "run", "--workspace", str(folder / "workspace.yaml")],
     ]
 
