@@ -21,6 +21,7 @@ from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.key_parser import parse_georef_key
 from ls4_assets.domain.names import Frame, Shards
 from ls4_assets.local.postgres import Cluster
+from ls4_assets.runtime.backfills import BackfillStatus
 from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.storage import Storage
@@ -223,6 +224,12 @@ def _empty(database: Engine) -> None:
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
 
 
+def end_backfills(instance: dg.DagsterInstance) -> None:
+    """End all backfills, as the daemon does: one that has not ended rejects the same one."""
+    for backfill in instance.get_backfills(status=BackfillStatus.REQUESTED):
+        instance.update_backfill(backfill._replace(status=BackfillStatus.COMPLETED_SUCCESS))
+
+
 @contextmanager
 def _instance(home: Path, url: str, shards: Shards) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance on PostgreSQL, emptied before use."""
@@ -232,6 +239,7 @@ def _instance(home: Path, url: str, shards: Shards) -> Iterator[dg.DagsterInstan
     (home / "dagster.yaml").write_text(json.dumps(config))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.wipe()
+        end_backfills(instance)
         for shard in shards:
             for kind in ("frames", "collections"):
                 for key in instance.get_dynamic_partitions(f"{kind}/{shard}"):

@@ -16,7 +16,7 @@ from ls4_assets.domain.products import STEPS, Step
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.status import collect
 from ls4_assets.operations.status_text import format_status
-from ls4_assets_tests.platform import Platform, frame_of, running_platform
+from ls4_assets_tests.platform import Platform, end_backfills, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
 
 BW = [f"bw/Travis/USDA_1958/frames/georef/02-08-60_6-10{number}.tif" for number in range(2)]
@@ -82,6 +82,7 @@ def rematerialize_stale(platform: Platform) -> list[dg.ExecuteInProcessResult]:
         backfill = platform.instance.get_backfill(launched.id)
         assert backfill is not None
         results += [platform.run(list(launched.assets), partition_key=key, tags=backfill.tags) for key in launched.partitions]
+    end_backfills(platform.instance)
     return results
 
 
