@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import dagster as dg
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
+from ls4_assets.assets import event_store
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.reconcile.messages import format_report
 from ls4_assets.operations.reconcile.model import ActionKind
@@ -55,7 +57,10 @@ def fill(platform: Platform, version: str) -> None:
                  '{FOLDER}/georef/' || stem || '.tif', 'v', '', '{product}', '{FOLDER}/cog/' || stem || '.tif',
                  '{version}', 1 FROM {stems}
     """)  # fmt: skip
-    platform.instance.add_dynamic_partitions("frames/Travis", [f"{COLLECTION.partition}/bw/{stem}" for stem in STEMS])
+    partitions = [f"{COLLECTION.partition}/bw/{stem}" for stem in STEMS]
+    platform.instance.add_dynamic_partitions("frames/Travis", partitions)
+    made = [dg.AssetMaterialization(["Travis", asset], partition=each) for asset in ("georef", "cog") for each in partitions]
+    event_store.store_asset_events(platform.instance, event_store.RUNLESS_ORIGIN, made)
 
 
 def test_frames_on_later_listing_pages_count_and_an_incomplete_listing_removes_nothing(crowded: Platform) -> None:

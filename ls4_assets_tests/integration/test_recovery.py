@@ -43,6 +43,7 @@ ROWS = {
 }
 
 TESTED_ELSEWHERE = {
+    "materializations were wiped in the Dagster UI": "test_lost_history.py::test_wiped_history_heals",
     "the index database is lost": "test_db_restore.py::test_a_lost_database_is_restored_from_the_bucket_alone",
     "the index database is lost, and there is a dump of it":
         "test_db_restore.py::test_a_dump_older_than_the_bucket_catches_up_automatically",

@@ -22,7 +22,7 @@ MODULES = (
     "ls4_assets/processing/lost_workers.py",
     "ls4_assets/processing/admission.py",
     "ls4_assets/assets/frames.py",
-    "ls4_assets/operations/status.py",
+    "ls4_assets/operations/status_text.py",
     "resources/storage.py",
     "resources/unfinished.py",
 )
