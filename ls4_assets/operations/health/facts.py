@@ -114,14 +114,17 @@ def _archive_facts(connection: Connection, stalled_before: datetime) -> dict[str
 
 
 def _has_code_server() -> bool | None:
-    """Whether the code server that the workspace names accepts connections; None: it names none."""
-    for host, port in _code_servers():
-        try:
-            socket.create_connection((host, port), _CONNECT_SECONDS).close()
-        except OSError:
-            return False
-        return True
-    return None
+    """Whether every code server that the workspace names accepts connections; None: it names none."""
+    servers = list(_code_servers())
+    return all(_accepts(host, port) for host, port in servers) if servers else None
+
+
+def _accepts(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _code_servers() -> Iterator[tuple[str, int]]:

@@ -35,7 +35,7 @@ def load_materialized(instance: dg.DagsterInstance, shard: str) -> dict[str, Set
 def find_lost_history(connection: Connection, collection: Collection, materialized: Mapping[str, Set[str]]) -> list[Action]:
     """An action for each frame of which assets have no materialization, with their names as value.
 
-    A frame that is waiting or in progress is left to its run, which records it.
+    A frame that is waiting or in progress is left to its run, which records it. The tif of an adopted frame was never dropped.
     """
     live = (source.c.frame == frame.c.id, source.c.state.in_([*PENDING_STATES, "done", "failed"]))
     is_pending = exists().where(source.c.frame == frame.c.id, source.c.state.in_(PENDING_STATES))
@@ -43,7 +43,9 @@ def find_lost_history(connection: Connection, collection: Collection, materializ
     query = select(*columns).where(frame.c.collection == collection.name, ~frame.c.deleted, ~is_pending)
     actions = []
     for row in connection.execute(query.order_by(frame.c.partition)):
-        made = [*([GEOREF] if row.has_source else []), *(step for step in STEPS if step in row.products)]
+        is_adopted = any(product["made_by"] == ADOPTED for product in row.products.values())
+        dropped = [GEOREF] if row.has_source and not is_adopted else []
+        made = [*dropped, *(step for step in STEPS if step in row.products)]
         if lost := [asset for asset in made if row.partition not in materialized[asset]]:
             reason = f"has no materialization of {', '.join(lost)} in the Dagster UI"
             actions.append(Action(ActionKind.RECORD, row.partition, reason, value=" ".join(lost)))
