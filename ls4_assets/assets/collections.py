@@ -1,7 +1,7 @@
 """The collection assets of a shard: collection_frames -> tile_index -> overview_mosaic -> mapfile -> exports.
 
-tile_index (table and shapefile) and mapfile, which are here, are rebuilt from Postgres without reading frames. A collection without
-frames is withdrawn. The other assets are in modules with their names; the SQL of the tile index is in `db.tile_index`.
+tile_index (table and shapefile) and mapfile are here. They are rebuilt from Postgres without reading frames from the bucket. A
+collection without frames is withdrawn. The others are in modules with their names; the SQL of the index is in `db.tile_index`.
 """
 
 import time

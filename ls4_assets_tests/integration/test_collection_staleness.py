@@ -72,7 +72,7 @@ def test_only_the_collection_with_new_frames_is_stale_until_it_is_rebuilt(
     platform.ingest()
     assert statuses(workspace) == {OLD: "FRESH", NEW: "STALE"}
     causes = page(workspace, "tile_index", NEW)["staleCauses"]
-    assert causes == [{"key": {"path": ["Travis", "collection_frames"]}, "reason": "has a new dependency data version"}]
+    assert causes == [{"key": {"path": ["Travis", "collection_frames"]}, "reason": "has a new data version"}]
     platform.rebuild()
     assert statuses(workspace) == {OLD: "FRESH", NEW: "FRESH"}
 
@@ -108,12 +108,17 @@ def test_lineage_from_cog_to_tile_index_is_visible(workspace: WorkspaceProcessCo
 def test_run_of_frames_adds_one_observation_per_collection(
     platform: Platform, workspace: WorkspaceProcessContext, tmp_path: Path
 ) -> None:
-    """Neither one per frame, nor another one for the rebuild."""
-    observations = page(workspace, "collection_frames", NEW)["assetObservations"]
-    assert isinstance(observations, list) and len(observations) == 1
-    assert observations[0]["metadataEntries"] == [{"label": "frames", "intValue": 2}]
+    """Neither one per frame, nor another one for the rebuild or for a repeated one."""
+    before = count_observations(platform)
+    for number in range(2, 5):
+        drop(platform, tmp_path, NEW, number)
+    platform.settle()
     rebuild_by_hand(platform, NEW)
-    assert page(workspace, "collection_frames", NEW)["assetObservations"] == observations
+    rebuild_by_hand(platform, OLD)
+    assert count_observations(platform) == before | {NEW: before[NEW] + 1}
+    observations = page(workspace, "collection_frames", NEW)["assetObservations"]
+    assert isinstance(observations, list)
+    assert observations[0] == {"runId": "", "metadataEntries": [{"label": "frames", "intValue": 5}]}
 
 
 def test_frame_that_arrives_during_a_rebuild_leaves_the_collection_stale(
@@ -153,12 +158,12 @@ def test_frame_that_arrives_between_start_and_refresh_is_in_the_index(
 
 def test_change_that_nothing_observed_is_observed_by_the_rebuild(platform: Platform, workspace: WorkspaceProcessContext) -> None:
     """As after a crash between the change and the request of the rebuild."""
+    before = count_observations(platform)
     with platform.database.begin() as connection:
         connection.execute(text("UPDATE ls4.frame SET revision = revision + 1 WHERE partition LIKE 'USDA_1966%'"))
     rebuild_by_hand(platform, NEW)
     assert statuses(workspace) == {OLD: "FRESH", NEW: "FRESH"}
-    observations = page(workspace, "collection_frames", NEW)["assetObservations"]
-    assert isinstance(observations, list) and len(observations) == 2
+    assert count_observations(platform) == before | {NEW: before[NEW] + 1}
 
 
 def test_pruning_keeps_the_observations_that_staleness_needs(
@@ -181,6 +186,6 @@ def test_pruning_keeps_the_observations_that_staleness_needs(
 
 
 def count_observations(platform: Platform) -> dict[str, int]:
-    query = "SELECT partition, count(*) FROM event_logs WHERE dagster_event_type = 'ASSET_OBSERVATION' GROUP BY partition"
+    query = "SELECT partition, count(*) FROM event_logs WHERE asset_key = :asset GROUP BY partition"
     with create_engine(vars(platform.instance.event_log_storage)["postgres_url"]).connect() as connection:
-        return dict(connection.execute(text(query)).tuples().all())
+        return dict(connection.execute(text(query), {"asset": keys.collection_frames("Travis").to_string()}).tuples().all())
