@@ -72,7 +72,7 @@ def store_asset_events(
         insert = storage.prepare_insert_event_batch(entries).returning(SqlEventLogStorageTable.c.id)
         with storage.index_transaction() as connection:
             ids = list(connection.execute(insert).scalars())
-            # The index of tags stays empty: Dagster reads it for runs of assets that depend on many partitions, and there are none.
+            # No tags: Dagster reads their index for a run of an asset that depends on many partitions, and ls4 has none.
             # The asset's row names its last event.
             storage._store_asset_event(connection, entries[-1], ids[-1])
             if kind is dg.AssetMaterialization:
