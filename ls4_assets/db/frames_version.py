@@ -6,8 +6,9 @@ a sum of hashes, which needs no sorting: PostgreSQL computes it for a collection
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Integer, Numeric, case, cast, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Numeric, case, cast, func, select
 
 from ls4_assets.db.schema import frame
 
@@ -46,11 +47,11 @@ def load_frames_versions(connection: Connection, names: Iterable[str]) -> dict[s
     return {name: found.get(name, NO_FRAMES) for name in wanted}
 
 
-def _sum_of_hashes(revision: ColumnElement[int]) -> ColumnElement[int]:
+def _sum_of_hashes(revision: ColumnElement[int]) -> ColumnElement[Decimal]:
     """Rows whose revision is null do not count."""
     each = func.hashtextextended(frame.c.id, cast(revision, BigInteger))
-    return cast(func.coalesce(func.sum(each), literal(0, Integer)), Numeric(scale=0))
+    return cast(func.coalesce(func.sum(each), 0), Numeric())
 
 
-def _text(frames: int, total: int) -> str:
+def _text(frames: int, total: Decimal) -> str:
     return f"{frames}-{int(total) % 2**64:016x}"
