@@ -4,10 +4,12 @@ Nothing makes it: ls4 observes it when the frames of a collection changed. From 
 indexes are stale. If `tile_index` depended on `cog` directly, a new frame would make every collection of its shard stale.
 """
 
+import logging
 from collections.abc import Iterable
 
 import dagster as dg
 
+from ls4_assets import logs
 from ls4_assets.assets import event_store, keys
 from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.provenance import input_tags
@@ -47,13 +49,25 @@ def observe_frames(instance: dg.DagsterInstance, archive: Archive, collections: 
     return versions
 
 
+def try_observe_frames(instance: dg.DagsterInstance, archive: Archive, collections: Iterable[Collection]) -> None:
+    """As `observe_frames`, where the work is done already: an error is logged, and the next change or rebuild observes again."""
+    try:
+        observe_frames(instance, archive, collections)
+    except Exception as error:  # noqa: BLE001  # only the display of staleness depends on it
+        logs.emit("not_observed", logging.WARNING, error=str(error))
+
+
 def indexed_version_tags(instance: dg.DagsterInstance, archive: Archive, collection: Collection) -> dict[str, str]:
     """Tags of a materialization of `tile_index`: the version of the frames in it, and the event that observed this version.
 
     Dagster's own tags have the newest event at the start of the run, and a rebuild also indexes what changed after that.
     """
-    version = observe_frames(instance, archive, [collection])[collection.name]
-    recent = _recent_versions(instance, collection, limit=_RECENT)
+    try:
+        version = observe_frames(instance, archive, [collection])[collection.name]
+        recent = _recent_versions(instance, collection, limit=_RECENT)
+    except Exception as error:  # noqa: BLE001  # the index is refreshed, and Dagster has tags of its own
+        logs.emit("not_observed", logging.WARNING, collection=collection.name, error=str(error))
+        return {}
     event_id = next((event_id for event_id, observed in recent.items() if observed == version.indexed), None)
     # A version that was never observed is no longer current, and Dagster's own tags show that.
     return {} if event_id is None else input_tags(keys.collection_frames(collection.shard), version.indexed, event_id)

@@ -15,7 +15,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from ls4_assets import logs
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import ActiveRuns
-from ls4_assets.assets.collection_frames import observe_frames
+from ls4_assets.assets.collection_frames import try_observe_frames
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.publishing.exports import format_version
@@ -72,7 +72,7 @@ def request_rebuilds(
         requests.append(request)
         requested.append(entry.collection)
     # Also after deletions and changed links, which no run of frames makes.
-    observe_frames(instance, archive, requested)
+    try_observe_frames(instance, archive, requested)
     return RebuildRequests(requests, len(due))
 
 
