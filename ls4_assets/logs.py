@@ -63,7 +63,7 @@ EVENTS: dict[EventName, str] = {
     "run_process_ended": "the process of a warm run ended: its `exit_code`, and its `cpu_seconds`, without its workers",
     "warm_service": "the warm service started, stopped, lost its database or rejected a run: `state`, `reason`",
     "rebuild_requested": "a sensor, or the run that made the last frame, requested a rebuild of index and map",
-    "not_observed": "the version of a collection's frames could not be stored, so the Dagster UI may not show what is stale: `error`",
+    "not_observed": "the Dagster UI may not show what is stale, because the frames of a collection were not observed: `error`",
     "reconciliation": "the nightly comparison of bucket, database and Dagster: what is out of step, by kind",
     "history_pruned": "old rows of Dagster's database were deleted: how many `events`, `evaluations`, `runs` and `backfills`",
     "notification": "a message to people was sent",
