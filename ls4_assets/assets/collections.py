@@ -1,7 +1,7 @@
-"""The collection assets of a shard: tile_index (table and shapefile) -> overview_mosaic -> mapfile -> exports.
+"""The collection assets of a shard: collection_frames -> tile_index -> overview_mosaic -> mapfile -> exports.
 
-tile_index and mapfile, which are here, are rebuilt from Postgres without reading frames from the bucket. A collection without
-frames is withdrawn. The other two assets are in `overview_mosaic` and `exports`; the SQL of the tile index is in `db.tile_index`.
+tile_index (table and shapefile) and mapfile are here. They are rebuilt from Postgres without reading frames from the bucket. A
+collection without frames is withdrawn. The others are in modules with their names; the SQL of the index is in `db.tile_index`.
 """
 
 import time
@@ -11,6 +11,7 @@ import dagster as dg
 from sqlalchemy import func, select, update
 
 from ls4_assets.assets import checks, events, keys
+from ls4_assets.assets.collection_frames import collection_frames_spec, indexed_version_tags
 from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.exports import exports_asset
 from ls4_assets.assets.overview_mosaic import overview_mosaic_asset, withdraw_overview_mosaic
@@ -28,7 +29,9 @@ from resources.archive import Archive
 from resources.scratch import scratch_folder
 
 
-def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: AssetDetails) -> list[dg.AssetsDefinition]:
+def collection_assets(
+    shard: str, publishers: Sequence[MapPublisher], details: AssetDetails
+) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The collection assets of a shard, with the checks of these map publishers."""
     partitions = keys.collection_partitions(shard)
 
@@ -36,8 +39,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: A
         key=keys.tile_index(shard),
         group_name=shard,
         partitions_def=partitions,
-        # For lineage only; the database has the frames of each collection.
-        deps=[dg.AssetDep(keys.product(shard, "cog"), partition_mapping=dg.AllPartitionMapping())],
+        deps=[keys.collection_frames(shard)],
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         kinds={"postgres", "shapefile"},
         check_specs=[checks.index_check_spec(shard)],
@@ -50,7 +52,7 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: A
         collection = events.collection_of(context, shard)
         with events.log_collection_asset(context, collection):
             result = refresh_index(archive, collection)
-        yield result
+        yield result._replace(tags=indexed_version_tags(context.instance, archive, collection))
         yield checks.check_index_counts(archive, collection)
 
     @dg.asset(
@@ -79,7 +81,8 @@ def collection_assets(shard: str, publishers: Sequence[MapPublisher], details: A
             yield checks.check_published_documents(archive, collection, publisher)
             yield checks.check_map_renders(archive, collection, publisher)
 
-    return [tile_index, overview_mosaic_asset(shard, details), mapfile, exports_asset(shard, details)]
+    frames = collection_frames_spec(shard, details)
+    return [frames, tile_index, overview_mosaic_asset(shard, details), mapfile, exports_asset(shard, details)]
 
 
 def refresh_index(archive: Archive, collection: Collection) -> dg.MaterializeResult[None]:

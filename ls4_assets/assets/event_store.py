@@ -27,7 +27,6 @@ from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, Sq
 from dagster_postgres.event_log import PostgresEventLogStorage
 from sqlalchemy import Delete, delete, func, select
 
-from ls4_assets.domain.products import STEPS
 from ls4_assets.runtime.storage import serialize_event
 
 
@@ -73,9 +72,7 @@ def store_asset_events(
         insert = storage.prepare_insert_event_batch(entries).returning(SqlEventLogStorageTable.c.id)
         with storage.index_transaction() as connection:
             ids = list(connection.execute(insert).scalars())
-            if batch[0].asset_key.path[-1] == STEPS[-1]:
-                # Dagster reads this index for a run that depends on many partitions: only collections do, on the last product.
-                storage._store_asset_event_tags(connection, entries, ids)
+            # No tags: Dagster reads their index for a run of an asset that depends on many partitions, and ls4 has none.
             # The asset's row names its last event.
             storage._store_asset_event(connection, entries[-1], ids[-1])
             if kind is dg.AssetMaterialization:

@@ -14,6 +14,7 @@ from pebble import ProcessExpired
 from pydantic import Field
 
 from ls4_assets.assets import events, frame_checks, keys
+from ls4_assets.assets.collection_frames import try_observe_frames
 from ls4_assets.assets.details import AssetDetails
 from ls4_assets.assets.provenance import Provenance, code_version
 from ls4_assets.assets.rebuild_runs import submit_rebuilds
@@ -127,6 +128,7 @@ def materialize_frames(
                 context.log.info(f"{frame.id}: its tif was replaced or removed during this run; another run processes it.")
             else:
                 batcher.add(cast(FrameOutcome, outcome))
+    try_observe_frames(context.instance, archive, {frame.collection for frame in frames})
     if keys.BATCH_TAG in context.run.tags:
         submit_rebuilds(context, archive, frames)
     total = len(config.frames or context.partition_keys)

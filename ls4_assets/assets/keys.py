@@ -43,6 +43,10 @@ def upstream(shard: str, step: Step) -> dg.AssetKey:
     return product(shard, previous) if previous else georef(shard)
 
 
+def collection_frames(shard: str) -> dg.AssetKey:
+    return dg.AssetKey([shard, "collection_frames"])
+
+
 def tile_index(shard: str) -> dg.AssetKey:
     return dg.AssetKey([shard, "tile_index"])
 

@@ -70,14 +70,15 @@ class Provenance:
         shard, previous = outcome.frame.collection.shard, previous_step(step)
         if previous is None:
             source_version = outcome.source.version if outcome.source else ""
-            return tags | _input_tags(keys.georef(shard), source_version, self.last_event_id)
+            return tags | input_tags(keys.georef(shard), source_version, self.last_event_id)
         if previous not in products:
             return tags
         # The event of an input that this run materializes has no ID yet.
         event_id = None if previous in self.steps else self.last_event_id
-        return tags | _input_tags(keys.product(shard, previous), data_version(products[previous]), event_id)
+        return tags | input_tags(keys.product(shard, previous), data_version(products[previous]), event_id)
 
 
-def _input_tags(asset: dg.AssetKey, version: str, event_id: int | None) -> dict[str, str]:
+def input_tags(asset: dg.AssetKey, version: str, event_id: int | None) -> dict[str, str]:
+    """Tags of a materialization: which version of an input it was made from, and the newest event of the input by then."""
     name, pointer = asset.to_user_string(), NO_EVENT_POINTER if event_id is None else str(event_id)
     return {INPUT_DATA_VERSION_TAG.format(asset=name): version, INPUT_EVENT_POINTER_TAG.format(asset=name): pointer}

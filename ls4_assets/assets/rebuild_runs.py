@@ -15,6 +15,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from ls4_assets import logs
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import ActiveRuns
+from ls4_assets.assets.collection_frames import try_observe_frames
 from ls4_assets.db.tile_index import served_root
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.publishing.exports import format_version
@@ -56,6 +57,7 @@ def request_rebuilds(
     now = datetime.now(UTC)
     free = (entry for entry in due if entry.may_start(now) and not active_runs.blocks(entry.collection))
     requests: list[dg.RunRequest] = []
+    requested: list[Collection] = []
     for entry in free:
         if len(requests) == limit:
             break
@@ -68,6 +70,9 @@ def request_rebuilds(
             tags=_tags(archive, entry.collection),
         )
         requests.append(request)
+        requested.append(entry.collection)
+    # Also after deletions and changed links, which no run of frames makes.
+    try_observe_frames(instance, archive, requested)
     return RebuildRequests(requests, len(due))
 
 

@@ -26,8 +26,6 @@ from ls4_assets.runtime.dagster_names import FINISHED_STATUSES, INPUT_EVENT_POIN
 # Rows deleted in one transaction.
 _CHUNK = 2000
 _RUNS = 100
-# Dagster ignores a dependency on this many partitions or more when it computes staleness.
-_MAX_DEPENDENCIES = 100
 
 # A run whose events may be deleted if newer ones replace them. Events without a run have no row in `runs`.
 _IS_OLD_RUN = """
@@ -147,38 +145,27 @@ class HistoryPruner:
             events += [_Event(*row) for row in rows]
             if events:
                 break  # the asset is partitioned: its few events without a partition go with their runs
-        pointers = self._pointers(connection, asset) if events else _Pointers({}, ())
-        return [event.id for event in events if not pointers.need(event)]
+        pointers = self._pointers(connection, asset) if events else {}
+        return [event.id for event in events if not _is_needed(event, pointers)]
 
-    def _pointers(self, connection: Connection, asset: str) -> "_Pointers":
-        """Where the newest materializations of the assets that depend on `asset` point to.
+    def _pointers(self, connection: Connection, asset: str) -> Mapping[str, Sequence[int]]:
+        """Where the newest materializations of the assets that depend on `asset` point to, by partition.
 
         Dagster compares the newest version of a parent with its version at the pointer, and shows STALE if there is none.
+        Every asset that ls4 materializes depends on its own partition of its parents, or has no partitions.
         """
         key = dg.AssetKey.from_db_string(asset)
         assert key is not None
-        partitions = text("SELECT count(DISTINCT partition) FROM event_logs WHERE asset_key = :asset")
-        is_small = int(connection.execute(partitions, {"asset": asset}).scalar_one()) < _MAX_DEPENDENCIES
         tag = INPUT_EVENT_POINTER_TAG.format(asset=key.to_user_string())
-        own: dict[str, list[int]] = {}
-        shared: list[int] = []
+        found: dict[str, list[int]] = {}
         for child in self.children.get(key, ()):
             parameters = {"child": child.to_string(), "pattern": f'"{tag}": ?"([0-9]+)"'}
             for partition, pointer in connection.execute(text(_POINTERS), parameters):
                 if pointer is not None:
-                    own.setdefault(partition, []).append(pointer)
-                    if is_small:
-                        shared.append(pointer)
-        return _Pointers(own, shared)
+                    found.setdefault(partition, []).append(pointer)
+        return found
 
 
-class _Pointers(NamedTuple):
-    """own: by partition. shared: for all partitions, because an asset may depend on all partitions of another."""
-
-    own: Mapping[str, Sequence[int]]
-    shared: Sequence[int]
-
-    def need(self, event: _Event) -> bool:
-        """Whether an event is the newest one at a pointer."""
-        pointers = (*self.own.get(event.partition or "", ()), *self.shared)
-        return any(event.id <= pointer < event.next_id for pointer in pointers)
+def _is_needed(event: _Event, pointers: Mapping[str, Sequence[int]]) -> bool:
+    """Whether an event is the newest one at a pointer."""
+    return any(event.id <= pointer < event.next_id for pointer in pointers.get(event.partition or "", ()))

@@ -45,7 +45,8 @@ def test_lineage_of_a_shard(graph: AssetGraph) -> None:
         "deflate": ["Travis/georef"],
         "overviews": ["Travis/deflate"],
         "cog": ["Travis/overviews"],
-        "tile_index": ["Travis/cog"],
+        "collection_frames": ["Travis/cog"],
+        "tile_index": ["Travis/collection_frames"],
         "overview_mosaic": ["Travis/tile_index"],
         "mapfile": ["Travis/overview_mosaic"],
         "exports": ["Travis/mapfile"],
@@ -62,18 +63,18 @@ def test_assets_of_a_shard_have_its_partition_sets_and_group(graph: AssetGraph) 
     }
     frames, collections = "frames/VanZandt", "collections/VanZandt"
     assert sets == dict.fromkeys(("georef", "deflate", "overviews", "cog"), frames) | dict.fromkeys(
-        ("tile_index", "overview_mosaic", "mapfile", "exports"), collections
+        ("collection_frames", "tile_index", "overview_mosaic", "mapfile", "exports"), collections
     )
     assert {node.group_name for node in nodes.values()} == {"VanZandt"}
 
 
-def test_every_shard_has_eight_assets(graph: AssetGraph) -> None:
-    assert len(graph.get_all_asset_keys()) == 8 * len(read_archive_file(None).naming.shards) + 3
+def test_every_shard_has_nine_assets(graph: AssetGraph) -> None:
+    assert len(graph.get_all_asset_keys()) == 9 * len(read_archive_file(None).naming.shards) + 3
 
 
 def test_every_asset_shows_owner_kind_level_description_and_code(specs: list[dg.AssetSpec]) -> None:
     """A new asset that lacks one of them shows up here; docs/extending.md says where each comes from."""
-    assert len(specs) == 8 * len(read_archive_file(None).naming.shards) + 3
+    assert len(specs) == 9 * len(read_archive_file(None).naming.shards) + 3
     incomplete = {spec.key.path[-1]: missing for spec in specs if (missing := [*_missing_fields(spec)])}
     assert not incomplete, f"pass `**details.of(function, level)`, `kinds` and `description` to {incomplete}"
 
@@ -164,7 +165,7 @@ def test_dg_checks_and_lists_the_definitions(tmp_path: Path) -> None:
     listed = json.loads(result.stdout)
     (mapfile,) = [asset for asset in listed["assets"] if asset["asset_key"] == "Travis/mapfile"]
     assert (mapfile["kinds"], mapfile["owners"], mapfile["group_name"]) == (["mapserver"], [{"team": "operators"}], "Travis")
-    assert len(listed["assets"]) == 8 * len(read_archive_file(None).naming.shards) + 3
+    assert len(listed["assets"]) == 9 * len(read_archive_file(None).naming.shards) + 3
     assert {each["name"] for each in listed["schedules"]} == {"archive_audit", "prune_history", "reconcile"}
     assert "publish_collections" in {each["name"] for each in listed["sensors"]}
 
