@@ -2,7 +2,7 @@
 
 The reason is an observation, but Dagster's page of a partition shows metadata of materializations only, so a partition that was
 never materialized has "No metadata entries". A materialization would make it look healthy. So the webserver sends the script of
-this page with the edits below. If a Dagster release has another script, the script is unchanged, and test_partition_page.py fails.
+this page with the edits below. The script of another Dagster release stays as it is, and test_partition_page.py fails.
 """
 
 import gzip
