@@ -27,10 +27,11 @@ from resources.archive import Archive
 from sensors.defined_shards import FOLLOW_SECONDS, DefinedShards
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
-from sensors.notifications import MIN_INTERVAL_SECONDS, build_rejections_event, notifications_sensor
+from sensors.notifications import MIN_INTERVAL_SECONDS, notifications_sensor
 from sensors.prune import prune_schedule
 from sensors.publish_collections import publish_collections_sensor
 from sensors.reconcile import archive_consistency_asset, reconcile_schedule
+from sensors.rejected_files import build_rejections_event, nothing_rejected
 from sensors.statewide_exports import statewide_exports_sensor
 
 
@@ -67,7 +68,7 @@ def build_definitions(
     ]
     definitions = dg.Definitions(
         assets=[*statewide, *chain.from_iterable(by_shard)],
-        asset_checks=[checks.archive_counts_match],
+        asset_checks=[checks.archive_counts_match, nothing_rejected],
         schedules=[checks.archive_audit, reconcile_schedule(), prune_schedule(lambda: definitions)],
         sensors=[
             ingest_sensor(sensor_seconds, defined),

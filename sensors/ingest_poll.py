@@ -15,6 +15,8 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
 from ls4_assets.assets.active_runs import collections_in_progress
+from ls4_assets.assets.details import MADE_BY_FRAMES_AND_COLLECTIONS
+from ls4_assets.assets.frame_metadata import format_size
 from ls4_assets.assets.rebuild_runs import request_rebuilds
 from ls4_assets.domain.printable import printable
 from ls4_assets.domain.products import STEPS
@@ -61,7 +63,7 @@ def ingest_sensor(name: str, description: str, seconds: int, shards: DefinedShar
 
     @dg.sensor(
         name=name,
-        asset_selection=dg.AssetSelection.all(),
+        asset_selection=MADE_BY_FRAMES_AND_COLLECTIONS,
         minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=description,
@@ -231,7 +233,7 @@ def _materialization(shard: str, claimed: ClaimedSource) -> dg.AssetMaterializat
         partition=claimed.frame.partition,
         metadata={
             "key": dg.MetadataValue.text(claimed.key),
-            "size": dg.MetadataValue.int(claimed.size),
+            "size": dg.MetadataValue.text(format_size(claimed.size)),
             "source_version": dg.MetadataValue.text(claimed.version),
         },
         tags={"dagster/data_version": claimed.version},

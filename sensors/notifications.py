@@ -5,34 +5,28 @@ of the list written last; what was sent is recorded in Postgres. What to send is
 """
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from ls4_assets.assets import keys
-from ls4_assets.assets.markdown import table
 from ls4_assets.domain.export_keys import STAFF_KEY
 from ls4_assets.ingest import sources
 from ls4_assets.ingest.listing import is_unmounted
 from ls4_assets.notifications.dispatch import dispatch_notifications
 from ls4_assets.notifications.failed_runs import record_finished_runs
 from ls4_assets.notifications.rejections import (
-    Rejection,
-    RejectionCounts,
     count_rejections,
     list_rejections,
     render_staff_json,
 )
-from ls4_assets.settings import Settings
 from resources.archive import Archive
 from resources.locks import try_lock
 from sensors import minimum_interval
+from sensors.rejected_files import build_rejections_event, evaluate_rejections
 
 # Short enough for messages to people; each change of the list adds an event in the Dagster UI.
 MIN_INTERVAL_SECONDS = 20
-# Maximum files in the table in the Dagster UI; the quarantine page lists more.
-MAX_LISTED = 200
 
 
 def notifications_sensor(seconds: int) -> dg.SensorDefinition:
@@ -68,8 +62,8 @@ def dispatch(context: dg.SensorEvaluationContext, archive: Archive) -> dg.Sensor
         archive.storage.put(STAFF_KEY, render_staff_json(counts, rejections, now))
     next_cursor = json.dumps({"runs": runs_read_until.isoformat(), "list": counts.stamp if has_changed else cursor.get("list")})
     if has_changed:
-        event = build_rejections_event(counts, rejections, archive.settings)
-        return dg.SensorResult(asset_events=[event], cursor=next_cursor)
+        event, evaluation = build_rejections_event(counts, rejections, archive.settings), evaluate_rejections(counts, rejections)
+        return dg.SensorResult(asset_events=[event, evaluation], cursor=next_cursor)
     context.update_cursor(next_cursor)
     return dg.SkipReason(f"{report.incidents} incidents; {report.sent} notifications sent, {report.unsent} still due.")
 
@@ -83,27 +77,3 @@ def is_mounted(archive: Archive) -> bool:
         return True
     with archive.database.connect() as connection:
         return not sources.has_photographs(connection)
-
-
-def build_rejections_event(
-    counts: RejectionCounts, rejections: Sequence[Rejection], settings: Settings
-) -> dg.AssetMaterialization:
-    """A materialization of the asset `rejected_files`, with the list in its metadata."""
-    headings = ["file", "what is wrong", "what to do", "first", "last", "state"]
-    metadata: dict[str, dg.MetadataValue] = {
-        "rejected": dg.MetadataValue.int(counts.open),
-        "resolved": dg.MetadataValue.int(counts.resolved),
-        "files": dg.MetadataValue.md(table(headings, map(_cells, rejections[:MAX_LISTED])) if rejections else "none"),
-    }
-    if rest := counts.open + counts.resolved - len(rejections[:MAX_LISTED]):
-        metadata["not_shown"] = dg.MetadataValue.int(rest)
-    if settings.staff_url:
-        metadata["list"] = dg.MetadataValue.url(settings.staff_url)
-    return dg.AssetMaterialization(
-        keys.REJECTED_FILES, metadata=metadata, description=f"{counts.open} files are rejected or failed"
-    )
-
-
-def _cells(entry: Rejection) -> tuple[str, ...]:
-    first, last = f"{entry.first_seen:%Y-%m-%d %H:%M}", f"{entry.last_seen:%Y-%m-%d %H:%M}"
-    return entry.key, entry.reason, entry.advice, first, last, entry.state

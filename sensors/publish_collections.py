@@ -10,6 +10,7 @@ from dagster import DagsterInstance
 
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import ActiveRuns, collections_in_progress
+from ls4_assets.assets.details import MADE_BY_COLLECTIONS
 from ls4_assets.assets.rebuild_runs import request_rebuilds
 from ls4_assets.publishing.rebuilds import delete_withdrawn_collection, withdrawn_collections
 from ls4_assets.runtime.lost_runs import fail_lost_runs
@@ -25,7 +26,7 @@ def publish_collections_sensor(seconds: int, shards: DefinedShards) -> dg.Sensor
 
     @dg.sensor(
         name="publish_collections",
-        asset_selection=dg.AssetSelection.all(),
+        asset_selection=MADE_BY_COLLECTIONS,
         minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Rebuilds tile index, overview mosaic, mapfile and exports of the collections whose frames changed.",

@@ -21,6 +21,10 @@ Level = Literal["frame", "collection", "archive"]
 # For assets that are built every day. Only they have a policy: the others change when staff drop something.
 DAILY = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=30), fail_window=timedelta(hours=48))
 
+# What sensors may request. The Automation page loads every asset that a sensor selects.
+MADE_BY_COLLECTIONS = dg.AssetSelection.tag(LEVEL_TAG, "collection").materializable()
+MADE_BY_FRAMES_AND_COLLECTIONS = dg.AssetSelection.tag(LEVEL_TAG, "frame").materializable() | MADE_BY_COLLECTIONS
+
 _CHECKOUT = Path(__file__).parents[2]
 
 

@@ -1,6 +1,6 @@
-"""Dagster events of frames, with metadata for operators, and log lines of frames, runs and rebuilds.
+"""Dagster events of frames, and log lines of frames, runs and rebuilds.
 
-Check evaluations are built in `frame_checks`, and events are written to Dagster's storage in `event_store`.
+Metadata is built in `frame_metadata`, check evaluations in `frame_checks`; `event_store` writes events to Dagster's storage.
 """
 
 import logging
@@ -13,15 +13,15 @@ import dagster as dg
 
 from ls4_assets import logs
 from ls4_assets.assets import event_store, frame_checks, keys
-from ls4_assets.assets.frame_position import position_metadata
+from ls4_assets.assets.frame_metadata import frame_metadata
 from ls4_assets.assets.provenance import Provenance
 from ls4_assets.db.frames import mark_done
-from ls4_assets.domain.links import build_links
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.partition_parser import parse_collection_partition
 from ls4_assets.domain.products import Step, upstream_steps
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.processing.tasks import FrameOutcome
+from ls4_assets.settings import AddressSettings
 from resources.archive import Archive
 
 # A finished frame appears in the Dagster UI within these limits. Storing a batch costs as much as processing a 2,000 px frame.
@@ -71,10 +71,8 @@ class EventBatcher:
     def _flush(self) -> None:
         batch, self._pending = self._pending, []
         instance, origin = self._context.instance, event_store.EventOrigin.from_context(self._context)
-        public_url, steps, provenance = self._archive.settings.public_url, self._steps, self._provenance
-        materializations = [
-            event for outcome in batch for event in frame_materializations(outcome, steps, public_url, provenance)
-        ]
+        settings, steps, provenance = self._archive.settings, self._steps, self._provenance
+        materializations = [event for outcome in batch for event in frame_materializations(outcome, steps, settings, provenance)]
         event_store.store_asset_events(instance, origin, materializations)
         evaluations = [event for outcome in batch for event in frame_checks.frame_evaluations(outcome, steps)]
         event_store.store_checks(instance, origin, evaluations)
@@ -85,14 +83,14 @@ class EventBatcher:
 
 
 def frame_materializations(
-    outcome: FrameOutcome, steps: Sequence[Step], public_url: str, provenance: Provenance
+    outcome: FrameOutcome, steps: Sequence[Step], addresses: AddressSettings, provenance: Provenance
 ) -> Iterator[dg.AssetMaterialization]:
     """One materialization per selected step, whether its product was built by this run or was already up to date."""
     for step in steps:
         yield dg.AssetMaterialization(
             asset_key=keys.product(outcome.frame.collection.shard, step),
             partition=outcome.frame.partition,
-            metadata=_product_metadata(outcome, step) | (_frame_metadata(outcome, step, public_url) if step == steps[-1] else {}),
+            metadata=frame_metadata(outcome, step, addresses, is_last=step == steps[-1]),
             tags=provenance.tags(outcome, step),
         )
 
@@ -174,49 +172,3 @@ def _stage_fields(outcome: FrameOutcome, step: Step) -> dict[str, float]:
     earlier_steps = upstream_steps(step)
     bytes_in = sum(sizes.get(earlier, 0) for earlier in earlier_steps) if earlier_steps else source_bytes
     return {"seconds": outcome.result.seconds[step], "bytes_in": bytes_in, "bytes_out": sizes[step]}
-
-
-def _product_metadata(outcome: FrameOutcome, step: Step) -> dict[str, dg.MetadataValue]:
-    """Metadata of one product."""
-    product, result = (outcome.products or {})[step], outcome.result
-    metadata: dict[str, dg.MetadataValue] = {
-        "key": dg.MetadataValue.text(outcome.frame.product_key(step)),
-        "size": dg.MetadataValue.int(product.size),
-    }
-    if result and step in result.seconds:
-        metadata["seconds"] = dg.MetadataValue.float(result.seconds[step])
-        metadata["peak_memory_mb"] = dg.MetadataValue.float(result.peak_mb[step])
-    return metadata
-
-
-def _frame_metadata(outcome: FrameOutcome, step: Step, public_url: str) -> dict[str, dg.MetadataValue]:
-    """Metadata of the frame, for the last of the selected steps only: each event takes space for every frame of the archive."""
-    frame, facts, result, products = outcome.frame, outcome.facts or {}, outcome.result, outcome.products or {}
-    metadata: dict[str, dg.MetadataValue] = {
-        "profile": dg.MetadataValue.text(products[step].profile),
-        "source_key": dg.MetadataValue.text(outcome.source.key if outcome.source else ""),
-        "source_version": dg.MetadataValue.text(outcome.source.version if outcome.source else ""),
-        "source_sha256": dg.MetadataValue.text(outcome.content_hash),
-        "work": dg.MetadataValue.text("built by this run" if outcome.status == "made" else "already up to date"),
-        "frame_seconds": dg.MetadataValue.float(outcome.seconds),
-        "fetch_seconds": dg.MetadataValue.float(outcome.fetch_seconds),
-        "publish_seconds": dg.MetadataValue.float(outcome.publish_seconds),
-    }
-    if "width" in facts:
-        metadata["dimensions"] = dg.MetadataValue.text(f"{facts['width']} x {facts['height']}")
-    if "source_crs" in facts:
-        metadata["crs"] = dg.MetadataValue.text(f"EPSG:3857 (dropped in {facts['source_crs']})")
-        metadata |= position_metadata(facts.get("georeference"))
-        metadata["transformation"] = dg.MetadataValue.text(facts.get("transformation", "not known"))
-        metadata["valid_share"] = dg.MetadataValue.float(facts["valid_share"])
-    if result and result.conversion:
-        metadata["pixels"] = dg.MetadataValue.text(result.conversion.description)
-        if stretch := result.conversion.stretch:
-            metadata["stretch_black"] = dg.MetadataValue.float(stretch.low)
-            metadata["stretch_white"] = dg.MetadataValue.float(stretch.high)
-    if result and result.overview_levels:
-        metadata["overview_levels"] = dg.MetadataValue.text(" ".join(map(str, result.overview_levels)))
-    if step == "cog":
-        metadata["link"] = dg.MetadataValue.url(build_links(frame, public_url, None).dl_georef)
-        metadata["thumbnail"] = dg.MetadataValue.url(f"{public_url}/{frame.thumbnail_key}")
-    return metadata

@@ -84,6 +84,18 @@ def frame_evaluations(outcome: FrameOutcome | BaseException, steps: Sequence[Ste
         yield raw_scan_evaluation(outcome.frame, outcome.raw_scan == "arrived")
 
 
+def failed_evaluation(shard: str, partition: str, reason: str) -> dg.AssetCheckEvaluation:
+    """A failed `cog_valid` of a frame without an outcome: no COG was made, for this reason."""
+    return dg.AssetCheckEvaluation(
+        asset_key=keys.product(shard, "cog"),
+        check_name=COG_VALID,
+        passed=False,
+        partition=partition,
+        blocking=True,
+        description=reason,
+    )
+
+
 def _grids_evaluation(frame: Frame, transformation: Transformation, grids: Sequence[str]) -> dg.AssetCheckEvaluation:
     """Evaluation of `datum_grids_exist`. `grids`: those that are missing."""
     advice = (

@@ -6,7 +6,7 @@ a frame itself is in `ls4_assets.processing`.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import dagster as dg
@@ -22,7 +22,7 @@ from ls4_assets.db.frames import load_source, set_source_state
 from ls4_assets.db.schema import SourceState
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.partition_parser import parse_frame_partition
-from ls4_assets.domain.products import STEPS, product_of
+from ls4_assets.domain.products import STEPS, Step, product_of
 from ls4_assets.domain.profiles import Profiles
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.processing.admission import RUN_PREFIX
@@ -109,7 +109,7 @@ def materialize_frames(
     rebuild = config.rebuild if config.rebuild is not None else not (config.frames or keys.is_stale_only(context.run.tags))
     provenance = Provenance.from_run(context, archive.settings.profiles, steps)
     run_id = context.run.root_run_id or context.run.run_id
-    yield from events.failure_observations(shard, failed, steps)
+    yield from _failure_events(shard, failed, steps)
     started = time.monotonic()
     batcher = events.EventBatcher(context, archive, steps, provenance)
     # One scratch folder per run: the run removes what a killed worker left, and the next run removes what a killed run left.
@@ -122,8 +122,11 @@ def materialize_frames(
             if reason:
                 context.log.error(f"{frame.id}: {reason}", exc_info=outcome if isinstance(outcome, BaseException) else None)
                 failed[frame.partition] = reason
-                yield from events.failure_observations(shard, {frame.partition: reason}, steps)
-                yield from frame_checks.frame_evaluations(outcome, steps)
+                if isinstance(outcome, FrameOutcome):
+                    yield from events.failure_observations(shard, {frame.partition: reason}, steps)
+                    yield from frame_checks.frame_evaluations(outcome, steps)
+                else:
+                    yield from _failure_events(shard, {frame.partition: reason}, steps)
             elif isinstance(outcome, FrameOutcome) and outcome.status == "superseded":
                 context.log.info(f"{frame.id}: its tif was replaced or removed during this run; another run processes it.")
             else:
@@ -139,6 +142,13 @@ def materialize_frames(
             metadata={"failed": dg.MetadataValue.json(failed)},
             allow_retries=False,
         )
+
+
+def _failure_events(shard: str, reasons: Mapping[str, str], steps: Sequence[Step]) -> Iterator[FrameEvent]:
+    """Events of frames that have no outcome, because their key is invalid or their worker was lost."""
+    yield from events.failure_observations(shard, reasons, steps)
+    if "cog" in steps:
+        yield from (frame_checks.failed_evaluation(shard, *item) for item in reasons.items())
 
 
 def _record_lost_worker(archive: Archive, task: FrameTask, error: BaseException) -> str:

@@ -1,9 +1,11 @@
-"""Public URLs: a frame's three download links. Object keys are in `names` and `export_keys`, map addresses in the map publishers.
+"""Public URLs: a frame's three download links, and its place on the map page. Object keys are in `names` and
+`export_keys`, addresses of maps in the map publishers.
 
-The links are a contract with published tile indexes (legacy columns dl_orig, dl_georef, dl_index).
+The download links are a contract with published tile indexes (legacy columns dl_orig, dl_georef, dl_index).
 """
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.names import Collection, Frame
@@ -31,3 +33,8 @@ def build_links(frame: Frame, public_url: str, scan_file: str | None) -> Links:
 def index_url(collection: Collection, film_type: FilmType, public_url: str) -> str:
     """URL of the zipped shapefile of a collection, below one of its film types."""
     return f"{public_url}/{collection.tile_index_key(film_type, '_idx.zip')}"
+
+
+def map_page_url(frame: Frame, map_url: str) -> str:
+    """URL of the map page that shows the frame, zoomed to it (mapserver/viewer/src/address.js)."""
+    return f"{map_url}/#{frame.collection.table}?frame={quote(f'{frame.film_type}/{frame.stem}')}"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from dagster_webserver import cli
 from dagster_webserver.app import create_app_from_workspace_process_context
 
+from ls4_assets.runtime.partition_page import with_reasons
 from ls4_assets.runtime.read_only import ReadOnlyContext
 from ls4_assets.runtime.request_guard import READ_ONLY_PATH, RequestGuard
 from ls4_assets.settings import load_settings
@@ -19,10 +20,10 @@ def create_guarded_app(context: Any, path_prefix: str = "", *arguments: Any, **o
     settings = load_settings()
     password = settings.dagster_password.get_secret_value() if settings.dagster_password else None
     host = urlsplit(settings.dagster_url).hostname
-    full = create_app_from_workspace_process_context(context, path_prefix, *arguments, **options)
+    full = with_reasons(create_app_from_workspace_process_context(context, path_prefix, *arguments, **options))
     read_only_path = path_prefix + READ_ONLY_PATH
     read_only = create_app_from_workspace_process_context(ReadOnlyContext(context), read_only_path, *arguments, **options)
-    return RequestGuard(full, {host} if host else (), password, read_only={read_only_path: read_only})
+    return RequestGuard(full, {host} if host else (), password, read_only={read_only_path: with_reasons(read_only)})
 
 
 def main() -> None:

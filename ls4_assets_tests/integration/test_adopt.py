@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, make_url, text
 
 from ls4_assets.assets import keys
+from ls4_assets.assets.frame_metadata import format_size
 from ls4_assets.cli.main import main
 from ls4_assets.db.audit import audit_archive, audit_collection
 from ls4_assets.domain.names import Frame
@@ -134,7 +135,7 @@ def test_adopted_cogs_get_index_and_map_without_processing(
     metadata = {name: value.value for name, value in event.asset_materialization.metadata.items()}
     assert metadata["dimensions"] == "700 x 700"
     assert metadata["link"] == f"http://maps.test/archive/{FRAMES[3].cog_key}"
-    assert metadata["size"] == len(cogs["good"])
+    assert metadata["size"] == format_size(len(cogs["good"]))
 
     # The usual sensor publishes index and map; no other run starts for the adopted frames.
     assert [run.success for run in platform.rebuild()] == [True]

@@ -8,6 +8,7 @@ import dagster as dg
 import geopandas
 from affine import Affine
 
+from ls4_assets.assets.frame_metadata import format_size
 from ls4_assets.domain.products import PRODUCTS, STEPS
 from ls4_assets.operations.status import collect
 from ls4_assets_tests.platform import Platform, frame_of
@@ -89,7 +90,7 @@ def test_materializations_have_metadata_for_operators(platform: Platform, tmp_pa
     assert metadata["link"] == f"http://maps.test/archive/{frame_of(KEY).cog_key}"
     assert metadata["thumbnail"] == f"http://maps.test/archive/{frame_of(KEY).thumbnail_key}"
     stored = platform.storage.head(frame_of(KEY).cog_key)
-    assert stored and metadata["size"] == stored.size
+    assert stored and metadata["size"] == format_size(stored.size)
     assert {"seconds", "profile", "source_version", "source_sha256", "overview_levels", "valid_share"} <= set(metadata)
     dropped = platform.instance.get_latest_materialization_event(dg.AssetKey(["Travis", "georef"]))
     assert dropped and dropped.asset_materialization

@@ -10,6 +10,7 @@ from affine import Affine
 from click.testing import CliRunner, Result
 
 from ls4_assets import logs
+from ls4_assets.assets.frame_metadata import format_size
 from ls4_assets.cli.main import main
 from ls4_assets.domain.products import STEPS
 from ls4_assets.local.postgres import Cluster
@@ -79,7 +80,7 @@ def test_materialization_has_seconds_and_size_of_each_product(platform: Platform
     sizes = {step: stored.size for step in STEPS if (stored := platform.storage.head(frame.product_key(step)))}
     for step in STEPS:
         values = metadata(platform, step, frame.partition)
-        assert values["size"] == sizes[step]
+        assert values["size"] == format_size(sizes[step])
         assert isinstance(values["seconds"], float) and values["seconds"] > 0
         assert ("source_sha256" in values) == (step == "cog"), "the frame's own metadata is stored once"
     cog = metadata(platform, "cog", frame.partition)

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from ls4_assets.assets.events import _frame_metadata
+from ls4_assets.assets.frame_metadata import frame_metadata
 from ls4_assets.db.frames import Product
 from ls4_assets.domain.film_types import FilmType
 from ls4_assets.domain.names import Collection, Frame
@@ -19,6 +19,7 @@ from ls4_assets.errors import FrameError
 from ls4_assets.processing.tasks import FrameOutcome
 from ls4_assets.raster.frame import FrameResult, process
 from ls4_assets.raster.source import Limits
+from ls4_assets.settings import AddressSettings
 from ls4_assets_tests.platform import CHECKOUT
 from ls4_assets_tests.rasters import read, read_mask, write_tif
 from ls4_assets_tests.trait_pixels import collar
@@ -211,6 +212,7 @@ def test_materialization_shows_the_stretch(tmp_path: Path) -> None:
     frame = Frame(Collection("Travis", "USDA_1958", "frames"), "bw", "02-08-60_6-1")
     product = Product("hash", "profile", 1, "version", "run")
     outcome = FrameOutcome(frame, "made", None, None, "hash", {"deflate": product}, {}, result)
-    metadata = _frame_metadata(outcome, "deflate", "https://example.org")
+    addresses = AddressSettings(public_url="https://example.org", map_url="https://example.org")
+    metadata = frame_metadata(outcome, "deflate", addresses, is_last=True)
     assert (metadata["stretch_black"].value, metadata["stretch_white"].value) == (0.0, 16 * 255.0)
     assert "uint16" in str(metadata["pixels"].value) and "percentiles" in str(metadata["pixels"].value)

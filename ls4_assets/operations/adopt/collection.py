@@ -175,7 +175,7 @@ class _Adopter:
             history.add_partitions(instance, self.collection.shard, partitions)
         timer.record(report, "partitions")
         for chunk in chunks(adoptions, _FRAME_CHUNK):
-            history.record_materializations(instance, chunk, self.task.settings.public_url)
+            history.record_materializations(instance, chunk, self.task.settings)
             timer.record(report, "events")
             with self.engine.begin() as connection:
                 records.write_frames(connection, self.collection, chunk)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import dagster as dg
 
 from ls4_assets.assets import event_store, keys
+from ls4_assets.assets.frame_metadata import format_size
 from ls4_assets.db.frames import ADOPTED
 from ls4_assets.domain.chunks import chunks
-from ls4_assets.domain.links import build_links
+from ls4_assets.domain.links import build_links, map_page_url
 from ls4_assets.operations.adopt.records import Adoption
+from ls4_assets.settings import AddressSettings
 
 _PARTITION_CHUNK = 2000
 
@@ -25,23 +27,24 @@ def remove_partitions(instance: dg.DagsterInstance, shard: str, partitions: Sequ
         instance.delete_dynamic_partition(str(keys.frame_partitions(shard).name), partition)
 
 
-def record_materializations(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], public_url: str) -> None:
+def record_materializations(instance: dg.DagsterInstance, adoptions: Sequence[Adoption], addresses: AddressSettings) -> None:
     """Store one materialization for each adoption."""
-    events = [_build_materialization(adoption, public_url) for adoption in adoptions]
+    events = [_build_materialization(adoption, addresses) for adoption in adoptions]
     event_store.store_asset_events(instance, event_store.RUNLESS_ORIGIN, events)
 
 
-def _build_materialization(adoption: Adoption, public_url: str) -> dg.AssetMaterialization:
+def _build_materialization(adoption: Adoption, addresses: AddressSettings) -> dg.AssetMaterialization:
     frame, header, product = adoption.candidate.frame, adoption.header, adoption.product
     return dg.AssetMaterialization(
         asset_key=keys.product(frame.collection.shard, "cog"),
         partition=frame.partition,
         metadata={
-            "key": dg.MetadataValue.text(frame.cog_key),
-            "size": dg.MetadataValue.int(product.size),
-            "work": dg.MetadataValue.text("adopted: an existing COG that passed validation"),
+            "map": dg.MetadataValue.url(map_page_url(frame, addresses.map_url)),
+            "link": dg.MetadataValue.url(build_links(frame, addresses.public_url, None).dl_georef),
+            "size": dg.MetadataValue.text(format_size(product.size)),
             "dimensions": dg.MetadataValue.text(f"{header.width} x {header.height}"),
-            "link": dg.MetadataValue.url(build_links(frame, public_url, None).dl_georef),
+            "work": dg.MetadataValue.text("adopted: an existing COG that passed validation"),
+            "key": dg.MetadataValue.text(frame.cog_key),
         },
         tags={"dagster/data_version": f"{ADOPTED}-{product.version}"},
     )

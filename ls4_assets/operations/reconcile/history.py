@@ -12,6 +12,7 @@ from sqlalchemy import Connection, exists, select
 
 from ls4_assets.assets import event_store, keys
 from ls4_assets.assets.events import frame_materializations
+from ls4_assets.assets.frame_metadata import format_size
 from ls4_assets.assets.provenance import Provenance
 from ls4_assets.db.frames import ADOPTED, Product, SourceRecord, load_frame, load_source
 from ls4_assets.db.schema import PENDING_STATES, frame, source
@@ -68,7 +69,7 @@ def _events(
     record, dropped, lost = load_frame(connection, made), load_source(connection, made), str(action.value).split()
     if GEOREF in lost and dropped:
         tags = {DATA_VERSION_TAG: dropped.version}
-        metadata = {"key": dg.MetadataValue.text(dropped.key), "size": dg.MetadataValue.int(dropped.size)}
+        metadata = {"key": dg.MetadataValue.text(dropped.key), "size": dg.MetadataValue.text(format_size(dropped.size))}
         yield dg.AssetMaterialization(keys.georef(collection.shard), partition=action.target, metadata=metadata, tags=tags)
     if record is None or record.deleted:
         return
@@ -78,7 +79,7 @@ def _events(
     outcome = replace(outcome, facts=record.facts)
     steps = [step for step in STEPS if step in lost and step in record.products]
     provenance = Provenance(archive.settings.profiles, steps, last_event_id)
-    materializations = frame_materializations(outcome, steps, archive.settings.public_url, provenance)
+    materializations = frame_materializations(outcome, steps, archive.settings, provenance)
     for step, event in zip(steps, materializations, strict=True):
         tags = {**(event.tags or {}), **_recorded_tags(archive, made, step, record.products[step])}
         yield event._replace(tags=tags)
