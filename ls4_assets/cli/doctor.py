@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ls4_assets.cli.configuration import load_command_settings
+from ls4_assets.cli.configuration import load_archive_settings
 
 
 @click.command()
@@ -19,7 +19,7 @@ def doctor(as_json: bool) -> None:
     from ls4_assets.operations.doctor import format_report, inspect_grids
     from resources.open import open_database
 
-    settings = load_command_settings()
+    settings = load_archive_settings()
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
         report = inspect_grids(settings, connection)
     click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else "\n".join(format_report(report)))

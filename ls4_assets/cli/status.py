@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ls4_assets.cli.configuration import load_command_settings
+from ls4_assets.cli.collection_names import COLLECTION_NAME
+from ls4_assets.cli.configuration import DATABASE_SECONDS, load_command_settings
+from ls4_assets.cli.terminal import echo
 from ls4_assets.errors import Ls4Error
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=COLLECTION_NAME)
 @click.option(
     "--check", is_flag=True, help="Only judge the platform, for monitoring: exit with 0 (OK), 1 (warning) or 2 (critical)."
 )
@@ -32,10 +34,12 @@ def status(name: str | None, check: bool, as_json: bool) -> None:
 
     try:
         settings = load_command_settings()
-        facts = collect_facts(settings)
+        facts = collect_facts(settings, connect_seconds=DATABASE_SECONDS)
         health = judge(facts)
         if check:
-            click.echo(json.dumps(_as_json(health), indent=1) if as_json else "\n".join(_format_health(health)))
+            (click.echo if as_json else echo)(
+                json.dumps(_as_json(health), indent=1) if as_json else "\n".join(_format_health(health))
+            )
             sys.exit(health.severity)
         sys.exit(_report(settings, name, as_json, facts, health))
     except Ls4Error as error:
@@ -55,7 +59,7 @@ def _report(settings: "Settings", name: str | None, as_json: bool, facts: "Facts
         details = dataclasses.asdict(report) if report else {}
         click.echo(json.dumps(_as_json(health) | details, indent=1, default=str))
     else:
-        click.echo("\n".join([*_format_health(health), *(format_status(report) if report else [])]))
+        echo("\n".join([*_format_health(health), *(format_status(report) if report else [])]))
     return 1 if report is None or needs_attention(report, health) else 0
 
 
