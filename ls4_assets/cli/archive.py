@@ -20,9 +20,9 @@ def adopt(collection_paths: tuple[str, ...], apply_: bool, ignore_times: bool) -
 
     COLLECTION_PATHS are like bw/Adams/USDA_1958/frames. Without them, the COGs of all collections are adopted.
     """
+    settings = load_archive_settings()
     from ls4_assets.operations.adopt.run import run
 
-    settings = load_archive_settings()
     with progress("Adopting") as bar:
         has_succeeded = run(settings, collection_paths, bar.echo, apply=apply_, ignore_times=ignore_times, on_progress=bar.show)
     sys.exit(0 if has_succeeded else 1)
@@ -38,12 +38,12 @@ def reconcile(names: tuple[str, ...], apply_: bool, delete_many: bool, as_json: 
 
     NAMES are collections like Adams_USDA_1958_frames. Without them, all collections are compared.
     """
+    load_archive_settings()
     from ls4_assets.operations.reconcile.messages import ReconcileSummary
     from ls4_assets.operations.reconcile.run import Reconciler
     from ls4_assets.runtime.instance import open_instance
     from resources.archive import Archive
 
-    load_archive_settings()
     summary = ReconcileSummary(apply_)
     with open_instance() as instance:
         reconciler = Reconciler(Archive(), instance, apply_, delete_many)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ls4_assets.settings import Settings
 
 # libpq's minimum.
-DATABASE_SECONDS = 2
+_CONNECT_SECONDS = 2
 
 
 def load_command_settings() -> "Settings":
@@ -39,23 +39,37 @@ def load_archive_settings() -> "Settings":
 
     Dagster's client retries for a long time, and the engine of the services is patient. Raises ConfigurationError within seconds.
     """
-    from sqlalchemy.exc import OperationalError
-
-    from resources.open import open_database_once
-
     settings = load_command_settings()
     urls = {"LS4_DATABASE_URL": settings.database_url.get_secret_value()}
     if dagster_url := os.environ.get("LS4_DAGSTER_DATABASE_URL"):
         urls["LS4_DAGSTER_DATABASE_URL"] = dagster_url
     for variable, url in urls.items():
-        try:
-            open_database_once(url, DATABASE_SECONDS).connect().close()
-        except OperationalError as error:
-            raise ConfigurationError(explain_database_error(error, variable)) from None
+        if reason := find_database_error(url):
+            raise ConfigurationError(_explain(reason, variable))
     return settings
 
 
-def explain_database_error(error: "OperationalError", variable: str = "LS4_DATABASE_URL") -> str:
+def find_database_error(url: str) -> str:
+    """Why the database does not answer; empty if it does."""
+    from sqlalchemy.exc import OperationalError
+
+    from resources.open import open_database_once
+
+    try:
+        open_database_once(url, _CONNECT_SECONDS).connect().close()
+    except OperationalError as error:
+        return _first_line(error)
+    return ""
+
+
+def explain_database_error(error: "OperationalError") -> str:
     """One sentence, without statements and addresses of manuals."""
-    reason = next(iter(str(error.orig).strip().splitlines()), "no reason given")
+    return _explain(_first_line(error), "LS4_DATABASE_URL")
+
+
+def _first_line(error: "OperationalError") -> str:
+    return next(iter(str(error.orig).strip().splitlines()), "no reason given")
+
+
+def _explain(reason: str, variable: str) -> str:
     return f"The database does not answer ({reason}). Start it (`make demo`), or correct {variable}."

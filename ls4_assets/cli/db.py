@@ -47,8 +47,8 @@ def upgrade() -> None:
 @click.option("--apply", "apply_", is_flag=True, help="Restore the rows. Without it, only print the plan.")
 def restore(apply_: bool) -> None:
     """Restore a lost database from the files in the bucket. The new database must be empty."""
+    load_archive_settings()
     from ls4_assets.operations.restore import restore_database
     from resources.archive import Archive
 
-    load_archive_settings()
     sys.exit(0 if restore_database(Archive(), click.echo, apply=apply_) else 1)

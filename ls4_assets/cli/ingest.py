@@ -108,10 +108,10 @@ def confirm_deletion(name: str, yes: bool) -> None:
 
     Deletions are held when an unusually large share of a collection is deleted at once. NAME is like Adams_USDA_1958_frames.
     """
+    load_archive_settings()
     from ls4_assets.ingest.confirm import confirm_deletion as confirm
     from resources.archive import Archive
 
-    load_archive_settings()
     sys.exit(0 if confirm(Archive(), name, click.echo, lambda question: yes or click.confirm(question)) else 1)
 
 
@@ -125,8 +125,8 @@ def scan_inventory(manifest: str) -> None:
     MANIFEST is like s3://reports/county-photographs/daily/2026-11-23T01-00Z/manifest.json. The report must be in CSV format with
     size, last modified date and ETag.
     """
+    load_archive_settings()
     from ls4_assets.ingest.inventory import enqueue_differences
     from resources.archive import Archive
 
-    load_archive_settings()
     click.echo(enqueue_differences(Archive(), manifest))

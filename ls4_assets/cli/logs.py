@@ -14,13 +14,13 @@ from ls4_assets.log_reader import LEVELS, SERVICE_NAMES, LogFilter, format_line,
 
 @click.command()
 @click.argument("name", default="", type=COLLECTION_NAME)
-@click.option("--service", default="", type=click.Choice(SERVICE_NAMES), help="Only lines of this service.")
+@click.option("--service", type=click.Choice(SERVICE_NAMES), help="Only lines of this service.")
 @click.option("--frame", default="", help="Only frames with this in their id, like 6-107.")
 @click.option("--level", default="info", show_default=True, type=click.Choice(LEVELS), help="Only lines of this level or worse.")
 @click.option("--last", default=100, show_default=True, type=click.IntRange(min=1), help="Maximum number of earlier lines.")
 @click.option("--follow", is_flag=True, help="Keep printing new lines, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the lines as they are in the file.")
-def logs(name: str, service: str, frame: str, level: str, last: int, follow: bool, as_json: bool) -> None:
+def logs(name: str, service: str | None, frame: str, level: str, last: int, follow: bool, as_json: bool) -> None:
     """Print the JSON log of all services, as people read it. Times are in UTC.
 
     NAME is a collection like Adams_USDA_1958_frames, or its beginning.
@@ -31,7 +31,7 @@ def logs(name: str, service: str, frame: str, level: str, last: int, follow: boo
     if not file or not file.exists():
         reason = f"{file} does not exist" if file else "LS4_LOG_FILE is not set"
         raise ConfigurationError(f"There is no log file ({reason}); read the logs of the services, on AWS in CloudWatch.")
-    wanted = LogFilter(name, service, frame, level)
+    wanted = LogFilter(name, service or "", frame, level)
     shown: deque[str] = deque(maxlen=last)
     is_earlier, size = True, file.stat().st_size
     read_bytes = 0

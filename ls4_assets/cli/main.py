@@ -30,7 +30,9 @@ class CommandGroup(click.Group):
     """A group that reports a wrong input or setting as one sentence, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, without colors if NO_COLOR is set (https://no-color.org). Raises click.ClickException for an Ls4Error and for a database that does not answer."""
+        """Run the command, without colors if NO_COLOR is set.
+
+        Raises click.ClickException for an Ls4Error and for a database that does not answer."""
         if os.environ.get("NO_COLOR"):
             ctx.color = False
         try:

@@ -19,12 +19,12 @@ def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
 
     NAME is like Adams_USDA_1958_frames. The step is the first to run: a step of the frames, or one of the index and map.
     """
-    from ls4_assets.cli.backfill import follow, launch, launch_stale_backfills
-    from ls4_assets.runtime.instance import open_instance
-
     if not (name or stale):
         raise click.UsageError("Give the name of a collection, like Adams_USDA_1958_frames, or --stale.")
     settings = load_archive_settings()
+    from ls4_assets.cli.backfill import follow, launch, launch_stale_backfills
+    from ls4_assets.runtime.instance import open_instance
+
     with open_instance() as instance:
         launched = launch_stale_backfills(instance, settings, name) if stale else [launch(instance, settings, str(name), step)]
         for backfill in launched:

@@ -21,7 +21,8 @@ def run(
 ) -> bool:
     """Plan, or adopt when `apply` is set. Return False when a whole collection failed.
 
-    `on_progress` gets the number of finished collections, and of all. Single COGs that cannot be adopted are common and do not count as a failure.
+    `on_progress` gets the number of finished collections, and of all.
+    Single COGs that cannot be adopted are common and do not count as a failure.
     """
     started = time.monotonic()
     collections, invalid_folders = select_collections(settings, paths)

@@ -30,7 +30,7 @@ _LEFT_QUEUE = [*_IN_PROGRESS, DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE
 _HAS_RUN = [TickStatus.SUCCESS, TickStatus.SKIPPED]
 
 
-def collect_facts(settings: Settings, now: datetime | None = None, *, connect_seconds: int = 5) -> Facts:
+def collect_facts(settings: Settings, now: datetime | None = None) -> Facts:
     """What can be observed now. Never raises because a database or a service is down."""
     facts = Facts(
         now=now or datetime.now(UTC),
@@ -40,7 +40,7 @@ def collect_facts(settings: Settings, now: datetime | None = None, *, connect_se
         has_code_server=_has_code_server(),
     )
     try:
-        with open_database_once(settings.database_url.get_secret_value(), connect_seconds).connect() as connection:
+        with open_database_once(settings.database_url.get_secret_value()).connect() as connection:
             facts = replace(facts, **_archive_facts(connection, facts.now - timedelta(seconds=facts.stall_seconds)))
     except (exc.OperationalError, exc.InterfaceError) as error:
         # Dagster's database is usually on the same server; its client would retry for a long time.
