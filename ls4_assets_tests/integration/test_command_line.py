@@ -54,7 +54,7 @@ def complete(platform: Platform, words: str, **variables: str) -> list[str]:
     last = str(len(words.split(" ")) - 1)
     result = ls4(platform, _LS4_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=last, **variables)
     assert result.stderr == ""
-    return [line.removeprefix("plain,") for line in result.stdout.splitlines()]
+    return [line.removeprefix("plain,") for line in result.stdout.splitlines() if line]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_database_that_is_down_is_one_sentence(platform: Platform, command: str)
     (line,) = (result.stdout + result.stderr).splitlines()
     assert result.returncode == 1 and "atabase does not answer (connection to server at" in line
     assert "sqlalche" not in line and "secret-word" not in line and "correct LS4_DATABASE_URL" in line
-    # Two seconds on an idle machine.
-    assert seconds < 8, seconds
+    # Two seconds on an idle machine; Dagster's client would retry for a minute.
+    assert seconds < 20, seconds
 
 
 def test_color_is_for_terminals_and_respects_no_color(platform: Platform) -> None:
@@ -169,4 +169,4 @@ def test_log_is_filtered_and_followed(platform: Platform, tmp_path: Path) -> Non
 
 
 def test_every_event_belongs_to_a_service() -> None:
-    assert set(SERVICES) == set(EVENTS)
+    assert set(SERVICES) == set(logs.EVENTS)
