@@ -1,7 +1,7 @@
 """Completion of collections in the shell: by name, like Adams_USDA_1958_frames, or by path, like bw/Adams/USDA_1958/frames.
 
-Each press of a key starts a process, so nothing here imports Dagster. After a failure nothing completes: a message would garble the
-line.
+Each press of a key starts a process, so nothing here imports Dagster. After a failure nothing completes: a message would garble
+the line.
 """
 
 from collections.abc import Sequence
