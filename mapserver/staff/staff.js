@@ -54,7 +54,7 @@ function matches(entry, words) {
   return words.every((word) => text.includes(word));
 }
 
-/** What may be called mine: each place below a film type, such as bw/Travis, and each collection in it, without its georef/. */
+/** What may be called mine: each place below a film type, such as bw/Adams, and each collection in it, without its georef/. */
 function folders() {
   const found = new Set();
   for (const entry of list.rejections) {
