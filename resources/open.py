@@ -42,9 +42,9 @@ def open_database(url: str) -> Engine:
     return _engine(url, os.getpid())
 
 
-def open_database_once(url: str) -> Engine:
+def open_database_once(url: str, connect_seconds: int = 5) -> Engine:
     """Returns an engine that opens a connection for each use, so that a server that hangs is noticed within seconds."""
-    return create_engine(url, connect_args={"connect_timeout": 5}, poolclass=NullPool)
+    return create_engine(url, connect_args={"connect_timeout": connect_seconds}, poolclass=NullPool)
 
 
 @lru_cache(maxsize=4)

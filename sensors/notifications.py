@@ -59,7 +59,7 @@ def dispatch(context: dg.SensorEvaluationContext, archive: Archive) -> dg.Sensor
         has_changed = counts.stamp != cursor.get("list") and is_mounted(archive)
         rejections = list_rejections(connection) if has_changed else []
     if has_changed:
-        archive.storage.put(STAFF_KEY, render_staff_json(counts, rejections, now))
+        archive.storage.put(STAFF_KEY, render_staff_json(counts, rejections, now, archive.settings.public_url))
     next_cursor = json.dumps({"runs": runs_read_until.isoformat(), "list": counts.stamp if has_changed else cursor.get("list")})
     if has_changed:
         event, evaluation = build_rejections_event(counts, rejections, archive.settings), evaluate_rejections(counts, rejections)

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from ls4_assets.cli.configuration import load_command_settings
+from ls4_assets.cli.configuration import load_archive_settings
 from ls4_assets.errors import ConfigurationError
 
 
@@ -40,15 +40,15 @@ def upgrade() -> None:
     from ls4_assets.db.migrate import upgrade_database
     from resources.open import open_database
 
-    click.echo(upgrade_database(open_database(load_command_settings().database_url.get_secret_value())))
+    click.echo(upgrade_database(open_database(load_archive_settings().database_url.get_secret_value())))
 
 
 @db.command("restore")
 @click.option("--apply", "apply_", is_flag=True, help="Restore the rows. Without it, only print the plan.")
 def restore(apply_: bool) -> None:
     """Restore a lost database from the files in the bucket. The new database must be empty."""
+    load_archive_settings()
     from ls4_assets.operations.restore import restore_database
     from resources.archive import Archive
 
-    load_command_settings()
     sys.exit(0 if restore_database(Archive(), click.echo, apply=apply_) else 1)

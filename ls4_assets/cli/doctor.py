@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ls4_assets.cli.configuration import load_command_settings
+from ls4_assets.cli.configuration import load_archive_settings
 
 
 @click.command()
@@ -16,10 +16,10 @@ def doctor(as_json: bool) -> None:
 
     Exits with status 1 when a needed grid is missing, or when frames were made without one or may have been.
     """
+    settings = load_archive_settings()
     from ls4_assets.operations.doctor import format_report, inspect_grids
     from resources.open import open_database
 
-    settings = load_command_settings()
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
         report = inspect_grids(settings, connection)
     click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else "\n".join(format_report(report)))

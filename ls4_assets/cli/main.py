@@ -4,18 +4,22 @@ The commands themselves are in the other modules of this package. Each one impor
 command function, so that `ls4 --help` starts fast.
 """
 
+import os
+import sys
 from typing import Any
 
 import click
-from sqlalchemy.exc import OperationalError
 
 from ls4_assets.cli.archive import adopt, reconcile
 from ls4_assets.cli.check import check
+from ls4_assets.cli.configuration import explain_database_error
 from ls4_assets.cli.db import db
 from ls4_assets.cli.demo import demo
 from ls4_assets.cli.doctor import doctor
 from ls4_assets.cli.ingest import confirm_deletion, ingest, retry, scan_inventory
+from ls4_assets.cli.logs import logs
 from ls4_assets.cli.monitor import monitor
+from ls4_assets.cli.open import open_
 from ls4_assets.cli.rematerialize import rematerialize
 from ls4_assets.cli.status import status
 from ls4_assets.domain.printable import printable
@@ -26,17 +30,22 @@ class CommandGroup(click.Group):
     """A group that reports a wrong input or setting as one sentence, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Raises click.ClickException for an Ls4Error and for a database that does not answer."""
+        """Run the command, without colors if NO_COLOR is set.
+
+        Raises click.ClickException for an Ls4Error and for a database that does not answer."""
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
         try:
             return super().invoke(ctx)
         except Ls4Error as error:
             # The text may contain names of files.
             raise click.ClickException("\n".join(map(printable, str(error).splitlines()))) from None
-        except OperationalError as error:
-            reason = str(error.orig).strip().splitlines()[0]
-            raise click.ClickException(
-                f"The database does not answer ({reason}). Start it (`make demo`), or correct LS4_DATABASE_URL."
-            ) from None
+        except Exception as error:
+            # Its import takes long for a completion in the shell, and a command without a database needs none.
+            alchemy = sys.modules.get("sqlalchemy.exc")
+            if alchemy and isinstance(error, alchemy.OperationalError):
+                raise click.ClickException(explain_database_error(error)) from None
+            raise
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +62,9 @@ for _command in (
     demo,
     doctor,
     ingest,
+    logs,
     monitor,
+    open_,
     reconcile,
     rematerialize,
     retry,

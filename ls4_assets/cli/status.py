@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ls4_assets.cli.configuration import load_command_settings
+from ls4_assets.cli.collection_names import COLLECTION_NAME
+from ls4_assets.cli.configuration import find_database_error, load_command_settings
+from ls4_assets.cli.terminal import echo
 from ls4_assets.errors import Ls4Error
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=COLLECTION_NAME)
 @click.option(
     "--check", is_flag=True, help="Only judge the platform, for monitoring: exit with 0 (OK), 1 (warning) or 2 (critical)."
 )
@@ -28,14 +31,15 @@ def status(name: str | None, check: bool, as_json: bool) -> None:
     reported. Exits with status 1 when something failed or needs attention.
     """
     from ls4_assets.operations.health.conditions import judge
-    from ls4_assets.operations.health.facts import collect_facts
 
     try:
         settings = load_command_settings()
-        facts = collect_facts(settings)
+        facts = _collect_facts(settings)
         health = judge(facts)
         if check:
-            click.echo(json.dumps(_as_json(health), indent=1) if as_json else "\n".join(_format_health(health)))
+            (click.echo if as_json else echo)(
+                json.dumps(_as_json(health), indent=1) if as_json else "\n".join(_format_health(health))
+            )
             sys.exit(health.severity)
         sys.exit(_report(settings, name, as_json, facts, health))
     except Ls4Error as error:
@@ -45,18 +49,31 @@ def status(name: str | None, check: bool, as_json: bool) -> None:
         sys.exit(2 if check else 1)
 
 
+def _collect_facts(settings: "Settings") -> "Facts":
+    """What can be observed; only that the database is down, without the seconds that the import of Dagster takes."""
+    from ls4_assets.operations.health.model import Facts
+
+    if error := find_database_error(settings.database_url.get_secret_value()):
+        return Facts(now=datetime.now(UTC), database_error=error)
+    from ls4_assets.operations.health.facts import collect_facts
+
+    return collect_facts(settings)
+
+
 def _report(settings: "Settings", name: str | None, as_json: bool, facts: "Facts", health: "Health") -> int:
     """Print health and collections; without the database, health alone. Returns the exit status."""
+    if facts.database_error:
+        click.echo(json.dumps(_as_json(health), indent=1)) if as_json else echo("\n".join(_format_health(health)))
+        return 1
     from ls4_assets.operations.status import collect
     from ls4_assets.operations.status_text import TERMINAL_LIMIT, format_status, needs_attention
 
-    report = None if facts.database_error else collect(settings, name, limit=None if as_json else TERMINAL_LIMIT)
+    report = collect(settings, name, limit=None if as_json else TERMINAL_LIMIT)
     if as_json:
-        details = dataclasses.asdict(report) if report else {}
-        click.echo(json.dumps(_as_json(health) | details, indent=1, default=str))
+        click.echo(json.dumps(_as_json(health) | dataclasses.asdict(report), indent=1, default=str))
     else:
-        click.echo("\n".join([*_format_health(health), *(format_status(report) if report else [])]))
-    return 1 if report is None or needs_attention(report, health) else 0
+        echo("\n".join([*_format_health(health), *format_status(report)]))
+    return 1 if needs_attention(report, health) else 0
 
 
 def _as_json(health: "Health") -> dict[str, Any]:

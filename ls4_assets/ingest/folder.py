@@ -1,5 +1,6 @@
 """`ls4 ingest`: copies a folder of tifs into a collection of the archive. The sensors take it from there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,20 +14,35 @@ from resources.storage import Storage
 
 @dataclass
 class IngestReport:
-    """File names, by what happened to each; in `rejected`, a sentence for each file. `skipped` are neither tifs nor sidecars."""
+    """File names, by what happened to each; in `rejected`, a sentence for each file. `skipped` are neither tifs nor sidecars.
+
+    `tif_keys`: object keys of the tifs that are in the archive now; of these `changed_keys` got a new tif or sidecar.
+    """
 
     uploaded: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    tif_keys: list[str] = field(default_factory=list)
+    changed_keys: list[str] = field(default_factory=list)
 
 
-def ingest_folder(folder: Path, collection_path: str, storage: Storage, naming: Naming, *, replace: bool = False) -> IngestReport:
+def ingest_folder(
+    folder: Path,
+    collection_path: str,
+    storage: Storage,
+    naming: Naming,
+    *,
+    replace: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> IngestReport:
     """Upload every tif directly in `folder` that has a valid name, with its sidecars, and sidecars of tifs in the archive.
 
     Sidecars go first, so that a tif always finds its world file. A file that is in the archive with different content is
     overwritten only with `replace`; a sidecar without its tif is then written even if it has the same content, because dropping
-    it again says that it is right. Raises InvalidNameError when `collection_path` is not valid.
+    it again says that it is right. `on_progress` gets the number of finished files, and of all.
+
+    Raises InvalidNameError when `collection_path` is not valid.
     """
     collection, film_type = parse_collection_path(collection_path, naming)
     report = IngestReport()
@@ -36,7 +52,9 @@ def ingest_folder(folder: Path, collection_path: str, storage: Storage, naming: 
     valid_stems = _find_valid_stems(files, georef, naming, report)
     archived_stems = _find_archived_stems(files, georef, storage, report)
     selected = [path for path in files if frame_stem(path.name) in valid_stems | archived_stems]
-    for path in sorted(selected, key=lambda path: (is_tif(path.name), path.name)):
+    changed_stems = set()
+    on_progress(0, len(selected))
+    for number, path in enumerate(sorted(selected, key=lambda path: (is_tif(path.name), path.name)), start=1):
         key = f"{georef}/{path.name}"
         is_dropped_again = replace and frame_stem(path.name) in archived_stems
         if _is_stored(storage, key, path) and not is_dropped_again:
@@ -48,6 +66,11 @@ def ingest_folder(folder: Path, collection_path: str, storage: Storage, naming: 
         else:
             storage.upload(path, key)
             report.uploaded.append(path.name)
+            changed_stems.add(frame_stem(path.name))
+        on_progress(number, len(selected))
+    stored = {*report.uploaded, *report.unchanged}
+    report.tif_keys = [f"{georef}/{path.name}" for path in selected if is_tif(path.name) and path.name in stored]
+    report.changed_keys = [key for key in report.tif_keys if frame_stem(key.rpartition("/")[2]) in changed_stems]
     return report
 
 

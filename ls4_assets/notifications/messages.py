@@ -47,7 +47,8 @@ def compose_message(
     listed = files.get(incident.key, ())
     has_grown = notification.transition == Transition.GREW
     count = len(listed) if has_grown else incident.count
-    body = _join_paragraphs(_summary(incident, count, has_grown), _advice(incident, listed), links)
+    advice = _advice(incident, listed, settings.staff_url)
+    body = _join_paragraphs(_summary(incident, count, has_grown), advice, links)
     return MessageText(f"ls4: {_subject(incident, count, has_grown)}", body)
 
 
@@ -94,10 +95,10 @@ def _summary(incident: Incident, count: int, has_grown: bool) -> str:
     }[incident.kind]
 
 
-def _advice(incident: Incident, files: Sequence[Rejection]) -> str:
+def _advice(incident: Incident, files: Sequence[Rejection], staff_url: str) -> str:
     if incident.kind in (IncidentKind.REJECTED, IncidentKind.FAILED):
         return _join_paragraphs(
-            *_reasons(files),
+            *_reasons(files, staff_url),
             "Corrected files are processed automatically. You get another message when all of these files are resolved.",
         )
     # The reason for held deletions or an unlisted folder is a complete message with its own advice.
@@ -114,18 +115,25 @@ def _advice(incident: Incident, files: Sequence[Rejection]) -> str:
     return _join_paragraphs(reason, f"What to do: {advice}" if advice else "")
 
 
-def _reasons(files: Sequence[Rejection]) -> list[str]:
-    """Each type of reason once, the most frequent first, with some of its files."""
+def _reasons(files: Sequence[Rejection], staff_url: str) -> list[str]:
+    """Each type of reason once, the most frequent first, with some of its files, and the staff page's link to each of them."""
     types = Counter(_reason_type(file) for file in files)
     paragraphs = []
     for reason_type, count in types.most_common(MAX_REASONS):
         similar = [file for file in files if _reason_type(file) == reason_type]
         names = ", ".join(PurePosixPath(file.key).name for file in similar[:MAX_NAMES])
         rest = f" and {count - MAX_NAMES} more" if count > MAX_NAMES else ""
-        paragraphs.append(f"{_number(count, 'file')} ({names}{rest}):\n  {similar[0].reason}\n  What to do: {similar[0].advice}")
+        text = f"{_number(count, 'file')} ({names}{rest}):\n  {similar[0].reason}\n  What to do: {similar[0].advice}"
+        pages = [f"  {file_link(staff_url, file.key)}" for file in similar[:MAX_NAMES]] if staff_url else []
+        paragraphs.append("\n".join([text, *pages]))
     if len(types) > MAX_REASONS:
         paragraphs.append(f"and {_number(len(types) - MAX_REASONS, 'other reason')}.")
     return paragraphs
+
+
+def file_link(staff_url: str, key: str) -> str:
+    """The address of one file on the staff page. It stays the same when the file is corrected or removed."""
+    return f"{staff_url}#file={quote(key)}"
 
 
 def _reason_type(file: Rejection) -> str:

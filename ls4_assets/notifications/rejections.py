@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, and_, func, select
 
-from ls4_assets.db.schema import rejection
+from ls4_assets.db.schema import frame, rejection, source
+from ls4_assets.domain.names import Frame
 from ls4_assets.domain.printable import printable
 
 # Maximum files on the page: open ones first, then the latest resolved ones.
 MAX_LISTED = 5_000
 _DEFAULT_ADVICE = "Correct the file and drop it again."
+# With the frame of the last valid version: a file that fails now may have been on the map before.
+_WITH_FRAME = rejection.outerjoin(source, source.c.key == rejection.c.key).outerjoin(
+    frame, and_(frame.c.id == source.c.frame, ~frame.c.deleted)
+)
+_QUERY = select(rejection, frame.c.id.label("frame")).select_from(_WITH_FRAME)
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Rejection:
     """A rejected or failed file, as it may be shown. `scope` is its collection, or its folder if the name gives no collection.
 
     `resolved_at` is None while it is open. After that, `is_accepted` says whether a corrected file was accepted, or the file was
-    renamed or removed.
+    renamed or removed. `thumbnail_key`: the picture of the last valid version; None if there was none.
     """
 
     key: str
@@ -39,6 +46,7 @@ class Rejection:
     occurrences: int
     resolved_at: datetime | None
     is_accepted: bool
+    thumbnail_key: str | None = None
 
     @property
     def state(self) -> str:
@@ -66,8 +74,8 @@ def count_rejections(connection: Connection) -> RejectionCounts:
 def list_rejections(connection: Connection, limit: int = MAX_LISTED) -> list[Rejection]:
     """Up to `limit` files: open ones first, each group with the latest first."""
     is_open = rejection.c.resolved_at.is_(None)
-    open_query = select(rejection).where(is_open).order_by(rejection.c.last_seen.desc(), rejection.c.key)
-    resolved_query = select(rejection).where(~is_open).order_by(rejection.c.resolved_at.desc(), rejection.c.key)
+    open_query = _QUERY.where(is_open).order_by(rejection.c.last_seen.desc(), rejection.c.key)
+    resolved_query = _QUERY.where(~is_open).order_by(rejection.c.resolved_at.desc(), rejection.c.key)
     rejections = _load(connection, open_query.limit(limit))
     return rejections + _load(connection, resolved_query.limit(limit - len(rejections)))
 
@@ -77,7 +85,7 @@ def list_open_rejections(connection: Connection, kind: str, scope: str, after: d
     conditions = [rejection.c.resolved_at.is_(None), rejection.c.kind == kind, rejection.c.scope == scope]
     if after:
         conditions.append(rejection.c.last_seen > after)
-    return _load(connection, select(rejection).where(*conditions).order_by(rejection.c.key).limit(limit))
+    return _load(connection, _QUERY.where(*conditions).order_by(rejection.c.key).limit(limit))
 
 
 def split_advice(key: str, reason: str) -> tuple[str, str]:
@@ -88,8 +96,8 @@ def split_advice(key: str, reason: str) -> tuple[str, str]:
     return _to_sentence(error), _to_sentence(advice)
 
 
-def render_staff_json(counts: RejectionCounts, rejections: Sequence[Rejection], now: datetime) -> bytes:
-    """The list for the quarantine page. Times are in ISO 8601, UTC."""
+def render_staff_json(counts: RejectionCounts, rejections: Sequence[Rejection], now: datetime, public_url: str) -> bytes:
+    """The list for the quarantine page. Times are in ISO 8601, UTC; thumbnails are below `public_url`."""
     entries = [
         {
             "file": PurePosixPath(entry.key).name,
@@ -103,6 +111,7 @@ def render_staff_json(counts: RejectionCounts, rejections: Sequence[Rejection], 
             "times": entry.occurrences,
             "state": entry.state,
             "resolved": _format_time(entry.resolved_at) if entry.resolved_at else None,
+            "thumbnail": f"{public_url}/{quote(entry.thumbnail_key)}" if entry.thumbnail_key else None,
         }
         for entry in rejections
     ]
@@ -119,6 +128,7 @@ def _from_row(row: Row[Any]) -> Rejection:
     return Rejection(
         printable(row.key), row.kind, printable(row.scope), printable(reason), printable(advice),
         row.first_seen, row.last_seen, row.occurrences, row.resolved_at, row.resolved_by is not None,
+        Frame.from_id(row.frame).thumbnail_key if row.frame else None,
     )  # fmt: skip
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from ls4_assets.domain.export_keys import HEALTH_FILE, METRICS_FILE
 from ls4_assets.errors import ConfigurationError
 from ls4_assets.local.state import find_free_port
+from ls4_assets.notifications.messages import file_link
 from ls4_assets.notifications.rejections import Rejection, RejectionCounts, render_staff_json
 from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
 from ls4_assets.operations.health.files import write_file
@@ -57,7 +59,8 @@ MISSPELLED = make_rejection(
     last_seen=NOW,
 )
 ACCEPTED = make_rejection(500, BASTROP, resolved_at=NOW - timedelta(hours=1), is_accepted=True, occurrences=3)
-LIST = [MISSPELLED, *(make_rejection(number) for number in range(150)), make_rejection(200, BASTROP), ACCEPTED]
+PICTURED = make_rejection(0, thumbnail_key=f"derived/{TRAVIS}/thumbnails/bw/02-08-60_6-0.webp")
+LIST = [MISSPELLED, PICTURED, *(make_rejection(number) for number in range(1, 150)), make_rejection(200, BASTROP), ACCEPTED]
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,18 @@ def serve_staff_page(**options: Any) -> Iterator[StaffServer]:
     home.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
+        port = find_free_port()
         file = home / "archive" / "staff" / "rejections.json"
         file.parent.mkdir(parents=True)
-        file.write_bytes(render_staff_json(RejectionCounts(152, 1, ""), LIST, NOW))
+        file.write_bytes(render_staff_json(RejectionCounts(152, 1, ""), LIST, NOW, f"http://127.0.0.1:{port}/archive"))
         monitor = home / "monitor"
         monitor.mkdir()
+        picture = home / "archive" / str(PICTURED.thumbnail_key)
+        picture.parent.mkdir(parents=True)
+        Image.new("L", (192, 128), 160).save(picture)
         database = PostgresService("127.0.0.1", 1, "none", "nobody")
         config = write_config(
-            home / "serving", port=find_free_port(), mapfiles_dir=home / "archive" / "mapfiles", archive_dir=home / "archive",
+            home / "serving", port=port, mapfiles_dir=home / "archive" / "mapfiles", archive_dir=home / "archive",
             database=database, **({"rejections_file": file, "monitor_dir": monitor} | options),
         )  # fmt: skip
         log = stack.enter_context((home / "log").open("wb"))
@@ -166,6 +173,50 @@ def test_search_by_county_collection_file_and_reason_is_in_the_address(page: Any
     assert files(page) == ["02-08-60_6-500.tif", "02-08-60_6-200.tif"], "resolved an hour ago, and rejected 200 minutes ago"
 
 
+def test_folder_that_staff_call_theirs_is_in_the_address(page: Any, web: StaffServer) -> None:
+    """Nobody could bookmark the files of one contractor: the search of words also finds other folders."""
+    mine = page.get_by_label("My folder")
+    mine.select_option("bw/Bastrop")
+    assert files(page) == ["02-08-60_6-200.tif"] and page.title() == "Rejected files: bw/Bastrop"
+    assert page.url == f"{web.url}/staff#folder=bw%2FBastrop"
+    for folder, count in (("bw/Travis", 100), ("bw/Travis/USDA_1958/frames", 100), ("bw/Trav", 0), ("bw/Hays/USDA_1958/", 0)):
+        open_page(page, web, f"#folder={folder}")
+        assert len(files(page)) == count and mine.input_value() == folder.rstrip("/"), folder
+    open_page(page, web, "#folder=bw/Bastrop&state=all")
+    assert len(files(page)) == 2
+
+
+def test_link_of_a_message_shows_that_file_even_when_it_is_resolved(page: Any, web: StaffServer) -> None:
+    for entry, text in ((MISSPELLED, "Did you mean Travis?"), (ACCEPTED, "accepted, Nov 23")):
+        open_page(page, web, file_link(f"{web.url}/staff", entry.key).removeprefix(f"{web.url}/staff"))
+        (row,) = page.locator("tbody tr").all_inner_texts()
+        assert text in row and not page.get_by_label("State").is_visible()
+    page.get_by_role("link", name="Show all rejected files").click()
+    assert len(files(page)) == 100
+    page.get_by_role("link", name="02-08-60_6-1.tif", exact=True).click()
+    assert files(page) == ["02-08-60_6-1.tif"] and page.title() == "Rejected files: 02-08-60_6-1.tif"
+    open_page(page, web, "#file=bw/Travis/never.tif")
+    assert "bw/Travis/never.tif is not in the list" in page.locator("#summary").inner_text() and not files(page)
+
+
+def test_file_with_a_version_on_the_map_has_its_thumbnail(page: Any) -> None:
+    (picture,) = page.locator("tbody img").all()
+    assert picture.get_attribute("alt") == "02-08-60_6-0.tif on the map"
+    picture.evaluate("image => image.decode()")
+    assert picture.evaluate("image => image.naturalWidth") == 192
+
+
+@pytest.mark.parametrize("suffix", ["", "#file=bw/Bastrop/USDA_1940/frames/georef/02-08-60_6-500.tif"])
+def test_targets_are_large_enough_for_fingers(page: Any, web: StaffServer, suffix: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_page(page, web, suffix)
+    targets = page.locator("a:not(.skip), button, input, select").all()
+    boxes = {target.evaluate("element => element.outerHTML.slice(0, 80)"): target.bounding_box() for target in targets}
+    shown = {name: box for name, box in boxes.items() if box}
+    assert len(shown) >= 3
+    assert {name: box for name, box in shown.items() if min(box["width"], box["height"]) < 44} == {}
+
+
 def test_resolved_file_shows_its_outcome(page: Any) -> None:
     page.get_by_label("State").select_option("resolved")
     (row,) = page.locator("tbody tr").all_inner_texts()
@@ -187,7 +238,7 @@ def test_unreadable_list_shows_an_error_and_keeps_the_rows(browser: Any, web: St
     tab.close()
 
 
-@pytest.mark.parametrize("width", [1200, 360])
+@pytest.mark.parametrize("width", [1200, 390, 320])
 def test_no_accessibility_violation_and_no_horizontal_scrolling(page: Any, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
     page.set_viewport_size({"width": width, "height": 800})

@@ -90,7 +90,9 @@ def test_maps_and_the_list_are_copied_and_replaced(sidecar: MapfileSync) -> None
 
 
 def test_the_list_for_staff_is_copied_only_when_configured(sidecar: MapfileSync) -> None:
-    sidecar.storage.put(STAFF_KEY, render_staff_json(RejectionCounts(0, 0, ""), [], datetime.now(UTC)))
+    sidecar.storage.put(
+        STAFF_KEY, render_staff_json(RejectionCounts(0, 0, ""), [], datetime.now(UTC), "http://maps.test/archive")
+    )
     sidecar.sync_once()
     assert {path.name for path in sidecar.state.parent.iterdir()} == {"mapfiles", "state.json"}
     sidecar.rejections = sidecar.state.with_name("rejections.json")

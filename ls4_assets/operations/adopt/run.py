@@ -10,9 +10,18 @@ from ls4_assets.runtime.instance import open_instance
 from ls4_assets.settings import Settings
 
 
-def run(settings: Settings, paths: Sequence[str], echo: Callable[[str], None], *, apply: bool, ignore_times: bool) -> bool:
+def run(
+    settings: Settings,
+    paths: Sequence[str],
+    echo: Callable[[str], None],
+    *,
+    apply: bool,
+    ignore_times: bool,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> bool:
     """Plan, or adopt when `apply` is set. Return False when a whole collection failed.
 
+    `on_progress` gets the number of finished collections, and of all.
     Single COGs that cannot be adopted are common and do not count as a failure.
     """
     started = time.monotonic()
@@ -25,9 +34,11 @@ def run(settings: Settings, paths: Sequence[str], echo: Callable[[str], None], *
         if apply:
             stack.enter_context(scans_paused(settings))
         ref = instance.get_ref() if instance else None
-        for result in adopt(settings, collections, ref, ignore_times=ignore_times):
+        on_progress(0, len(collections))
+        for number, result in enumerate(adopt(settings, collections, ref, ignore_times=ignore_times), start=1):
             for line in summary.add(result):
                 echo(line)
+            on_progress(number, len(collections))
     for line in summary.final_lines(time.monotonic() - started):
         echo(line)
     return not summary.failed

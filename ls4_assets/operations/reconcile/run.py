@@ -16,10 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ls4_assets.assets import keys
 from ls4_assets.assets.active_runs import collections_in_progress
+from ls4_assets.db.lookup import choose_collection
 from ls4_assets.db.schema import PUBLIC
 from ls4_assets.db.tile_index import list_owned_tables
 from ls4_assets.domain.names import FRAME_TYPES, Collection
-from ls4_assets.errors import ConfigurationError, UnknownCollectionError
+from ls4_assets.errors import ConfigurationError
 from ls4_assets.ingest.deletions import DeletionGuard
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.operations.reconcile import observed_state, recorded_state
@@ -72,6 +73,8 @@ class Reconciler:
     instance: DagsterInstance
     apply: bool = False
     delete_many: bool = False
+    # The number of reports; known when the first one is yielded.
+    total: int = field(default=0, init=False)
     grace_period: timedelta = GRACE_PERIOD
     # Name and partitions of the current shard: collections are sorted by shard.
     _shard: tuple[str, Set[str], Set[str]] = field(default=("", frozenset(), frozenset()), init=False, repr=False)
@@ -81,10 +84,12 @@ class Reconciler:
         """Yield a report for each collection. Raises ConfigurationError or UnknownCollectionError before anything is changed."""
         self._require_both_sides()
         if names:
+            self.total = len(names)
             for collection in [self._find_collection(name) for name in names]:
                 yield self._reconcile(collection)
             return
         collections = self._list_collections()
+        self.total = len(collections) + 2
         losing = self._find_losing(collections) if self.apply and not self.delete_many else set()
         for collection in collections:
             yield self._reconcile(collection, is_held=collection.name in losing)
@@ -122,11 +127,7 @@ class Reconciler:
             return sorted({*self._bucket_collections, *recorded_state.list_collections(connection)})
 
     def _find_collection(self, name: str) -> Collection:
-        table = name.strip().lower()
-        for collection in self._list_collections():
-            if collection.table == table:
-                return collection
-        raise UnknownCollectionError(f"There is no collection {name}; `ls4 status` lists all collections.")
+        return choose_collection(name, self._list_collections())
 
     def _find_losing(self, collections: Sequence[Collection]) -> set[str]:
         """Return the names of the collections that would lose table or map, if the guard holds that many."""
