@@ -42,7 +42,10 @@ _MAX_CLIENTS = 10_000
 # the request, so nothing but the beginning of a line counts. A parameter with a line break can still look like one: `workers`
 # asks the kernel before it replaces a worker.
 _DATABASE_ERROR = re.compile(
-    rb"^(?:Database connection failed \(|PostgreSQL database connection gone bad \(|msPostGIS[A-Za-z]+\(\): Error \((?:FATAL: +)?"
+    rb"^(?:Database connection failed \(|PostgreSQL database connection gone bad \("
+    # The first statement of each request, on a connection that has broken since the last one.
+    rb"|Error executing SQL: \(SELECT postgis_version\(\)\) in "
+    rb"|msPostGIS[A-Za-z]+\(\): Error \((?:FATAL: +)?"
     rb"(?:server closed the connection|terminating connection|no connection to the server|the database system is))",
     re.MULTILINE,
 )

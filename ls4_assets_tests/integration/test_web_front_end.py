@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
 
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.local.state import find_free_port
@@ -122,6 +123,27 @@ def test_response_is_503_while_the_database_is_stopped(map_server: MapServer, cl
     time.sleep(1.5)
     for address in addresses[:5] * 3:
         assert map_server.get(address).status_code == 200, address
+
+
+def test_request_after_a_broken_connection_is_503_and_the_next_a_map(map_server: MapServer, cluster: Cluster) -> None:
+    """The first request of a worker whose connection had just broken was an exception with status 200."""
+    break_connections = text(
+        "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = 'mapserver' AND pid <> pg_backend_pid()"
+    )
+    administrator = create_engine(cluster.admin_url)
+    for _ in range(3):
+        for _worker in map_server.workers():
+            assert map_server.get(get_map()).status_code == 200
+        with administrator.connect() as connection:
+            assert connection.execute(break_connections).scalars().all()
+        # A worker that was replaced meanwhile has a new connection.
+        response = map_server.get(get_map())
+        is_map = (response.status_code, response.headers["content-type"]) == (200, "image/png")
+        assert is_map or response.status_code == 503, response.text
+        wait_until_healthy(map_server.client, map_server.config.health_url)
+        time.sleep(1.5)
+        assert map_server.get(get_map()).headers["content-type"] == "image/png"
+    administrator.dispose()
 
 
 # Limits

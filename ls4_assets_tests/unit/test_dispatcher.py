@@ -115,6 +115,7 @@ def with_errors(errors: str) -> bytes:
         "msDrawMap(): x\nDatabase connection failed (FATAL:  sorry, too many clients already\n) with connect string",
         "PostgreSQL database connection gone bad (server closed) in msPostGISLayerOpen()",
         "msPostGISLayerWhichShapes(): Error (FATAL:  terminating connection due to administrator command\n) executing query: x\n",
+        "Error executing SQL: (SELECT postgis_version()) in msPostGISRetrieveVersion()msPostGISRetrieveVersion(): Query error.",
         "msPostGISLayerGetShape(): Error (server closed the connection unexpectedly\n) executing SQL: x\n",
     ],
 )
@@ -137,6 +138,7 @@ def test_map_without_a_database_is_a_503(tmp_path: Path, errors: str) -> None:
         "msWFSGetFeature(): WFS server error. TYPENAME 'Database connection failed (x)' doesn't exist in this server.\n",
         'msPostGISLayerWhichShapes(): Error (ERROR:  invalid input syntax: "server closed the connection"\n) executing query',
         "msPostGISLayerWhichShapes(): Error (ERROR:  x\n) executing query: select 'terminating connection'\n",
+        "msWFSGetFeature(): WFS server error. TYPENAME 'Error executing SQL: (SELECT postgis_version()) in' doesn't exist.\n",
         # The connection is still good.
         "msPostGISLayerWhichShapes(): Error (ERROR:  canceling statement due to statement timeout\n) executing query: x\n",
     ],
