@@ -285,13 +285,13 @@ def test_monitor_survives_a_full_disk(daemon: Daemon, tmp_path: Path, capfd: pyt
     messages = tmp_path / "messages.txt"
     settings = daemon.settings.model_copy(update={"notify_file": messages, "notify_group_wait_seconds": 0.0})
     daemon.set_sensor("ingest_poll", InstigatorStatus.STOPPED)
-    checks = iter(range(2))
+    sleeps = iter(range(3))
 
     def sleep(_seconds: float) -> None:
-        if next(checks, None) is None:
+        if next(sleeps, None) is None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_monitor(settings, tmp_path, sleep)
+        run_monitor(Monitor(settings, tmp_path), sleep)
     assert messages.read_text().count("the platform has stopped: sensor ingest_poll is OFF.") == 1
     assert capfd.readouterr().err.count('"monitor_failed"') == 3

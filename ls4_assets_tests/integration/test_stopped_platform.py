@@ -151,6 +151,6 @@ def test_daemon_that_hangs_is_reported_once_and_so_is_its_recovery(demo: Demo) -
 
 def test_monitor_that_hangs_is_seen_by_prometheus_and_on_the_pages(demo: Demo) -> None:
     """Values that never change would look like a healthy platform."""
-    with suspended(demo.processes("ls4 monitor")):
+    with suspended(demo.processes("ls4_assets.operations.webserver")):
         wait_for(lambda: httpx.get(f"{demo.url}/metrics", trust_env=False).status_code == 503, 180)
         assert all("CRITICAL: the monitor has not reported for 2 min." in text for text in first_lines(demo).values())

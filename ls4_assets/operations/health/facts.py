@@ -6,7 +6,8 @@ is asked through its instance alone, which needs no code server.
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,11 @@ _LEFT_QUEUE = [*_IN_PROGRESS, DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE
 _HAS_RUN = [TickStatus.SUCCESS, TickStatus.SKIPPED]
 
 
-def collect_facts(settings: Settings, now: datetime | None = None) -> Facts:
+def collect_facts(
+    settings: Settings,
+    now: datetime | None = None,
+    use_instance: Callable[[], AbstractContextManager[DagsterInstance]] = open_instance,
+) -> Facts:
     """What can be observed now. Never raises because a database or a service is down."""
     facts = Facts(
         now=now or datetime.now(UTC),
@@ -46,7 +51,7 @@ def collect_facts(settings: Settings, now: datetime | None = None) -> Facts:
         # Dagster's database is usually on the same server; its client would retry for a long time.
         return replace(facts, database_error=_first_line(error.orig))
     try:
-        with open_instance() as instance:
+        with use_instance() as instance:
             return replace(facts, **dagster_facts(instance, facts.now))
     except Exception as error:  # noqa: BLE001  # whatever is wrong with Dagster's state is a fact
         return replace(facts, dagster_error=_first_line(error))
