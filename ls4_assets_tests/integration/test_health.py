@@ -24,6 +24,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 from prometheus_client.parser import text_string_to_metric_families
 
+from ls4_assets import logs
 from ls4_assets.cli.main import main
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
@@ -32,6 +33,7 @@ from ls4_assets.operations.health.model import Health
 from ls4_assets.operations.health.monitor import Monitor, run_monitor
 from ls4_assets.operations.status import CollectionStatus, Status, collect
 from ls4_assets.operations.status_text import format_status
+from ls4_assets.runtime import instance as instances
 from ls4_assets.settings import Settings
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -251,6 +253,28 @@ def test_monitor_writes_files_and_reports_a_stopped_platform_once(daemon: Daemon
     assert messages.read_text().count("ls4: resolved: sensor notifications is OFF.") == 1
 
 
+def test_monitor_keeps_one_instance_open_until_a_use_of_it_fails(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every check opened the instance twice."""
+    opened: list[dg.DagsterInstance] = []
+    really_open = instances.open_instance
+
+    def open_and_count() -> dg.DagsterInstance:
+        opened.append(really_open())
+        return opened[-1]
+
+    monkeypatch.setattr(instances, "open_instance", open_and_count)
+    monitor = Monitor(daemon.settings, tmp_path)
+    for _ in range(3):
+        assert monitor.check().severity == 0
+    assert len(opened) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(opened[0], "get_daemon_heartbeats", lambda: 1 / 0)
+        assert monitor.check().conditions[0].name == "DagsterDatabaseDown"
+    assert monitor.check().severity == 0 and len(opened) == 2
+
+
 def test_prefix_of_names(daemon: Daemon, tmp_path: Path) -> None:
     """`ls4 status Travis` reported an unknown collection."""
     for key in (KEY, OTHER_KEY):
@@ -284,6 +308,7 @@ def test_monitor_survives_a_full_disk(daemon: Daemon, tmp_path: Path, capfd: pyt
     (tmp_path / ".metrics.txt.new").mkdir()
     messages = tmp_path / "messages.txt"
     settings = daemon.settings.model_copy(update={"notify_file": messages, "notify_group_wait_seconds": 0.0})
+    logs.configure()
     daemon.set_sensor("ingest_poll", InstigatorStatus.STOPPED)
     sleeps = iter(range(3))
 
