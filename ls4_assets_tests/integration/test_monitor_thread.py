@@ -47,7 +47,8 @@ def running_webserver(platform: Platform, home: Path, folder: Path) -> Iterator[
     settings = {f"LS4_{name.upper()}": value for name, value in platform.archive.overrides.items()} | {
         "LS4_MONITOR_DIR": str(folder),
         "LS4_NOTIFY_FILE": str(folder / "messages.txt"),
-        "LS4_NOTIFY_GROUP_WAIT_SECONDS": "0",
+        # Longer than Dagster tries to connect.
+        "LS4_NOTIFY_GROUP_WAIT_SECONDS": "20",
         "LS4_DAGSTER_URL": f"http://127.0.0.1:{port}",
     }
     module = ("-m", "ls4_assets.operations.webserver", "--host", "127.0.0.1", "--port", str(port), "--empty-workspace")
