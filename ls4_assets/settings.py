@@ -303,7 +303,8 @@ class NotificationSettings(BaseModel):
         7200.0, gt=0, description="time that frames wait, while none is finished, before that is reported"
     )
     monitor_dir: Path | None = Field(
-        None, description="folder to which the monitor in the process of the Dagster UI writes health and metrics; None: no monitor"
+        None,
+        description="folder to which the monitor in the process of the Dagster UI writes health and metrics; None: no monitor",
     )
     log_file: Path | None = Field(None, description="file to which all processes also append their log lines, besides stderr")
 

@@ -23,9 +23,12 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import delete, func, update
 
 from ls4_assets import logs
 from ls4_assets.cli.main import main
+from ls4_assets.db.schema import warm_server
+from ls4_assets.db.warm_runs import register_server
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
 from ls4_assets.operations.health.facts import collect_facts
@@ -34,6 +37,7 @@ from ls4_assets.operations.health.monitor import Monitor, run_monitor
 from ls4_assets.operations.status import CollectionStatus, Status, collect
 from ls4_assets.operations.status_text import format_status
 from ls4_assets.runtime import instance as instances
+from ls4_assets.runtime.run_client import SOCKET_VARIABLE
 from ls4_assets.settings import Settings
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -194,6 +198,29 @@ def test_code_server_that_is_dead(daemon: Daemon, monkeypatch: pytest.MonkeyPatc
         (daemon.home / "workspace.yaml").write_text(json.dumps(workspace))
         assert names(daemon.judge()) == []
     assert names(daemon.judge()) == ["ServiceDown-code"]
+
+
+def test_run_server_that_is_dead(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every run started seconds later, and only a log said so."""
+    path = tmp_path / "run-server.sock"
+    monkeypatch.setenv(SOCKET_VARIABLE, str(path))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert names(daemon.judge()) == []
+    assert names(daemon.judge()) == ["ServiceDown-warm"]
+
+
+def test_warm_service_that_is_silent(daemon: Daemon) -> None:
+    with daemon.platform.database.begin() as connection:
+        register_server(connection, "a", 1, 2048)
+    assert collect_facts(daemon.settings).has_run_server is True
+    with daemon.platform.database.begin() as connection:
+        connection.execute(update(warm_server).values(seen_at=func.now() - timedelta(minutes=1)))
+    assert names(daemon.judge()) == ["ServiceDown-warm"]
+    with daemon.platform.database.begin() as connection:
+        connection.execute(delete(warm_server))
+    assert names(daemon.judge()) == []
 
 
 def test_database_that_is_down(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
