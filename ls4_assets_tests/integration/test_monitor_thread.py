@@ -1,4 +1,4 @@
-"""The monitor in the process of the Dagster webserver, while PostgreSQL stops and starts, and Dagster's other services never run."""
+"""The monitor in the process of the Dagster webserver, while PostgreSQL stops and starts, and nothing else runs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A demo whose daemon hangs, or another service has crashed: what status, the pages of staff, /metrics and the notifications say, also when it is over."""
+"""A demo whose daemon hangs, or another service has crashed: what people see and get, also when it is over."""
 
 import os
 import shutil
