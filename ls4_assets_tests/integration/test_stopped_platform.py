@@ -163,8 +163,8 @@ def test_service_that_cannot_start_is_reported(demo: Demo, name: str, sentence: 
     wait_for(lambda: demo.status()["status"] == "ok", 120)
     # It would start the service again within a second.
     with suspended([demo.supervisor]):
-        for process in demo.processes(name):
-            process.kill()
+        (process,) = [child for child in demo.supervisor.children() if name in " ".join(child.cmdline())]
+        process.kill()
         wait_for(lambda: str(demo.status().get("summary")).startswith(sentence), 60)
         severity, _, what = sentence.partition(": ")
         wait_for(lambda: severity == "WARNING" or f"the platform has stopped: {what}" in demo.messages, 60)
