@@ -288,7 +288,7 @@ class MapSettings(BaseModel):
 
 
 class NotificationSettings(BaseModel):
-    """Notifications and logs."""
+    """Notifications, the monitor and logs."""
 
     notify_topic: str = Field("", description="ARN of the SNS topic for notifications; empty: only log and file")
     notify_endpoint_url: str | None = Field(None, description="URL of an SNS server other than AWS")
@@ -301,6 +301,10 @@ class NotificationSettings(BaseModel):
     )
     stall_alert_seconds: Seconds = Field(
         7200.0, gt=0, description="time that frames wait, while none is finished, before that is reported"
+    )
+    monitor_dir: Path | None = Field(
+        None,
+        description="folder to which the monitor in the process of the Dagster UI writes health and metrics; None: no monitor",
     )
     log_file: Path | None = Field(None, description="file to which all processes also append their log lines, besides stderr")
 

@@ -125,7 +125,7 @@ def write_config(
     proxies: addresses or networks of load balancers, whose X-Forwarded-Proto, -Host and -For are trusted. Without them all
       clients behind a load balancer count as one.
     rejections_file: the JSON list of rejected files that the pipeline writes for the page /staff; None: no such page.
-    monitor_dir: the folder to which the monitor writes health and metrics (`ls4 monitor`); None: there is no monitor.
+    monitor_dir: the folder to which the monitor writes health and metrics; None: there is no monitor.
     staff: addresses or networks that may read that page, health and metrics, as nginx or a trusted proxy sees them. Others get
       a 404.
     staff_hosts: host names under which they may request it; localhost and IP addresses always work.

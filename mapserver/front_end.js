@@ -136,7 +136,7 @@ async function metrics(r) {
             platform = '';
         }
         if (!platform) {
-            r.return(503, 'The monitor has stopped: start `ls4 monitor` again.\n');
+            r.return(503, 'The monitor has stopped: restart the Dagster UI, which it is part of.\n');
             return;
         }
     }

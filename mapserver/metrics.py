@@ -1,4 +1,4 @@
-"""The metrics of map requests, in Prometheus's text format. Those of the platform come from the monitor (`ls4 monitor`).
+"""The metrics of map requests, in Prometheus's text format. Those of the platform come from the monitor.
 
 This image has no Prometheus library; names and values need no escaping.
 """

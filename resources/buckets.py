@@ -10,7 +10,6 @@ from pathlib import Path
 from ls4_assets.domain.storages import AZURE, FOLDER, S3, parse_address
 from ls4_assets.errors import ConfigurationError
 from resources.directory_storage import DirectoryStorage
-from resources.s3_storage import S3Storage
 from resources.storage import Storage
 
 
@@ -40,6 +39,9 @@ def _open_folder(folder: str, options: BucketOptions) -> Storage:
 
 
 def _open_s3(bucket: str, options: BucketOptions) -> Storage:
+    # Processes that open no bucket, or a folder, do without the 7 MB of its modules.
+    from resources.s3_storage import S3Storage
+
     return S3Storage(
         bucket,
         options.s3_endpoint_url,

@@ -8,10 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
 from ls4_assets import logs
 from ls4_assets.errors import NotificationError
 
@@ -29,7 +25,10 @@ class Notifier(Protocol):
 
 
 class SnsNotifier:
-    """An SNS topic, whose subscriptions decide who gets the messages and how."""
+    """An SNS topic, whose subscriptions decide who gets the messages and how.
+
+    Without a topic, the webserver does without the 7 MB of the client's modules.
+    """
 
     def __init__(self, topic: str, endpoint_url: str | None = None) -> None:
         self._topic = topic
@@ -37,12 +36,17 @@ class SnsNotifier:
 
     @cached_property
     def client(self) -> "SNSClient":
+        import boto3
+        from botocore.config import Config
+
         # Short timeouts: a later tick sends a failed message again, and this tick has others to send.
         config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=3, read_timeout=5)
         region = self._topic.split(":")[3]
         return boto3.client("sns", endpoint_url=self._endpoint_url, region_name=region, config=config)
 
     def send(self, subject: str, body: str) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
         try:
             self.client.publish(TopicArn=self._topic, Subject=plain_subject(subject), Message=body)
         except (BotoCoreError, ClientError) as error:

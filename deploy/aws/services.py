@@ -124,7 +124,7 @@ class DagsterServices(Construct):
 
     def _webserver(self, zone: dns.IHostedZone) -> ecs.FargateService:
         task = self._task("Webserver", roles.webserver(self.config, NAME), "webserver")
-        command = ["python", "-m", "ls4_assets.runtime.webserver", "--host", "0.0.0.0", "--port", str(DAGSTER_UI)]  # noqa: S104
+        command = ["python", "-m", "ls4_assets.operations.webserver", "--host", "0.0.0.0", "--port", str(DAGSTER_UI)]  # noqa: S104
         self._container(
             task, "webserver", "webserver", [*command, "--workspace", f"{DAGSTER_HOME}/workspace.yaml"], port=DAGSTER_UI
         )

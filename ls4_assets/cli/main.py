@@ -18,7 +18,6 @@ from ls4_assets.cli.demo import demo
 from ls4_assets.cli.doctor import doctor
 from ls4_assets.cli.ingest import confirm_deletion, ingest, retry, scan_inventory
 from ls4_assets.cli.logs import logs
-from ls4_assets.cli.monitor import monitor
 from ls4_assets.cli.open import open_
 from ls4_assets.cli.rematerialize import rematerialize
 from ls4_assets.cli.status import status
@@ -63,7 +62,6 @@ for _command in (
     doctor,
     ingest,
     logs,
-    monitor,
     open_,
     reconcile,
     rematerialize,

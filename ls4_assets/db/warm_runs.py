@@ -32,6 +32,12 @@ class WarmRun:
     is_silent: bool
 
 
+def has_warm_service(connection: Connection) -> bool | None:
+    """Whether a server of the warm service sends heartbeats; None: none did within an hour."""
+    recent = warm_server.c.seen_at > func.now() - text("interval '1 hour'")
+    return connection.scalar(select(func.bool_or(_IS_ALIVE)).where(recent))
+
+
 # The launchers' side.
 
 

@@ -82,8 +82,6 @@ def start_services(state: StateDirectory, supervisor: ServiceSupervisor, map_por
     supervisor.start(_code_server(ports["code_server"]), _run_server(), *_map_services(state, ports, passwords["mapserver"]))
     call_in_child(f"{PREPARATION}:fail_interrupted_runs", while_waiting=supervisor.poll)
     supervisor.start(*_dagster_services(state, ports["dagster_ui"]))
-    # Last, because a platform that is not started yet has not stopped.
-    supervisor.start(_monitor(state))
     return urls
 
 
@@ -162,19 +160,17 @@ def _run_server() -> Service:
 
 def _dagster_services(state: StateDirectory, port: int) -> tuple[Service, Service]:
     workspace = ("--workspace", str(state.dagster / "workspace.yaml"))
-    webserver = (sys.executable, "-m", "ls4_assets.runtime.webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
+    webserver = (sys.executable, "-m", "ls4_assets.operations.webserver", "--host", "127.0.0.1", "--port", str(port), *workspace)
     daemon = _program("dagster-daemon", "run", *workspace)
     environment = _dagster_environment()
-    password = {_UI_LOGIN: os.environ[_UI_LOGIN]} if _UI_LOGIN in os.environ else {}
+    own = {"LS4_MONITOR_DIR": str(state.monitor)}
+    if _UI_LOGIN in os.environ:
+        own[_UI_LOGIN] = os.environ[_UI_LOGIN]
     is_ready = partial(returns_ok, f"http://127.0.0.1:{port}/server_info")
     return (
-        Service("dagster-webserver", webserver, is_ready, environment | password),
+        Service("dagster-webserver", webserver, is_ready, environment | own),
         Service("dagster-daemon", daemon, lambda: True, environment),
     )
-
-
-def _monitor(state: StateDirectory) -> Service:
-    return Service("monitor", _program("ls4", "monitor", str(state.monitor)), lambda: True, _dagster_environment())
 
 
 def _dagster_environment() -> dict[str, str]:

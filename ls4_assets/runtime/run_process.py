@@ -26,6 +26,7 @@ PRELOAD = (
     "dagster._core.execution.api",
     "dagster._core.executor.in_process",
     "dagster._core.storage.fs_io_manager",
+    "resources.s3_storage",
 )
 
 

@@ -1,6 +1,6 @@
-"""`python -m ls4_assets.runtime.webserver`: the `dagster-webserver` command with the request guard around its pages.
+"""The `dagster-webserver` command with the request guard around its pages.
 
-It takes the options of `dagster-webserver`. Which requests pass is decided in ``request_guard.py``.
+Which requests pass is decided in ``request_guard.py``; ``operations/webserver.py`` starts it.
 """
 
 from typing import Any
@@ -26,12 +26,8 @@ def create_guarded_app(context: Any, path_prefix: str = "", *arguments: Any, **o
     return RequestGuard(full, {host} if host else (), password, read_only={read_only_path: with_reasons(read_only)})
 
 
-def main() -> None:
-    """Run the webserver until it is stopped."""
+def run() -> None:
+    """Run the webserver, with the options on the command line, until it is stopped."""
     # The command has no option for middleware; it reads this name of its module when it starts.
     cli.create_app_from_workspace_process_context = create_guarded_app  # type: ignore[assignment, attr-defined]
     cli.cli(auto_envvar_prefix="DAGSTER_WEBSERVER")
-
-
-if __name__ == "__main__":
-    main()

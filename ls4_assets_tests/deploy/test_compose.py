@@ -16,7 +16,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 
 def test_services_are_built_from_the_two_images() -> None:
     images = {name: service["image"].partition(":")[0] for name, service in SERVICES.items()}
-    dagster = dict.fromkeys(("init", "migrate", "runs", "code", "daemon", "webserver", "monitor"), "ls4")
+    dagster = dict.fromkeys(("init", "migrate", "runs", "code", "daemon", "webserver"), "ls4")
     assert images == dagster | {"postgres": "postgis/postgis", "maps": "ls4-mapserver"}
     for service in SERVICES.values():
         if "build" in service:
@@ -40,12 +40,14 @@ def test_only_the_maps_are_published_to_other_hosts() -> None:
 
 def test_monitor_is_not_part_of_what_it_watches() -> None:
     """It runs while the daemon, the code server and the database are down, and the maps show what it writes."""
-    monitor = SERVICES["monitor"]
-    assert "pid" not in monitor and monitor["restart"] == "unless-stopped"
-    assert monitor["command"] == ["ls4", "monitor", "/srv/monitor"]
-    assert "monitor:/srv/monitor" in monitor["volumes"] and "monitor:/srv/monitor:ro" in SERVICES["maps"]["volumes"]
+    webserver = SERVICES["webserver"]
+    assert "pid" not in webserver and webserver["restart"] == "unless-stopped"
+    assert webserver["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+    assert webserver["environment"]["LS4_MONITOR_DIR"] == "/srv/monitor"
+    assert [name for name, each in SERVICES.items() if "LS4_MONITOR_DIR" in each.get("environment", {})] == ["webserver"]
+    assert "monitor:/srv/monitor" in webserver["volumes"] and "monitor:/srv/monitor:ro" in SERVICES["maps"]["volumes"]
+    assert set(webserver["volumes"]) - {"monitor:/srv/monitor"} == set(SERVICES["daemon"]["volumes"])
     assert "--monitor=/srv/monitor" in SERVICES["maps"]["command"]
-    assert not [volume for volume in monitor["volumes"] if "LS4_ARCHIVE" in volume]
     # A new volume gets the owner of the folder in the image.
     assert "install -d -o ls4 -g ls4 /work /srv/monitor " in (CHECKOUT / "deploy" / "Dockerfile").read_text()
 
@@ -67,7 +69,7 @@ def test_settings_are_valid_and_dagster_yaml_finds_its_variables() -> None:
     valid = {f"LS4_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     required = set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "dagster.yaml").read_text()))
     required |= set(re.findall(r"\{env: (\w+)\}", (CHECKOUT / "deploy" / "workspace.yaml").read_text()))
-    for service in ("migrate", "runs", "code", "daemon", "webserver", "monitor"):
+    for service in ("migrate", "runs", "code", "daemon", "webserver"):
         environment = SERVICES[service]["environment"]
         assert {name for name in environment if name.startswith("LS4_")} - valid == set()
         assert required - set(environment) == set()

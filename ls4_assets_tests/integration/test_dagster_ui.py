@@ -38,7 +38,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = [
         sys.executable,
         "-m",
-        "ls4_assets.runtime.webserver",
+        "ls4_assets.operations.webserver",
         "--host",
         "127.0.0.1",
         "--port",

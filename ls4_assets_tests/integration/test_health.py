@@ -23,8 +23,12 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import delete, func, update
 
+from ls4_assets import logs
 from ls4_assets.cli.main import main
+from ls4_assets.db.schema import warm_server
+from ls4_assets.db.warm_runs import register_server
 from ls4_assets.local.postgres import Cluster
 from ls4_assets.operations.health.conditions import ESSENTIAL_SENSORS, judge
 from ls4_assets.operations.health.facts import collect_facts
@@ -32,6 +36,8 @@ from ls4_assets.operations.health.model import Health
 from ls4_assets.operations.health.monitor import Monitor, run_monitor
 from ls4_assets.operations.status import CollectionStatus, Status, collect
 from ls4_assets.operations.status_text import format_status
+from ls4_assets.runtime import instance as instances
+from ls4_assets.runtime.run_client import SOCKET_VARIABLE
 from ls4_assets.settings import Settings
 from ls4_assets_tests.platform import Platform, frame_of, running_platform
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -194,6 +200,29 @@ def test_code_server_that_is_dead(daemon: Daemon, monkeypatch: pytest.MonkeyPatc
     assert names(daemon.judge()) == ["ServiceDown-code"]
 
 
+def test_run_server_that_is_dead(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every run started seconds later, and only a log said so."""
+    path = tmp_path / "run-server.sock"
+    monkeypatch.setenv(SOCKET_VARIABLE, str(path))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert names(daemon.judge()) == []
+    assert names(daemon.judge()) == ["ServiceDown-warm"]
+
+
+def test_warm_service_that_is_silent(daemon: Daemon) -> None:
+    with daemon.platform.database.begin() as connection:
+        register_server(connection, "a", 1, 2048)
+    assert collect_facts(daemon.settings).has_run_server is True
+    with daemon.platform.database.begin() as connection:
+        connection.execute(update(warm_server).values(seen_at=func.now() - timedelta(minutes=1)))
+    assert names(daemon.judge()) == ["ServiceDown-warm"]
+    with daemon.platform.database.begin() as connection:
+        connection.execute(delete(warm_server))
+    assert names(daemon.judge()) == []
+
+
 def test_database_that_is_down(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--json` printed a sentence, which no program could read."""
     with listening() as port:
@@ -251,6 +280,28 @@ def test_monitor_writes_files_and_reports_a_stopped_platform_once(daemon: Daemon
     assert messages.read_text().count("ls4: resolved: sensor notifications is OFF.") == 1
 
 
+def test_monitor_keeps_one_instance_open_until_a_use_of_it_fails(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every check opened the instance twice."""
+    opened: list[dg.DagsterInstance] = []
+    really_open = instances.open_instance
+
+    def open_and_count() -> dg.DagsterInstance:
+        opened.append(really_open())
+        return opened[-1]
+
+    monkeypatch.setattr(instances, "open_instance", open_and_count)
+    monitor = Monitor(daemon.settings, tmp_path)
+    for _ in range(3):
+        assert monitor.check().severity == 0
+    assert len(opened) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(opened[0], "get_daemon_heartbeats", lambda: 1 / 0)
+        assert monitor.check().conditions[0].name == "DagsterDatabaseDown"
+    assert monitor.check().severity == 0 and len(opened) == 2
+
+
 def test_prefix_of_names(daemon: Daemon, tmp_path: Path) -> None:
     """`ls4 status Travis` reported an unknown collection."""
     for key in (KEY, OTHER_KEY):
@@ -284,14 +335,15 @@ def test_monitor_survives_a_full_disk(daemon: Daemon, tmp_path: Path, capfd: pyt
     (tmp_path / ".metrics.txt.new").mkdir()
     messages = tmp_path / "messages.txt"
     settings = daemon.settings.model_copy(update={"notify_file": messages, "notify_group_wait_seconds": 0.0})
+    logs.configure()
     daemon.set_sensor("ingest_poll", InstigatorStatus.STOPPED)
-    checks = iter(range(2))
+    sleeps = iter(range(3))
 
     def sleep(_seconds: float) -> None:
-        if next(checks, None) is None:
+        if next(sleeps, None) is None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_monitor(settings, tmp_path, sleep)
+        run_monitor(Monitor(settings, tmp_path), sleep)
     assert messages.read_text().count("the platform has stopped: sensor ingest_poll is OFF.") == 1
     assert capfd.readouterr().err.count('"monitor_failed"') == 3

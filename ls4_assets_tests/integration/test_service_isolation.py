@@ -22,10 +22,9 @@ SERVICES = {
     "cgi-bin/mapserv": (),
     "nginx": (),
     "code_server": ("ls4", "dagster"),
-    "ls4_assets.runtime.webserver": ("ls4", "dagster"),
+    "ls4_assets.operations.webserver": ("ls4", "dagster"),
     "dagster-daemon": ("ls4", "dagster"),
     "ls4_assets.runtime.run_server": ("ls4", "dagster"),
-    "ls4 monitor": ("ls4", "dagster"),
 }
 # The shell of `setpriv` adds none, and PostgreSQL sets its own.
 BASIC = {"PATH", "LC_ALL"}

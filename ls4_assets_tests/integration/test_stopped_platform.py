@@ -1,4 +1,4 @@
-"""A demo whose daemon hangs: what status, the pages of staff, /metrics and the notifications say, also when it is over."""
+"""A demo whose daemon hangs, or another service has crashed: what people see and get, also when it is over."""
 
 import os
 import shutil
@@ -33,6 +33,7 @@ class Demo:
     state: Path
     url: str
     environment: dict[str, str]
+    supervisor: psutil.Process
 
     def check(self) -> tuple[int, str]:
         """Exit status and output of `ls4 status --check`."""
@@ -82,7 +83,7 @@ def demo() -> Iterator[Demo]:
     process = subprocess.Popen(command, env=environment | {"LS4_NOTIFY_GROUP_WAIT_SECONDS": "5"}, stdout=log)
     try:
         wait_for(lambda: "What to do next:" in (state / "demo.log").read_text(), 600)
-        yield Demo(state, f"http://127.0.0.1:{port}", environment)
+        yield Demo(state, f"http://127.0.0.1:{port}", environment, psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(60)
@@ -149,8 +150,29 @@ def test_daemon_that_hangs_is_reported_once_and_so_is_its_recovery(demo: Demo) -
     assert demo.status()["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("code_server", "CRITICAL: the code server does not answer"),
+        ("run_server", "WARNING: the run server does not answer"),
+        ("/postgres -D", "CRITICAL: the database does not answer"),
+    ],
+)
+def test_service_that_cannot_start_is_reported(demo: Demo, name: str, sentence: str) -> None:
+    """The monitor runs in the webserver's process, which must not need what it watches."""
+    wait_for(lambda: demo.status()["status"] == "ok", 120)
+    # It would start the service again within a second.
+    with suspended([demo.supervisor]):
+        (process,) = [child for child in demo.supervisor.children() if name in " ".join(child.cmdline())]
+        process.kill()
+        wait_for(lambda: str(demo.status().get("summary")).startswith(sentence), 60)
+        severity, _, what = sentence.partition(": ")
+        wait_for(lambda: severity == "WARNING" or f"the platform has stopped: {what}" in demo.messages, 60)
+    wait_for(lambda: demo.status()["status"] == "ok", 120)
+
+
 def test_monitor_that_hangs_is_seen_by_prometheus_and_on_the_pages(demo: Demo) -> None:
     """Values that never change would look like a healthy platform."""
-    with suspended(demo.processes("ls4 monitor")):
+    with suspended(demo.processes("ls4_assets.operations.webserver")):
         wait_for(lambda: httpx.get(f"{demo.url}/metrics", trust_env=False).status_code == 503, 180)
         assert all("CRITICAL: the monitor has not reported for 2 min." in text for text in first_lines(demo).values())

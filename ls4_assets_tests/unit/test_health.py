@@ -54,6 +54,8 @@ CASES: list[tuple[dict[str, Any], list[str], str]] = [
     ),
     ({"daemon_seen_at": None}, ["ServiceDown-daemon"], "CRITICAL: the daemon has not reported since its installation"),
     ({"has_code_server": False}, ["ServiceDown-code"], "CRITICAL: the code server does not answer; no sensor runs. Read its log"),
+    ({"has_run_server": True}, [], "OK: last scan 4 s ago"),
+    ({"has_run_server": False}, ["ServiceDown-warm"], "WARNING: the run server does not answer; runs start some seconds later."),
     (
         {"sensors": sensors(is_on=False, seen_at=ago(days=3))},
         ["SensorOff"],

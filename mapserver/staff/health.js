@@ -11,7 +11,7 @@ export function describeHealth(health, now) {
   const lines = health.conditions.map(({ severity, sentence, advice }) => `${severity.toUpperCase()}: ${sentence} ${advice}`);
   if (age > MAX_AGE_SECONDS) {
     const late = age < 5400 ? `${Math.round(age / 60)} min` : `${Math.round(age / 3600)} h`;
-    return { status: "critical", lines: [`CRITICAL: the monitor has not reported for ${late}. Start \`ls4 monitor\` again. It reported last:`, health.summary] };
+    return { status: "critical", lines: [`CRITICAL: the monitor has not reported for ${late}. Restart the Dagster UI, which it is part of. It reported last:`, health.summary] };
   }
   return { status: health.status, lines: lines.length ? lines : [health.summary] };
 }

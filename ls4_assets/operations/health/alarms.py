@@ -1,6 +1,6 @@
 """The dead-man's alarm: messages about a platform that has stopped, once when it stops and once when it works again.
 
-The sensor `notifications` sends all other messages, and is part of what stops. So the monitor, a process of its own, sends these
+The sensor `notifications` sends all other messages, and is part of what stops. So the monitor, in another process, sends these
 through the same channels, and keeps what it has sent in a file: the database may be what is down.
 """
 

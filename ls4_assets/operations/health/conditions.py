@@ -105,6 +105,11 @@ def _code_server(facts: Facts) -> Iterator[Values]:
         yield {}
 
 
+def _run_server(facts: Facts) -> Iterator[Values]:
+    if facts.has_run_server is False:
+        yield {}
+
+
 def _is_off(facts: Facts, names: tuple[str, ...]) -> Iterator[Values]:
     page = f"{facts.dagster_url}/automation" if facts.dagster_url else "the page Automation of the Dagster UI"
     for name in names:
@@ -215,6 +220,11 @@ RULES = (
         "{queued} queued, and none has started for {since} ({running} in progress).",
         "Check the limits on the page Concurrency of the Dagster UI (Deployment), and cancel runs that hang.",
         is_alarm=True,
+    ),
+    Rule(
+        "ServiceDown-warm", WARNING, _run_server,
+        "the run server does not answer; runs start some seconds later.",
+        "Read its log (run-server.log, or `docker compose logs runs`), fix the error, and restart it.",
     ),
     Rule(
         "SensorFailing", WARNING, _failing_sensors,

@@ -6,7 +6,8 @@ is asked through its instance alone, which needs no code server.
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +19,11 @@ from sqlalchemy import Connection, exc, func, select
 
 from ls4_assets.db import schema
 from ls4_assets.db.schema import SourceState, failed_run, frame, rejection, source
+from ls4_assets.db.warm_runs import has_warm_service
 from ls4_assets.ingest.deletions import list_held_deletions
 from ls4_assets.operations.health.model import Facts, SensorFact
 from ls4_assets.runtime.instance import InstigatorState, InstigatorTick, TickStatus, open_instance
+from ls4_assets.runtime.run_client import server_socket
 from ls4_assets.settings import Settings
 from resources.open import open_database_once
 
@@ -30,7 +33,11 @@ _LEFT_QUEUE = [*_IN_PROGRESS, DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE
 _HAS_RUN = [TickStatus.SUCCESS, TickStatus.SKIPPED]
 
 
-def collect_facts(settings: Settings, now: datetime | None = None) -> Facts:
+def collect_facts(
+    settings: Settings,
+    now: datetime | None = None,
+    use_instance: Callable[[], AbstractContextManager[DagsterInstance]] = open_instance,
+) -> Facts:
     """What can be observed now. Never raises because a database or a service is down."""
     facts = Facts(
         now=now or datetime.now(UTC),
@@ -38,15 +45,18 @@ def collect_facts(settings: Settings, now: datetime | None = None) -> Facts:
         ingest_sensor="ingest_events" if settings.events_queue_url else "ingest_poll",
         stall_seconds=settings.stall_alert_seconds,
         has_code_server=_has_code_server(),
+        has_run_server=_has_run_server(),
     )
     try:
         with open_database_once(settings.database_url.get_secret_value()).connect() as connection:
             facts = replace(facts, **_archive_facts(connection, facts.now - timedelta(seconds=facts.stall_seconds)))
+            if facts.has_run_server is None:
+                facts = replace(facts, has_run_server=has_warm_service(connection))
     except (exc.OperationalError, exc.InterfaceError) as error:
         # Dagster's database is usually on the same server; its client would retry for a long time.
         return replace(facts, database_error=_first_line(error.orig))
     try:
-        with open_instance() as instance:
+        with use_instance() as instance:
             return replace(facts, **dagster_facts(instance, facts.now))
     except Exception as error:  # noqa: BLE001  # whatever is wrong with Dagster's state is a fact
         return replace(facts, dagster_error=_first_line(error))
@@ -125,6 +135,16 @@ def _accepts(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_run_server() -> bool | None:
+    """Whether the run server of this machine accepts connections; None: it has none, but may have the warm service."""
+    path = server_socket()
+    if path is None:
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_CONNECT_SECONDS)
+        return connection.connect_ex(str(path)) == 0
 
 
 def _code_servers() -> Iterator[tuple[str, int]]:

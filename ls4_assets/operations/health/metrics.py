@@ -57,7 +57,7 @@ _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 class PlatformMetrics:
-    """The metrics of one monitor process."""
+    """The metrics of one monitor."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

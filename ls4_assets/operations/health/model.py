@@ -31,7 +31,9 @@ class Facts:
 
     database_error, dagster_error: why a database does not answer. sensors: those that Dagster has records of, by name.
     daemon_seen_at: the newest heartbeat of the daemon. has_code_server: whether it accepts connections; None: its address is not
-    in the workspace. queued, in_progress: number of runs. queued_since: creation of the oldest queued run. run_changed_at: the
+    in the workspace. has_run_server: whether the process that forks runs works; None: there is none.
+
+    queued, in_progress: number of runs. queued_since: creation of the oldest queued run. run_changed_at: the
     last change of a run that has left the queue. failed_runs_per_hour: runs that failed within the last hour.
 
     frames: number of tifs by state. pending_since, frame_done_at: the oldest waiting tif, and the newest finished frame.
@@ -48,6 +50,7 @@ class Facts:
     sensors: Mapping[str, SensorFact] = field(default_factory=dict)
     daemon_seen_at: datetime | None = None
     has_code_server: bool | None = None
+    has_run_server: bool | None = None
     queued: int = 0
     queued_since: datetime | None = None
     in_progress: int = 0
