@@ -48,7 +48,8 @@ class FrameFacts(TypedDict, total=False):
 
     `georeference` says where position and CRS came from (`raster.georeference`). `transformation` is that of the datum, with its
     accuracy; `missing_grids` would make it sufficient. `valid_share` is 0 to 1; `width` and `height` are in pixels; `transform`
-    has the six numbers of an affine transform in rasterio order; `footprint` and `interior` are WKB of a MultiPolygon in EPSG:3857.
+    has the six numbers of an affine transform in rasterio order; `footprint` and `interior` are WKB of
+    a MultiPolygon in EPSG:3857.
     """
 
     source_crs: str

@@ -21,8 +21,6 @@ ShardKind = Literal["county", "agency", "program"]
 Shards = Mapping[str, ShardKind]
 
 FRAME_TYPES: tuple[FrameType, ...] = get_args(FrameType)
-STACKING_ORDER: tuple[FrameType, ...] = ("index", "mosaic", "frames")
-"""Types on a map of several collections, from bottom to top: index sheets and mosaics would hide the photographs."""
 
 SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 # PostgreSQL truncates identifiers to 63 bytes, and index and constraint names add a suffix to the table's name.

@@ -59,7 +59,7 @@ def frame_mask(number: int) -> NDArray[np.uint8]:
     for size in (1, 3, 40) if number % 3 == 0 else ():
         left, top = 300 + 37 * number % 500, 350 + 11 * size
         mask[top : top + size, left : left + size] = False
-    return mask.astype(np.uint8) * np.uint8(255)
+    return np.where(mask, np.uint8(255), np.uint8(0))
 
 
 def write_frame(path: Path, number: int, left: float, top: float) -> None:
