@@ -34,7 +34,7 @@ def rotated(shape: tuple[int, int], degrees: float, share: float = 0.4) -> NDArr
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(float)
     x, y, angle = x - shape[1] / 2, y - shape[0] / 2, np.radians(degrees)
     along, across = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
-    return np.logical_and(abs(along) < share * shape[1], abs(across) < share * shape[0])
+    return np.asarray((abs(along) < share * shape[1]) & (abs(across) < share * shape[0]), dtype=np.bool_)
 
 
 def punch(mask: NDArray[np.bool_], holes: int, size: int) -> NDArray[np.bool_]:
