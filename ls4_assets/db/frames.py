@@ -24,6 +24,9 @@ ADOPTED = "adopted"
 """Replaces the profile hash and the run id of an adopted COG, which existed before ls4."""
 
 
+_GEOMETRIES = ("footprint", "interior")
+
+
 @dataclass(frozen=True)
 class Product:
     """One product object of a frame. `size` is in bytes.
@@ -45,7 +48,8 @@ class FrameFacts(TypedDict, total=False):
 
     `georeference` says where position and CRS came from (`raster.georeference`). `transformation` is that of the datum, with its
     accuracy; `missing_grids` would make it sufficient. `valid_share` is 0 to 1; `width` and `height` are in pixels; `transform`
-    has the six numbers of an affine transform in rasterio order; `footprint` is WKB of a MultiPolygon in EPSG:3857.
+    has the six numbers of an affine transform in rasterio order; `footprint` and `interior` are WKB of
+    a MultiPolygon in EPSG:3857.
     """
 
     source_crs: str
@@ -57,6 +61,7 @@ class FrameFacts(TypedDict, total=False):
     height: int
     transform: list[float]
     footprint: bytes
+    interior: bytes | None
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,9 @@ def load_frame(connection: Connection, frame: Frame) -> FrameRecord | None:
     if row is None:
         return None
     facts = {name: getattr(row, name) for name in FrameFacts.__annotations__ if getattr(row, name) is not None}
-    if isinstance(row.footprint, WKBElement):
-        facts["footprint"] = bytes.fromhex(row.footprint.desc)
+    for name in _GEOMETRIES:
+        if isinstance(facts.get(name), WKBElement):
+            facts[name] = bytes.fromhex(facts[name].desc)
     return FrameRecord(
         source_version=row.source_version,
         content_hash=row.content_hash,
@@ -153,8 +159,9 @@ def publish(
     values |= facts
     if served_key == frame.cog_key:
         values["public_version"] = products["cog"].version
-    if "footprint" in facts:
-        values["footprint"] = WKBElement(facts["footprint"], srid=WEB_MERCATOR)
+    for name in _GEOMETRIES:
+        if values.get(name) is not None:
+            values[name] = WKBElement(values[name], srid=WEB_MERCATOR)
     statement = insert(schema.frame).values(id=frame.id, **values)
     # The tile index has links, attributes and the footprint of the COG, and any write may change one of them.
     changed = values | {"revision": schema.frame.c.revision + 1}

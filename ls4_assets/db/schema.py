@@ -37,6 +37,8 @@ WEB_MERCATOR = 3857
 # A frame without a raw scan so far. A mosaic never has one.
 SCANLESS = "scan_file is null and not deleted and partition not like '%/mosaic/%'"
 
+INTERIOR = "region that hides every frame below it, at every zoom; null: not known"
+
 metadata = MetaData(schema=SCHEMA)
 
 
@@ -132,6 +134,7 @@ frame = Table(
     Column("missing_grids", ARRAY(Text), comment="PROJ grids without which the accuracy is insufficient; null: not known"),
     Column("valid_share", Double, comment="valid pixels over all pixels of the COG, 0 to 1"),
     Column("footprint", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR)),
+    Column("interior", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR, spatial_index=False), comment=INTERIOR),
     Column("served_key", Text, comment="object key of the COG on the map, unique for each version"),
     Column("public_version", Text, comment="version of the COG under the public key, replaced once the map reads the new one"),
     Column("deleted", Boolean, nullable=False, server_default="false", comment="source deleted; removed by the next rebuild"),
@@ -370,4 +373,6 @@ def tile_index(collection: Collection) -> Table:
         Column("source_version", Text, nullable=False),
         Column("profile_hash", Text, nullable=False),
         Column("geom", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR), nullable=False),
+        # After `geom`, which programs take that know of one geometry only.
+        Column("interior", Geometry("MULTIPOLYGON", srid=WEB_MERCATOR, spatial_index=False), comment=INTERIOR),
     )

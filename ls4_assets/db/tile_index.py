@@ -292,6 +292,7 @@ def _index_row(collection: Collection, row: Row[Any], storage: Storage, root: st
         "source_version": row.source_version,
         "profile_hash": row.products["cog"]["profile"],
         "geom": row.footprint,
+        "interior": row.interior,
     }
 
 

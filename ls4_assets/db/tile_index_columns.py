@@ -35,7 +35,7 @@ class AddedColumn:
 
 
 # In the order of `schema.tile_index`, where they follow `geom`. test_tile_index_columns.py compares the two.
-ADDED_COLUMNS: tuple[AddedColumn, ...] = ()
+ADDED_COLUMNS = (AddedColumn("interior", "geometry(MultiPolygon,3857)", schema.INTERIOR),)
 
 
 def upgrade_tile_indexes(connection: Connection) -> int:

@@ -148,5 +148,5 @@ def _facts(result: FrameResult, accuracy_m: float) -> FrameFacts:
         facts |= {"missing_grids": [*result.transformation.missing_grids] if is_insufficient else []}
     if result.footprint_wkb:
         facts |= {"width": result.width, "height": result.height, "transform": list(result.transform)}
-        facts |= {"footprint": result.footprint_wkb}
+        facts |= {"footprint": result.footprint_wkb, "interior": result.interior_wkb}
     return facts

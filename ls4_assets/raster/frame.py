@@ -28,6 +28,7 @@ from ls4_assets.raster.deflate import write_deflate
 from ls4_assets.raster.fidelity import Fidelity, Sample, compare_cog, measure_valid_share, read_samples
 from ls4_assets.raster.footprint import trace_footprint
 from ls4_assets.raster.gdal_env import gdal_env
+from ls4_assets.raster.interior import trace_interior
 from ls4_assets.raster.mask import Rule
 from ls4_assets.raster.memory import peak_rss_mb, reset_peak
 from ls4_assets.raster.overviews import write_overviews
@@ -54,7 +55,7 @@ class FrameResult:
     transformation: from the datum of the scan to that of the map.
     cog_findings: defects of the COG's structure, normally none.
     fidelity: comparison of the COG's pixels with the scan.
-    footprint_wkb: MultiPolygon in EPSG:3857.
+    footprint_wkb, interior_wkb: MultiPolygon in EPSG:3857 (`raster.footprint`, `raster.interior`); a frame may have no interior.
     conversion: how a scan that is not plain 8-bit gray or RGB was converted, None when its pixels were kept as they are.
     mask_rule, mask_share: the rule of `mask` that excluded pixels, None without one, and the share of the scan that it excluded.
     """
@@ -81,6 +82,7 @@ class FrameResult:
     cog_valid_share: float | None = None
     fidelity: Fidelity | None = None
     footprint_wkb: bytes | None = field(default=None, repr=False)
+    interior_wkb: bytes | None = field(default=None, repr=False)
     conversion: Conversion | None = None
     mask_rule: Rule | None = None
     mask_share: float = 0.0
@@ -138,6 +140,8 @@ def _write_cog(run: _FrameRun) -> None:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     run.facts.update(cog_method=method, cog_findings=tuple(check_cog(cog_tif, profile, deflate_tif)), fidelity=fidelity)
     run.facts.update(cog_sha256=sha256, cog_valid_share=measure_valid_share(cog_tif), footprint_wkb=trace_footprint(cog_tif).wkb)
+    interior = trace_interior(cog_tif)
+    run.facts.update(interior_wkb=interior.wkb if interior else None)
 
 
 def _write_thumbnail(run: _FrameRun) -> None:

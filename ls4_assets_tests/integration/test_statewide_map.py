@@ -32,6 +32,7 @@ from ls4_assets_tests.integration.serving_fixtures import (
     left_half,
     map_server_fixture,  # noqa: F401
     rgba,
+    write_cog,
 )
 from mapserver.rendering import Extent
 from mapserver.statewide_map import COLLECTIONS, IMAGERY, NAME
@@ -173,6 +174,38 @@ def test_newest_year_is_on_top(map_server: MapServer, two_years: IndexDatabase) 
         order = connection.execute(text("SELECT collection FROM archive_frames ORDER BY year NULLS FIRST, id")).scalars().all()
     assert order == [OLD.name, NEW.name]
     assert color(map_server, WHITE, 2.0) == (255, 255, 255, 255)
+
+
+# From the bottom of the stack to its top. Names and the order of rows say otherwise.
+STACK = [
+    Collection("Travis", "USDA_1940", "index"),
+    Collection("Travis", "AMS_1958", "index"),
+    Collection("Travis", "USDA_1940", "mosaic"),
+    Collection("Travis", "AMS_1958", "mosaic"),
+    Collection("Travis", "USDA_1940", "frames"),
+    Collection("Travis", "AMS_1958", "frames"),
+]
+
+
+@pytest.mark.parametrize("zoom", [10, 12, 14, 15, 16, 17, 19])
+def test_photographs_are_over_mosaics_and_these_over_index_sheets(map_server: MapServer, empty: IndexDatabase, zoom: int) -> None:
+    """The mosaic of a year covered its frames completely, and at another zoom it did not."""
+    place = (LEFT, TOP - SPAN, LEFT + SPAN, TOP)
+    folder = map_server.archive / "bw" / "stack"
+    with empty.owner.begin() as connection:
+        for index in (3, 0, 5, 1, 4, 2):
+            shade, path = 30 + 40 * index, folder / f"{index}.tif"
+            write_cog(path, LEFT, ((shade,), (shade,)))
+            collection_row(connection, STACK[index], place, f"{map_server.archive}/")
+            frame_row(connection, STACK[index], LEFT, str(path.relative_to(map_server.archive)))
+            mosaic_row(connection, STACK[index], str(path), place)
+    resolution = 2 * HALF_WORLD_METERS / 256 / 2**zoom
+    for index in (5, 4, 3, 2, 1, 0):
+        pixels = draw(map_server, LEFT + SPAN / 2, MIDDLE, resolution)
+        assert set(pixels[pixels[..., 3] == 255][:, 0].tolist()) == {30 + 40 * index}, STACK[index].name
+        with empty.owner.begin() as connection:
+            for table, column in (("ls4.frame", "collection"), ("ls4.collection", "name")):
+                connection.execute(text(f"DELETE FROM {table} WHERE {column} = :name"), {"name": STACK[index].name})
 
 
 @pytest.mark.parametrize(

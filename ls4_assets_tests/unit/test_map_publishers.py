@@ -40,9 +40,9 @@ def test_invalid_list_of_publishers_is_rejected(value: str) -> None:
         settings(map_publishers=value)
 
 
-def test_format_of_an_archive_before_publishers_could_be_chosen() -> None:
-    """The column's default must equal the default format, otherwise an upgrade would rewrite all maps."""
-    assert map_format(settings()) == "mapserver 2"
+def test_default_format_is_that_of_mapserver_alone() -> None:
+    """Its number changes with the mapfile, so that an upgrade writes the maps again, and only then."""
+    assert map_format(settings()) == "mapserver 3"
 
 
 def test_format_names_its_publishers() -> None:

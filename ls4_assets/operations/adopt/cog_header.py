@@ -21,6 +21,7 @@ from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.errors import FrameError
 from ls4_assets.raster.footprint import trace_outline
 from ls4_assets.raster.gdal_env import GDAL_ERRORS
+from ls4_assets.raster.interior import trace_dataset_interior
 from ls4_assets.raster.position import WEB_MERCATOR
 
 _OUTLINE_GRID_PX = 512
@@ -41,13 +42,15 @@ class CogHeader:
     """What the index needs from a COG.
 
     `footprint`: WKB in EPSG:3857. `has_mask`: a mask or a no-data value separates the photograph from its collar; without one
-    the footprint is the image's rectangle. `source_sha256`: hash of the source tif if ls4 made the COG, else empty.
+    the footprint is the image's rectangle. `interior`: WKB, of a COG without a mask only, because it would take the whole mask
+    to read; None otherwise. `source_sha256`: hash of the source tif if ls4 made the COG, else empty.
     """
 
     width: int
     height: int
     transform: tuple[float, ...]
     footprint: bytes
+    interior: bytes | None
     has_mask: bool
     source_sha256: str
 
@@ -64,7 +67,16 @@ def read_header(path: str, size: int, film_type: FilmType) -> CogHeader:
             mask = _read_mask(cog)
             footprint = trace_outline(mask, array_bounds(cog.height, cog.width, cog.transform))
             transform, source_sha256 = tuple(cog.transform)[:6], cog.tags().get(_SOURCE_TAG, "")
-            return CogHeader(cog.width, cog.height, transform, footprint.wkb, mask is not None, source_sha256)
+            interior = trace_dataset_interior(cog) if mask is None else None
+            return CogHeader(
+                cog.width,
+                cog.height,
+                transform,
+                footprint.wkb,
+                interior.wkb if interior else None,
+                mask is not None,
+                source_sha256,
+            )
     except GDAL_ERRORS as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise FrameError(f"cannot be read ({reason}): it is not a tif, or it is truncated") from error

@@ -132,6 +132,7 @@ def _frame_row(collection: Collection, adoption: Adoption) -> dict[str, object]:
         "height": header.height,
         "transform": list(header.transform),
         "footprint": WKBElement(header.footprint, srid=WEB_MERCATOR),
+        "interior": WKBElement(header.interior, srid=WEB_MERCATOR) if header.interior else None,
         "deleted": False,
         "updated_at": func.now(),
     }

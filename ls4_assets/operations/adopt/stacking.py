@@ -36,9 +36,9 @@ def restore_stacking_order(connection: Connection, collection: Collection, stora
     table = tile_index(collection)
     table.create(connection)
     in_collection = (frame.c.collection == collection.name, frame.c.footprint.is_not(None))
-    frames = connection.execute(select(frame.c.served_key, frame.c.footprint).where(*in_collection))
-    footprints = {row.served_key: row.footprint for row in frames}
-    rows = [_index_row(storage, key, attributes, footprints[key]) for key, attributes in published if key in footprints]
+    frames = connection.execute(select(frame.c.served_key, frame.c.footprint, frame.c.interior).where(*in_collection))
+    geometries = {row.served_key: {"geom": row.footprint, "interior": row.interior} for row in frames}
+    rows = [_index_row(storage, key, attributes) | geometries[key] for key, attributes in published if key in geometries]
     for chunk in chunks(rows, _ROW_CHUNK):
         connection.execute(insert(table).values(chunk))
     return len(rows)
@@ -63,7 +63,7 @@ def _read_shapefile(storage: Storage, collection: Collection, folder: Path) -> l
     return None
 
 
-def _index_row(storage: Storage, key: str, attributes: dict[str, Any], footprint: object) -> dict[str, Any]:
+def _index_row(storage: Storage, key: str, attributes: dict[str, Any]) -> dict[str, Any]:
     return {
         **dict.fromkeys(_TEXT_COLUMNS),
         **attributes,
@@ -73,5 +73,4 @@ def _index_row(storage: Storage, key: str, attributes: dict[str, Any], footprint
         "band": key.partition("/")[0],
         "source_version": "",
         "profile_hash": "restored",
-        "geom": footprint,
     }
