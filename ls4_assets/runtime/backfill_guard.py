@@ -29,7 +29,7 @@ class BackfillError(Ls4Error):
 
 
 def prepare_backfill(backfill: PartitionBackfill, unfinished: Iterable[PartitionBackfill]) -> PartitionBackfill:
-    """The backfill with a priority behind drops, a title and tags, if it has none. Raises BackfillError when it must not start."""
+    """The backfill with a priority behind drops, title and tags, if it has none. Raises BackfillError when it must not start."""
     if backfill.asset_backfill_data is None:
         return backfill  # of a job: nothing here has one
     targets = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key

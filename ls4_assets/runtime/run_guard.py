@@ -3,7 +3,8 @@
 Every run passes here: those of sensors, of backfills, and those that people launch in the Dagster UI.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import dagster as dg
 
@@ -44,7 +45,7 @@ def prepare_run(run: dg.DagsterRun, existing_frames: Callable[[str], Sequence[st
 
 def _batch(run: dg.DagsterRun) -> list[str]:
     """The frames of a run that was given a list of them."""
-    ops = (run.run_config or {}).get("ops") or {}
+    ops = cast(Mapping[str, Any], dict(run.run_config or {}).get("ops") or {})
     return [partition for op in ops.values() for partition in (op.get("config") or {}).get("frames") or []]
 
 

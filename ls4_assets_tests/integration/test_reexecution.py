@@ -103,5 +103,5 @@ def test_runs_are_tagged_by_collection_and_count(platform: Platform, batch: dg.D
     """A batch was shown as its first frame."""
     stored = platform.instance.get_run_by_id(batch.run_id)
     assert stored and (stored.tags["ls4/collections"], stored.tags["ls4/frames"]) == ("3 collections", "3")
-    (one,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/collections": "Travis_USDA_1966"}))
-    assert one.tags[keys.COLLECTION_TAG] == "Travis_USDA_1966"
+    (one,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/collections": "Travis_USDA_1966_frames"}))
+    assert one.tags[keys.COLLECTION_TAG] == "Travis_USDA_1966_frames"
