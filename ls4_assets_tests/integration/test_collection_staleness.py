@@ -221,7 +221,8 @@ def test_index_of_an_earlier_version_is_fresh_after_reconcile(platform: Platform
     platform.instance.report_runless_asset_event(earlier)
     assert statuses(workspace) == {OLD: "STALE", NEW: "FRESH"}
     assert reconcile(platform) == [OLD]
-    assert statuses(workspace) == {OLD: "FRESH", NEW: "FRESH"}
+    assert {page(workspace, asset, OLD)["staleStatus"] for asset in COLLECTION_STEPS} == {"FRESH"}
+    assert reconcile(platform) == []
 
 
 def test_pending_rebuild_is_not_recorded_as_done(platform: Platform, workspace: WorkspaceProcessContext, tmp_path: Path) -> None:

@@ -28,16 +28,17 @@ def find_lost_collection_history(
     connection: Connection, instance: dg.DagsterInstance, collection: Collection, materialized: Mapping[str, Set[str]]
 ) -> list[Action]:
     """An action, with the names of the assets as value, if assets that are up to date have no right materialization."""
-    lost = []
-    for asset in _current_assets(connection, collection):
-        if collection.partition not in materialized[asset] or (
-            asset == _FIRST and _input_tag(keys.collection_frames(collection.shard)) not in _last(instance, collection, asset)[1]
-        ):
-            lost.append(asset)
+    current = _current_assets(connection, collection)
+    lost = [asset for asset in current if collection.partition not in materialized[asset]]
+    if _FIRST in current and _FIRST not in lost:
+        frames_tag = _input_tag(keys.collection_frames(collection.shard))
+        lost = lost if frames_tag in _last(instance, collection, _FIRST)[1] else [_FIRST]
     if not lost:
         return []
-    reason = f"has no right materialization of {', '.join(lost)} in the Dagster UI"
-    return [Action(ActionKind.RECORD, collection.partition, reason, value=" ".join(lost))]
+    # Dagster compares the event that an asset was made from with the last one, so those after it are stored again as well.
+    restored = current[current.index(lost[0]) :]
+    reason = f"has no right materialization of {lost[0]} in the Dagster UI"
+    return [Action(ActionKind.RECORD, collection.partition, reason, value=" ".join(restored))]
 
 
 def restore_collection_history(archive: Archive, instance: dg.DagsterInstance, collection: Collection, action: Action) -> None:
