@@ -88,6 +88,8 @@ def test_batch_whose_first_frame_has_left(platform: Platform, batch: dg.DagsterR
     platform.instance.wipe_assets([keys.product("Travis", "cog")])
     run = execute(platform, launch(workspace, batch)["run"]["id"])
     assert platform.partitions("Travis", "cog") == dict.fromkeys(LEFT, "MATERIALIZED")
+    # It was shown as its first frame.
+    assert (run.tags["ls4/collections"], run.tags["ls4/frames"]) == ("3 collections", "3")
     failures = [event.dagster_event for event in platform.instance.all_logs(run.run_id) if event.dagster_event]
     (failure,) = [event.step_failure_data.user_failure_data for event in failures if event.is_step_failure]
     assert failure and str(failure.description).startswith("1 of 3 frames failed; the others are done. 02-08-60_6-101958")
@@ -97,11 +99,3 @@ def test_batch_whose_frames_have_all_left(platform: Platform, batch: dg.DagsterR
     """As above, for each frame."""
     leave(platform, *KEYS[1:])
     assert "All frames of this run have left the archive" in launch(workspace, batch)["message"]
-
-
-def test_runs_are_tagged_by_collection_and_count(platform: Platform, batch: dg.DagsterRun) -> None:
-    """A batch was shown as its first frame."""
-    stored = platform.instance.get_run_by_id(batch.run_id)
-    assert stored and (stored.tags["ls4/collections"], stored.tags["ls4/frames"]) == ("3 collections", "3")
-    (one,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/collections": "Travis_USDA_1966_frames"}))
-    assert one.tags[keys.COLLECTION_TAG] == "Travis_USDA_1966_frames"
