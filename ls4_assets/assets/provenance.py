@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from ls4_assets.assets import keys
-from ls4_assets.db.frames import Product
+from ls4_assets.db.frames import ADOPTED, Product
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.products import Step, previous_step
 from ls4_assets.domain.profiles import PROFILES, Profiles
@@ -41,6 +41,11 @@ def code_version(profiles: Profiles, step: Step) -> str:
 
 def data_version(product: Product) -> str:
     return f"{product.content[:16]}-{product.profile}"
+
+
+def adopted_data_version(product: Product) -> str:
+    """Data version of a COG that ls4 took over: its content and profile are not known."""
+    return f"{ADOPTED}-{product.version}"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,13 @@ from dagster._core.execution.backfill import PartitionBackfill
 
 from ls4_assets.domain.products import STEPS
 from ls4_assets.errors import Ls4Error
+from ls4_assets.runtime.run_guard import COLLECTIONS_TAG, find_collections, name_collections
 from ls4_assets.settings import load_settings
 
 # A backfill with this tag starts however large it is.
 CONFIRM_TAG = "ls4/confirm"
+# How many frames it makes. Its runs inherit the tag; `ls4/frames` is the number in one run, by which the launcher chooses.
+BACKFILL_FRAMES_TAG = "ls4/backfill_frames"
 _PRIORITY_TAG = "dagster/priority"
 # A backfill goes behind every drop of the next day, and then waits no longer than a drop.
 _DELAY_SECONDS = 24 * 3600
@@ -26,7 +29,7 @@ class BackfillError(Ls4Error):
 
 
 def prepare_backfill(backfill: PartitionBackfill, unfinished: Iterable[PartitionBackfill]) -> PartitionBackfill:
-    """The backfill with a priority behind drops and a title, if it has none. Raises BackfillError when it must not start."""
+    """The backfill with a priority behind drops, title and tags, if it has none. Raises BackfillError when it must not start."""
     if backfill.asset_backfill_data is None:
         return backfill  # of a job: nothing here has one
     targets = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key
@@ -44,10 +47,19 @@ def prepare_backfill(backfill: PartitionBackfill, unfinished: Iterable[Partition
             f"The backfill would make {total:,} frames again, more than the {limit:,} of LS4_BACKFILL_CONFIRM_FRAMES. "
             f"Select fewer partitions, or add the tag {CONFIRM_TAG} with the value yes if you mean all of them."
         )
-    priority = {_PRIORITY_TAG: str(-int(time.time() + _DELAY_SECONDS))}
-    names = " and ".join(sorted(frames)) if len(frames) < 4 else f"{len(frames)} counties"
-    title = f"{names}: {total:,} frames" if total else None
-    return backfill._replace(tags=priority | dict(backfill.tags), title=backfill.title or title)
+    tags = {_PRIORITY_TAG: str(-int(time.time() + _DELAY_SECONDS))} | ({BACKFILL_FRAMES_TAG: str(total)} if total else {})
+    if collections := name_collections(_find_collections(targets)):
+        tags[COLLECTIONS_TAG] = collections
+    title = f"{collections}: {total:,} frames" if total else collections
+    return backfill._replace(tags=tags | dict(backfill.tags), title=backfill.title or title or None)
+
+
+def _find_collections(targets: Any) -> set[str]:
+    sets: dict[tuple[str, bool], set[str]] = {}
+    for key, subset in targets.items():
+        # The assets of a shard have the same frames, or the same collections.
+        sets.setdefault((key.path[0], key.path[-1] in STEPS), set()).update(subset.get_partition_keys())
+    return {name for (shard, _), partitions in sets.items() for name in find_collections(shard, partitions)}
 
 
 def _count_frames(targets: Any) -> Counter[str]:

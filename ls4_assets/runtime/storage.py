@@ -28,6 +28,7 @@ from sqlalchemy import Engine, create_engine
 
 from ls4_assets.runtime.backfill_guard import prepare_backfill
 from ls4_assets.runtime.dagster_schema import remembering
+from ls4_assets.runtime.run_guard import prepare_run
 
 # The Dagster UI shows no time of change for this one.
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -90,7 +91,13 @@ def _not_applicable(key: dg.AssetKey) -> FreshnessStateRecord:
     "has_backfill_tags_table", "has_built_index",
 )  # fmt: skip
 class RunStorage(PostgresRunStorage):
-    """The runs and backfills. A backfill that must not start is not stored."""
+    """The runs and backfills. One that must not start is not stored."""
+
+    def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
+        return super().add_run(prepare_run(dagster_run, self._existing_frames))
+
+    def _existing_frames(self, shard: str) -> Sequence[str]:
+        return self._instance.get_dynamic_partitions(f"frames/{shard}")
 
     def add_backfill(self, partition_backfill: PartitionBackfill) -> None:
         unfinished = self.get_backfills(status=BulkActionStatus.REQUESTED)

@@ -58,7 +58,10 @@ def test_a_backfill_queues_behind_drops_and_has_a_name(platform: Platform, insta
     backfill = instance.get_backfill(launch(platform, 4))
     assert backfill
     assert int(backfill.tags["dagster/priority"]) < int(keys.run_priority(1000)["dagster/priority"])
-    assert backfill.title == "Travis: 4 frames"
+    assert backfill.title == "Travis_USDA_1958_frames: 4 frames"
+    assert (backfill.tags["ls4/collections"], backfill.tags["ls4/backfill_frames"]) == ("Travis_USDA_1958_frames", "4")
+    # Runs inherit the tags: with this one, one run at a time would start.
+    assert keys.COLLECTION_TAG not in backfill.tags
     chosen = instance.get_backfill(launch(platform, 3, **{"dagster/priority": "7"}))
     assert chosen
     assert chosen.tags["dagster/priority"] == "7"

@@ -11,6 +11,9 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from sqlalchemy import create_engine, text
 
 from ls4_assets.assets import collections, keys
+from ls4_assets.domain.products import COLLECTION_STEPS
+from ls4_assets.operations.reconcile.model import ActionKind
+from ls4_assets.operations.reconcile.run import Reconciler
 from ls4_assets.runtime.history import HistoryPruner
 from ls4_assets_tests.platform import Platform, frame_of
 from ls4_assets_tests.rasters import photograph, write_tif
@@ -189,3 +192,52 @@ def count_observations(platform: Platform) -> dict[str, int]:
     query = "SELECT partition, count(*) FROM event_logs WHERE asset_key = :asset GROUP BY partition"
     with create_engine(vars(platform.instance.event_log_storage)["postgres_url"]).connect() as connection:
         return dict(connection.execute(text(query), {"asset": keys.collection_frames("Travis").to_string()}).tuples().all())
+
+
+@pytest.mark.parametrize(
+    "wiped", [("tile_index",), ("mapfile",), ("collection_frames",), ("collection_frames", *COLLECTION_STEPS)]
+)
+def test_wiped_history_of_a_collection_heals(
+    platform: Platform, workspace: WorkspaceProcessContext, wiped: tuple[str, ...]
+) -> None:
+    """After a wipe the UI said *Missing*, and a backfill of what is missing rebuilt what was right."""
+    files, rows = stored_files(platform), platform.rows("SELECT * FROM ls4.collection ORDER BY name")
+    platform.instance.wipe_assets([dg.AssetKey(["Travis", asset]) for asset in wiped])
+    reconcile(platform)
+    for asset in COLLECTION_STEPS:
+        assert {page(workspace, asset, partition)["staleStatus"] for partition in (OLD, NEW)} == {"FRESH"}, asset
+    assert (stored_files(platform), platform.rows("SELECT * FROM ls4.collection ORDER BY name")) == (files, rows)
+    assert reconcile(platform) == []
+
+
+def test_index_of_an_earlier_version_is_fresh_after_reconcile(platform: Platform, workspace: WorkspaceProcessContext) -> None:
+    """Every tile index that an earlier version made was *Unsynced* after the upgrade, until its next rebuild."""
+    of_frames = "dagster/input_data_version/Travis/collection_frames", "dagster/input_event_pointer/Travis/collection_frames"
+    own = dg.AssetRecordsFilter(keys.tile_index("Travis"), asset_partitions=[OLD])
+    (record,) = platform.instance.fetch_materializations(own, limit=1).records
+    assert record.asset_materialization
+    tags = {name: value for name, value in (record.asset_materialization.tags or {}).items() if name not in of_frames}
+    earlier = dg.AssetMaterialization(keys.tile_index("Travis"), partition=OLD, tags=tags)
+    platform.instance.report_runless_asset_event(earlier)
+    assert statuses(workspace) == {OLD: "STALE", NEW: "FRESH"}
+    assert reconcile(platform) == [OLD]
+    assert {page(workspace, asset, OLD)["staleStatus"] for asset in COLLECTION_STEPS} == {"FRESH"}
+    assert reconcile(platform) == []
+
+
+def test_pending_rebuild_is_not_recorded_as_done(platform: Platform, workspace: WorkspaceProcessContext, tmp_path: Path) -> None:
+    drop(platform, tmp_path, NEW, 8)
+    platform.ingest()
+    platform.instance.wipe_assets([keys.tile_index("Travis")])
+    assert reconcile(platform) == [OLD]
+    assert statuses(workspace) == {OLD: "FRESH", NEW: "MISSING"}
+
+
+def reconcile(platform: Platform) -> list[str]:
+    """The partitions whose history `ls4 reconcile --apply` restored."""
+    reconciler = Reconciler(platform.archive, platform.instance, apply=True, grace_period=timedelta(0))
+    return [action.target for report in reconciler.run() for action in report.actions if action.kind == ActionKind.RECORD]
+
+
+def stored_files(platform: Platform) -> dict[str, str]:
+    return {stored.key: stored.version for stored in platform.storage.list("")}

@@ -6,10 +6,11 @@ import dagster as dg
 
 from ls4_assets.assets import event_store, keys
 from ls4_assets.assets.frame_metadata import format_size
-from ls4_assets.db.frames import ADOPTED
+from ls4_assets.assets.provenance import adopted_data_version
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.links import build_links, map_page_url
 from ls4_assets.operations.adopt.records import Adoption
+from ls4_assets.runtime.dagster_names import DATA_VERSION_TAG
 from ls4_assets.settings import AddressSettings
 
 _PARTITION_CHUNK = 2000
@@ -46,5 +47,5 @@ def _build_materialization(adoption: Adoption, addresses: AddressSettings) -> dg
             "work": dg.MetadataValue.text("adopted: an existing COG that passed validation"),
             "key": dg.MetadataValue.text(frame.cog_key),
         },
-        tags={"dagster/data_version": f"{ADOPTED}-{product.version}"},
+        tags={DATA_VERSION_TAG: adopted_data_version(product)},
     )

@@ -14,6 +14,7 @@ from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection
 from ls4_assets.ingest.scan import check_keys
 from ls4_assets.operations.adopt import history, records
+from ls4_assets.operations.reconcile.collection_history import restore_collection_history
 from ls4_assets.operations.reconcile.history import restore_history
 from ls4_assets.operations.reconcile.model import Action, ActionKind
 from resources.archive import Archive
@@ -40,7 +41,11 @@ def apply_plan(
             if stored and stored.modified <= cutoff:
                 archive.storage.delete(action.target)
     _update_partitions(instance, collection, by_kind, withdrawn)
-    restore_history(archive, instance, collection, by_kind[ActionKind.RECORD])
+    lost = by_kind[ActionKind.RECORD]
+    restore_history(archive, instance, collection, [action for action in lost if action.target != collection.partition])
+    for action in lost:
+        if action.target == collection.partition:
+            restore_collection_history(archive, instance, collection, action)
     rescanned = _targets(by_kind[ActionKind.RESCAN])
     return check_keys(archive, rescanned).errors if rescanned else []
 

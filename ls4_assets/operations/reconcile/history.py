@@ -13,12 +13,12 @@ from sqlalchemy import Connection, exists, select
 from ls4_assets.assets import event_store, keys
 from ls4_assets.assets.events import frame_materializations
 from ls4_assets.assets.frame_metadata import format_size
-from ls4_assets.assets.provenance import Provenance
+from ls4_assets.assets.provenance import Provenance, adopted_data_version
 from ls4_assets.db.frames import ADOPTED, Product, SourceRecord, load_frame, load_source
 from ls4_assets.db.schema import PENDING_STATES, frame, source
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection, Frame
-from ls4_assets.domain.products import STEPS, Step
+from ls4_assets.domain.products import COLLECTION_STEPS, STEPS, Step
 from ls4_assets.operations.reconcile.model import Action, ActionKind
 from ls4_assets.processing.tasks import FrameOutcome
 from ls4_assets.runtime.dagster_names import CODE_VERSION_TAG, DATA_VERSION_TAG
@@ -29,8 +29,9 @@ _CHUNK = 100
 
 
 def load_materialized(instance: dg.DagsterInstance, shard: str) -> dict[str, Set[str]]:
-    """The partitions of each frame asset of a shard that Dagster has a materialization of."""
-    return {asset: instance.get_materialized_partitions(dg.AssetKey([shard, asset])) for asset in (GEOREF, *STEPS)}
+    """The partitions of each asset of a shard that Dagster has a materialization of."""
+    assets = (GEOREF, *STEPS, *COLLECTION_STEPS)
+    return {asset: instance.get_materialized_partitions(dg.AssetKey([shard, asset])) for asset in assets}
 
 
 def find_lost_history(connection: Connection, collection: Collection, materialized: Mapping[str, Set[str]]) -> list[Action]:
@@ -88,7 +89,7 @@ def _events(
 def _recorded_tags(archive: Archive, made: Frame, step: Step, product: Product) -> dict[str, str]:
     """The version tags that differ from those of a product that is made now."""
     if product.profile == ADOPTED:
-        return {DATA_VERSION_TAG: f"{ADOPTED}-{product.version}"}
+        return {DATA_VERSION_TAG: adopted_data_version(product)}
     if product.profile != archive.settings.profiles[made.film_type].hash(step):
         # Stale before, and stale again.
         return {CODE_VERSION_TAG: f"{made.film_type}.{product.profile}"}

@@ -28,7 +28,7 @@ DESCRIPTIONS: Mapping[ActionKind, str] = {
     ActionKind.DROP: "drop {n} tables without frames",
     ActionKind.ADD_PARTITION: "add {n} partitions to the Dagster UI",
     ActionKind.REMOVE_PARTITION: "remove {n} partitions from the Dagster UI",
-    ActionKind.RECORD: "restore the history of {n} frames in the Dagster UI",
+    ActionKind.RECORD: "restore the history of {n} partitions in the Dagster UI",
     ActionKind.UNKNOWN: "{n} COGs were not made by ls4: take them over with `ls4 adopt {path}`, or delete them",
     ActionKind.FOREIGN: "its index table is not owned by ls4: take it over with `ls4 adopt {path}`",
 }

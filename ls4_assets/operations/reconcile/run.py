@@ -25,6 +25,7 @@ from ls4_assets.ingest.deletions import DeletionGuard
 from ls4_assets.operations.adopt.inventory import find_collections
 from ls4_assets.operations.reconcile import observed_state, recorded_state
 from ls4_assets.operations.reconcile.apply import apply_plan
+from ls4_assets.operations.reconcile.collection_history import find_lost_collection_history
 from ls4_assets.operations.reconcile.history import find_lost_history, load_materialized
 from ls4_assets.operations.reconcile.model import DESTRUCTIVE, MANUAL, Action, ActionKind
 from ls4_assets.operations.reconcile.plan import find_lost_frames, plan
@@ -164,7 +165,9 @@ class Reconciler:
             recorded = recorded_state.load_recorded_state(
                 connection, self.archive.storage, collection, frame_partitions, collection_partitions
             )
-            lost_history = find_lost_history(connection, collection, self._load_materialized(collection.shard))
+            materialized = self._load_materialized(collection.shard)
+            lost_history = find_lost_history(connection, collection, materialized)
+            lost_history += find_lost_collection_history(connection, self.instance, collection, materialized)
         try:
             observed = observed_state.list_collection(self.archive.storage, collection, self._documents, cutoff)
         except Exception as error:  # noqa: BLE001  # each storage has its own errors, and after any of them the listing is incomplete
