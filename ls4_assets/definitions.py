@@ -128,11 +128,11 @@ def _load() -> dg.Definitions:
 def _load_in_use(settings: Settings) -> tuple[Shards, Collection[str]]:
     """The shards and surveys that hold something; all shards, and no survey, while the database cannot say."""
     try:
-        in_use, surveys = load_in_use(settings.database_url.get_secret_value())
+        in_use = load_in_use(settings.database_url.get_secret_value())
     except SQLAlchemyError as error:
         logs.emit("definitions", logging.WARNING, state="all shards", reason=str(error).splitlines()[0])
         return settings.shards, ()
-    return {shard: kind for shard, kind in settings.shards.items() if shard in in_use}, surveys
+    return {shard: kind for shard, kind in settings.shards.items() if shard in in_use.shards}, in_use.surveys
 
 
 def forget() -> None:

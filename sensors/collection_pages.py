@@ -109,13 +109,13 @@ def build_pages(
         if entry.status.dropped or entry.status.indexed:
             by_survey.setdefault(entry.collection.survey, []).append(entry)
     lines_of_all = {
-        survey: f"{_link('collections', _page_url(survey, settings))}: {len(found)}, {_counts(found)}"
+        survey: f"{_link(_count_collections(found), _page_url(survey, settings))} — {_counts(found)}"
         for survey, found in sorted(by_survey.items())
         if found
     }
     pages = {keys.COLLECTIONS: _page(keys.COLLECTIONS, lines_of_all)}
     for survey, found in by_survey.items():
-        lines = {f"{entry.collection.shard} {entry.collection.type}": _line(entry, settings) for entry in found}
+        lines = {entry.collection.name: _line(entry, settings) for entry in found}
         pages[keys.survey(survey)] = _page(keys.survey(survey), lines)
     return pages
 
@@ -135,6 +135,10 @@ def _line(entry: Entry, settings: Settings) -> str:
     if entry.status.map_url:
         links.insert(0, _link("map", collection_page_url(entry.collection, settings.map_url)))
     return f"{' · '.join(links)} — {_counts([entry])}"
+
+
+def _count_collections(entries: Sequence[Entry]) -> str:
+    return f"{len(entries)} collection{'' if len(entries) == 1 else 's'}"
 
 
 def _counts(entries: Sequence[Entry]) -> str:

@@ -40,8 +40,8 @@ def notifications_sensor(seconds: int, surveys: Collection[str] = ()) -> dg.Sens
         asset_selection=dg.AssetSelection.assets(keys.REJECTED_FILES),
         minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Notifies people when an incident opens, grows or is resolved, and updates the list of rejected files and the "
-        "pages of the collections.",
+        description="Notifies people when an incident opens, grows or is resolved, and updates the list of rejected "
+        "files and the pages of the collections.",
     )
     def notifications(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with try_lock(archive.database, "notifications") as acquired:
