@@ -22,7 +22,7 @@ _COMPARE_SECONDS = 60.0
 
 @dataclass
 class DefinedShards:
-    """names: the shards. usable_at: monotonic time from which the daemon has them, too. surveys: None if they are not compared."""
+    """names: the shards. usable_at: monotonic time from which the daemon has them, too. surveys: None: nothing is compared."""
 
     names: frozenset[str]
     usable_at: float

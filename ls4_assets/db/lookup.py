@@ -14,7 +14,8 @@ _MAX_LISTED = 5
 
 def load_collections(connection: Connection) -> dict[str, Collection]:
     """All collections by name."""
-    rows = connection.execute(select(schema.collection.c["name", "shard", "partition"]))
+    columns = schema.collection.c
+    rows = connection.execute(select(columns.name, columns.shard, columns.partition))
     return {row.name: Collection.from_partition(row.shard, row.partition) for row in rows}
 
 
