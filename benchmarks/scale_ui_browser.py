@@ -48,7 +48,7 @@ class Traffic:
         request = event["request"]
         if request["url"].startswith("http"):
             self.changed_at = time.monotonic()
-            self._open[event["requestId"]] = "data" if request["url"].endswith("/graphql") else "static"
+            self._open[event["requestId"]] = "data" if "/graphql" in request["url"] else "static"
 
     def _finish(self, event: dict[str, Any]) -> None:
         if kind := self._open.pop(event["requestId"], ""):
