@@ -1,4 +1,4 @@
-"""`python -m ls4_assets.runtime.webserver`: the `dagster-webserver` command, compressed and with the request guard.
+"""`python -m ls4_assets.runtime.webserver`: the `dagster-webserver` command with the request guard around its pages.
 
 It takes the options of `dagster-webserver`. Which requests pass is decided in ``request_guard.py``.
 """
