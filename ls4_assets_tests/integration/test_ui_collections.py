@@ -78,8 +78,7 @@ def test_search_finds_the_collections_of_a_survey(published: Platform, ui: str) 
         found.wait_for(timeout=60_000)
         search.press("Enter")
         row = tab.get_by_role("row", name=NAME)
-        row.wait_for(timeout=60_000)
-        assert "1 on the map, 1 failed" in row.inner_text()
+        row.get_by_text("1 on the map, 1 failed").wait_for(timeout=60_000)
         links = {link.inner_text(): link.get_attribute("href") for link in row.get_by_role("link").all()}
         assert links["map"] == f"{published.settings.map_url}/#{NAME.lower()}"
         assert str(links["partition"]).endswith("/assets/Travis/tile_index?view=partitions&partition=USDA_1958%2Fframes")
