@@ -26,7 +26,7 @@ from ls4_assets.settings import Settings
 from resources.archive import Archive
 
 GROUP = "collections"
-# Each page is 0.9 kB of the first load of the Dagster UI before compression. Texas has about 300 surveys.
+# Each page is 0.9 kB of the first load of the Dagster UI before compression.
 MAX_SURVEYS = 1_000
 # Entries of a page. A survey has one collection for each shard and type.
 MAX_ENTRIES = 1_000

@@ -13,7 +13,7 @@ _IN_USE = text(
 
 
 class InUse(NamedTuple):
-    """shards, such as Travis; surveys, such as USDA_1958, of all shards."""
+    """shards; surveys, such as USDA_1958, of all of these shards."""
 
     shards: frozenset[str]
     surveys: frozenset[str]
