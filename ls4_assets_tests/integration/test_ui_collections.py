@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from ls4_assets.assets import keys
-from ls4_assets.db.shards_in_use import load_in_use
+from ls4_assets.db.shards_in_use import InUse, load_in_use
 from ls4_assets.definitions import build_definitions
 from ls4_assets.local.services import returns_ok
 from ls4_assets.local.state import find_free_port
@@ -119,7 +119,7 @@ def test_definitions_follow_what_is_in_use(published: Platform, monkeypatch: pyt
     requests: list[bool] = []
     monkeypatch.setattr(reloading, "_reload", lambda: requests.append(True))
     url = published.settings.database_url.get_secret_value()
-    assert load_in_use(url) == ({"Travis"}, {"USDA_1958"})
+    assert load_in_use(url) == InUse(frozenset({"Travis"}), frozenset({"USDA_1958"}))
 
     def is_reloaded(shards: set[str], surveys: set[str] | None, age_seconds: float) -> bool:
         requests.clear()
