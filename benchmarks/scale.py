@@ -2,8 +2,8 @@
 
 batch: 100 frames through Dagster, compared with their pixel work alone. collection: adding one frame to a collection of 100 to
 10,000 frames, with ls4 and the legacy way. adopt: adopting finished COGs. tick: the sensors with up to a million recorded frames.
-ui: definitions and partition pages of the Dagster UI with a million partitions. Each part runs in its own process with a real
-PostgreSQL, a real Dagster instance and real files.
+ui: the Dagster UI with few and with all counties in use, and with a million partitions. Each part runs in its own process with a
+real PostgreSQL, a real Dagster instance and real files.
 """
 
 import argparse
@@ -24,7 +24,8 @@ _SIZES: dict[str, tuple[list[int], list[int]]] = {
     "collection": ([100, 1_000, 10_000], [9, 25]),
     "adopt": ([2_000], [12]),
     "tick": ([1_000, 100_000, 1_000_000], [500, 1_000]),
-    "ui": ([1_000_000], [2_000]),
+    # the number of partitions, then numbers of shards in use
+    "ui": ([1_000_000, 3, 254], [2_000, 2, 3]),
 }
 PARTS = tuple(_SIZES)
 
@@ -171,6 +172,13 @@ def _ui_lines(results: dict[str, Any]) -> list[str]:
         f"Dagster with {ui['shards']} shards and {ui['partitions']:,} partitions",
         f"  definitions {ui['definitions_load_s']:.2f} s (goal 3), with imports {ui['definitions_process_s']:.2f} s, "
         f"the Dagster UI up in {ui['up_s']:.1f} s",
+        *(
+            f"  {shards} of {page['shards_of_archive']} shards in use, {page['collections']:,} collections: first load "
+            f"{page['first_load_data_bytes'] / 1e3:.0f} kB of data (goal 300) and "
+            f"{page['first_load_static_bytes'] / 1e3:,.0f} kB static in {page['first_load_s']:.1f} s, "
+            f"Automation {page['automation_s']:.2f} s (goal 1)"
+            for shards, page in ui["browser"].items()
+        ),
         f"  partition page after a change {ui['partition_page_s']:.2f} s (goal 1), again {ui['partition_page_again_s']:.2f} s",
     ]
 

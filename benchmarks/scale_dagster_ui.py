@@ -1,4 +1,4 @@
-"""Dagster with all shards of the archive and many partitions: the load time of the definitions and of a partition page.
+"""Dagster with few and with many shards in use, and with many partitions: definitions and pages of the Dagster UI.
 
 The page's queries go to a real dagster-webserver. The webserver caches its counts, so each asset's page is requested right after
 a partition was added and another was materialized, when all counts must be computed again.
@@ -10,18 +10,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import httpx
 
+from benchmarks.scale_shards import use_shards
+from benchmarks.scale_ui_browser import measure_pages
 from ls4_assets.assets import keys
 from ls4_assets.definitions import defs
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.local.state import find_free_port
 from resources.archive import Archive
+from sensors.collection_pages import update_pages
 
 _CHUNK = 5_000
 _MATERIALIZED = 100
@@ -45,11 +49,14 @@ query Page($key: AssetKeyInput!) {
 """
 
 
-def measure_dagster_ui(partitions: int) -> dict[str, float]:
+def measure_dagster_ui(partitions: int, *in_use: int) -> dict[str, Any]:
+    """Figures with the last of `in_use` shards, and what a browser loads with each."""
     archive = Archive()
-    shards = sorted(archive.settings.shards)
-    definitions = _measure_definitions()
+    counties = sorted(shard for shard, kind in archive.settings.shards.items() if kind == "county")
     with dg.DagsterInstance.get() as instance:
+        browser = {str(count): _measure_browser(archive, instance, counties[:count]) for count in in_use}
+        shards = counties[: in_use[-1]]
+        definitions = _measure_definitions()
         per_shard = -(-partitions // len(shards))
         started = time.perf_counter()
         for shard in shards:
@@ -60,7 +67,7 @@ def measure_dagster_ui(partitions: int) -> dict[str, float]:
     return {
         "shards": len(shards), "partitions": per_shard * len(shards), **definitions,
         "partition_page_s": max(cold for cold, _ in pages), "partition_page_again_s": max(warm for _, warm in pages),
-        "up_s": up_s, "add_partitions_s": added_s,
+        "up_s": up_s, "add_partitions_s": added_s, "browser": browser,
     }  # fmt: skip
 
 
@@ -68,8 +75,23 @@ def load_definitions() -> tuple[float, float]:
     """Seconds and CPU seconds to load the definitions, without imports. Call it in a new process, where nothing is cached."""
     started, cpu = time.perf_counter(), time.process_time()
     repository = defs().get_repository_def()
-    assert len(repository.asset_graph.get_all_asset_keys()) > 254, "the shards' assets were not loaded"
+    assert len(repository.asset_graph.get_all_asset_keys()) > 9, "the shards' assets were not loaded"
     return time.perf_counter() - started, time.process_time() - cpu
+
+
+def _measure_browser(archive: Archive, instance: dg.DagsterInstance, shards: Sequence[str]) -> dict[str, float]:
+    collections = use_shards(archive, shards)
+    started = time.perf_counter()
+    pages = update_pages(instance, archive)
+    stored_s, started = time.perf_counter() - started, time.perf_counter()
+    assert not update_pages(instance, archive), "pages that did not change were stored"
+    compared_s = time.perf_counter() - started
+    with _webserver() as (address, up_s):
+        figures = measure_pages(address)
+    return {
+        "shards_of_archive": len(archive.settings.shards), "collections": collections, "collection_pages": pages,
+        "store_pages_s": stored_s, "compare_pages_s": compared_s, "up_s": up_s, **figures,
+    }  # fmt: skip
 
 
 def _measure_definitions() -> dict[str, float]:
@@ -120,8 +142,17 @@ def _request_page(address: str, key: dg.AssetKey) -> tuple[float, tuple[int, int
 def _webserver() -> Iterator[tuple[str, float]]:
     """Run the webserver; yields its address, and the seconds until its definitions were loaded."""
     port, log = find_free_port(), Path(os.environ["DAGSTER_HOME"]) / "webserver.log"
-    program = str(Path(sys.executable).parent / "dagster-webserver")
-    command = [program, "--host", "127.0.0.1", "--port", str(port), "--module-name", "ls4_assets.definitions"]
+    command = [
+        sys.executable,
+        "-m",
+        "ls4_assets.operations.webserver",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--module-name",
+        "ls4_assets.definitions",
+    ]
     address, started = f"http://127.0.0.1:{port}", time.perf_counter()
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)

@@ -5,7 +5,7 @@ Only this module puts them together. Assets are in `ls4_assets.assets`, sensors 
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from itertools import chain
 
@@ -18,12 +18,13 @@ from ls4_assets.assets.collections import collection_assets
 from ls4_assets.assets.details import DEFAULT_DETAILS, AssetDetails
 from ls4_assets.assets.exports import compiled_indexes_asset
 from ls4_assets.assets.frames import frame_assets
-from ls4_assets.db.shards_in_use import load_shards_in_use
+from ls4_assets.db.shards_in_use import load_in_use
 from ls4_assets.domain.names import Shards
 from ls4_assets.domain.profiles import PROFILES, Profiles
 from ls4_assets.publishing.maps import MAP_PUBLISHERS
 from ls4_assets.settings import DEFAULT_MAP_PUBLISHERS, MapPublisherName, Settings, load_settings
 from resources.archive import Archive
+from sensors.collection_pages import collection_page_specs
 from sensors.defined_shards import FOLLOW_SECONDS, DefinedShards
 from sensors.ingest_events import ingest_events_sensor
 from sensors.ingest_poll import ingest_poll_sensor
@@ -45,12 +46,14 @@ def build_definitions(
     has_events: bool = False,
     follow_seconds: float = 0.0,
     map_publishers: Sequence[MapPublisherName] = DEFAULT_MAP_PUBLISHERS,
+    surveys: Collection[str] | None = None,
 ) -> dg.Definitions:
     """Definitions for these shards, profiles and map publishers.
 
     `has_events`: the bucket sends events and is not polled. `follow_seconds`: time that the daemon takes to know new definitions.
+    `surveys`: those that have a page; None, too, does not wait for others.
     """
-    defined = DefinedShards.of(shards, follow_seconds=follow_seconds)
+    defined = DefinedShards.of(shards, surveys, follow_seconds=follow_seconds)
     ingest_sensor = ingest_events_sensor if has_events else ingest_poll_sensor
     rejected_files = dg.AssetSpec(
         keys.REJECTED_FILES,
@@ -65,6 +68,7 @@ def build_definitions(
         rejected_files,
         archive_consistency_asset(details),
         compiled_indexes_asset(details),
+        *collection_page_specs(surveys or (), details),
     ]
     definitions = dg.Definitions(
         assets=[*statewide, *chain.from_iterable(by_shard)],
@@ -74,7 +78,7 @@ def build_definitions(
             ingest_sensor(sensor_seconds, defined),
             # Most rebuilds are submitted by the runs that made the frames; this sensor requests the others.
             publish_collections_sensor(2 * sensor_seconds, defined),
-            notifications_sensor(max(MIN_INTERVAL_SECONDS, sensor_seconds)),
+            notifications_sensor(max(MIN_INTERVAL_SECONDS, sensor_seconds), surveys or ()),
             statewide_exports_sensor(),
         ],
         resources={"archive": archive},
@@ -101,8 +105,9 @@ def _load() -> dg.Definitions:
     has_events = bool(settings.events_queue_url)
     gc.disable()
     try:
+        shards, surveys = _load_in_use(settings)
         definitions = build_definitions(
-            _shards_in_use(settings),
+            shards,
             Archive(),
             settings.sensor_seconds,
             settings.profiles,
@@ -110,6 +115,7 @@ def _load() -> dg.Definitions:
             has_events=has_events,
             follow_seconds=FOLLOW_SECONDS,
             map_publishers=settings.map_publishers,
+            surveys=surveys,
         )
         # Build the repository now, so that it is frozen too; Dagster caches it in the definitions.
         definitions.get_repository_def()
@@ -119,14 +125,14 @@ def _load() -> dg.Definitions:
     return definitions
 
 
-def _shards_in_use(settings: Settings) -> Shards:
-    """The shards of the archive that hold something; all of them while the database cannot say."""
+def _load_in_use(settings: Settings) -> tuple[Shards, Collection[str]]:
+    """The shards and surveys that hold something; all shards, and no survey, while the database cannot say."""
     try:
-        in_use = load_shards_in_use(settings.database_url.get_secret_value())
+        in_use = load_in_use(settings.database_url.get_secret_value())
     except SQLAlchemyError as error:
         logs.emit("definitions", logging.WARNING, state="all shards", reason=str(error).splitlines()[0])
-        return settings.shards
-    return {shard: kind for shard, kind in settings.shards.items() if shard in in_use}
+        return settings.shards, ()
+    return {shard: kind for shard, kind in settings.shards.items() if shard in in_use.shards}, in_use.surveys
 
 
 def forget() -> None:

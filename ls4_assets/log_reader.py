@@ -20,7 +20,7 @@ _HEAD_FIELDS = ("time", "level", "event")
 # Which service writes which event.
 SERVICES: dict[EventName, ServiceName] = {
     **dict.fromkeys(("frame", "batch", "tile_index", "overview_mosaic", "mapfile", "exports"), "runs"),
-    **dict.fromkeys(("run_process_ended", "warm_service"), "runs"),
+    **dict.fromkeys(("not_observed", "run_process_ended", "warm_service"), "runs"),
     **dict.fromkeys(("scan", "batch_requested", "rebuild_requested", "reconciliation", "history_pruned"), "sensors"),
     **dict.fromkeys(("notification", "notification_failed"), "sensors"),
     **dict.fromkeys(("definitions", "archive_open_to_all"), "code-server"),

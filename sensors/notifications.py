@@ -1,10 +1,11 @@
-"""The sensor `notifications`: send the notifications that are due, and publish the list of rejected files.
+"""The sensor `notifications`: send the notifications that are due, publish the list of rejected files, update `collections`.
 
 The list goes to the Dagster UI and to the quarantine page. The cursor has only the time up to which runs were read and the stamp
 of the list written last; what was sent is recorded in Postgres. What to send is decided in ls4_assets/notifications.
 """
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -23,27 +24,33 @@ from ls4_assets.notifications.rejections import (
 from resources.archive import Archive
 from resources.locks import try_lock
 from sensors import minimum_interval
+from sensors.collection_pages import CollectionPages
 from sensors.rejected_files import build_rejections_event, evaluate_rejections
 
 # Short enough for messages to people; each change of the list adds an event in the Dagster UI.
 MIN_INTERVAL_SECONDS = 20
 
 
-def notifications_sensor(seconds: int) -> dg.SensorDefinition:
-    """The sensor, evaluated every `seconds`."""
+def notifications_sensor(seconds: int, surveys: Collection[str] = ()) -> dg.SensorDefinition:
+    """The sensor, evaluated every `seconds`. `surveys`: those that have a page."""
+    pages = CollectionPages(surveys)
 
     @dg.sensor(
         name="notifications",
         asset_selection=dg.AssetSelection.assets(keys.REJECTED_FILES),
         minimum_interval_seconds=minimum_interval(seconds),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Notifies people when an incident opens, grows or is resolved, and updates the list of rejected files.",
+        description="Notifies people when an incident opens, grows or is resolved, and updates the list of rejected "
+        "files and the pages of the collections.",
     )
     def notifications(context: dg.SensorEvaluationContext, archive: Archive) -> dg.SensorResult | dg.SkipReason:
         with try_lock(archive.database, "notifications") as acquired:
             if not acquired:
                 return dg.SkipReason("The previous tick is still running.")
-            return dispatch(context, archive)
+            result = dispatch(context, archive)
+            # Last, so that messages never wait for it.
+            pages.update_if_due(context.instance, archive)
+            return result
 
     return notifications
 

@@ -13,6 +13,7 @@ from ls4_assets.domain.products import COLLECTION_STEPS, STEPS, Step, previous_s
 from ls4_assets.runtime.run_line import FRAMES_TAG, KIND_TAG
 
 REJECTED_FILES = dg.AssetKey("rejected_files")
+COLLECTIONS = dg.AssetKey("collections")
 COMPILED_INDEXES = dg.AssetKey("compiled_historical_indexes")
 ARCHIVE_CONSISTENCY = dg.AssetKey("archive_consistency")
 # Identifies the batch of a run that a sensor requested.
@@ -27,6 +28,11 @@ REBUILD_PRIORITY = {"dagster/priority": "1"}
 _SECONDS_PER_FRAME = 5
 # A backfill with this tag processes only the stale partitions of its selection.
 ONLY_TAG, STALE = "ls4/only", "stale"
+
+
+def survey(name: str) -> dg.AssetKey:
+    """The page of the collections of one survey in all shards."""
+    return dg.AssetKey([*COLLECTIONS.path, name])
 
 
 def georef(shard: str) -> dg.AssetKey:

@@ -1,4 +1,4 @@
-"""The lookup of a collection by a name that a person typed."""
+"""The lookup of collections, such as by a name that a person typed."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,6 +10,13 @@ from ls4_assets.domain.names import Collection
 from ls4_assets.errors import UnknownCollectionError
 
 _MAX_LISTED = 5
+
+
+def load_collections(connection: Connection) -> dict[str, Collection]:
+    """All collections by name."""
+    columns = schema.collection.c
+    rows = connection.execute(select(columns.name, columns.shard, columns.partition))
+    return {row.name: Collection.from_partition(row.shard, row.partition) for row in rows}
 
 
 def find_collection(connection: Connection, name: str) -> Collection:

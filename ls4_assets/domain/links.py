@@ -35,6 +35,11 @@ def index_url(collection: Collection, film_type: FilmType, public_url: str) -> s
     return f"{public_url}/{collection.tile_index_key(film_type, '_idx.zip')}"
 
 
+def collection_page_url(collection: Collection, map_url: str) -> str:
+    """URL of the map page that shows the collection (mapserver/viewer/src/address.js)."""
+    return f"{map_url}/#{collection.table}"
+
+
 def map_page_url(frame: Frame, map_url: str) -> str:
     """URL of the map page that shows the frame, zoomed to it (mapserver/viewer/src/address.js)."""
-    return f"{map_url}/#{frame.collection.table}?frame={quote(f'{frame.film_type}/{frame.stem}')}"
+    return f"{collection_page_url(frame.collection, map_url)}?frame={quote(f'{frame.film_type}/{frame.stem}')}"

@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ls4_assets import logs
 from ls4_assets.db import warm_runs
-from ls4_assets.db.shards_in_use import find_shards_in_use
+from ls4_assets.db.shards_in_use import find_in_use
 from ls4_assets.db.warm_runs import WarmRun
 from ls4_assets.errors import Ls4Error
 from ls4_assets.runtime import run_client
@@ -125,7 +125,7 @@ class WarmService:
                 return
             try:
                 # The line of a warm run does not say which assets it makes, so its server must know all.
-                groups = find_shards_in_use(connection)
+                groups = find_in_use(connection).shards
                 pid = run_client.start_run(self.socket, run.run_id, run.arguments, groups)
             except RunServerUnavailableError as error:
                 logs.emit("warm_service", state="run rejected", run_id=run.run_id, reason=str(error))

@@ -1,6 +1,7 @@
 """The real Dagster webserver, started as every deployment starts it, executes only what its own page or a program sends."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -64,6 +65,20 @@ def test_mutation_needs_a_post_of_this_site(address: str) -> None:
         assert client.post("/graphql", json=MUTATION, headers={"origin": "https://evil.example"}).status_code == 403
         assert client.post("/graphql", json=MUTATION, headers={"host": "evil.example"}).status_code == 403
         assert client.post("/graphql", json=MUTATION).json() == {"data": {"setNuxSeen": True}}
+
+
+def test_data_and_scripts_are_compressed(address: str) -> None:
+    """The list of the assets of all counties was 2.3 MB, the scripts 3.5 MB, at each first visit."""
+    query = {"query": "{ __schema { types { name description fields { name description } } } }"}
+    with httpx.Client(base_url=address, auth=("operator", "secret"), trust_env=False) as client:
+        for prefix in ("", "/read-only"):
+            data = client.post(f"{prefix}/graphql", json=query)
+            script = client.get(re.findall(r'src="([^"]+/chunks/[^"]+\.js)"', client.get(f"{prefix}/runs").text)[0])
+            for response in (data, script):
+                assert (response.status_code, response.headers["content-encoding"]) == (200, "gzip"), response.url
+                assert 2 * response.num_bytes_downloaded < len(response.content)
+            plain = client.post(f"{prefix}/graphql", json=query, headers={"accept-encoding": "identity"})
+            assert "content-encoding" not in plain.headers and plain.content == data.content
 
 
 def test_page_needs_the_password(address: str) -> None:
