@@ -79,9 +79,7 @@ def _format_report(report: CollectionReport) -> Iterator[str]:
     if report.changed_at:
         yield f"    last change: {report.changed_at:%Y-%m-%d %H:%M}"
     if batch := report.last_batch:
-        # A run that found the pixels unchanged has all of its frames within milliseconds.
-        pace = f", {batch.seconds_per_frame:.2g} s each" if batch.seconds_per_frame else ""
-        yield f"    last run: {batch.frames:,} {'frame' if batch.frames == 1 else 'frames'}{pace}"
+        yield f"    last run: {batch.frames:,} {'frame' if batch.frames == 1 else 'frames'}"
 
 
 def _truncate(lines: list[str], count: int) -> Iterator[str]:

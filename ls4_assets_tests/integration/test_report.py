@@ -68,9 +68,9 @@ def test_tile_index_metadata_has_the_report(platform: Platform) -> None:
     dropped = [platform.storage.head(key) for key in (*GOOD, BAD)]
     assert values["bytes_georef"] == sum(item.size for item in dropped if item)
     assert values["last_run_frames"] == 3
-    spans = platform.rows("SELECT extract(epoch FROM max(updated_at) - min(updated_at))::float AS s FROM ls4.frame")
-    assert values["seconds_per_frame"] == pytest.approx(float(str(spans[0]["s"])) / 2, abs=0.01)
-    assert values["frames_per_minute"] == pytest.approx(120 / float(str(spans[0]["s"])), rel=0.01)
+    assert not {"seconds_per_frame", "frames_per_minute"} & values.keys(), (
+        "rows are stored in groups: they claimed 0.02 s a frame"
+    )
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/kind": "frames"}))
     assert values["last_run"] == run.run_id
 
@@ -114,7 +114,7 @@ def test_runs_log_each_frame_and_rebuild(platform: Platform, log: Path) -> None:
 def test_status_of_one_collection_has_its_report(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     output = ls4(platform, monkeypatch, "status", NAME.lower()).output
     assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in output
-    assert "    size: georef " in output and "    last run: 3 frames, " in output
+    assert "    size: georef " in output and "    last run: 3 frames\n" in output
     assert "Rejected, for the name: 1" in output and ELSEWHERE not in output
     read = json.loads(ls4(platform, monkeypatch, "status", NAME, "--json").output)
     assert read["report"]["bytes"]["cog"] > 0
