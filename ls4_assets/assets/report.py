@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from sqlalchemy import BigInteger, Connection, Select, func, or_, select
 
-from ls4_assets.assets.markdown import table
+from ls4_assets.assets.markdown import entries
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Collection
@@ -25,7 +25,7 @@ MAX_LISTED = 50
 class LastBatch:
     """The run that last built frames of the collection, and how many of them.
 
-    It has no rate: a run stores frames in groups, so the times of the rows do not say how long each took.
+    It has no rate: a rebuild changes the times of the rows too, so they do not say how long a frame took.
     """
 
     run: str
@@ -80,7 +80,7 @@ def report_metadata(connection: Connection, collection: Collection) -> dict[str,
     }
     for label, reasons in (("failed_frames", report.failed), ("rejected_files", report.rejected)):
         if reasons:
-            metadata[label] = dg.MetadataValue.md(table(["file", "reason"], reasons.items()))
+            metadata[label] = dg.MetadataValue.md(entries(reasons.items()))
     metadata |= {f"bytes_{kind}": dg.MetadataValue.int(size) for kind, size in report.bytes.items()}
     if report.changed_at:
         metadata["last_change"] = dg.MetadataValue.timestamp(report.changed_at)
