@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from ls4_assets.local.postgres import Cluster
@@ -54,6 +55,8 @@ def address(platform: Platform) -> Iterator[str]:
                 if returns_ok(f"http://127.0.0.1:{port}/server_info"):
                     break
                 time.sleep(0.1)
+            # Dagster's dialog for newcomers, once for each installation, would lie above the page.
+            httpx.post(f"http://127.0.0.1:{port}/graphql", json={"query": "mutation { setNuxSeen }"}).raise_for_status()
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
