@@ -115,7 +115,7 @@ def test_database_that_is_down_is_one_sentence(platform: Platform, command: str)
 
 def test_doctor_tries_storage_maps_and_services(platform: Platform) -> None:
     """It listed the grids of PROJ only. This platform has no daemon and no web front end, and a storage that works."""
-    result = ls4(platform, "doctor")
+    result = ls4(platform, "doctor", DAGSTER_HOME=platform.instance.root_directory)
     lines = [line.split(" ")[:2] for line in result.stdout.splitlines() if line.startswith(("OK: ", "ERROR: "))]
     assert result.returncode == 1
     assert lines == [["OK:", "database:"], ["OK:", "storage"], ["ERROR:", "maps:"], ["ERROR:", "services:"]]
