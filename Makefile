@@ -1,8 +1,9 @@
 # The commands of a checkout. On a bare Debian or Ubuntu, `make demo` needs only git, make and CA certificates.
 #
+#   make                 list these commands, and do nothing
 #   make demo            run the whole platform on this machine, with sample data, until Ctrl-C
 #   make demo ONCE=1     the same, but stop when the sample data is on the map; exit status 0 or 1
-#   make demo PORT=8080  serve the maps on that port
+#   make demo PORT=8080  serve the maps on that port;  ARGS="--once --port 8080" is passed to ls4 demo
 #   make test            run all tests except the slow ones;  ARGS="-k names" is passed to pytest
 #   make test-slow       run the slow tests
 #   make check           check style, types, layers, spelling, prose, known vulnerabilities and documentation
@@ -12,8 +13,8 @@
 #   make viewer          build the map page from mapserver/viewer with npm; the built page is in the repository
 #   make clean           remove the files of tests and tools;  the demonstration's archive in .ls4 stays
 
-.PHONY: demo install install-tests viewer test test-slow check defs docs reference clean
-.DEFAULT_GOAL := demo
+.PHONY: help demo install install-tests viewer test test-slow check defs docs reference clean
+.DEFAULT_GOAL := help
 
 # The platform has many processes. Without cached bytecode each would compile every module again, which takes five seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -21,8 +22,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two test files in parallel, each with its own PostgreSQL cluster.
 PARALLEL := --numprocesses 2 --dist loadfile
 
+# The comment at the top.
+help:
+	@sed -n "/^#/!q; s/^# \{0,1\}//p" $(firstword $(MAKEFILE_LIST))
+
 demo: install
-	@.venv/bin/ls4 demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+	@.venv/bin/ls4 demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(ARGS)
 
 install:
 	@deploy/install.sh

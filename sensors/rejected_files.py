@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from ls4_assets.assets import keys
-from ls4_assets.assets.markdown import table
+from ls4_assets.assets.markdown import entries
 from ls4_assets.notifications.rejections import Rejection, RejectionCounts, count_rejections, list_rejections
 from ls4_assets.settings import Settings
 from resources.archive import Archive
@@ -20,7 +20,7 @@ _MAX_DESCRIBED = 3
 @dg.asset_check(
     asset=keys.REJECTED_FILES,
     name=NOTHING_REJECTED,
-    description="Every dropped file could be processed. Warns while files are rejected or failed, within 20 s of a change.",
+    description="Every dropped file could be processed. Warns while files are rejected, within 20 s of a change.",
 )
 def nothing_rejected(archive: Archive) -> dg.AssetCheckResult:
     with archive.database.connect() as connection:
@@ -53,21 +53,19 @@ def build_rejections_event(
     counts: RejectionCounts, rejections: Sequence[Rejection], settings: Settings
 ) -> dg.AssetMaterialization:
     """A materialization of the asset `rejected_files`, with the list in its metadata."""
-    headings = ["file", "what is wrong", "what to do", "first", "last", "state"]
     metadata: dict[str, dg.MetadataValue] = {
         "rejected": dg.MetadataValue.int(counts.open),
         "resolved": dg.MetadataValue.int(counts.resolved),
-        "files": dg.MetadataValue.md(table(headings, map(_cells, rejections[:MAX_LISTED])) if rejections else "none"),
+        "files": dg.MetadataValue.md(entries(map(_entry, rejections[:MAX_LISTED])) or "none"),
     }
     if rest := counts.open + counts.resolved - len(rejections[:MAX_LISTED]):
         metadata["not_shown"] = dg.MetadataValue.int(rest)
     if settings.staff_url:
         metadata["list"] = dg.MetadataValue.url(settings.staff_url)
-    return dg.AssetMaterialization(
-        keys.REJECTED_FILES, metadata=metadata, description=f"{counts.open} files are rejected or failed"
-    )
+    return dg.AssetMaterialization(keys.REJECTED_FILES, metadata=metadata, description=f"{counts.open} files are rejected")
 
 
-def _cells(entry: Rejection) -> tuple[str, ...]:
+def _entry(entry: Rejection) -> tuple[str, str]:
     first, last = f"{entry.first_seen:%Y-%m-%d %H:%M}", f"{entry.last_seen:%Y-%m-%d %H:%M}"
-    return entry.key, entry.reason, entry.advice, first, last, entry.state
+    seen = f"seen {first}" if first == last else f"seen {first} to {last}"
+    return entry.key, f"{entry.reason} {entry.advice} ({entry.state}, {seen} UTC)"

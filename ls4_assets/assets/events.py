@@ -21,6 +21,7 @@ from ls4_assets.domain.partition_parser import parse_collection_partition
 from ls4_assets.domain.products import Step, upstream_steps
 from ls4_assets.errors import InvalidNameError
 from ls4_assets.processing.tasks import FrameOutcome
+from ls4_assets.runtime.dagster_names import DATA_VERSION_TAG
 from ls4_assets.settings import AddressSettings
 from resources.archive import Archive
 
@@ -105,6 +106,19 @@ def failure_observations(shard: str, reasons: Mapping[str, str], steps: Sequence
                 description=reason,
                 metadata={"failed": dg.MetadataValue.text(reason)},
             )
+
+
+def source_observation(outcome: FrameOutcome, reason: str) -> Iterator[dg.AssetObservation]:
+    """An observation that the page of the dropped tif shows below its materialization: the tif is there, but was rejected."""
+    if outcome.source:
+        yield dg.AssetObservation(
+            asset_key=keys.georef(outcome.frame.collection.shard),
+            partition=outcome.frame.partition,
+            description=reason,
+            metadata={"rejected": dg.MetadataValue.text(reason)},
+            # Without it, Dagster would consider the tif changed.
+            tags={DATA_VERSION_TAG: outcome.source.version},
+        )
 
 
 def log_frame(context: dg.AssetExecutionContext, frame: Frame, outcome: FrameOutcome | BaseException, reason: str | None) -> None:

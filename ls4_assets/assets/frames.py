@@ -124,6 +124,7 @@ def materialize_frames(
                 failed[frame.partition] = reason
                 if isinstance(outcome, FrameOutcome):
                     yield from events.failure_observations(shard, {frame.partition: reason}, steps)
+                    yield from events.source_observation(outcome, reason)
                     yield from frame_checks.frame_evaluations(outcome, steps)
                 else:
                     yield from _failure_events(shard, {frame.partition: reason}, steps)

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from sqlalchemy import BigInteger, Connection, Row, Select, func, or_, select
+from sqlalchemy import BigInteger, Connection, Select, func, or_, select
 
-from ls4_assets.assets.markdown import table
+from ls4_assets.assets.markdown import entries
 from ls4_assets.db.schema import PENDING_STATES, SourceState, frame, source
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Collection
@@ -23,15 +23,13 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True)
 class LastBatch:
-    """The run that last built frames of the collection.
+    """The run that last built frames of the collection, and how many of them.
 
-    The rates cover the time between its first and its last frame; they are None if there is only one frame.
+    It has no rate: a rebuild changes the times of the rows too, so they do not say how long a frame took.
     """
 
     run: str
     frames: int
-    seconds_per_frame: float | None
-    frames_per_minute: float | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def collect_report(connection: Connection, collection: Collection) -> Collection
         rejected_count=rejected[0].total if rejected else 0,
         bytes={"georef": sum(int(row.bytes) for row in states.values()), **sizes},
         changed_at=runs[0].last if runs else None,
-        last_batch=next((_last_batch(run) for run in runs if run.run), None),
+        last_batch=next((LastBatch(run.run, run.frames) for run in runs if run.run), None),
     )
 
 
@@ -82,16 +80,13 @@ def report_metadata(connection: Connection, collection: Collection) -> dict[str,
     }
     for label, reasons in (("failed_frames", report.failed), ("rejected_files", report.rejected)):
         if reasons:
-            metadata[label] = dg.MetadataValue.md(table(["file", "reason"], reasons.items()))
+            metadata[label] = dg.MetadataValue.md(entries(reasons.items()))
     metadata |= {f"bytes_{kind}": dg.MetadataValue.int(size) for kind, size in report.bytes.items()}
     if report.changed_at:
         metadata["last_change"] = dg.MetadataValue.timestamp(report.changed_at)
     if batch := report.last_batch:
         metadata["last_run"] = dg.MetadataValue.dagster_run(batch.run)
         metadata["last_run_frames"] = dg.MetadataValue.int(batch.frames)
-        if batch.frames_per_minute and batch.seconds_per_frame:
-            metadata["frames_per_minute"] = dg.MetadataValue.float(batch.frames_per_minute)
-            metadata["seconds_per_frame"] = dg.MetadataValue.float(batch.seconds_per_frame)
     return metadata
 
 
@@ -119,12 +114,5 @@ def _products(collection: Collection) -> Select[Any]:
     run = frame.c.products["cog"]["made_by"].astext.label("run")
     sizes = [func.sum(frame.c.products[step]["size"].astext.cast(BigInteger)).label(step) for step in STEPS]
     last = func.max(frame.c.updated_at).label("last")
-    rows = select(run, func.count().label("frames"), func.min(frame.c.updated_at).label("first"), last, *sizes)
+    rows = select(run, func.count().label("frames"), last, *sizes)
     return rows.where(frame.c.collection == collection.name, ~frame.c.deleted).group_by(run).order_by(last.desc())
-
-
-def _last_batch(run: Row[Any]) -> LastBatch:
-    seconds = (run.last - run.first).total_seconds()
-    if run.frames == 1 or not seconds:
-        return LastBatch(run.run, run.frames, None, None)
-    return LastBatch(run.run, run.frames, round(seconds / (run.frames - 1), 2), round(60 * (run.frames - 1) / seconds, 1))

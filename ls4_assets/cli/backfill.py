@@ -12,6 +12,7 @@ import dagster as dg
 from sqlalchemy import Engine, select
 
 from ls4_assets.assets import keys
+from ls4_assets.db.frames import count_made_by
 from ls4_assets.db.lookup import find_collection
 from ls4_assets.db.schema import LIVE_STATES, source
 from ls4_assets.db.stale import find_stale_partitions
@@ -118,13 +119,25 @@ def read_progress(instance: dg.DagsterInstance, launched: LaunchedBackfill) -> B
     return progress
 
 
-def follow(instance: dg.DagsterInstance, settings: Settings, launched: LaunchedBackfill, echo: Callable[[str], None]) -> bool:
-    """Print the progress until the backfill has ended, then each failure with its reason. Returns whether all was rebuilt."""
-    started, last_line, has_warned = time.monotonic(), "", False
+def follow(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    launched: LaunchedBackfill,
+    echo: Callable[[str], None],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Print the progress until the backfill has ended, then each failure with its reason. Returns whether all was rebuilt.
+
+    `on_progress` gets the number of frames that are done or failed, and of all, instead of a line for each change.
+    """
+    started, last_line, has_warned, total = time.monotonic(), "", False, len(launched.partitions)
     while (progress := read_progress(instance, launched)).final_status is None:
+        done = max(progress.done, _count_made(instance, settings, launched))
         failures = f", {len(progress.failed)} failed so far" if progress.failed else ""
-        line = f"{progress.done} of {len(launched.partitions)} done{failures}"
-        if line != last_line:
+        line = f"{done} of {total} done{failures}"
+        if on_progress:
+            on_progress(min(total, done + len(progress.failed)), total)
+        elif line != last_line:
             echo(line)
             last_line = line
         if not (progress.has_started or has_warned) and time.monotonic() - started > NO_RUN_WARNING_SECONDS:
@@ -134,6 +147,15 @@ def follow(instance: dg.DagsterInstance, settings: Settings, launched: LaunchedB
     for line in _result_lines(settings, launched, progress):
         echo(line)
     return progress.final_status in backfills.SUCCESSFUL
+
+
+def _count_made(instance: dg.DagsterInstance, settings: Settings, launched: LaunchedBackfill) -> int:
+    """Frames that runs of the backfill have made; the daemon counts them half a minute later."""
+    step, runs = launched.assets[-1].path[1], backfills.list_runs(instance, launched.id)
+    if not runs or step not in STEPS:
+        return 0
+    with open_database(settings.database_url.get_secret_value()).connect() as connection:
+        return count_made_by(connection, launched.shard, step, runs)
 
 
 def _result_lines(settings: Settings, launched: LaunchedBackfill, progress: BackfillProgress) -> Iterator[str]:

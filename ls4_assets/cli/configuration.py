@@ -29,7 +29,10 @@ def load_command_settings() -> "Settings":
     with explain_state_access(state.home):
         environment = state.load_environment()
     if not environment:
-        raise ConfigurationError("No archive is configured and no demo is running; start `make demo`, or set LS4_CONFIG.")
+        raise ConfigurationError(
+            f"No archive is configured, and no demo was ever started with its state in {state.home}. Start `make demo`, set "
+            "LS4_STATE to the state of a demo that runs, or set LS4_CONFIG."
+        )
     os.environ.update(environment)
     return load_settings()
 
@@ -58,8 +61,18 @@ def find_database_error(url: str) -> str:
     try:
         open_database_once(url, _CONNECT_SECONDS).connect().close()
     except OperationalError as error:
-        return _first_line(error)
+        return f"{_first_line(error)}{_explain_stopped_demo(url)}"
     return ""
+
+
+def _explain_stopped_demo(url: str) -> str:
+    """The folder of the demo that the database belongs to, if it does not run: another one may run with another LS4_STATE."""
+    from ls4_assets.local.state import CHECKOUT, choose_state_directory, explain_state_access
+
+    state, _ = choose_state_directory(CHECKOUT)
+    with explain_state_access(state.home):
+        is_stopped = url in state.load_environment().values() and not state.is_in_use()
+    return f"; no demo runs with its state in {state.home}" if is_stopped else ""
 
 
 def explain_database_error(error: "OperationalError") -> str:

@@ -42,7 +42,9 @@ def _collection_address(name: str, ui: bool) -> str:
     with open_database(settings.database_url.get_secret_value()).connect() as connection:
         collection = find_collection(connection, name)
     if ui:
-        return f"{home}/assets/{quote(collection.shard)}/tile_index?partition={quote(collection.partition, safe='')}"
+        return (
+            f"{home}/assets/{quote(collection.shard)}/tile_index?view=partitions&partition={quote(collection.partition, safe='')}"
+        )
     return f"{home}#{collection.table}"
 
 

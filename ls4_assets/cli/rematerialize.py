@@ -1,12 +1,20 @@
 """`ls4 rematerialize`: options and output. The backfills are launched and followed by ls4_assets.cli.backfill."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ls4_assets.cli.collection_names import COLLECTION_NAME
 from ls4_assets.cli.configuration import load_archive_settings
+from ls4_assets.cli.terminal import progress
 from ls4_assets.domain.products import COLLECTION_STEPS, STEPS
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from ls4_assets.cli.backfill import LaunchedBackfill
+    from ls4_assets.settings import Settings
 
 
 @click.command()
@@ -22,7 +30,7 @@ def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
     if not (name or stale):
         raise click.UsageError("Give the name of a collection, like Adams_USDA_1958_frames, or --stale.")
     settings = load_archive_settings()
-    from ls4_assets.cli.backfill import follow, launch, launch_stale_backfills
+    from ls4_assets.cli.backfill import launch, launch_stale_backfills
     from ls4_assets.runtime.instance import open_instance
 
     with open_instance() as instance:
@@ -36,5 +44,15 @@ def rematerialize(name: str | None, stale: bool, step: str, wait: bool) -> None:
         if not launched:
             click.echo("No frame is stale; there is nothing to rebuild.")
         if wait:
-            succeeded = [follow(instance, settings, backfill, click.echo) for backfill in launched]
+            succeeded = [_follow(instance, settings, backfill) for backfill in launched]
             sys.exit(0 if all(succeeded) else 1)
+
+
+def _follow(instance: "DagsterInstance", settings: "Settings", backfill: "LaunchedBackfill") -> bool:
+    """Show a bar on a terminal, and a line for each change elsewhere."""
+    from ls4_assets.cli.backfill import follow
+
+    if not sys.stderr.isatty():
+        return follow(instance, settings, backfill, click.echo)
+    with progress("Rebuilding") as bar:
+        return follow(instance, settings, backfill, bar.echo, bar.show)

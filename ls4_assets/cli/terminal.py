@@ -12,7 +12,7 @@ _COLORS = {
     "CRITICAL": "red",
     "ERROR": "red",
     "rejected:": "red",
-    "failed,": "red",
+    "rejected,": "red",
     "WARNING": "yellow",
     "waiting:": "yellow",
     "OK:": "green",

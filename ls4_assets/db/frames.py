@@ -4,7 +4,7 @@ A frame's row describes its last valid version: a later version that fails chang
 scan finds are in `ingest/sources.py`, batches in `ingest/batches.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -41,6 +41,13 @@ class Product:
     version: str
     made_by: str
     sha256: str | None = None
+
+
+def count_made_by(connection: Connection, shard: str, step: Step, runs: Sequence[str]) -> int:
+    """Number of frames of the shard whose product of `step` these runs made."""
+    table = schema.frame
+    is_made = (table.c.shard == shard, table.c.products[step]["made_by"].astext.in_(runs), ~table.c.deleted)
+    return connection.scalar(select(func.count()).where(*is_made)) or 0
 
 
 class FrameFacts(TypedDict, total=False):

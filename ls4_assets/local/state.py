@@ -110,6 +110,17 @@ class StateDirectory:
         """The variables that ``save_environment`` saved last; empty before the first demonstration."""
         return _read_json(self.home / "environment.json")
 
+    def is_in_use(self) -> bool:
+        """Whether a demonstration holds the lock, as far as this user can see."""
+        try:
+            with (self.home / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the state directory exclusively; raises ConfigurationError when another process holds the lock."""

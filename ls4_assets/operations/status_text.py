@@ -1,6 +1,7 @@
 """The text of `ls4 status` for a terminal, and whether it reports a failure. `status.py` collects it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from ls4_assets.assets.report import CollectionReport
@@ -22,7 +23,8 @@ def needs_attention(status: Status, health: Health) -> bool:
 
 def format_status(status: Status) -> list[str]:
     """Return the status as lines for a terminal."""
-    collections = list(status.collections)
+    # What is in the index of a collection without a map is on no map yet.
+    collections = [item if item.map_url else replace(item, indexed=0, leaving=0) for item in status.collections]
     lines = []
     if len(collections) > TERMINAL_LIMIT:
         dropped, done, indexed = (sum(getattr(item, name) for item in collections) for name in ("dropped", "done", "indexed"))
@@ -42,14 +44,12 @@ def format_status(status: Status) -> list[str]:
         lines.append(f"Not scanned: {len(status.unlisted):,}")
         lines += _truncate([f"    {record.reason}" for record in status.unlisted], len(status.unlisted))
     if status.rejected_count:
-        lines.append(f"Rejected, for the name: {status.rejected_count:,}")
+        lines.append(f"Rejected, for their names: {status.rejected_count:,}")
         # Each reason begins with its key.
         lines += _truncate([f"    {reason}" for reason in status.rejected.values()], status.rejected_count)
     if (quarantine := status.quarantine).open or quarantine.resolved:
         page = f": {quarantine.url}" if quarantine.url else ""
-        lines.append(
-            f"Failed and rejected files: {quarantine.open:,} to correct, {quarantine.resolved:,} corrected or removed{page}"
-        )
+        lines.append(f"Rejected files, for name or content: {quarantine.open:,} open, {quarantine.resolved:,} resolved{page}")
     return lines or [
         "The archive is empty: drop a georeferenced tif, or run "
         "`ls4 ingest FOLDER --collection bw/<County>/<AGENCY_YYYY>/frames`."
@@ -57,7 +57,7 @@ def format_status(status: Status) -> list[str]:
 
 
 def _format_collection(status: CollectionStatus) -> Iterator[str]:
-    counts = f"{status.dropped} dropped: {status.done} done, {status.waiting} waiting, {status.failed_count} failed"
+    counts = f"{status.dropped} dropped: {status.done} done, {status.waiting} waiting, {status.failed_count} rejected"
     yield f"{status.name}: {counts}; {status.indexed} on the map{_explain_difference(status)}"
     yield f"    map: {status.map_url or 'none'}"
     if status.waiting_reason:
@@ -65,12 +65,12 @@ def _format_collection(status: CollectionStatus) -> Iterator[str]:
     if status.rebuild == "failing":
         yield "    its index or map cannot be rebuilt: fix what its tile_index reports in the Dagster UI; the rebuild is retried"
     if status.rebuild == "pending" and not status.waiting and status.indexed == status.done:
-        yield "    its index and map are about to be updated"
+        yield "    its map shows the state before the last change until its rebuild, which is pending, has ended"
     if status.stale:
         yield f"    {status.stale} made under an earlier profile: `ls4 rematerialize --stale {status.name}` makes them again"
     if status.held:
         yield f"    {HeldDeletion(status.name, status.held, status.dropped)}"
-    failed = [f"    failed, for its content: {key}\n        {reason}" for key, reason in status.failed.items()]
+    failed = [f"    rejected, for its content: {key}\n        {reason}" for key, reason in status.failed.items()]
     yield from _truncate(failed, status.failed_count)
 
 
@@ -79,9 +79,7 @@ def _format_report(report: CollectionReport) -> Iterator[str]:
     if report.changed_at:
         yield f"    last change: {report.changed_at:%Y-%m-%d %H:%M}"
     if batch := report.last_batch:
-        # A run that found the pixels unchanged has all of its frames within milliseconds.
-        pace = f", {batch.seconds_per_frame:.2g} s each" if batch.seconds_per_frame else ""
-        yield f"    last run: {batch.frames:,} {'frame' if batch.frames == 1 else 'frames'}{pace}"
+        yield f"    last run: {batch.frames:,} {'frame' if batch.frames == 1 else 'frames'}"
 
 
 def _truncate(lines: list[str], count: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Part
 from dagster._core.execution.backfill import BulkActionStatus as BackfillStatus
 from dagster._core.utils import make_new_backfill_id as new_backfill_id
 
-__all__ = ["SUCCESSFUL", "BackfillProgress", "BackfillStatus", "add_backfill", "new_backfill_id", "read_progress"]
+__all__ = ["SUCCESSFUL", "BackfillProgress", "BackfillStatus", "add_backfill", "list_runs", "new_backfill_id", "read_progress"]
 
 SUCCESSFUL = (BackfillStatus.COMPLETED_SUCCESS, BackfillStatus.COMPLETED)
 
@@ -57,6 +57,11 @@ def add_backfill(
             run_config=None,
         )
     )
+
+
+def list_runs(instance: dg.DagsterInstance, backfill_id: str) -> list[str]:
+    """Ids of the runs that the backfill has launched so far."""
+    return list(instance.get_run_ids(dg.RunsFilter(tags={"dagster/backfill": backfill_id})))
 
 
 def read_progress(instance: dg.DagsterInstance, backfill_id: str, last_asset: dg.AssetKey) -> BackfillProgress | None:

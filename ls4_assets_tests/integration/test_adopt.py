@@ -156,7 +156,7 @@ def test_adopted_cogs_get_index_and_map_without_processing(
     assert [run.success for run in platform.rebuild()] == [True]
     assert platform.rows(f"SELECT count(*) AS n FROM {TABLE}") == [{"n": 4}]
     text = "\n".join(format_status(collect(platform.settings)))
-    assert "3 dropped: 3 done, 0 waiting, 0 failed; 4 on the map (1 of them adopted without a georef tif)" in text
+    assert "3 dropped: 3 done, 0 waiting, 0 rejected; 4 on the map (1 of them adopted without a georef tif)" in text
 
 
 def test_a_second_adoption_changes_nothing(platform: Platform, cogs: dict[str, bytes], tmp_path: Path) -> None:

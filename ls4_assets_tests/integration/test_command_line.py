@@ -81,6 +81,9 @@ def test_completion_without_a_database_is_silent_and_imports_no_dagster(platform
 
 def test_unique_beginning_of_a_name_is_enough(platform: Platform) -> None:
     assert ls4(platform, "open", "Trav").stdout.strip().endswith("/#travis_usda_1958_frames")
+    # Without the view, the page of the whole asset appeared.
+    page = ls4(platform, "open", "Trav", "--ui", LS4_DAGSTER_URL="http://dagster.test").stdout.strip()
+    assert page == "http://dagster.test/assets/Travis/tile_index?view=partitions&partition=USDA_1958%2Fframes"
     assert "No failed frames in Travis_USDA_1958_frames" in ls4(platform, "retry", "--collection", "travis").stdout
     platform.drop(
         "bw/Travis/USDA_1964/frames/georef/02-08-64_6-1.tif", platform.storage.read(f"{TRAVIS}/georef/02-08-60_6-1.tif")
@@ -105,8 +108,21 @@ def test_database_that_is_down_is_one_sentence(platform: Platform, command: str)
     (line,) = (result.stdout + result.stderr).splitlines()
     assert result.returncode == 1 and "atabase does not answer (connection to server at" in line
     assert "sqlalche" not in line and "secret-word" not in line and "correct LS4_DATABASE_URL" in line
-    # Two seconds on an idle machine; Dagster's client would retry for a minute.
+    # 0.7 to 1 s of processor time (imports of SQLAlchemy and boto3; not of Dagster): 2 s with five times as many processes as
+    # cores. Dagster's client would retry for a minute.
     assert seconds < 20, seconds
+
+
+def test_doctor_tries_storage_maps_and_services(platform: Platform) -> None:
+    """It listed the grids of PROJ only. This platform has no daemon and no web front end, and a storage that works."""
+    result = ls4(platform, "doctor", DAGSTER_HOME=platform.instance.root_directory)
+    lines = [line.split(" ")[:2] for line in result.stdout.splitlines() if line.startswith(("OK: ", "ERROR: "))]
+    assert result.returncode == 1
+    assert lines == [["OK:", "database:"], ["OK:", "storage"], ["ERROR:", "maps:"], ["ERROR:", "services:"]]
+    assert "the daemon has not reported" in result.stdout and "Restart it" in result.stdout
+    missing = ls4(platform, "doctor", "--json", LS4_STORAGE="/proc/version")
+    (storage,) = [part for part in json.loads(missing.stdout)["parts"] if part["part"].startswith("storage")]
+    assert not storage["is_right"] and "Correct its permissions or LS4_STORAGE." in storage["sentence"]
 
 
 def test_color_is_for_terminals_and_respects_no_color(platform: Platform) -> None:

@@ -100,5 +100,5 @@ def test_status_reports_the_history(ingest: Ingest) -> None:
     ingest.finish(tif(1))
     report = collect(ingest.archive.settings)
     assert (report.quarantine.open, report.quarantine.resolved) == (1, 1)
-    assert "Failed and rejected files: 1 to correct, 1 corrected or removed" in "\n".join(format_status(report))
+    assert "Rejected files, for name or content: 1 open, 1 resolved" in "\n".join(format_status(report))
     assert {entry.key: entry.state for entry in report.quarantine.rejections} == {BAD_NAME: "open", tif(1): "taken"}

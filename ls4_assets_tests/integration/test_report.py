@@ -60,7 +60,7 @@ def test_tile_index_metadata_has_the_report(platform: Platform) -> None:
     values = metadata(platform, "tile_index", frame_of(BAD).collection.partition)
     assert (values["frames"], values["failed"], values["waiting"], values["rejected"]) == (3, 1, 0, 1)
     reason = platform.state(BAD)[1]
-    assert values["failed_frames"] == f"| file | reason |\n| --- | --- |\n| {BAD} | {reason} |"
+    assert values["failed_frames"] == f"- **{BAD}**  \n  {reason}"
     assert MISNAMED in str(values["rejected_files"]) and ELSEWHERE not in str(values["rejected_files"])
     for step in STEPS:
         stored = [platform.storage.head(frame_of(key).product_key(step)) for key in GOOD]
@@ -68,9 +68,8 @@ def test_tile_index_metadata_has_the_report(platform: Platform) -> None:
     dropped = [platform.storage.head(key) for key in (*GOOD, BAD)]
     assert values["bytes_georef"] == sum(item.size for item in dropped if item)
     assert values["last_run_frames"] == 3
-    spans = platform.rows("SELECT extract(epoch FROM max(updated_at) - min(updated_at))::float AS s FROM ls4.frame")
-    assert values["seconds_per_frame"] == pytest.approx(float(str(spans[0]["s"])) / 2, abs=0.01)
-    assert values["frames_per_minute"] == pytest.approx(120 / float(str(spans[0]["s"])), rel=0.01)
+    # They claimed 0.02 s a frame: the rebuild of the map changes the times of the rows, too.
+    assert not {"seconds_per_frame", "frames_per_minute"} & values.keys()
     (run,) = platform.instance.get_runs(dg.RunsFilter(tags={"ls4/kind": "frames"}))
     assert values["last_run"] == run.run_id
 
@@ -113,9 +112,9 @@ def test_runs_log_each_frame_and_rebuild(platform: Platform, log: Path) -> None:
 
 def test_status_of_one_collection_has_its_report(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     output = ls4(platform, monkeypatch, "status", NAME.lower()).output
-    assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 failed; 3 on the map" in output
-    assert "    size: georef " in output and "    last run: 3 frames, " in output
-    assert "Rejected, for the name: 1" in output and ELSEWHERE not in output
+    assert f"{NAME}: 4 dropped: 3 done, 0 waiting, 1 rejected; 3 on the map" in output
+    assert "    size: georef " in output and "    last run: 3 frames\n" in output
+    assert "Rejected, for their names: 1" in output and ELSEWHERE not in output
     read = json.loads(ls4(platform, monkeypatch, "status", NAME, "--json").output)
     assert read["report"]["bytes"]["cog"] > 0
     assert [collection["name"] for collection in read["collections"]] == [NAME]
@@ -166,7 +165,7 @@ def test_long_lists_are_truncated_in_a_terminal_and_complete_in_json(platform: P
         )
     try:
         text = format_status(collect(platform.settings, limit=20))
-        assert sum("    failed, for its content: " in line for line in text) == 20
+        assert sum("    rejected, for its content: " in line for line in text) == 20
         assert "    and 180 more: --json lists all" in text
         assert len(collect(platform.settings).collections[0].failed) == 200
     finally:

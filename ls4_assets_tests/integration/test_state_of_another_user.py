@@ -88,7 +88,7 @@ def test_state_of_another_user_is_reported_with_the_fix(state: Path, case: str) 
     for path in (state, *state.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
     status = run_as_nobody(state, "status")
-    assert "no demo is running" in status.stderr, status.stderr
+    assert "no demo was ever started with its state in" in status.stderr, status.stderr
 
 
 def test_environment_of_another_user_is_reported_with_the_fix(state: Path) -> None:

@@ -16,6 +16,16 @@ export function describeHealth(health, now) {
   return { status: health.status, lines: lines.length ? lines : [health.summary] };
 }
 
+/** The line with what is between backticks as <code>. */
+function withCode(line) {
+  return line.split("`").map((part, number) => {
+    if (number % 2 === 0) return part;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  });
+}
+
 async function refresh(element) {
   const response = await fetch("/status.json", { cache: "no-cache" });
   if (response.status !== 200) return;
@@ -23,7 +33,7 @@ async function refresh(element) {
   const now = Date.parse(response.headers.get("Date")) || Date.now();
   const { status, lines } = describeHealth(await response.json(), now);
   element.className = `health ${status}`;
-  element.replaceChildren(...lines.flatMap((line, number) => (number ? [document.createElement("br"), line] : [line])));
+  element.replaceChildren(...lines.flatMap((line, number) => (number ? [document.createElement("br"), ...withCode(line)] : withCode(line))));
   element.hidden = false;
 }
 

@@ -249,12 +249,12 @@ RULES = (
     Rule(
         "FoldersUnlisted", WARNING, _above_zero("folder", lambda facts: facts.unlisted),
         "scans cannot list {count}.",
-        "`ls4 status` lists them with the reasons.",
+        "`ls4 status`, which the operator can run, lists them with the reasons.",
     ),
     Rule(
         "FilesFailed", WARNING, _above_zero("file", lambda facts: sum(facts.open_files.values())),
         "{count} could not be put on the map.",
-        "`ls4 status` lists them with the reasons; correct them and drop them again.",
+        "The staff page and `ls4 status` list them with the reasons; correct them and drop them again.",
     ),
     Rule(
         "RebuildsFailed", WARNING, _above_zero("subject", lambda facts: facts.failed_subjects),
