@@ -49,10 +49,11 @@ Bounds = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SampleCog:
-    """A COG with its upper left corner at `_WEST`, `_NORTH`, and the outline of its valid pixels in EPSG:3857."""
+    """A COG with its upper left corner at `_WEST`, `_NORTH`, and its footprint and interior in EPSG:3857."""
 
     data: bytes
     outline: MultiPolygon
+    interior: MultiPolygon
     valid_share: float
 
     def moved_to(self, west: float, north: float) -> bytes:
@@ -99,9 +100,10 @@ def make_sample_cog() -> SampleCog:
         with rasterio.open(source, "r+") as tif:
             tif.transform = Affine(PIXEL, 0, _WEST, 0, -PIXEL, _NORTH)
         result = process(source, work, "scan", "bw", PROFILES["bw"], Limits())
-        assert result.footprint_wkb
+        assert result.footprint_wkb and result.interior_wkb
         assert result.valid_share
-        return SampleCog(product_path(work, "scan", "cog").read_bytes(), from_wkb(result.footprint_wkb), result.valid_share)
+        outline, interior = from_wkb(result.footprint_wkb), from_wkb(result.interior_wkb)
+        return SampleCog(product_path(work, "scan", "cog").read_bytes(), outline, interior, result.valid_share)
 
 
 def publish(archive: Archive, cog: SampleCog, synthetic: SyntheticCollection) -> None:
@@ -132,14 +134,14 @@ def features(synthetic: SyntheticCollection, cog: SampleCog, bucket: str) -> lis
         {
             "type": "Feature",
             "properties": {"path": f"/vsis3/{bucket}/{frame.cog_key}"},
-            "geometry": rasterio.warp.transform_geom("EPSG:3857", "EPSG:4326", mapping(_outline(cog, corner).geoms[0])),
+            "geometry": rasterio.warp.transform_geom("EPSG:3857", "EPSG:4326", mapping(_move(cog.outline, corner).geoms[0])),
         }
         for frame, corner in synthetic.frames()
     ]
 
 
-def _outline(cog: SampleCog, corner: tuple[float, float]) -> MultiPolygon:
-    return translate(cog.outline, corner[0] - _WEST, corner[1] - _NORTH)
+def _move(region: MultiPolygon, corner: tuple[float, float]) -> MultiPolygon:
+    return translate(region, corner[0] - _WEST, corner[1] - _NORTH)
 
 
 def _row(cog: SampleCog, frame: Frame, corner: tuple[float, float]) -> dict[str, object]:
@@ -153,6 +155,7 @@ def _row(cog: SampleCog, frame: Frame, corner: tuple[float, float]) -> dict[str,
     return {
         "id": frame.id, "shard": frame.collection.shard, "collection": frame.collection.name, "partition": frame.partition,
         "source_key": frame.cog_key, "source_version": "1", "content_hash": frame.stem, "products": {"cog": product},
-        "width": SIDE, "height": SIDE, "valid_share": cog.valid_share, "footprint": from_shape(_outline(cog, corner), 3857),
+        "width": SIDE, "height": SIDE, "valid_share": cog.valid_share, "footprint": from_shape(_move(cog.outline, corner), 3857),
+        "interior": from_shape(_move(cog.interior, corner), 3857),
         "served_key": frame.cog_key, "public_version": "1", "deleted": False,
     }  # fmt: skip
