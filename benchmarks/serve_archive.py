@@ -100,7 +100,8 @@ def make_sample_cog() -> SampleCog:
         with rasterio.open(source, "r+") as tif:
             tif.transform = Affine(PIXEL, 0, _WEST, 0, -PIXEL, _NORTH)
         result = process(source, work, "scan", "bw", PROFILES["bw"], Limits())
-        assert result.footprint_wkb and result.interior_wkb
+        assert result.footprint_wkb
+        assert result.interior_wkb
         assert result.valid_share
         outline, interior = from_wkb(result.footprint_wkb), from_wkb(result.interior_wkb)
         return SampleCog(product_path(work, "scan", "cog").read_bytes(), outline, interior, result.valid_share)
