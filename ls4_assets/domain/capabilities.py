@@ -11,6 +11,7 @@ class Capabilities:
 
     title: of the statewide map. epsg_codes: the coordinate systems that clients may request.
     license: the access constraints. attribution: named beside maps and tiles. contact: None: no contact block.
+    background: the color under transparent parts in formats without transparency, such as JPEG: #RRGGBB.
     """
 
     title: str
@@ -18,6 +19,7 @@ class Capabilities:
     license: str | None = None
     attribution: str | None = None
     contact: Contact | None = None
+    background: str = "#ffffff"
 
     @property
     def srs(self) -> str:

@@ -51,7 +51,7 @@ class MapServerPublisher:
         tiles = TileSet(
             collection.name,
             collection.table,
-            collection.title,
+            collection.label,
             state.extent,
             state.pixel_size,
             state.revision,
@@ -100,11 +100,11 @@ def map_url(collection: Collection, map_base_url: str) -> str:
 def _stac_links(collection: Collection, map_base_url: str) -> tuple[dict[str, Any], ...]:
     """WMS and tiles at the addresses for new clients, which name no mapfile. Link types of the extension web-map-links."""
     wms, tiles = (f"{map_base_url}/{service}/{collection.table}" for service in ("wms", "tiles"))
-    png = {"type": "image/png", "title": collection.title}
+    png = {"type": "image/png", "title": collection.label}
     return (
         {"rel": "wms", "href": wms, "wms:layers": [collection.name], "wms:transparent": True, **png},
         {"rel": "xyz", "href": f"{tiles}/{{z}}/{{x}}/{{y}}.png", **png},
-        {"rel": "tilejson", "href": f"{tiles}/tilejson.json", "type": "application/json", "title": collection.title},
+        {"rel": "tilejson", "href": f"{tiles}/tilejson.json", "type": "application/json", "title": collection.label},
     )
 
 

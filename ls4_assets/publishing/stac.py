@@ -100,8 +100,8 @@ def build_collection(
         "stac_version": VERSION,
         "stac_extensions": [WEB_MAP_LINKS],
         "id": collection.name,
-        "title": collection.title,
-        "description": f"{len(frames):,} scanned and georeferenced aerial photographs ({collection.type}) of {collection.title}.",
+        "title": collection.label,
+        "description": f"{len(frames):,} scanned and georeferenced aerial photographs ({collection.type}) of {collection.label}.",
         "keywords": [collection.shard, collection.agency, collection.type],
         "license": "other",
         "providers": [
@@ -132,7 +132,7 @@ def build_root_catalog(collections: Sequence[Collection], urls: BaseUrls) -> Doc
             "rel": "child",
             "href": f"./{collection.name}/stac/collection.json",
             "type": "application/json",
-            "title": collection.title,
+            "title": collection.label,
         }
         for collection in collections
     ]
