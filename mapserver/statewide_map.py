@@ -44,7 +44,7 @@ def render_documents(service: str, archive: ArchiveDescription) -> dict[str, str
     capabilities = archive.capabilities
     # The whole world: the document must stay valid as collections are added.
     resolution = ZOOM_0_RESOLUTION / 2**20
-    tile_set = TileSet(NAME, NAME, capabilities.title, _WORLD, resolution, None, capabilities.attribution)
+    tile_set = TileSet(NAME, NAME, capabilities.title, _WORLD, resolution, None, capabilities.attribution, capabilities.license)
     return {
         f"{NAME}.map": render(service, archive),
         **{name: (TEMPLATES / name).read_text() for name in (f"{NAME}.html", "frame.html")},

@@ -4,6 +4,7 @@ The TileJSON activates a version: the web front end allows caches to keep the ti
 after the index and the mapfile have that version's content.
 """
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,7 +38,9 @@ class MapServerPublisher:
         return _VERSION
 
     def render(self, archive: Archive, state: CollectionMap) -> Documents:
-        collection, capabilities = state.collection, archive.settings.archive_description.capabilities
+        collection, description = state.collection, archive.settings.archive_description
+        rights = description.rights.of(collection)
+        texts = {"license": rights.license, "attribution": rights.attribution, "citation": rights.citation}
         context = mapfile.MapfileContext(
             name=collection.name,
             map_name=collection.map_name,
@@ -45,7 +48,7 @@ class MapServerPublisher:
             table=collection.table,
             extent=state.extent,
             overview_resolution=state.overview_resolution,
-            capabilities=capabilities,
+            capabilities=replace(description.capabilities, **texts),
             service=archive.settings.postgres_service,
         )
         tiles = TileSet(
@@ -55,7 +58,8 @@ class MapServerPublisher:
             state.extent,
             state.pixel_size,
             state.revision,
-            capabilities.attribution,
+            rights.attribution,
+            rights.license,
         )
         return {
             str(PurePosixPath(collection.map_key).with_name(FOOTPRINT_TEMPLATE.name)): FOOTPRINT_TEMPLATE.read_bytes(),
