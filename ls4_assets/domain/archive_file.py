@@ -170,10 +170,10 @@ class _Table:
         return path
 
     def table(self, key: str) -> "_Table":
-        value = self.take(key)
+        value, name = self.take(key), ".".join(filter(None, (self.name, key)))
         if value is not None and not isinstance(value, dict):
-            raise self.error(f"{key} must be a table; write it below a line [{key}].")
-        return _Table(self.file, value or {}, key)
+            raise self.error(f"{key} must be a table; write it below a line [{name}].")
+        return _Table(self.file, value or {}, name)
 
     def reject_unknown_keys(self) -> None:
         if unknown := sorted(self.content.keys() - self.keys):

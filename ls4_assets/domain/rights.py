@@ -52,7 +52,7 @@ class Rights:
 
 @dataclass(frozen=True)
 class ArchiveRights:
-    """The rights of all collections. `named`: by agency, and by the name of a collection. `organization` publishes the archive."""
+    """The rights of all collections. `named`: by agency or name of a collection. `organization` publishes the archive."""
 
     archive: Rights = Rights()
     named: Mapping[str, Rights] = field(default_factory=dict)

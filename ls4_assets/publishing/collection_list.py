@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, or_, select
@@ -23,7 +23,8 @@ _SUMMARY_METERS = 10_000
 def collections_json(connection: Connection, settings: Settings) -> bytes:
     """JSON list of published collections, the titles of the film types that their `bands` name, and a summary of all collections.
 
-    The summary comes first, because the web front end reads it without the rest (mapserver/all_collections.js). Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
+    The summary comes first, because the web front end reads it without the rest (mapserver/all_collections.js).
+    Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
     missions over several counties, and `exports` is null until the first export.
     """
     public_url = settings.public_url
@@ -54,19 +55,14 @@ def collections_json(connection: Connection, settings: Settings) -> bytes:
 
 
 def _summarize(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Extent and years of all collections. Documents with them must not change with every drop, so extents are rounded outward."""
+    """Extent and years of all collections. The extent is rounded outward: documents with it must not change with every drop."""
     if not entries:
         return {}
-    low_x, low_y, high_x, high_y = zip(*(entry["extent"] for entry in entries), strict=True)
+    minx, miny, maxx, maxy = zip(*(entry["extent"] for entry in entries), strict=True)
+    lower = [math.floor(min(sides) / _SUMMARY_METERS) * _SUMMARY_METERS for sides in (minx, miny)]
+    upper = [math.ceil(max(sides) / _SUMMARY_METERS) * _SUMMARY_METERS for sides in (maxx, maxy)]
     years = sorted(entry["year"] for entry in entries if entry["year"])
-    return {
-        "extent": [*(_round(min(side), math.floor) for side in (low_x, low_y)), *(_round(max(side), math.ceil) for side in (high_x, high_y))],
-        **({"years": [years[0], years[-1]]} if years else {}),
-    }
-
-
-def _round(meters: float, to_integer: Callable[[float], int]) -> int:
-    return to_integer(meters / _SUMMARY_METERS) * _SUMMARY_METERS
+    return {"extent": [*lower, *upper]} | ({"years": [years[0], years[-1]]} if years else {})
 
 
 def has_sources_or_frames(connection: Connection, collection: Collection) -> bool:

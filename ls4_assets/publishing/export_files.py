@@ -24,7 +24,7 @@ class ExportContent:
     items: Sequence[Document]
     document: Document
     public_url: str
-    rights: Rights = Rights()
+    rights: Rights
 
 
 def put_files(archive: Archive, content: ExportContent) -> list[str]:

@@ -7,7 +7,7 @@ Unknown values are omitted; size and checksum appear only if they belong to the 
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ls4_assets.db.schema import WEB_MERCATOR
@@ -44,7 +44,7 @@ class BaseUrls:
 
     public: str
     host: str | None = None
-    rights: Rights = Rights()
+    rights: Rights = field(default_factory=Rights)
 
 
 def item_id(indexed: IndexedFrame) -> str:
@@ -126,12 +126,16 @@ def build_collection(
             {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
-            *([{"rel": "license", "href": rights.license_url, "title": rights.license or "License"}] if rights.license_url else []),
+            *_license_links(rights),
             *map_links,
             *items,
         ],
         "assets": _collection_assets(collection, frames, overview_key, urls.public),
     }
+
+
+def _license_links(rights: Rights) -> list[Document]:
+    return [{"rel": "license", "href": rights.license_url, "title": rights.license or "License"}] if rights.license_url else []
 
 
 def build_root_catalog(collections: Sequence[Collection], urls: BaseUrls) -> Document:
