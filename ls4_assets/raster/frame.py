@@ -181,7 +181,8 @@ def process(
     """Run `steps` for one frame in their order; the products of all earlier steps must already be in `workdir`.
 
     Only the step "deflate" reads `source_path` and writes `tags`, which the COG inherits. Raises FrameError when the content of
-    the frame is at fault, ValueError when an input of a step is missing. The caller decides by the result whether the COG may be served.
+    the frame is at fault, ValueError when an input of a step is missing. The caller decides by the result whether the COG may be
+    served.
     """
     requested = [step for step in STEPS if step in steps]
     _reject_missing_upstream(workdir, stem, requested)

@@ -122,7 +122,7 @@ def test_background_can_be_another_color(map_server: MapServer) -> None:
 @pytest.mark.parametrize("name", [TABLE, "catalog"])
 def test_geotiff_has_its_place_and_alpha(map_server: MapServer, name: str, two_years: IndexDatabase) -> None:
     size = {"WIDTH": "600", "HEIGHT": "120", "LAYERS": NAME if name == TABLE else "imagery"}
-    left, bottom, _, top = EXTENT
+    left, _, _, top = EXTENT
     # Close enough for the frames of the statewide map.
     box = {"BBOX": f"{left},{top - 240},{left + 1200},{top}"} if name == "catalog" else {}
     request = {"address": f"/wms/{name}", "STYLES": "", "TRANSPARENT": "TRUE"}
@@ -209,7 +209,8 @@ def test_owslib_queries_the_imagery(map_server: MapServer, version: str, mime: s
 def test_query_of_the_statewide_imagery_returns_frames(map_server: MapServer, two_years: IndexDatabase) -> None:
     with two_years.owner.begin() as connection:
         # Both frames are at the same place now.
-        statement = "UPDATE ls4.frame SET footprint = o.footprint FROM ls4.frame AS o WHERE o.collection = :new AND frame.collection = :old"
+        new = "(SELECT footprint FROM ls4.frame WHERE collection = :new)"
+        statement = f"UPDATE ls4.frame SET footprint = {new} WHERE collection = :old"
         connection.execute(text(statement), {"old": OLD.name, "new": NEW.name})
     response = query(map_server, "catalog", "imagery", left_half(WHITE), MIDDLE, FEATURE_COUNT="9")
     found = [each["properties"] for each in response.json()["features"]]
