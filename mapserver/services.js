@@ -37,21 +37,23 @@ function mapParameters(r) {
         query = `${without(query, 'transparent')}&TRANSPARENT=FALSE`;
     }
     if (/^getfeatureinfo$/i.test(operation) && given.query_layers) {
-        query = queryFrames(query, given.query_layers, r.variables.collection);
+        query = queryFrames(query, given, r.variables.collection);
     }
     return r.variables.collection === CATALOG ? query + statewideParameters(r, given) : query;
 }
 
 /* The query with the imagery layer replaced by the layer of its frames, the topmost first: MapServer would answer with pixel values. */
-function queryFrames(query, layers, collection) {
+function queryFrames(query, given, collection) {
     const isImagery = name => name.toLowerCase() === (collection === CATALOG ? 'imagery' : collection);
-    const names = layers.split(',');
+    const names = given.query_layers.split(',');
     if (!names.some(isImagery)) {
         return query;
     }
     const replaced = names.map(name => isImagery(name) ? `${name}_${collection === CATALOG ? 'frames' : 'index'}` : name);
     const distinct = replaced.filter((name, position) => replaced.indexOf(name) === position).map(encodeURIComponent).join(',');
-    return `${without(query, 'query_layers')}&QUERY_LAYERS=${distinct}&stack=DESC`;
+    // For a single feature MapServer takes the last one that it finds.
+    const order = Number(given.feature_count) > 1 ? 'DESC' : 'ASC';
+    return `${without(query, 'query_layers')}&QUERY_LAYERS=${distinct}&stack=${order}`;
 }
 
 /* The query without a parameter. */
@@ -62,7 +64,7 @@ function without(query, name) {
 /* What the statewide map takes from the list of collections for its capabilities, and the years of the dimension TIME. */
 function statewideParameters(r, given) {
     const years = TIME.exec(given.time || '');
-    const selected = years ? `&year=${years[1]}${years[2] ? '-' + years[2] : ''}` : '';
+    const selected = years && !given.year ? `&year=${years[1]}${years[2] ? '-' + years[2] : ''}` : '';
     return selected + (/^getcapabilities$/i.test(given.request || '') ? statewide.capabilitiesParameters(r) : '');
 }
 

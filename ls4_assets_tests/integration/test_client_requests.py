@@ -52,7 +52,7 @@ PLACE = {"SRS": "EPSG:3857", "WIDTH": "60", "HEIGHT": "12", "BBOX": ",".join(map
 
 
 def get_map(map_server: MapServer, mime: str, **parameters: str) -> httpx.Response:
-    return map_server.wms("GetMap", LAYERS=NAME, STYLES="", FORMAT=mime, **(PLACE | parameters))
+    return map_server.wms("GetMap", **({"LAYERS": NAME, "STYLES": "", "FORMAT": mime} | PLACE | parameters))
 
 
 def code_of(response: httpx.Response) -> tuple[str | None, str | None]:
@@ -122,9 +122,9 @@ def test_background_can_be_another_color(map_server: MapServer) -> None:
 @pytest.mark.parametrize("name", [TABLE, "catalog"])
 def test_geotiff_has_its_place_and_alpha(map_server: MapServer, name: str, two_years: IndexDatabase) -> None:
     size = {"WIDTH": "600", "HEIGHT": "120", "LAYERS": NAME if name == TABLE else "imagery"}
-    left, _, _, top = EXTENT
-    # Close enough for the frames of the statewide map.
-    box = {"BBOX": f"{left},{top - 240},{left + 1200},{top}"} if name == "catalog" else {}
+    # Close enough for the frames of the statewide map, and partly in the collar.
+    left, bottom, right, top = EXTENT if name == TABLE else (LEFT, MIDDLE, LEFT + 1200, MIDDLE + 240)
+    box = {"BBOX": f"{left},{bottom},{right},{top}"}
     request = {"address": f"/wms/{name}", "STYLES": "", "TRANSPARENT": "TRUE"}
     tiff, png = (map_server.wms("GetMap", FORMAT=mime, **(PLACE | size | box | request)) for mime in ("image/tiff", "image/png"))
     assert tiff.headers["content-type"] == "image/tiff" and tiff.headers["cache-control"] == "public, max-age=60"
