@@ -45,7 +45,12 @@ def _schemas() -> dict[str, dict[str, Any]]:
     files = {"type": "object", "properties": {"assets": {"additionalProperties": _closed(_FILE, "file")}}}
     is_wms = {"properties": {"rel": {"const": "wms"}}, "required": ["rel"]}
     links = {"type": "array", "contains": is_wms, "items": {"if": is_wms, "then": _WMS}}
-    schemas = items | {stac.FILE: files, stac.WEB_MAP_LINKS: {"type": "object", "properties": {"links": links}}}
+    citation = _closed({"sci:citation": {"type": "string", "minLength": 1}}, "sci") | {"required": ["sci:citation"]}
+    schemas = items | {
+        stac.FILE: files,
+        stac.SCIENTIFIC: citation,
+        stac.WEB_MAP_LINKS: {"type": "object", "properties": {"links": links}},
+    }
     return {uri: {"$schema": "http://json-schema.org/draft-07/schema#", **schema} for uri, schema in schemas.items()}
 
 

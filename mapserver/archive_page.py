@@ -20,7 +20,7 @@ def install_archive_page(folder: Path, archive: ArchiveDescription) -> None:
         "title": archive.title,
         "organization": archive.organization,
         "license": archive.capabilities.license,
-        "license_url": archive.license_url,
+        "license_url": archive.rights.archive.license_url,
         "attribution": archive.capabilities.attribution,
         "base_map": _install_asset(folder, page.base_map),
         "base_map_credit": page.base_map_credit,

@@ -144,4 +144,4 @@ async function metrics(r) {
     r.return(200, platform + (requests.status === 200 ? requests.responseText : ''));
 }
 
-export default { metrics, rejection, tileRequest, tileVersion };
+export default { metrics, parseParameter, rejection, tileRequest, tileVersion };

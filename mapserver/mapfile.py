@@ -97,7 +97,8 @@ class MapfileContext:
 
     @property
     def abstract(self) -> str:
-        return f"Scanned and georeferenced aerial photographs: {self.title}."
+        citation = self.capabilities.citation
+        return f"Scanned and georeferenced aerial photographs: {self.title}.{f' Cite as: {citation}' if citation else ''}"
 
     @property
     def features_address(self) -> str:

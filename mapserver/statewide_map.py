@@ -31,7 +31,11 @@ ATTRIBUTES = (
     *("name", "title", "shard", "agency", "year", "type", "bands", "frames", "version"),
     *("page", "wms", "tiles", "wmts", "features"),
 )
+# Of a frame in the answer to a query of the imagery layer.
+FRAME_ATTRIBUTES = ("collection", "title", "year", "band", "frame", "page", "wms")
 
+# Of the dimension TIME while there are no collections. Aerial photography began in 1858.
+_YEARS = (1858, 2099)
 _WORLD = (-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_METERS, HALF_WORLD_METERS)
 
 
@@ -40,10 +44,10 @@ def render_documents(service: str, archive: ArchiveDescription) -> dict[str, str
     capabilities = archive.capabilities
     # The whole world: the document must stay valid as collections are added.
     resolution = ZOOM_0_RESOLUTION / 2**20
-    tile_set = TileSet(NAME, NAME, capabilities.title, _WORLD, resolution, None, capabilities.attribution)
+    tile_set = TileSet(NAME, NAME, capabilities.title, _WORLD, resolution, None, capabilities.attribution, capabilities.license)
     return {
         f"{NAME}.map": render(service, archive),
-        f"{NAME}.html": (TEMPLATES / f"{NAME}.html").read_text(),
+        **{name: (TEMPLATES / name).read_text() for name in (f"{NAME}.html", "frame.html")},
         f"{NAME}{TILEJSON_SUFFIX}": render_tilejson(tile_set),
         f"{NAME}{WMTS_SUFFIX}": render_wmts(tile_set),
     }
@@ -62,4 +66,6 @@ def render(service: str, archive: ArchiveDescription) -> str:
         imagery_below=IMAGERY_BELOW,
         frames_below=FRAMES_BELOW,
         attributes=ATTRIBUTES,
+        frame_attributes=FRAME_ATTRIBUTES,
+        years=_YEARS,
     )

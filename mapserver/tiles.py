@@ -33,6 +33,7 @@ class TileSet:
     name: the imagery layer (`Adams_USDA_1958_frames`). table: the address under `/tiles/`.
     extent: of all footprints, in EPSG:3857 meters. resolution: EPSG:3857 meters per pixel of the frames.
     version: changes with everything that the map shows; None: tiles must not be cached. attribution: clients show it on the map.
+    license: the access constraints of WMTS.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TileSet:
     resolution: float
     version: int | None
     attribution: str | None = None
+    license: str | None = None
 
     @property
     def maxzoom(self) -> int:
@@ -101,7 +103,7 @@ def render_tilejson(tile_set: TileSet) -> str:
 
 
 def render_wmts(tile_set: TileSet) -> str:
-    """WMTS 1.0.0 capabilities of the same tiles, RESTful only."""
+    """WMTS 1.0.0 capabilities of the same tiles, RESTful and with key-value parameters (services.js)."""
     matrices = [
         {
             "zoom": zoom,

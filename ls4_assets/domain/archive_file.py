@@ -18,8 +18,9 @@ from ls4_assets.domain.capabilities import Capabilities
 from ls4_assets.domain.contact import Contact
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.key_parser import parse_collection_path
-from ls4_assets.domain.names import Naming, ShardKind, Shards
+from ls4_assets.domain.names import Collection, Naming, ShardKind, Shards
 from ls4_assets.domain.regions import Extent, RegionBounds, load_outlines
+from ls4_assets.domain.rights import CITATION_FIELDS, ArchiveRights, Rights
 from ls4_assets.errors import ConfigurationError, InvalidNameError
 
 SHIPPED = Path(__file__).parent / "regions"
@@ -30,6 +31,7 @@ _DEFAULT_TITLE = "Aerial photographs"
 _DEFAULT_EPSG_CODES = (WEB_MERCATOR, 4326)
 _WORLD: Extent = (-180.0, -85.0, 180.0, 85.0)
 _SHARD_NAME = re.compile(r"[A-Za-z0-9]+")
+_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,14 @@ class MapPage:
 
 @dataclass(frozen=True)
 class ArchiveDescription:
-    """The content of an archive file. `organization` publishes the archive; `license_url` has the license's full text.
+    """The content of an archive file. `organization` publishes the archive; `rights` of its photographs.
 
     assumed_datums: EPSG codes of geographic systems: what a scan of an unknown datum means, by its ellipsoid.
     """
 
     title: str
     organization: str | None
-    license_url: str | None
+    rights: ArchiveRights
     naming: Naming
     region_bounds: RegionBounds
     assumed_datums: tuple[int, ...]
@@ -80,14 +82,15 @@ def _read_version(file: Path, version: tuple[int, int, int]) -> ArchiveDescripti
     table = _Table(file, content)
     shards = _read_shards(table)
     title = table.text("title") or _DEFAULT_TITLE
+    rights = _read_rights(table)
     description = ArchiveDescription(
         title=title,
         organization=table.text("organization"),
-        license_url=table.text("license_url", is_address=True),
+        rights=rights,
         naming=_read_naming(table, shards),
         region_bounds=_read_region_bounds(table, shards),
         assumed_datums=table.codes("assumed_datums", (), "[4267]"),
-        capabilities=_read_capabilities(table, title),
+        capabilities=_read_capabilities(table, title, rights.archive),
         page=_read_page(table),
     )
     table.reject_unknown_keys()
@@ -167,10 +170,10 @@ class _Table:
         return path
 
     def table(self, key: str) -> "_Table":
-        value = self.take(key)
+        value, name = self.take(key), ".".join(filter(None, (self.name, key)))
         if value is not None and not isinstance(value, dict):
-            raise self.error(f"{key} must be a table; write it below a line [{key}].")
-        return _Table(self.file, value or {}, key)
+            raise self.error(f"{key} must be a table; write it below a line [{name}].")
+        return _Table(self.file, value or {}, name)
 
     def reject_unknown_keys(self) -> None:
         if unknown := sorted(self.content.keys() - self.keys):
@@ -236,14 +239,45 @@ def _read_contact(table: _Table) -> Contact | None:
     return Contact(organization=organization, **values)
 
 
-def _read_capabilities(table: _Table, title: str) -> Capabilities:
+def _read_rights(table: _Table) -> ArchiveRights:
+    part, named = table.table("rights"), {}
+    for name in part.content:
+        if not _SHARD_NAME.fullmatch(name) and Collection.from_name(name) is None:
+            raise part.error(f"{name} is neither an agency nor the name of a collection; write it like Adams_USDA_1958_frames.")
+        own = part.table(name)
+        named[name] = _read_rights_of(own)
+        own.reject_unknown_keys()
+    return ArchiveRights(_read_rights_of(table), named, table.text("organization"))
+
+
+def _read_rights_of(table: _Table) -> Rights:
+    citation = table.text("citation")
+    try:
+        (citation or "").format(**dict.fromkeys(CITATION_FIELDS, ""))
+    except (KeyError, ValueError, IndexError, AttributeError):
+        names = ", ".join(f"{{{name}}}" for name in CITATION_FIELDS)
+        raise table.error(f"citation contains an unknown field in braces; use {names}.") from None
+    return Rights(
+        license=table.text("license"),
+        license_url=table.text("license_url", is_address=True),
+        license_id=table.text("license_id"),
+        attribution=table.text("attribution"),
+        citation=citation,
+    )
+
+
+def _read_capabilities(table: _Table, title: str, rights: Rights) -> Capabilities:
     part = table.table("services")
+    background = part.text("background") or Capabilities.background
+    if not _COLOR.fullmatch(background):
+        raise part.error(f"background = {background!r} is not a color; write it like #ffffff.")
     capabilities = Capabilities(
         title=part.text("title") or title,
         epsg_codes=part.epsg_codes("epsg"),
-        license=table.text("license"),
-        attribution=table.text("attribution"),
+        license=rights.license,
+        attribution=rights.attribution,
         contact=_read_contact(table),
+        background=background,
     )
     part.reject_unknown_keys()
     return capabilities

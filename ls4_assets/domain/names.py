@@ -116,7 +116,13 @@ class Collection:
 
     @property
     def title(self) -> str:
+        """The WMS title, a contract with published maps: Adams Usda 1958 Frames. Everything else shows the label."""
         return self.name.replace("_", " ").title()
+
+    @property
+    def label(self) -> str:
+        """The title for people: Adams USDA 1958 frames."""
+        return self.name.replace("_", " ")
 
     @property
     def partition(self) -> str:

@@ -159,6 +159,7 @@ class _FrameJob:
             steps=steps,
             source_sha256=content_hash,
             position=self._position_options(),
+            tags=self.task.settings.archive_description.rights.of(self.frame.collection).tiff_tags(),
         )
         # Validated before anything is published, so that the last good version stays.
         findings = self._validate(result) if "cog" in steps else ()

@@ -1,6 +1,7 @@
 """The list of published collections that the map page reads. Which collections need a rebuild is in `rebuilds`."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,13 @@ from ls4_assets.domain.names import Collection
 from ls4_assets.publishing.maps import map_links
 from ls4_assets.settings import Settings
 
+_SUMMARY_METERS = 10_000
+
 
 def collections_json(connection: Connection, settings: Settings) -> bytes:
-    """JSON list of published collections, and the titles of the film types that their `bands` name.
+    """JSON list of published collections, the titles of the film types that their `bands` name, and a summary of all collections.
 
+    The summary comes first, because the web front end reads it without the rest (mapserver/all_collections.js).
     Extents are in EPSG:3857 meters. `version` increases with every change on the collection's map. `county` is null for
     missions over several counties, and `exports` is null until the first export.
     """
@@ -27,7 +31,7 @@ def collections_json(connection: Connection, settings: Settings) -> bytes:
     entries = [
         {
             "name": row.name,
-            "title": row.title,
+            "title": _collection(row).label,
             "table": row.table_name,
             "shard": row.shard,
             "county": row.shard if settings.shards.get(row.shard) == "county" else None,
@@ -47,7 +51,18 @@ def collections_json(connection: Connection, settings: Settings) -> bytes:
         if row.frames
     ]
     titles = {film_type: spec.title for film_type, spec in FILM_TYPES.items()}
-    return json.dumps({"film_types": titles, "collections": entries}, indent=1).encode()
+    return json.dumps({"archive": _summarize(entries), "film_types": titles, "collections": entries}, indent=1).encode()
+
+
+def _summarize(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Extent and years of all collections. The extent is rounded outward: documents with it must not change with every drop."""
+    if not entries:
+        return {}
+    minx, miny, maxx, maxy = zip(*(entry["extent"] for entry in entries), strict=True)
+    lower = [math.floor(min(sides) / _SUMMARY_METERS) * _SUMMARY_METERS for sides in (minx, miny)]
+    upper = [math.ceil(max(sides) / _SUMMARY_METERS) * _SUMMARY_METERS for sides in (maxx, maxy)]
+    years = sorted(entry["year"] for entry in entries if entry["year"])
+    return {"extent": [*lower, *upper]} | ({"years": [years[0], years[-1]]} if years else {})
 
 
 def has_sources_or_frames(connection: Connection, collection: Collection) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ls4_assets.domain.exports import EXPORTS, ExportName
 from ls4_assets.domain.film_types import FILM_TYPES
 from ls4_assets.domain.names import Collection
+from ls4_assets.domain.rights import Rights
 from ls4_assets.publishing import footprints, mosaic_index
 from ls4_assets.publishing.rows import IndexedFrame, exported_frames
 from ls4_assets.publishing.stac import Document
@@ -23,6 +24,7 @@ class ExportContent:
     items: Sequence[Document]
     document: Document
     public_url: str
+    rights: Rights
 
 
 def put_files(archive: Archive, content: ExportContent) -> list[str]:
@@ -58,7 +60,7 @@ def _write_geojson(content: ExportContent, frames: Sequence[IndexedFrame], path:
 
 
 def _write_parquet(content: ExportContent, frames: Sequence[IndexedFrame], path: Path) -> None:
-    footprints.write_parquet(content.collection, frames, content.public_url, path)
+    footprints.write_parquet(content.collection, frames, content.public_url, path, content.rights.metadata())
 
 
 def _write_mosaic(content: ExportContent, frames: Sequence[IndexedFrame], path: Path) -> None:

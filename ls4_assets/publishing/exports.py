@@ -24,7 +24,7 @@ from resources.archive import Archive
 from resources.locks import lock_until_commit
 
 # Increment it when a code change alters the items or files of unchanged frames.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Concurrent uploads to the bucket, because STAC items are many and small.
 _UPLOAD_THREADS = 8
 
@@ -41,7 +41,7 @@ class ExportResult:
 def format_version(settings: Settings) -> str:
     """Version of everything but frames that exports depend on. When it changes, all exports are rewritten."""
     description = settings.archive_description
-    texts = [text for text in (description.organization, description.license_url) if text]
+    texts = [text for text in (description.organization, description.rights.digest()) if text]
     return " ".join([str(FORMAT_VERSION), settings.public_url, settings.map_url, *texts])
 
 
@@ -60,12 +60,13 @@ def publish_exports(archive: Archive, collection: Collection, *, force: bool = F
             _withdraw(archive, collection, state)
             return ExportResult(0, 0, ())
         description = settings.archive_description
-        urls = stac.BaseUrls(settings.public_url, description.organization, description.license_url)
+        rights = description.rights.of(collection)
+        urls = stac.BaseUrls(settings.public_url, description.organization, rights)
         items = {indexed.frame.id: stac.build_item(indexed, json.loads(indexed.geojson), urls) for indexed in frames}
         keeps_items = state.format_version == format_version(settings) and not force
         changed = [indexed for indexed in frames if not (keeps_items and indexed.exported_revision == indexed.revision)]
         document = stac.build_collection(collection, frames, overview_key, urls, map_links(collection, settings).stac)
-        keys = put_files(archive, ExportContent(collection, frames, list(items.values()), document, settings.public_url))
+        keys = put_files(archive, ExportContent(collection, frames, list(items.values()), document, settings.public_url, rights))
         _put_items(archive, changed, items)
         storage.put(export_keys.stac_collection_key(collection), _json(document))
         with archive.database.begin() as connection:

@@ -49,9 +49,15 @@ def write_geojson(collection: Collection, frames: Sequence[IndexedFrame], public
         file.write(GEOJSON_FOOTER)
 
 
-def write_parquet(collection: Collection, frames: Sequence[IndexedFrame], public_url: str, path: Path) -> None:
-    """Write the footprints as GeoParquet 1.1, with a bounding-box column that readers can filter by."""
+def write_parquet(
+    collection: Collection, frames: Sequence[IndexedFrame], public_url: str, path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Write the footprints as GeoParquet 1.1, with a bounding-box column that readers can filter by.
+
+    `metadata`: of the file, in addition to that of GeoParquet.
+    """
     import geopandas
+    from pyarrow import parquet
 
     rows: list[Mapping[str, Any]] = [feature_properties(collection, indexed, public_url) for indexed in frames]
     outlines = geopandas.GeoSeries.from_wkb([indexed.wkb for indexed in frames], crs="OGC:CRS84")
@@ -59,3 +65,7 @@ def write_parquet(collection: Collection, frames: Sequence[IndexedFrame], public
     # With inferred types, a column that has only nulls would have a different type than in other collections.
     table = table.astype({name: "string" for name in table.columns if name != "geometry"})
     table.to_parquet(path, index=False, compression="zstd", write_covering_bbox=True, schema_version="1.1.0")
+    if metadata:
+        # GeoPandas has no parameter for metadata of the file.
+        written = parquet.read_table(path)
+        parquet.write_table(written.replace_schema_metadata({**written.schema.metadata, **metadata}), path, compression="zstd")

@@ -4,6 +4,7 @@ The TileJSON activates a version: the web front end allows caches to keep the ti
 after the index and the mapfile have that version's content.
 """
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,7 +38,9 @@ class MapServerPublisher:
         return _VERSION
 
     def render(self, archive: Archive, state: CollectionMap) -> Documents:
-        collection, capabilities = state.collection, archive.settings.archive_description.capabilities
+        collection, description = state.collection, archive.settings.archive_description
+        rights = description.rights.of(collection)
+        texts = {"license": rights.license, "attribution": rights.attribution, "citation": rights.citation}
         context = mapfile.MapfileContext(
             name=collection.name,
             map_name=collection.map_name,
@@ -45,17 +48,18 @@ class MapServerPublisher:
             table=collection.table,
             extent=state.extent,
             overview_resolution=state.overview_resolution,
-            capabilities=capabilities,
+            capabilities=replace(description.capabilities, **texts),
             service=archive.settings.postgres_service,
         )
         tiles = TileSet(
             collection.name,
             collection.table,
-            collection.title,
+            collection.label,
             state.extent,
             state.pixel_size,
             state.revision,
-            capabilities.attribution,
+            rights.attribution,
+            rights.license,
         )
         return {
             str(PurePosixPath(collection.map_key).with_name(FOOTPRINT_TEMPLATE.name)): FOOTPRINT_TEMPLATE.read_bytes(),
@@ -100,11 +104,11 @@ def map_url(collection: Collection, map_base_url: str) -> str:
 def _stac_links(collection: Collection, map_base_url: str) -> tuple[dict[str, Any], ...]:
     """WMS and tiles at the addresses for new clients, which name no mapfile. Link types of the extension web-map-links."""
     wms, tiles = (f"{map_base_url}/{service}/{collection.table}" for service in ("wms", "tiles"))
-    png = {"type": "image/png", "title": collection.title}
+    png = {"type": "image/png", "title": collection.label}
     return (
         {"rel": "wms", "href": wms, "wms:layers": [collection.name], "wms:transparent": True, **png},
         {"rel": "xyz", "href": f"{tiles}/{{z}}/{{x}}/{{y}}.png", **png},
-        {"rel": "tilejson", "href": f"{tiles}/tilejson.json", "type": "application/json", "title": collection.title},
+        {"rel": "tilejson", "href": f"{tiles}/tilejson.json", "type": "application/json", "title": collection.label},
     )
 
 

@@ -21,7 +21,7 @@ from ls4_assets.settings import MapPublisherName, MosaicJsonAddresses, Settings
 from resources.archive import Archive
 
 # Raise it when the same collection gets another document: all documents are then rewritten.
-_VERSION = "1"
+_VERSION = "2"
 # Columns of the tile index with the address of a COG.
 _COLUMNS: dict[MosaicJsonAddresses, str] = {"public": "dl_georef", "storage": "served_location"}
 _TILE_MATRIX_SET = "WebMercatorQuad"
@@ -82,7 +82,7 @@ class MosaicJsonPublisher:
 
     def links(self, collection: Collection, settings: Settings) -> MapLinks:
         url = f"{settings.public_url}/{mosaicjson_key(collection)}"
-        title = f"{collection.title} (MosaicJSON for titiler)"
+        title = f"{collection.label} (MosaicJSON for titiler)"
         stac = {"rel": "related", "href": url, "type": "application/json", "title": title}
         return MapLinks(url, {"mosaicjson": url}, (stac,), {"mosaicjson": url})
 
@@ -108,7 +108,7 @@ def _build_document(state: CollectionMap, rows: Sequence[Row[Any]], prefix: str)
     (west, south), (east, north) = tms.lnglat(*state.extent[:2]), tms.lnglat(*state.extent[2:])
     return {
         "mosaicjson": "0.0.3",
-        "name": state.collection.title,
+        "name": state.collection.label,
         "version": f"1.{state.revision}.0",
         "minzoom": minzoom,
         "maxzoom": maxzoom,

@@ -1,12 +1,13 @@
 """STAC 1.1 documents as plain dictionaries: items for frames, collections for collections, and the root catalog.
 
-Specification: https://github.com/radiantearth/stac-spec; extensions: projection 2.0, file 2.1, processing 1.2, web-map-links 1.2.
+Specification: https://github.com/radiantearth/stac-spec; extensions: projection 2.0, file 2.1, processing 1.2, scientific 1.0,
+web-map-links 1.2.
 Unknown values are omitted; size and checksum appear only if they belong to the public COG. `exports` writes the documents.
 """
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ls4_assets.db.schema import WEB_MERCATOR
@@ -16,12 +17,14 @@ from ls4_assets.domain.film_types import FILM_TYPES, FilmType
 from ls4_assets.domain.links import index_url
 from ls4_assets.domain.names import Collection
 from ls4_assets.domain.products import COG, PRODUCTS
+from ls4_assets.domain.rights import Rights
 from ls4_assets.publishing.rows import Cog, IndexedFrame, exported_frames
 
 VERSION = "1.1.0"
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+SCIENTIFIC = "https://stac-extensions.github.io/scientific/v1.0.0/schema.json"
 WEB_MAP_LINKS = "https://stac-extensions.github.io/web-map-links/v1.2.0/schema.json"
 
 GEOJSON = "application/geo+json"
@@ -36,12 +39,12 @@ Document = dict[str, Any]
 class BaseUrls:
     """Base URL, without a trailing slash, of the public objects.
 
-    `host` is the organization that publishes them; `license` is the address of the license's text.
+    `host` is the organization that publishes them; `rights` are those of the collection.
     """
 
     public: str
     host: str | None = None
-    license: str | None = None
+    rights: Rights = field(default_factory=Rights)
 
 
 def item_id(indexed: IndexedFrame) -> str:
@@ -95,17 +98,23 @@ def build_collection(
         {"rel": "item", "href": f"./items/{indexed.frame.film_type}/{indexed.frame.stem}.json", "type": GEOJSON}
         for indexed in frames
     ]
+    rights = urls.rights
     return {
         "type": "Collection",
         "stac_version": VERSION,
-        "stac_extensions": [WEB_MAP_LINKS],
+        "stac_extensions": [*([SCIENTIFIC] if rights.citation else []), WEB_MAP_LINKS],
         "id": collection.name,
-        "title": collection.title,
-        "description": f"{len(frames):,} scanned and georeferenced aerial photographs ({collection.type}) of {collection.title}.",
+        "title": collection.label,
+        "description": f"{len(frames):,} scanned and georeferenced aerial photographs ({collection.type}) of {collection.label}.",
         "keywords": [collection.shard, collection.agency, collection.type],
-        "license": "other",
+        "license": rights.license_id or "other",
+        **({"sci:citation": rights.citation} if rights.citation else {}),
         "providers": [
-            {"name": collection.agency, "roles": ["producer"]},
+            {
+                "name": collection.agency,
+                **({"description": rights.attribution} if rights.attribution else {}),
+                "roles": ["producer"],
+            },
             *([{"name": urls.host, "roles": ["processor", "host"]}] if urls.host else []),
         ],
         "extent": {
@@ -117,12 +126,16 @@ def build_collection(
             {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "../../catalog.json", "type": "application/json"},
             {"rel": "self", "href": f"{urls.public}/{export_keys.stac_collection_key(collection)}", "type": "application/json"},
-            *([{"rel": "license", "href": urls.license, "title": "License"}] if urls.license else []),
+            *_license_links(rights),
             *map_links,
             *items,
         ],
         "assets": _collection_assets(collection, frames, overview_key, urls.public),
     }
+
+
+def _license_links(rights: Rights) -> list[Document]:
+    return [{"rel": "license", "href": rights.license_url, "title": rights.license or "License"}] if rights.license_url else []
 
 
 def build_root_catalog(collections: Sequence[Collection], urls: BaseUrls) -> Document:
@@ -132,7 +145,7 @@ def build_root_catalog(collections: Sequence[Collection], urls: BaseUrls) -> Doc
             "rel": "child",
             "href": f"./{collection.name}/stac/collection.json",
             "type": "application/json",
-            "title": collection.title,
+            "title": collection.label,
         }
         for collection in collections
     ]

@@ -4,7 +4,7 @@ Without reprojection every valid pixel keeps its exact value, including true bla
 0: they then take almost no space, and cannot be recovered by mistake.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +61,12 @@ def write_deflate(
     limits: Limits | None = None,
     source_sha256: str = "",
     keep: Path | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> DeflateResult:
     """Write the deflate tif of `source` to `out`.
 
     `keep`: also write the pixels uncompressed to this path, so that later steps read them without decoding.
+    `tags`: additional tags, which the COG inherits. They are not part of a profile: only files that are written get them.
     Raises FrameError when the source is truncated, has no valid pixel, or exceeds `limits` after reprojection.
     """
     with gdal_env(pam=True), ExitStack() as stack:
@@ -81,7 +83,7 @@ def write_deflate(
         else:
             shape, transform, scan_valid = dataset.shape, source.transform, None
             read = _plain_reader(dataset, source, mask)
-        valid, samples = _write(read, [out, keep] if keep else [out], shape, transform, profile, source_sha256)
+        valid, samples = _write(read, [out, keep] if keep else [out], shape, transform, profile, source_sha256, tags or {})
         if not valid:
             out.unlink()
             raise FrameError(
@@ -100,13 +102,14 @@ def _write(
     transform: Affine,
     profile: FrameProfile,
     source_sha256: str,
+    additional_tags: Mapping[str, str],
 ) -> tuple[int, list[Sample]]:
     """Write the deflate tif to the first of `paths` and its uncompressed copy to the second, if any.
 
     Returns the number of valid pixels, and the samples.
     """
     options = _creation_options(profile, shape, transform)
-    tags = {"TIFFTAG_SOFTWARE": SOFTWARE, "LS4_PROFILE": profile.hash("deflate")}
+    tags = {"TIFFTAG_SOFTWARE": SOFTWARE, "LS4_PROFILE": profile.hash("deflate"), **additional_tags}
     if source_sha256:
         tags["LS4_SOURCE"] = source_sha256
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ decoding them again would take an eighth of the CPU. `ls4_assets.processing.work
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +106,7 @@ class _FrameRun:
     source_sha256: str
     requested: Sequence[Step]
     position: PositionOptions
+    tags: Mapping[str, str]
     kept: Path | None = None
     samples: Sequence[Sample] = ()
     facts: dict[str, object] = field(default_factory=dict)
@@ -121,7 +122,13 @@ def _write_deflate(run: _FrameRun) -> None:
     if len(run.requested) > 1 and source.width * source.height * run.profile.bands <= MAX_KEPT_BYTES:
         run.kept = run.workdir / "pixels" / f"{run.stem}.tif"
     written = write_deflate(
-        source, run.path("deflate"), run.profile, limits=run.limits, source_sha256=run.source_sha256, keep=run.kept
+        source,
+        run.path("deflate"),
+        run.profile,
+        limits=run.limits,
+        source_sha256=run.source_sha256,
+        keep=run.kept,
+        tags=run.tags,
     )
     run.samples = written.samples
     run.facts.update(_source_facts(source), valid_share=written.valid_share, conversion=written.conversion)
@@ -169,16 +176,18 @@ def process(
     steps: Sequence[Step] = STEPS,
     source_sha256: str = "",
     position: PositionOptions | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> FrameResult:
     """Run `steps` for one frame in their order; the products of all earlier steps must already be in `workdir`.
 
-    Only the step "deflate" reads `source_path`. Raises FrameError when the content of the frame is at fault, ValueError when
-    an input of a step is missing. The caller decides by the result whether the COG may be served.
+    Only the step "deflate" reads `source_path` and writes `tags`, which the COG inherits. Raises FrameError when the content of
+    the frame is at fault, ValueError when an input of a step is missing. The caller decides by the result whether the COG may be
+    served.
     """
     requested = [step for step in STEPS if step in steps]
     _reject_missing_upstream(workdir, stem, requested)
     position = position or PositionOptions(gcp_transformation=profile.gcp_transformation)
-    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested, position)
+    run = _FrameRun(source_path, workdir, stem, film_type, profile, limits, source_sha256, requested, position, tags or {})
     seconds: dict[Step, float] = {}
     peak_mb: dict[Step, float] = {}
     try:

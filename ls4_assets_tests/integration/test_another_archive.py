@@ -126,7 +126,28 @@ def test_capabilities_list_the_archives_zones_and_texts(valley: Valley, name: st
     for layer in [*service.contents.values(), *valley.capabilities(name, "1.3.0").contents.values()]:
         assert set(layer.crsOptions) == OFFERED, layer.name
     imagery = service["imagery" if name == "catalog" else "RioClaro_SAF_1962_frames"]
-    assert imagery.attribution["title"] == "Valley Institute, flight archive"
+    credit = "Valley Institute, flight archive" if name == "catalog" else "Air Force of the Valley"
+    assert imagery.attribution["title"] == credit
+    cited = "Cite as: Air Force of the Valley (1962). RioClaro SAF 1962 frames. Valley Institute."
+    assert (cited in service.identification.abstract) == (name != "catalog")
+
+
+def test_agency_has_its_own_license(valley: Valley) -> None:
+    service = valley.capabilities("sanjose_igm_1970_frames")
+    assert service.identification.accessconstraints == "All rights reserved"
+    assert valley.client.get("/tiles/sanjose_igm_1970_frames/tilejson.json").json()["attribution"] == "IGM"
+    stac = json.loads(valley.platform.storage.read("derived/SanJose_IGM_1970_frames/stac/collection.json"))
+    assert stac["license"] == "other"
+    assert [link["href"] for link in stac["links"] if link["rel"] == "license"] == ["https://igm.example/terms"]
+
+
+def test_background_of_jpeg_is_the_archives(valley: Valley) -> None:
+    left, top = RIO_CLARO
+    request = {"LAYERS": "RioClaro_SAF_1962_frames", "SRS": "EPSG:32719", "FORMAT": "image/jpeg", "TRANSPARENT": "TRUE"}
+    box = {"BBOX": f"{left - 5000},{top},{left - 4000},{top + 1000}", "WIDTH": "64", "HEIGHT": "64"}
+    fixed = {"SERVICE": "WMS", "VERSION": "1.1.1", "REQUEST": "GetMap"}
+    response = valley.client.get("/wms/rioclaro_saf_1962_frames", params=fixed | request | box)
+    assert (np.asarray(Image.open(BytesIO(response.content))) == 0xF0).all()
 
 
 def test_lists_and_documents_name_the_archive(valley: Valley) -> None:
@@ -134,11 +155,9 @@ def test_lists_and_documents_name_the_archive(valley: Valley) -> None:
     assert {entry["county"] for entry in listed.values()} == {"RioClaro", "SanJose"}
     west, south, east, north = transform_bounds("EPSG:3857", "EPSG:4326", *listed["RioClaro_SAF_1962_frames"]["extent"])
     assert -71 < west < east < -70 and -34 < south < north < -33
-    assert (
-        valley.client.get("/tiles/rioclaro_saf_1962_frames/tilejson.json").json()["attribution"]
-        == "Valley Institute, flight archive"
-    )
+    assert valley.client.get("/tiles/rioclaro_saf_1962_frames/tilejson.json").json()["attribution"] == "Air Force of the Valley"
     stac = json.loads(valley.platform.storage.read("derived/RioClaro_SAF_1962_frames/stac/collection.json"))
+    assert stac["license"] == "CC-BY-4.0"
     assert {"name": "Valley Institute", "roles": ["processor", "host"]} in stac["providers"]
     assert "https://creativecommons.org/licenses/by/4.0/" in [link["href"] for link in stac["links"] if link["rel"] == "license"]
 

@@ -133,6 +133,48 @@ def test_stac_catalog_is_valid_and_describes_the_cogs(platform: Platform, tmp_pa
     assert "scan" not in stac_item(platform, KEYS[1])["assets"]
 
 
+def test_rights_are_in_stac_geoparquet_tilejson_and_files(platform: Platform, tmp_path: Path) -> None:
+    """STAC said `other` without a link, and no file or service named a license, whom to credit or how to cite."""
+    import pyarrow.parquet
+
+    drop_two(platform, tmp_path)
+    rights = platform.settings.archive_description.rights.of(COLLECTION)
+    assert rights.citation == "U.S. Department of Agriculture (1958). Travis USDA 1958 frames [Aerial photographs]."
+    collection = document(platform, export_keys.stac_collection_key(COLLECTION))
+    validate(collection)
+    assert (collection["license"], collection["sci:citation"]) == ("other", rights.citation)
+    (license_link,) = [link for link in collection["links"] if link["rel"] == "license"]
+    assert (license_link["href"], license_link["title"]) == (rights.license_url, rights.license)
+    assert {"name": "USDA", "description": rights.attribution, "roles": ["producer"]} in collection["providers"]
+    metadata = pyarrow.parquet.read_schema(local_path(platform, FOOTPRINTS_PARQUET.key_of(COLLECTION))).metadata
+    assert {name: metadata[name.encode()].decode() for name in rights.metadata()} == rights.metadata() and b"geo" in metadata
+    with rasterio.open(local_path(platform, frame_of(KEYS[0]).cog_key)) as cog:
+        assert cog.tags().items() >= rights.tiff_tags().items()
+    assert document(platform, f"mapfiles/{COLLECTION.table}.tilejson")["attribution"] == rights.attribution
+    mapfile = platform.storage.read(COLLECTION.map_key).decode()
+    assert f'"ows_accessconstraints" "{rights.license}"' in mapfile and f"Cite as: {rights.citation}" in mapfile
+    assert f'"wms_attribution_title" "{rights.attribution}"' in mapfile
+
+
+def test_titles_are_for_people_and_the_wms_title_stays(platform: Platform, tmp_path: Path) -> None:
+    """Every client showed "Travis Usda 1958 Frames"."""
+    drop_two(platform, tmp_path)
+    title = "Travis USDA 1958 frames"
+    listed = document(platform, "derived/collections.json")
+    assert listed["collections"][0]["title"] == title
+    assert document(platform, export_keys.stac_collection_key(COLLECTION))["title"] == title
+    assert title in [link.get("title") for link in document(platform, export_keys.ROOT_CATALOG_KEY)["links"]]
+    assert document(platform, f"mapfiles/{COLLECTION.table}.tilejson")["name"] == title
+    assert f"<ows:Title>{title}</ows:Title>" in platform.storage.read(f"mapfiles/{COLLECTION.table}.wmts").decode()
+    assert '"ows_title" "Travis Usda 1958 Frames"' in platform.storage.read(COLLECTION.map_key).decode()
+    # The summary for the statewide map comes first, in steps of 10 km.
+    assert next(iter(listed)) == "archive" and listed["archive"]["years"] == [1958, 1958]
+    west, south, east, north = listed["archive"]["extent"]
+    minx, miny, maxx, maxy = listed["collections"][0]["extent"]
+    assert west <= minx < west + 10_000 and south <= miny < south + 10_000
+    assert east - 10_000 < maxx <= east and north - 10_000 < maxy <= north
+
+
 def test_every_export_is_written_linked_and_listed(platform: Platform, tmp_path: Path) -> None:
     drop_two(platform, tmp_path)
     assets = document(platform, export_keys.stac_collection_key(COLLECTION))["assets"]

@@ -259,7 +259,7 @@ def test_feature_info_lists_the_collections_at_a_place(map_server: MapServer, tw
         properties = {each["properties"]["name"]: each["properties"] for each in responses["application/json"].json()["features"]}
         assert set(properties) == {OLD.name, NEW.name}
         new = properties[NEW.name]
-        assert (new["title"], int(new["year"]), int(new["frames"])) == (NEW.title, 1958, 3)
+        assert (new["title"], int(new["year"]), int(new["frames"])) == (NEW.label, 1958, 3)
         assert new["wms"] == f"/wms/{NEW.table}" and new["page"] == f"/#{NEW.table}"
         assert f'href="/tiles/{NEW.table}/tilejson.json"' in responses["text/html"].text
 

@@ -44,7 +44,7 @@ def test_mapfile_has_the_contract_names_and_a_stable_order_of_frames() -> None:
         f'"ows_include_items" "{",".join(ATTRIBUTES)}"',
     ):
         assert line in text
-    assert "FROM travis_usda_1958_frames ORDER BY oid) AS footprints" in text
+    assert "FROM travis_usda_1958_frames ORDER BY oid %stack%) AS footprints" in text and '"default_stack" "ASC"' in text
     assert "oid >= coalesce(lowest, 0) ORDER BY oid) AS frames" in text
     assert "RESAMPLE" not in text  # it would warp every frame
 

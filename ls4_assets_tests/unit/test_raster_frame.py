@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import shapely
 
 from ls4_assets.domain.film_types import FilmType
@@ -54,6 +55,22 @@ def test_products_are_reproducible(tmp_path: Path, scan: Path) -> None:
     for name in ("first", "second"):
         process(scan, tmp_path / name, "f", "bw", BW, Limits(), source_sha256="ab12")
     assert products(tmp_path / "first") == products(tmp_path / "second")
+
+
+@pytest.mark.parametrize("film_type", ["bw", "nc"])
+def test_tags_are_in_the_products_and_change_neither_pixels_nor_hashes(tmp_path: Path, film_type: FilmType) -> None:
+    """A downloaded COG named neither its license nor whom to credit."""
+    source, profile = write_tif(tmp_path / "a.tif", photograph(700, 900, PROFILES[film_type].bands)), PROFILES[film_type]
+    tags = {"TIFFTAG_COPYRIGHT": "Public domain", "TIFFTAG_ARTIST": "Söhne", "CITATION": "Söhne (1958)."}
+    plain = process(source, tmp_path / "plain", "f", film_type, profile, Limits())
+    tagged = process(source, tmp_path / "tagged", "f", film_type, profile, Limits(), tags=tags)
+    assert tagged.profile_hash == plain.profile_hash and tagged.cog_findings == ()
+    with (
+        rasterio.open(tmp_path / "tagged" / "cog" / "f.tif") as cog,
+        rasterio.open(tmp_path / "plain" / "cog" / "f.tif") as other,
+    ):
+        assert {name: cog.tags().get(name) for name in tags} == tags and not set(tags) & set(other.tags())
+        assert np.array_equal(cog.read(), other.read()) and cog.overviews(1) == other.overviews(1)
 
 
 def test_result_contains_requested_steps_only(tmp_path: Path, scan: Path) -> None:
