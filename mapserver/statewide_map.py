@@ -32,6 +32,13 @@ ATTRIBUTES = (
     *("page", "wms", "tiles", "wmts", "features"),
 )
 
+# Layers that nginx requests (templates/photographs.map.j2): one photograph alone, and the photographs that cover a point.
+PHOTOGRAPH, PHOTOGRAPHS = "photograph", "photographs"
+PHOTOGRAPH_COLUMNS = (
+    *("id", "collection", "table_name", "title", "shard", "agency", "year", "type", "version", "film_type", "stem", "acquired"),
+    *("roll", "frame_num", "pixel_size", "thumbnail", "dl_georef", "dl_orig"),
+)
+
 _WORLD = (-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_METERS, HALF_WORLD_METERS)
 
 
@@ -62,4 +69,7 @@ def render(service: str, archive: ArchiveDescription) -> str:
         imagery_below=IMAGERY_BELOW,
         frames_below=FRAMES_BELOW,
         attributes=ATTRIBUTES,
+        photograph=PHOTOGRAPH,
+        photographs=PHOTOGRAPHS,
+        columns=PHOTOGRAPH_COLUMNS,
     )
