@@ -7,7 +7,7 @@ from string import Formatter
 
 from sqlalchemy import Connection, text
 
-from ls4_assets.db.frame_names import acquired_sql, attribute_sql
+from ls4_assets.db.frame_names import acquired_sql, attribute_sql, parts_sql
 from ls4_assets.domain.products import COG, THUMBNAIL
 
 COLLECTIONS = """
@@ -35,7 +35,8 @@ def _key_sql(template: str) -> str:
 
 
 # The map draws in the order of `rank`, because index sheets and mosaics would hide the photographs, then of `year`, newest last;
-# missions without a year are at the bottom. The columns after `interior` are for people who look for a photograph.
+# missions without a year are at the bottom. The columns after `interior` are for people who look for a photograph; because of the
+# OFFSET a name is matched once, and not for each column.
 FRAMES = f"""
 CREATE OR REPLACE VIEW public.archive_frames AS
 SELECT frame.id, frame.collection, collection.table_name, collection.year, frame.source_key,
@@ -44,15 +45,14 @@ SELECT frame.id, frame.collection, collection.table_name, collection.year, frame
        collection.title, collection.shard, collection.agency, collection.type, collection.index_revision AS version,
        collection.shard || '/' || collection.partition AS folder,
        {_FILM_TYPE} AS film_type, {_STEM} AS stem,
-       {acquired_sql("name.date", "collection.year")} AS acquired,
-       {attribute_sql("roll", "name.photograph")} AS roll, {attribute_sql("frame_num", "name.photograph")} AS frame_num,
+       {acquired_sql("name.parts", "collection.year")} AS acquired,
+       {attribute_sql("roll", "name.parts")} AS roll, {attribute_sql("frame_num", "name.parts")} AS frame_num,
        frame.transform[1] AS pixel_size,
        collection.public_url || '/' || {_key_sql(THUMBNAIL.key)} AS thumbnail,
        collection.public_url || '/' || {_key_sql(COG.key)} AS dl_georef,
        collection.public_url || '/' || {_key_sql("{folder}/scanned/")} || frame.scan_file AS dl_orig
   FROM ls4.frame JOIN ls4.collection ON collection.name = frame.collection
- CROSS JOIN LATERAL (SELECT photograph, {attribute_sql("date", "photograph")} AS date
-                       FROM (SELECT CASE WHEN collection.type = 'frames' THEN {_STEM} END AS photograph) AS stem) AS name
+ CROSS JOIN LATERAL (SELECT CASE WHEN collection.type = 'frames' THEN {parts_sql(_STEM)} END AS parts OFFSET 0) AS name
  WHERE collection.published_at IS NOT NULL AND frame.indexed_revision > 0
    AND frame.served_key IS NOT NULL AND frame.footprint IS NOT NULL AND NOT frame.deleted
 """  # noqa: S608  # constants of this module

@@ -1,6 +1,7 @@
 """The point query `/photographs`, and one photograph alone as tiles."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from shapely import Polygon, affinity, box
 from shapely.geometry import shape
 from sqlalchemy import Connection, text
 
+from ls4_assets.domain.archive_file import read_archive_file
 from ls4_assets.domain.links import build_links, map_page_url
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets_tests.integration.serving_fixtures import (
@@ -31,6 +33,7 @@ from ls4_assets_tests.integration.serving_fixtures import (
     write_cog,
 )
 from ls4_assets_tests.integration.test_statewide_map import collection_row, empty_fixture  # noqa: F401
+from mapserver import statewide_map
 from mapserver.rendering import Extent
 from mapserver.tiles import HALF_WORLD_METERS, TILEJSON_SUFFIX, TileSet, render_tilejson
 
@@ -245,6 +248,36 @@ def test_without_its_view_the_answer_is_an_error_that_nobody_caches(map_server: 
         with empty.owner.begin() as connection:
             connection.execute(text("ALTER VIEW public.away RENAME TO archive_frames"))
     assert map_server.get("/photographs?point=-97.1,30.1").status_code == 200
+
+
+@pytest.mark.parametrize("year", [None, 1850, 1899, 1900, 1949, 1950, 1951, 1958, 1999, 2000, 2049])
+def test_the_view_reads_names_as_the_pipeline_does(empty: IndexDatabase, year: int | None) -> None:
+    """The pipeline writes the attributes of a name into the tile index, whose tables a query over the archive cannot join."""
+    collection = Collection("USDA", f"X_{year}" if year else "DLK", "frames")
+    dates = [f"{1 + number % 12:02}-{1 + number % 28:02}-{number:02}" for number in range(100)] + ["02-29-60", "12-31-00"]
+    stems = [
+        name for date in dates for name in (f"{date}_6-107", f"{date}_1A-0", f"{date}_1234", f"3_107_{date}", f"3_1_{date}_2277")
+    ]
+    with empty.owner.begin() as connection:
+        collection_row(connection, collection, PLACE)
+        for stem in stems:
+            insert(connection, photograph(collection, stem), stem)
+        rows = connection.execute(text("SELECT stem, acquired, roll, frame_num FROM public.archive_frames")).all()
+    assert {row.stem for row in rows} == set(stems)
+    for row in rows:
+        attributes = Frame(collection, "bw", row.stem).attributes
+        assert (row.acquired, row.roll or "N/A", row.frame_num) == (attributes.acquired, attributes.roll, attributes.frame_num)
+
+
+def test_maps_do_not_read_the_names_of_frames(index_database: IndexDatabase) -> None:
+    """Matching the names of all frames in a box would cost more than finding them."""
+    mapfile = statewide_map.render("ls4", read_archive_file(None))
+    data = re.search(r'NAME "frames_index".*?DATA "geom FROM \((.*?)\) AS \w+ USING', mapfile, re.DOTALL)
+    assert data
+    sql = data[1].replace("%year%", "all").replace("%collection%", "all").replace("!BOX!", "ST_MakeEnvelope(0, 0, 1, 1, 3857)")
+    with index_database.owner.connect() as connection:
+        plan = "\n".join(connection.scalars(text(f"EXPLAIN VERBOSE {sql}".replace(":", "\\:"))))
+    assert "idx_frame_footprint" in plan and "regexp_match" not in plan
 
 
 # One photograph alone
