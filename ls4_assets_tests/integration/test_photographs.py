@@ -75,7 +75,7 @@ PHOTOGRAPHS = [
     photograph(NEW, "02-08-60_6-107", scan_file="02-08-60_6-107.TIF", shade=60),
     photograph(NEW, "02-08-60_6-108", shade=200),
     photograph(NEW, "02-09-60_6-109", BESIDE),
-    photograph(OLD, "11-30-39_1A-5"),
+    photograph(OLD, "11-30-39_1A-5", shade=120),
     photograph(MISSION, "03-10-54_1234", film_type="nc"),
     photograph(SHEETS, "USDA_1958_1"),
 ]
