@@ -100,7 +100,7 @@ function feature(row, origin) {
     TEXTS.forEach(name => {
         properties[name] = row[name] || null;
     });
-    properties.page = `${origin}/#${row.table_name}?frame=${encodeURIComponent(frame)}`;
+    properties.page = `${origin}/#${row.table_name}?frame=${frame}`;
     properties.map = `${origin}/wms/${row.table_name}`;
     properties.features = `${origin}/ogcapi/${row.table_name}`;
     properties.tiles = `${origin}/tiles/${row.table_name}/{z}/{x}/{y}.png?frame=${frame}&v=${row.version}`;
