@@ -43,6 +43,7 @@ PLACE: Extent = (LEFT, TOP - SPAN, LEFT + 3 * SPAN, TOP)
 CENTER = (LEFT + SPAN / 2, MIDDLE)
 OLD, NEW = Collection("Travis", "USDA_1940", "frames"), Collection("Travis", "USDA_1958", "frames")
 MISSION, SHEETS = Collection("USDA", "DLK", "frames"), Collection("Travis", "USDA_1958", "index")
+MOSAICS = Collection("Travis", "USDA_1958", "mosaic")
 REVISION = 4
 """Of `collection_row`."""
 
@@ -77,8 +78,9 @@ PHOTOGRAPHS = [
     photograph(OLD, "11-30-39_1A-5", shade=120),
     photograph(MISSION, "03-10-54_1234", film_type="nc"),
     photograph(SHEETS, "USDA_1958_1"),
+    photograph(MOSAICS, "mosaic01"),
 ]
-NEWEST_FIRST = ["02-08-60_6-107", "02-08-60_6-108", "USDA_1958_1", "03-10-54_1234", "11-30-39_1A-5"]
+NEWEST_FIRST = ["02-08-60_6-107", "02-08-60_6-108", "mosaic01", "USDA_1958_1", "03-10-54_1234", "11-30-39_1A-5"]
 
 
 def insert(connection: Connection, each: Photograph, key: str) -> None:
@@ -101,7 +103,7 @@ def insert(connection: Connection, each: Photograph, key: str) -> None:
 def photographs_fixture(map_server: MapServer, empty: IndexDatabase) -> Iterator[None]:
     archive, maps = map_server.archive, map_server.archive / "mapfiles"
     with empty.owner.begin() as connection:
-        for collection in (OLD, NEW, MISSION, SHEETS):
+        for collection in (OLD, NEW, MISSION, SHEETS, MOSAICS):
             collection_row(connection, collection, PLACE, f"{archive}/")
         connection.execute(text("UPDATE ls4.collection SET public_url = :url"), {"url": PUBLIC})
         for each in PHOTOGRAPHS:
@@ -140,8 +142,8 @@ def test_a_point_has_the_photographs_of_all_collections_that_cover_it(map_server
     """Years were offered whose photographs did not show the place: bounding boxes were compared."""
     newest, oldest = ask(map_server), ask(map_server, order="oldest")
     assert names(newest) == NEWEST_FIRST
-    assert names(oldest) == ["11-30-39_1A-5", "03-10-54_1234", "USDA_1958_1", "02-08-60_6-107", "02-08-60_6-108"]
-    assert (newest["numberMatched"], newest["numberReturned"]) == (5, 5)
+    assert names(oldest) == ["11-30-39_1A-5", "03-10-54_1234", "mosaic01", "USDA_1958_1", "02-08-60_6-107", "02-08-60_6-108"]
+    assert (newest["numberMatched"], newest["numberReturned"]) == (6, 6)
     beside = BESIDE.centroid
     assert names(ask(map_server, beside.x, beside.y)) == ["02-09-60_6-109"]
     nothing = ask(map_server, LEFT - SPAN, TOP)
@@ -178,7 +180,7 @@ def test_a_photograph_has_its_date_links_and_footprint(map_server: MapServer) ->
 def test_pages_are_complete_and_link_to_the_next(map_server: MapServer) -> None:
     found, document = [], ask(map_server, limit=2)
     while True:
-        assert document["numberMatched"] == 5
+        assert document["numberMatched"] == 6
         found += names(document)
         following = [link["href"] for link in document["links"] if link["rel"] == "next"]
         if not following:
