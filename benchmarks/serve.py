@@ -1,4 +1,5 @@
-"""Benchmark of map serving: `python -m benchmarks.serve [--json] [--quick]`; for `dispatcher`, see `serve_dispatcher`.
+"""Benchmark of map serving: `python -m benchmarks.serve [--json] [--quick]`; for `dispatcher` and `point`, see
+`serve_dispatcher` and `serve_point`.
 
 It compares this platform's web front end, lambda-s4's mapfile under CGI, and titiler over MosaicJSON (if installed, see
 docs/explanation/performance.md) on the same COGs. A real S3 server holds them, behind a proxy that delays each request. The views
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks import serve_archive, serve_dispatcher, serve_measure
+from benchmarks import serve_archive, serve_dispatcher, serve_measure, serve_point
 from benchmarks.serve_archive import SampleCog, SyntheticCollection
 from benchmarks.serve_contenders import Contender, Legacy, Ours, Titiler, titiler_python
 from benchmarks.serve_measure import Effort, Figures
@@ -42,15 +43,19 @@ _QUICK = Effort(rounds=1, repeats=3, load_seconds=2, warm_seconds=4, workers=_CO
 # By view, number of frames and contender; None for a contender that is not installed.
 Results = dict[str, dict[str, dict[str, Figures | None]]]
 
+_PARTS = {"dispatcher": serve_dispatcher.run, "point": serve_point.run}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--quick", action="store_true", help="10 and 100 frames, one round, short loads: rough ratios")
-    parser.add_argument("part", nargs="?", choices=["dispatcher"], help="measure the dispatcher of the workers only")
+    parser.add_argument(
+        "part", nargs="?", choices=[*_PARTS], help="measure the dispatcher of the workers, or the point query, only"
+    )
     arguments = parser.parse_args()
     if arguments.part:
-        serve_dispatcher.run(arguments.json, arguments.quick)
+        _PARTS[arguments.part](arguments.json, arguments.quick)
         return
     counts, effort = ((10, 100), _QUICK) if arguments.quick else ((10, 100, 1000), _THOROUGH)
     collections = [SyntheticCollection(count, number) for number, count in enumerate(counts, 1)]

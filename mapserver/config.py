@@ -30,7 +30,7 @@ NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
 _FEATURE_TEMPLATES = Path("/usr/share/mapserver/ogcapi/templates/html-plain")
-_NGINX_SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in ("front_end", "services", "all_collections"))
+_NGINX_SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in ("front_end", "services", "all_collections", "photographs"))
 _MAX_SOCKET_PATH_BYTES = 107
 # The workers' sockets are beside the dispatcher's, with a number before the suffix.
 _WORKER_NUMBER_BYTES = 4
@@ -279,6 +279,7 @@ def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> No
         "run": run.path, "conf": conf, "socket": run.socket, "static": run.static, "error_log": run.nginx_log,
         "user": run.account.pw_name if run.account else None, "javascript_module": NGINX_JAVASCRIPT, "health": _HEALTH,
         "catalog": statewide_map.NAME, "catalog_layers": statewide_map.TILE_LAYERS, "archive_document": ARCHIVE_DOCUMENT,
+        "photographs": statewide_map.PHOTOGRAPHS,
         "health_file": HEALTH_FILE, "metrics_file": METRICS_FILE,
     }  # fmt: skip
     for script in _NGINX_SCRIPTS:

@@ -14,6 +14,9 @@ const NOT_FOUND = 'not_found';
 const NOT_MODIFIED = 'not_modified';
 const BLANK = 'blank';
 
+// One photograph: its film type and its file name without suffix. It may be escaped.
+const FRAME = /^[a-z]{2,8}(?:\/|%2[Ff])[A-Za-z0-9_-]{1,80}$/;
+
 // Why a request is rejected. The text of the response is in variables.conf.
 const PARAMETER = 'parameter';
 const BRACKET = 'bracket';
@@ -29,11 +32,16 @@ const BRACKETS = /[\[\]]|&#|<!/;
 // MapServer decodes these escapes too, to any character.
 const INVALID_ESCAPE = /%(?![0-9A-Fa-f]{2})/;
 
-/* The query string that makes MapServer draw the tile z/x/y, or one of the words above. */
+/* The query string that makes MapServer draw the tile z/x/y, of the map or of one photograph, or one of the words above. */
 function tileRequest(r) {
     const v = r.variables;
     const z = Number(v.z), x = Number(v.x), y = Number(v.y);
     if (z > MAX_ZOOM || x >= 1 << z || y >= 1 << z) {
+        return NOT_FOUND;
+    }
+    // As nginx reads it for the map and the key of the cache: the first one, in any case.
+    const frame = v.arg_frame;
+    if (frame && (v.collection === 'catalog' || !FRAME.test(frame))) {
         return NOT_FOUND;
     }
     const tilejson = readTilejson(r);
@@ -49,8 +57,8 @@ function tileRequest(r) {
     const size = v.scale ? 512 : 256;
     // MapServer draws this up to four times faster than the same tile in its tile mode.
     return 'SERVICE=WMS&VERSION=1.1.1&REQUEST=GetMap&STYLES=&SRS=EPSG:3857&FORMAT=image/png&TRANSPARENT=TRUE'
-        + `&LAYERS=${v.tile_layers}&WIDTH=${size}&HEIGHT=${size}&BBOX=${left},${top - side},${left + side},${top}`
-        + (v.collection === 'catalog' ? selection(r.args) : '');
+        + `&LAYERS=${frame ? 'photograph' : v.tile_layers}&WIDTH=${size}&HEIGHT=${size}&BBOX=${left},${top - side},${left + side},${top}`
+        + (frame ? `&collection=${v.collection}&frame=${frame}` : v.collection === 'catalog' ? selection(r.args) : '');
 }
 
 /* The parameters `year` and `collection` of the statewide map, if they are valid. */

@@ -36,6 +36,13 @@ FRAME_ATTRIBUTES = ("collection", "title", "year", "band", "frame", "page", "wms
 
 # Of the dimension TIME while there are no collections. Aerial photography began in 1858.
 _YEARS = (1858, 2099)
+# Layers that nginx requests (templates/photographs.map.j2): one photograph alone, and the photographs that cover a point.
+PHOTOGRAPH, PHOTOGRAPHS = "photograph", "photographs"
+PHOTOGRAPH_COLUMNS = (
+    *("id", "collection", "table_name", "title", "shard", "agency", "year", "type", "version", "film_type", "stem", "acquired"),
+    *("roll", "frame_num", "pixel_size", "thumbnail", "dl_georef", "dl_orig"),
+)
+
 _WORLD = (-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_METERS, HALF_WORLD_METERS)
 
 
@@ -68,4 +75,7 @@ def render(service: str, archive: ArchiveDescription) -> str:
         attributes=ATTRIBUTES,
         frame_attributes=FRAME_ATTRIBUTES,
         years=_YEARS,
+        photograph=PHOTOGRAPH,
+        photographs=PHOTOGRAPHS,
+        columns=PHOTOGRAPH_COLUMNS,
     )

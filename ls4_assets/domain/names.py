@@ -40,8 +40,9 @@ _INDEX = re.compile(
 _MOSAIC = re.compile(r"mosaic(?P<frame_num>[0-9]{2,})")
 _PROGRAM_FRAME = re.compile(rf"(?P<roll>{_WORD})_(?P<frame_num>{_WORD})_{_DATE}(?:_(?P<epsg>[0-9]{{4,6}}))?")
 # No name matches two of them, so the attributes of a frame do not depend on the archive's rules.
+FRAME_PATTERNS = (_FRAME, _FRAME_NO_ROLL, _PROGRAM_FRAME)
 _PATTERNS: Mapping[FrameType, Sequence[re.Pattern[str]]] = {
-    "frames": (_FRAME, _FRAME_NO_ROLL, _PROGRAM_FRAME),
+    "frames": FRAME_PATTERNS,
     "index": (_INDEX,),
     "mosaic": (_MOSAIC,),
 }
