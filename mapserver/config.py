@@ -30,7 +30,8 @@ NGINX_JAVASCRIPT = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 _HEALTH = "health"
 _FEATURE_TEMPLATES = Path("/usr/share/mapserver/ogcapi/templates/html-plain")
-_NGINX_SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in ("front_end", "services", "all_collections", "photographs"))
+_SCRIPT_NAMES = ("front_end", "services", "all_collections", "photographs")
+_NGINX_SCRIPTS = tuple(Path(__file__).with_name(f"{name}.js") for name in _SCRIPT_NAMES)
 _MAX_SOCKET_PATH_BYTES = 107
 # The workers' sockets are beside the dispatcher's, with a number before the suffix.
 _WORKER_NUMBER_BYTES = 4
