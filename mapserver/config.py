@@ -51,7 +51,7 @@ _GDAL_OPTIONS = {
     "GDAL_PAM_ENABLED": "NO",
     # Between two overview levels. The default, nearest neighbor, shows moire on plowed fields; PROCESSING "RESAMPLE=..." of MapServer
     # would warp every frame. At the resolution of a level the pixels stay as they are.
-    "GDAL_RASTERIO_RESAMPLING": "AVERAGE",
+    "GDAL_RASTERIO_RESAMPLING": "BILINEAR",
     "GDAL_HTTP_CONNECTTIMEOUT": "5",
     "GDAL_HTTP_TIMEOUT": "20",
     "GDAL_HTTP_MAX_RETRY": "2",
