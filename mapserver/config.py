@@ -50,6 +50,9 @@ _GDAL_OPTIONS = {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "GDAL_CACHEMAX": "64",
     "GDAL_PAM_ENABLED": "NO",
+    # Between two overview levels. The default, nearest neighbor, shows moire on plowed fields; PROCESSING "RESAMPLE=..." of MapServer
+    # would warp every frame. At the resolution of a level the pixels stay as they are.
+    "GDAL_RASTERIO_RESAMPLING": "BILINEAR",
     "GDAL_HTTP_CONNECTTIMEOUT": "5",
     "GDAL_HTTP_TIMEOUT": "20",
     "GDAL_HTTP_MAX_RETRY": "2",
@@ -285,7 +288,8 @@ def _write_nginx_config(run: _RunDirectory, options: Mapping[str, object]) -> No
     }  # fmt: skip
     for script in _NGINX_SCRIPTS:
         write_atomically(conf / script.name, script.read_text())
-    write_atomically(conf / "blank.png", (TEMPLATES / "blank.png").read_bytes())
+    for image in TEMPLATES.glob("blank.*"):
+        write_atomically(conf / image.name, image.read_bytes())
     for name in ("variables.conf", "nginx.conf"):
         write_atomically(conf / name, render_template(f"{name}.j2", **fixed, **options))
 

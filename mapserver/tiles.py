@@ -22,6 +22,8 @@ ZOOM_0_RESOLUTION = 2 * HALF_WORLD_METERS / 256
 # OGC scale denominators assume a pixel of 0.28 mm.
 _PIXELS_PER_METER = 1 / 0.00028
 MAX_ZOOM = 24
+# The formats of tiles. WMTS clients take the first that they can read; not all of them read WebP.
+EXTENSIONS = ("png", "webp")
 # Frames that are finer than a zoom level by at most this many levels still count as that level.
 _ZOOM_TOLERANCE = 0.2
 
@@ -58,10 +60,9 @@ class TileSet:
         west, east = (x / HALF_WORLD_METERS * 180 for x in (left, right))
         return (_floor(west), _floor(south), -_floor(-east), -_floor(-north))
 
-    @property
-    def template(self) -> str:
-        """The address of a tile, with {z}, {x} and {y}."""
-        return f"/tiles/{self.table}/{{z}}/{{x}}/{{y}}.png" + ("" if self.version is None else f"?v={self.version}")
+    def template(self, extension: str) -> str:
+        """The address of a tile, with {z}, {x} and {y}. `extension`: of `EXTENSIONS`."""
+        return f"/tiles/{self.table}/{{z}}/{{x}}/{{y}}.{extension}" + ("" if self.version is None else f"?v={self.version}")
 
     def tile_limits(self, zoom: int) -> tuple[int, int, int, int]:
         """First and last column, first and last row of the tiles that meet the extent."""
@@ -84,7 +85,7 @@ def render_documents(tile_set: TileSet) -> dict[str, str]:
 
 
 def render_tilejson(tile_set: TileSet) -> str:
-    """TileJSON 3.0.0."""
+    """TileJSON 3.0.0, of WebP tiles. nginx writes the addresses of PNG tiles for clients that ask with `format=png`."""
     west, south, east, north = tile_set.bounds
     document = {
         "tilejson": "3.0.0",
@@ -93,7 +94,7 @@ def render_tilejson(tile_set: TileSet) -> str:
         **({} if tile_set.version is None else {"version": f"1.{tile_set.version}.0"}),
         **({"attribution": tile_set.attribution} if tile_set.attribution else {}),
         "scheme": "xyz",
-        "tiles": [tile_set.template],
+        "tiles": [tile_set.template("webp")],
         "minzoom": 0,
         "maxzoom": tile_set.maxzoom,
         "bounds": [west, south, east, north],
@@ -113,8 +114,14 @@ def render_wmts(tile_set: TileSet) -> str:
         }
         for zoom in range(tile_set.maxzoom + 1)
     ]
-    template = tile_set.template.replace("{z}", "{TileMatrix}").replace("{x}", "{TileCol}").replace("{y}", "{TileRow}")
-    return render_template("wmts.xml.j2", tile_set=tile_set, half=HALF_WORLD_METERS, matrices=matrices, template=template)
+    templates = {
+        f"image/{extension}": tile_set.template(extension)
+        .replace("{z}", "{TileMatrix}")
+        .replace("{x}", "{TileCol}")
+        .replace("{y}", "{TileRow}")
+        for extension in EXTENSIONS
+    }
+    return render_template("wmts.xml.j2", tile_set=tile_set, half=HALF_WORLD_METERS, matrices=matrices, templates=templates)
 
 
 def validate_tilejson(text: str) -> list[str]:

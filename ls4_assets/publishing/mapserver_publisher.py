@@ -19,7 +19,7 @@ from mapserver.tiles import TILEJSON_SUFFIX, WMTS_SUFFIX, TileSet, render_docume
 from resources.archive import Archive
 
 # Raise it when the same collection gets other documents: all maps are then rewritten.
-_VERSION = "3"
+_VERSION = "4"
 
 
 class MapServerPublisher:

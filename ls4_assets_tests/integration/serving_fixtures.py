@@ -129,8 +129,8 @@ class MapServer:
 
 
 def rgba(response: httpx.Response) -> NDArray[np.uint8]:
-    """The pixels of a PNG response, (rows, columns, 4)."""
-    assert response.headers["content-type"] == "image/png", response.text
+    """The pixels of a PNG or WebP response, (rows, columns, 4)."""
+    assert response.headers["content-type"] in ("image/png", "image/webp"), response.text
     return np.asarray(Image.open(BytesIO(response.content)).convert("RGBA"))
 
 

@@ -75,9 +75,9 @@ def current_version(web: MapServer) -> int:
     return int(web.get(f"/tiles/{TABLE}/tilejson.json").json()["version"].split(".")[1])
 
 
-def tile_address(x: float, y: float, zoom: int) -> str:
+def tile_address(x: float, y: float, zoom: int, extension: str = "png") -> str:
     side = 2 * HALF_WORLD_METERS / 2**zoom
-    return f"/tiles/{TABLE}/{zoom}/{int((x + HALF_WORLD_METERS) / side)}/{int((HALF_WORLD_METERS - y) / side)}.png"
+    return f"/tiles/{TABLE}/{zoom}/{int((x + HALF_WORLD_METERS) / side)}/{int((HALF_WORLD_METERS - y) / side)}.{extension}"
 
 
 def tile_extent(address: str) -> Extent:
@@ -108,8 +108,33 @@ def test_tile_has_the_pixels_of_the_map(web: MapServer, zoom: int) -> None:
     assert np.array_equal(double, web.get_map((west, south, east, north), (east - west) / 512))
 
 
-def test_tile_outside_the_bounds_is_transparent_and_reaches_no_worker(web: MapServer) -> None:
-    response = web.get(f"/tiles/{TABLE}/15/1/1.png?v={current_version(web)}")
+@pytest.mark.parametrize("zoom", [13, 15, 17])
+@pytest.mark.parametrize("scale", ["", "@2x"])
+def test_webp_tile_has_the_pixels_and_the_alpha_of_the_png(web: MapServer, zoom: int, scale: str) -> None:
+    address = tile_address(LEFT + SPAN / 2, MIDDLE, zoom)
+    png = rgba(web.get(address.replace(".png", f"{scale}.png"))).astype(int)
+    response = web.get(address.replace(".png", f"{scale}.webp"))
+    webp = rgba(response).astype(int)
+    assert response.headers["content-type"] == "image/webp" and Image.open(BytesIO(response.content)).format == "WEBP"
+    assert np.array_equal(png[..., 3], webp[..., 3]) and (png[..., 3] == 255).any()
+    opaque = png[..., 3] == 255
+    assert np.abs(png - webp)[opaque].mean() < 1
+
+
+def test_png_and_webp_do_not_share_a_cache_entry(web: MapServer) -> None:
+    """With the cache key of PNG tiles alone, the second format would get the picture of the first."""
+    png = web.get(BLACK_TILE)
+    webp = [web.get(BLACK_TILE.replace(".png", ".webp")) for _ in range(2)]
+    again = web.get(BLACK_TILE)
+    assert png.headers["content-type"] == again.headers["content-type"] == "image/png" and png.content == again.content
+    assert [each.headers["content-type"] for each in webp] == ["image/webp"] * 2
+    assert [each.headers["x-cache-status"] for each in webp] == ["MISS", "HIT"]
+
+
+@pytest.mark.parametrize("extension", ["png", "webp"])
+def test_tile_outside_the_bounds_is_transparent_and_reaches_no_worker(web: MapServer, extension: str) -> None:
+    response = web.get(f"/tiles/{TABLE}/15/1/1.{extension}?v={current_version(web)}")
+    assert response.headers["content-type"] == f"image/{extension}"
     assert (rgba(response)[..., 3] == 0).all() and response.content and rgba(response).shape == (256, 256, 4)
     assert "x-cache-status" not in response.headers
     assert response.headers["cache-control"] == A_DAY
@@ -133,11 +158,12 @@ def test_tiles_without_a_tilejson_are_drawn_and_not_cached(map_server: MapServer
 # Caching
 
 
-def test_only_the_current_version_is_cached_for_a_day(web: MapServer) -> None:
-    version = current_version(web)
-    assert web.get(f"{BLACK_TILE}?v={version}").headers["cache-control"] == A_DAY
+@pytest.mark.parametrize("extension", ["png", "webp"])
+def test_only_the_current_version_is_cached_for_a_day(web: MapServer, extension: str) -> None:
+    version, address = current_version(web), BLACK_TILE.replace("png", extension)
+    assert web.get(f"{address}?v={version}").headers["cache-control"] == A_DAY
     for other in ("", f"?v={version - 1}", f"?v={version + 1}", "?v=x", "?v=", f"?w={version}"):
-        assert web.get(f"{BLACK_TILE}{other}").headers["cache-control"] == A_MINUTE
+        assert web.get(f"{address}{other}").headers["cache-control"] == A_MINUTE
 
 
 def test_tile_is_drawn_once_per_version(web: MapServer, index_database: IndexDatabase) -> None:
@@ -163,15 +189,17 @@ def test_tile_is_drawn_once_per_version(web: MapServer, index_database: IndexDat
             connection.execute(update, {"path": str(cog_path(web.archive, BLACK))})
 
 
-def test_etag_of_the_current_version_gives_304(web: MapServer) -> None:
-    response = web.get(BLACK_TILE)
+@pytest.mark.parametrize("extension", ["png", "webp"])
+def test_etag_of_the_current_version_gives_304(web: MapServer, extension: str) -> None:
+    address = BLACK_TILE.replace("png", extension)
+    response = web.get(address)
     tag = response.headers["etag"]
     for header in (tag, f"W/{tag}", f'"1", {tag}'):
-        not_modified = web.get(BLACK_TILE, **{"If-None-Match": header})
+        not_modified = web.get(address, **{"If-None-Match": header})
         assert not_modified.status_code == 304 and not_modified.headers["etag"] == tag
         assert not_modified.headers["cache-control"] == A_MINUTE
     publish(web.archive, current_version(web) + 1)
-    assert web.get(BLACK_TILE, **{"If-None-Match": tag}).status_code == 200
+    assert web.get(address, **{"If-None-Match": tag}).status_code == 200
 
 
 def test_service_exception_is_not_cached(web: MapServer, index_database: IndexDatabase) -> None:
@@ -230,8 +258,11 @@ def test_tilejson_links_to_tiles(web: MapServer) -> None:
     longitude, latitude, zoom = response.json()["center"]
     x, y = longitude / 180 * HALF_WORLD_METERS, np.arcsinh(np.tan(np.radians(latitude))) / np.pi * HALF_WORLD_METERS
     place = tile_address(x, y, zoom).removesuffix(".png").rsplit("/", 3)[1:]
-    tile = httpx.get(template.format(**dict(zip("zxy", place, strict=True))), trust_env=False)
-    assert (rgba(tile)[..., 3] == 255).any() and tile.headers["cache-control"] == A_DAY
+    png_template = web.get(f"/tiles/{TABLE}/tilejson.json?format=png").json()["tiles"][0]
+    for address, media_type in ((template, "image/webp"), (png_template, "image/png")):
+        tile = httpx.get(address.format(**dict(zip("zxy", place, strict=True))), trust_env=False)
+        assert tile.headers["content-type"] == media_type
+        assert (rgba(tile)[..., 3] == 255).any() and tile.headers["cache-control"] == A_DAY
 
 
 @pytest.mark.parametrize("path", ["WMTSCapabilities.xml", "1.0.0/WMTSCapabilities.xml"])

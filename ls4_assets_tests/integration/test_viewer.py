@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 import subprocess
 import tempfile
@@ -230,6 +231,11 @@ def phone(browser: Any, web: ViewerServer) -> Iterator[Visit]:
     tab = Visit(browser, web, PHONE)
     yield tab
     tab.page.close()
+
+
+def is_imagery(color: tuple[int, ...]) -> bool:
+    """Whether a color is a gray of FRAMES; the ground of the page is not."""
+    return any(max(abs(value - gray) for value in color) <= 2 for gray in (0, 60, 160, 255))
 
 
 def test_page_loads_without_errors_and_from_one_host(visit: Visit) -> None:
@@ -527,6 +533,77 @@ def test_imagery_falls_back_to_wms_without_tiles(visit: Visit) -> None:
     visit.page.route("**/tiles/**", lambda route: route.fulfill(status=404))
     visit.open(f"/#{TABLE}")
     assert visit.color_at(left_half(WHITE), MIDDLE) == (255, 255, 255)
+
+
+def test_missing_tiles_are_named_and_requested_again(visit: Visit) -> None:
+    """Tiles that failed stayed white holes: the page did not mention them and never requested them again."""
+    page, is_failing = visit.page, [True]
+
+    def answer(route: Any) -> None:
+        column = int(route.request.url.split("/")[-2])
+        if is_failing[0] and column % 2:
+            route.fulfill(status=503)
+        else:
+            route.continue_()
+
+    page.route(f"**/tiles/{TABLE}/**", answer)
+    page.goto(f"{visit.web.url}/#{TABLE}")
+    page.wait_for_selector("#notice:visible", timeout=15_000)
+    notice = page.locator("#notice").inner_text()
+    assert re.search(r"\b[0-9]+ tiles? of Travis · USDA · 1958\b", notice) and "requests them again" in notice
+    is_failing[0] = False
+    page.wait_for_selector("#notice", state="hidden", timeout=30_000)
+    for x in (left_half(WHITE), left_half(WHITE) + SPAN / 2, left_half(BLACK)):
+        assert is_imagery(visit.color_at(x, MIDDLE)), x
+
+
+def test_statewide_map_without_tiles_is_not_silent(visit: Visit) -> None:
+    """With the statewide tiles blocked, the map was blank without a notice."""
+    visit.page.route("**/tiles/catalog/**", lambda route: route.abort())
+    page = visit.open("/#/13/30.26/-97.69")
+    page.wait_for_selector("#notice:visible", timeout=15_000)
+    assert "of the map of all collections" in page.locator("#notice").inner_text()
+
+
+def test_retries_end_with_a_button(browser: Any, web: ViewerServer) -> None:
+    tab = Visit(browser, web, TALL)
+    tab.page.clock.install()
+    requests = []
+    tab.page.route(f"**/tiles/{TABLE}/**", lambda route: (requests.append(route.request.url), route.fulfill(status=503)))
+    tab.page.goto(f"{web.url}/#{TABLE}")
+    for _ in range(60):
+        tab.page.clock.run_for(2000)
+        if tab.page.locator("#notice button").is_visible():
+            break
+    assert "check your connection" in tab.page.locator("#notice").inner_text().lower()
+    assert max(requests.count(url) for url in requests) == 6
+    before = len(requests)
+    tab.page.unroute(f"**/tiles/{TABLE}/**")
+    tab.page.click("#notice button")
+    for _ in range(5):
+        tab.page.clock.run_for(1000)
+        tab.page.wait_for_timeout(200)
+    tab.page.wait_for_selector("#notice", state="hidden")
+    assert len(requests) == before
+    tab.page.close()
+
+
+@pytest.mark.parametrize(("density", "zoom", "suffix"), [(1, 14, ""), (2, 14, "@2x"), (2, 19, "")])
+def test_double_tiles_are_requested_only_where_they_show_more(
+    browser: Any, web: ViewerServer, density: int, zoom: int, suffix: str
+) -> None:
+    """From the zoom of the photographs' own pixels on, a tile of 512 pixels weighs four times as much and shows no more."""
+    web.write_list(*web.listed)
+    page = browser.new_page(viewport=TALL, device_scale_factor=density, reduced_motion="reduce")
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.route("**/tilejson.json", lambda route: route.fulfill(json={"maxzoom": 17}))
+    page.goto(f"{web.url}/#{TABLE}/{zoom}/30.26/-97.69")
+    page.wait_for_timeout(3000)
+    tiles = [url for url in urls if f"/tiles/{TABLE}/{zoom}/" in url]
+    assert tiles and all(url.split("?")[0].endswith(f"{suffix}.webp") for url in tiles)
+    assert suffix or not any("@2x" in url for url in tiles)
+    page.close()
 
 
 def test_names_are_not_parsed_as_markup(visit: Visit) -> None:

@@ -34,7 +34,7 @@ WORLD = replace(SET, extent=(-HALF_WORLD_METERS, -HALF_WORLD_METERS, HALF_WORLD_
 def test_tilejson_follows_its_specification() -> None:
     document = json.loads(render_tilejson(SET))
     assert document["tilejson"] == "3.0.0" and document["scheme"] == "xyz" and document["version"] == "1.7.0"
-    assert document["tiles"] == ["/tiles/travis_usda_1958_frames/{z}/{x}/{y}.png?v=7"]
+    assert document["tiles"] == ["/tiles/travis_usda_1958_frames/{z}/{x}/{y}.webp?v=7"]
     west, south, east, north = document["bounds"]
     longitude, latitude, zoom = document["center"]
     assert -180 <= west < longitude < east <= 180 and -90 < south < latitude < north < 90
@@ -76,9 +76,11 @@ def test_documents_without_a_version_mention_none() -> None:
 def test_wmts_client_reads_layer_matrices_and_address() -> None:
     service = WebMapTileService("http://unused", xml=render_wmts(SET).encode())
     layer = service[SET.name]
-    assert layer.title == SET.title and layer.formats == ["image/png"]
+    assert layer.title == SET.title and layer.formats == ["image/png", "image/webp"]
     assert layer.boundingBoxWGS84 == pytest.approx(SET.bounds)
-    assert layer.resourceURLs[0]["template"] == ("/tiles/travis_usda_1958_frames/{TileMatrix}/{TileCol}/{TileRow}.png?v=7")
+    address = "/tiles/travis_usda_1958_frames/{TileMatrix}/{TileCol}/{TileRow}"
+    templates = [(each["format"], each["template"]) for each in layer.resourceURLs]
+    assert templates == [("image/png", f"{address}.png?v=7"), ("image/webp", f"{address}.webp?v=7")]
     matrices = service.tilematrixsets["GoogleMapsCompatible"].tilematrix
     assert len(matrices) == SET.maxzoom + 1
     # The first scale of OGC's well-known scale set GoogleMapsCompatible.

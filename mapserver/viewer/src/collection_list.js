@@ -32,7 +32,7 @@ function describe(entry, titles) {
     decade,
     films,
     terms: text.split(/[\s·_]+/),
-    tiles: (scale) => `/tiles/${entry.table}/{z}/{x}/{y}${scale}.png${version}`,
+    tiles: (scale) => `/tiles/${entry.table}/{z}/{x}/{y}${scale}.webp${version}`,
   };
 }
 

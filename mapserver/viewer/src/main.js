@@ -20,9 +20,10 @@ const MAX_START_ZOOM = 9; // a small archive is first shown with the counties ar
 let archive = ANY_ARCHIVE; // until the archive file is read
 let collections = [];
 let state = parse(location.hash);
+const missingTiles = new Map(); // by name of a map: number of tiles and how to request them
 let isViewSet = false; // from then on, movements of the map go into the address
 
-const stage = new Stage(byId("maps"), { pick, move: moveMap, split: moveDivider, fail, hover });
+const stage = new Stage(byId("maps"), { pick, move: moveMap, split: moveDivider, missing: reportMissingTiles, hover });
 const list = browsePanel(byId("browse"), { choose, filter, hover });
 const panel = collectionPanel(byId("chosen"), { back, change: go, choose, swap, fit: () => stage.left.fit(current().extent), showFrame }, () => stage.view.calculateExtent(stage.left.map.getSize()));
 const photograph = framePanel(byId("frame-panel"), { close: closeFrame, step: stepToFrame });
@@ -108,8 +109,17 @@ function moveDivider(split) {
   }, 150);
 }
 
-function fail(entry) {
-  showNotice(`The map server is not responding, so ${entry.label} cannot be drawn: try again in a few seconds.`, () => location.reload());
+/** Name the maps with missing tiles in one notice, and hide it when they are complete. `retryAll`: null while retries are pending. */
+function reportMissingTiles(name, count, retryAll) {
+  const hadMissing = missingTiles.size > 0;
+  if (count) missingTiles.set(name, { count, retryAll });
+  else missingTiles.delete(name);
+  const maps = [...missingTiles].map(([map, { count }]) => `${counted(count, "tile")} of ${map}`);
+  const retries = [...missingTiles.values()].map((missing) => missing.retryAll);
+  if (!maps.length) return hadMissing && hideNotice();
+  const isPending = retries.includes(null);
+  const advice = isPending ? "The page requests them again." : "Check your connection, then try again.";
+  showNotice(`The map server is not responding, so ${maps.join(" and ")} cannot be drawn. ${advice}`, isPending ? null : () => retries.forEach((retry) => retry()));
 }
 
 const hideNotice = () => showNotice(null);
@@ -123,12 +133,13 @@ async function pick(entries, coordinate, slot, county) {
     else if (county) filter({ county: archiveName(county) });
     return;
   }
+  hideNotice();
   try {
     const frames = await framesAt(entry, coordinate);
     if (frames.length) showFrame(frames[0], frames, entry);
     else {
       closeFrame();
-      announce("The collection has no photograph of this place.");
+      showNotice("The collection has no photograph of this place: click on a photograph.");
     }
   } catch (error) {
     showNotice(error.message);

@@ -18,9 +18,11 @@ import VectorTileSource from "ol/source/VectorTile.js";
 import XYZ from "ol/source/XYZ.js";
 import { Circle, Fill, Stroke, Style } from "ol/style.js";
 import { baseLayers } from "./base.js";
+import { retryTiles } from "./tile_retry.js";
 
 const MAX_TILE_ZOOM = 21; // zoom of the finest tiles requested; closer up they are enlarged
 const IMAGERY_BELOW = 150; // meters per pixel: when zoomed out further, the statewide map draws outlines only
+const MIN_HIGH_DENSITY = 1.3; // device pixels per CSS pixel from which tiles of 512 pixels are requested
 const MAX_OUTLINES = 40; // more outlines than this clutter the statewide map; counties are shaded by their number instead
 const OUTLINES_BELOW = 200; // meters per pixel: closer up, all outlines are drawn
 const MIN_OUTLINE_PX = 10; // a collection that is drawn smaller than this gets a dot
@@ -38,11 +40,14 @@ export class Viewer {
   #base;
   #imagery = new Map(); // by slot, "left" or "right": {entry, layer, footprints}
   #outlines = new VectorSource();
-  #statewide = new TileLayer({ source: new XYZ({ url: "/tiles/catalog/{z}/{x}/{y}.png", maxZoom: MAX_TILE_ZOOM }), maxResolution: IMAGERY_BELOW, zIndex: 9 });
+  #statewide = new TileLayer({ source: new XYZ({ url: "/tiles/catalog/{z}/{x}/{y}.webp", maxZoom: MAX_TILE_ZOOM }), maxResolution: IMAGERY_BELOW, zIndex: 9 });
   #marked = new VectorSource();
 
-  constructor(target, view, label) {
+  /** `onMissing(name, count, retryAll)`: the number of tiles that cannot be loaded has changed; see `tile_retry.js`. */
+  constructor(target, view, label, onMissing) {
     this.target = target;
+    this.onMissing = onMissing;
+    retryTiles(this.#statewide.getSource(), { missing: (count, retryAll) => onMissing("the map of all collections", count, retryAll) });
     this.#base = baseLayers(color, (county) => this.#countOf(county), () => this.#isCrowded);
     this.outlineLayer = new VectorLayer({ source: this.#outlines, zIndex: 20, style: (feature, resolution) => this.#outlineStyle(feature, resolution) });
     const marked = new VectorLayer({ source: this.#marked, zIndex: 30, style: MARK_STYLE });
@@ -95,18 +100,18 @@ export class Viewer {
     return county && this.#countOf(county) ? county : null;
   }
 
-  /** Draw a collection in a slot ("left", "right"); null empties the slot. `onFail` is called when its tiles cannot be loaded. */
-  showImagery(slot, entry, onFail) {
+  /** Draw a collection in a slot ("left", "right"); null empties the slot. */
+  showImagery(slot, entry) {
     const current = this.#imagery.get(slot);
     if (current?.entry === entry) return;
     if (current) {
+      current.layer.setSource(null);
       this.map.removeLayer(current.layer);
       this.map.removeLayer(current.footprints);
       this.#imagery.delete(slot);
     }
     if (!entry) return;
     const layer = new TileLayer({ extent: entry.extent, zIndex: slot === "left" ? 10 : 11, preload: 1 });
-    layer.setSource(tileSource(entry, () => layer.setSource(wmsSource(entry, onFail))));
     const footprints = new VectorTileLayer({
       extent: entry.extent,
       zIndex: slot === "left" ? 12 : 13,
@@ -120,6 +125,21 @@ export class Viewer {
     this.map.addLayer(layer);
     this.map.addLayer(footprints);
     this.#imagery.set(slot, { entry, layer, footprints });
+    this.#loadImagery(layer, entry);
+  }
+
+  /** Give the layer a source: tiles or, for a map without tiles, WMS. The source is watched until the layer gets another. */
+  async #loadImagery(layer, entry) {
+    const isHighDensity = devicePixelRatio > MIN_HIGH_DENSITY && !navigator.connection?.saveData;
+    const nativeZoom = isHighDensity ? await findNativeZoom(entry) : 0;
+    if (![...this.#imagery.values()].some((imagery) => imagery.layer === layer)) return;
+    const missing = (count, retryAll) => this.onMissing(entry.label, count, retryAll);
+    const watch = (source, on) => {
+      layer.setSource(source);
+      const end = retryTiles(source, on);
+      layer.once("change:source", end);
+    };
+    watch(tileSource(entry, nativeZoom), { missing, absent: () => watch(wmsSource(entry), { missing }) });
   }
 
   layersOf(slot) {
@@ -170,26 +190,25 @@ const MARK_STYLE = [
   new Style({ stroke: new Stroke({ color: "#ffb000", width: 3 }) }),
 ];
 
-/** XYZ tiles. `onFail` is called when the first tiles all fail. */
-function tileSource(entry, onFail) {
-  const isHighDensity = devicePixelRatio > 1.3;
-  const url = entry.tiles(isHighDensity ? "@2x" : "");
-  return watchErrors(new XYZ({ url, tilePixelRatio: isHighDensity ? 2 : 1, maxZoom: MAX_TILE_ZOOM, transition: reducedMotion.matches ? 0 : 200 }), onFail);
+/** XYZ tiles: of 512 pixels above `nativeZoom`. From there on they would only enlarge the pixels of the photographs. */
+function tileSource(entry, nativeZoom) {
+  const [standard, double] = [entry.tiles(""), entry.tiles("@2x")];
+  const tileUrlFunction = ([z, x, y]) => (z < nativeZoom ? double : standard).replace("{z}", z).replace("{x}", x).replace("{y}", y);
+  return new XYZ({ tileUrlFunction, tilePixelRatio: nativeZoom ? 2 : 1, maxZoom: MAX_TILE_ZOOM, transition: reducedMotion.matches ? 0 : 200 });
 }
 
-function wmsSource(entry, onFail) {
+/** The zoom whose tiles show every pixel of the photographs; 0 if the map does not say. */
+async function findNativeZoom(entry) {
+  try {
+    return (await (await fetch(`/tiles/${entry.table}/tilejson.json`)).json()).maxzoom;
+  } catch {
+    return 0;
+  }
+}
+
+function wmsSource(entry) {
   const params = { LAYERS: entry.name, VERSION: "1.1.1", STYLES: "", FORMAT: "image/png", TRANSPARENT: "TRUE" };
-  return watchErrors(new TileWMS({ url: `/wms/${entry.table}`, params, transition: reducedMotion.matches ? 0 : 200 }), onFail);
-}
-
-function watchErrors(source, onFail) {
-  let [loaded, failed] = [0, 0];
-  source.on("tileloadend", () => loaded++);
-  source.on("tileloaderror", () => {
-    failed++;
-    if (!loaded && failed === 3) onFail();
-  });
-  return source;
+  return new TileWMS({ url: `/wms/${entry.table}`, params, transition: reducedMotion.matches ? 0 : 200 });
 }
 
 function footprintTiles(entry) {

@@ -15,7 +15,7 @@ export class Stage {
   #split = 0.5;
   #right = null;
 
-  /** `on`: pick(entries, coordinate, slot, county), hover(entry or null), move(view), split(share), fail(entry). */
+  /** `on`: pick(entries, coordinate, slot, county), hover(entry or null), move(view), split(share), missing(name, count, retryAll). */
   constructor(container, on) {
     this.on = on;
     this.container = container;
@@ -24,7 +24,7 @@ export class Stage {
     this.divider = createDivider((split) => this.#moveDivider(split));
     this.labels = { left: h("p", { class: "side-label left", hidden: true }), right: h("p", { class: "side-label right", hidden: true }) };
     container.append(this.leftPane, this.divider.element, this.labels.left, this.labels.right);
-    this.left = new Viewer(this.leftPane, this.view, "Map. Arrow keys move it, plus and minus zoom, Enter selects what is at the center.");
+    this.left = new Viewer(this.leftPane, this.view, "Map. Arrow keys move it, plus and minus zoom, Enter selects what is at the center.", on.missing);
     this.#listen(this.left, "left");
     this.left.map.on("moveend", () => on.move(this.getView()));
   }
@@ -52,8 +52,8 @@ export class Stage {
     const side = Boolean(compared && state.side);
     this.#split = state.split;
     this.left.showOutlines(selected ? [] : listed, selected ? () => 0 : countOf, !selected && !isFiltered(state));
-    this.left.showImagery("left", selected, () => this.on.fail(selected));
-    this.left.showImagery("right", side ? null : compared, () => this.on.fail(compared));
+    this.left.showImagery("left", selected);
+    this.left.showImagery("right", side ? null : compared);
     this.#setSideBySide(side, compared);
     this.setDisplay(state);
     this.#clip(Boolean(compared) && !side);
@@ -99,15 +99,16 @@ export class Stage {
     if (isSide && !this.#right) {
       const pane = h("div", { class: "pane", id: "map-right" });
       this.leftPane.after(pane);
-      this.#right = new Viewer(pane, this.view, "Second map. It moves with the first.");
+      this.#right = new Viewer(pane, this.view, "Second map. It moves with the first.", this.on.missing);
       this.#listen(this.#right, "right");
     }
     if (!isSide && this.#right) {
+      this.#right.showImagery("right", null);
       this.#right.map.setTarget(null);
       this.#right.target.remove();
       this.#right = null;
     }
-    if (isSide) this.#right.showImagery("right", compared, () => this.on.fail(compared));
+    if (isSide) this.#right.showImagery("right", compared);
     for (const viewer of this.#viewers()) viewer.map.updateSize();
   }
 
