@@ -250,7 +250,8 @@ def recorded(platform: Platform) -> list[list[dict[str, object]]]:
 
 def passed_checks(platform: Platform) -> set[tuple[str, str]]:
     """The checks of collections that passed, with the partition of each."""
-    query = "SELECT check_name, partition FROM asset_check_executions WHERE execution_status = 'SUCCEEDED' AND asset_key = ANY(:assets)"
+    passed = "execution_status = 'SUCCEEDED' AND asset_key = ANY(:assets)"
+    query = f"SELECT check_name, partition FROM asset_check_executions WHERE {passed}"
     assets = [dg.AssetKey(["Travis", asset]).to_string() for asset in COLLECTION_STEPS]
     with create_engine(vars(platform.instance.event_log_storage)["postgres_url"]).connect() as connection:
         return {(row.check_name, row.partition) for row in connection.execute(text(query), {"assets": assets})}
