@@ -21,7 +21,7 @@ def loaded_workspace(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("LS4_DATABASE_URL", platform.settings.database_url.get_secret_value())
     monkeypatch.setenv("LS4_PUBLIC_URL", "http://maps.test/archive")
     monkeypatch.setenv("LS4_MAP_URL", "http://maps.test")
-    monkeypatch.setattr(definitions, "_shards_in_use", lambda settings: settings.shards)
+    monkeypatch.setattr(definitions, "_load_in_use", lambda settings: (settings.shards, ()))
     # Another test of this process may have loaded the definitions of fewer shards.
     definitions._load.cache_clear()
     origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ls4_assets.definitions"))

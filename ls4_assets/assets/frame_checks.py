@@ -15,7 +15,6 @@ from ls4_assets.assets import keys
 from ls4_assets.domain.names import Frame
 from ls4_assets.domain.products import Step
 from ls4_assets.processing.tasks import FrameOutcome
-from ls4_assets.raster.transformations import Transformation
 
 COG_VALID = "cog_valid"
 RAW_SCAN_EXISTS = "raw_scan_exists"
@@ -78,8 +77,9 @@ def frame_evaluations(outcome: FrameOutcome | BaseException, steps: Sequence[Ste
         metadata=metadata | ({"failed_checks": ", ".join(failed_checks)} if failed_checks else {}),
     )
     grids = outcome.facts.get("missing_grids", []) if outcome.facts else []
-    if outcome.result and outcome.result.transformation and (grids or outcome.had_missing_grids):
-        yield _grids_evaluation(outcome.frame, outcome.result.transformation, grids)
+    transformation = outcome.result.transformation if outcome.result else None
+    if transformation and (grids or outcome.had_missing_grids):
+        yield grids_evaluation(outcome.frame, str(transformation), transformation.better_name, grids)
     if outcome.raw_scan in ("missing", "arrived"):
         yield raw_scan_evaluation(outcome.frame, outcome.raw_scan == "arrived")
 
@@ -96,10 +96,24 @@ def failed_evaluation(shard: str, partition: str, reason: str) -> dg.AssetCheckE
     )
 
 
-def _grids_evaluation(frame: Frame, transformation: Transformation, grids: Sequence[str]) -> dg.AssetCheckEvaluation:
-    """Evaluation of `datum_grids_exist`. `grids`: those that are missing."""
+def restored_evaluation(frame: Frame, reason: str | None) -> dg.AssetCheckEvaluation:
+    """`cog_valid` of a frame with a published COG, from its rows. `reason`: why a later version failed, None without one."""
+    if reason:
+        return failed_evaluation(frame.collection.shard, frame.partition, reason)
+    return dg.AssetCheckEvaluation(
+        asset_key=keys.product(frame.collection.shard, "cog"),
+        check_name=COG_VALID,
+        passed=True,
+        partition=frame.partition,
+        blocking=True,
+        metadata={"restored": "from Postgres: this version passed before it was published"},
+    )
+
+
+def grids_evaluation(frame: Frame, transformation: str, better: str, grids: Sequence[str]) -> dg.AssetCheckEvaluation:
+    """Evaluation of `datum_grids_exist`. `better`: the transformation that needs `grids`, those that are missing."""
     advice = (
-        f"The frame was placed with {transformation}; {transformation.better_name} is more accurate with {', '.join(grids)}. "
+        f"The frame was placed with {transformation}; {better} is more accurate with {', '.join(grids)}. "
         "Put these grids into the folder in LS4_PROJ_GRIDS (`ls4 doctor` has the addresses), then materialize the frame again."
     )
     return dg.AssetCheckEvaluation(
@@ -109,7 +123,7 @@ def _grids_evaluation(frame: Frame, transformation: Transformation, grids: Seque
         partition=frame.partition,
         severity=dg.AssetCheckSeverity.WARN,
         description=advice if grids else None,
-        metadata={"transformation": str(transformation), "missing_grids": ", ".join(grids)},
+        metadata={"transformation": transformation, "missing_grids": ", ".join(grids)},
     )
 
 

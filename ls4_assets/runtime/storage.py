@@ -94,10 +94,7 @@ class RunStorage(PostgresRunStorage):
     """The runs and backfills. One that must not start is not stored."""
 
     def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
-        return super().add_run(prepare_run(dagster_run, self._existing_frames))
-
-    def _existing_frames(self, shard: str) -> Sequence[str]:
-        return self._instance.get_dynamic_partitions(f"frames/{shard}")
+        return super().add_run(prepare_run(dagster_run, self._instance.get_dynamic_partitions))
 
     def add_backfill(self, partition_backfill: PartitionBackfill) -> None:
         unfinished = self.get_backfills(status=BulkActionStatus.REQUESTED)

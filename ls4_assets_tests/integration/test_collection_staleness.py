@@ -201,12 +201,15 @@ def test_wiped_history_of_a_collection_heals(
     platform: Platform, workspace: WorkspaceProcessContext, wiped: tuple[str, ...]
 ) -> None:
     """After a wipe the UI said *Missing*, and a backfill of what is missing rebuilt what was right."""
-    files, rows = stored_files(platform), platform.rows("SELECT * FROM ls4.collection ORDER BY name")
+    files, rows, checked = stored_files(platform), recorded(platform), passed_checks(platform)
     platform.instance.wipe_assets([dg.AssetKey(["Travis", asset]) for asset in wiped])
     reconcile(platform)
     for asset in COLLECTION_STEPS:
         assert {page(workspace, asset, partition)["staleStatus"] for partition in (OLD, NEW)} == {"FRESH"}, asset
-    assert (stored_files(platform), platform.rows("SELECT * FROM ls4.collection ORDER BY name")) == (files, rows)
+    assert (stored_files(platform), recorded(platform)) == (files, rows)
+    # A wipe deletes the evaluations of checks too.
+    assert passed_checks(platform) == checked
+    assert len(checked) == 2 * (1 + 2), "index_counts_match, mapfile_valid and map_renders of both collections"
     assert reconcile(platform) == []
 
 
@@ -237,6 +240,21 @@ def reconcile(platform: Platform) -> list[str]:
     """The partitions whose history `ls4 reconcile --apply` restored."""
     reconciler = Reconciler(platform.archive, platform.instance, apply=True, grace_period=timedelta(0))
     return [action.target for report in reconciler.run() for action in report.actions if action.kind == ActionKind.RECORD]
+
+
+def recorded(platform: Platform) -> list[list[dict[str, object]]]:
+    """Rows of the collections and of both tile indexes."""
+    tables = {"ls4.collection": "name", "travis_usda_1958_frames": "location", "travis_usda_1966_frames": "location"}
+    return [platform.rows(f"SELECT * FROM {table} ORDER BY {column}") for table, column in tables.items()]
+
+
+def passed_checks(platform: Platform) -> set[tuple[str, str]]:
+    """The checks of collections that passed, with the partition of each."""
+    passed = "execution_status = 'SUCCEEDED' AND asset_key = ANY(:assets)"
+    query = f"SELECT check_name, partition FROM asset_check_executions WHERE {passed}"
+    assets = [dg.AssetKey(["Travis", asset]).to_string() for asset in COLLECTION_STEPS]
+    with create_engine(vars(platform.instance.event_log_storage)["postgres_url"]).connect() as connection:
+        return {(row.check_name, row.partition) for row in connection.execute(text(query), {"assets": assets})}
 
 
 def stored_files(platform: Platform) -> dict[str, str]:

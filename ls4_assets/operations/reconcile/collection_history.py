@@ -17,6 +17,7 @@ from ls4_assets.db.schema import collection as collection_table
 from ls4_assets.db.schema import export_state, overview_mosaic
 from ls4_assets.domain.names import Collection
 from ls4_assets.domain.products import COLLECTION_STEPS
+from ls4_assets.operations.reconcile.check_history import evaluate_again
 from ls4_assets.operations.reconcile.model import Action, ActionKind
 from ls4_assets.runtime.dagster_names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG, INPUT_DATA_VERSION_TAG
 from resources.archive import Archive
@@ -42,7 +43,7 @@ def find_lost_collection_history(
 
 
 def restore_collection_history(archive: Archive, instance: dg.DagsterInstance, collection: Collection, action: Action) -> None:
-    """Store the materializations that the action names, without a run: each after the one that it was made from."""
+    """Store the materializations that the action names, without a run, each after the one that it was made from; check them."""
     lost = str(action.value).split()
     with archive.database.connect() as connection:
         row = _load_row(connection, collection)
@@ -56,6 +57,8 @@ def restore_collection_history(archive: Archive, instance: dg.DagsterInstance, c
             tags=tags | _made_from(archive, instance, collection, asset),
         )
         event_store.store_asset_events(instance, event_store.RUNLESS_ORIGIN, [event])
+    if row:
+        evaluate_again(archive, instance, collection, lost)
 
 
 def _made_from(archive: Archive, instance: dg.DagsterInstance, collection: Collection, asset: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ls4_assets.db.schema import PENDING_STATES, frame, source
 from ls4_assets.domain.chunks import chunks
 from ls4_assets.domain.names import Collection, Frame
 from ls4_assets.domain.products import COLLECTION_STEPS, STEPS, Step
+from ls4_assets.operations.reconcile.check_history import restored_evaluations
 from ls4_assets.operations.reconcile.model import Action, ActionKind
 from ls4_assets.processing.tasks import FrameOutcome
 from ls4_assets.runtime.dagster_names import CODE_VERSION_TAG, DATA_VERSION_TAG
@@ -55,12 +56,23 @@ def find_lost_history(connection: Connection, collection: Collection, materializ
 
 
 def restore_history(archive: Archive, instance: dg.DagsterInstance, collection: Collection, actions: Sequence[Action]) -> None:
-    """Store the materializations that these actions name, without a run."""
+    """Store the materializations that these actions name, and evaluations of their checks, without a run."""
     for chunk in chunks(actions, _CHUNK):
         last_event_id = instance.event_log_storage.get_maximum_record_id()
         with archive.database.connect() as connection:
             events = [event for action in chunk for event in _events(connection, archive, collection, action, last_event_id)]
+            evaluations = [each for action in chunk for each in _evaluations(connection, collection, action)]
         event_store.store_asset_events(instance, event_store.RUNLESS_ORIGIN, events)
+        # After the materializations: Dagster ignores the evaluation of an earlier one.
+        event_store.store_checks(instance, event_store.RUNLESS_ORIGIN, evaluations)
+
+
+def _evaluations(connection: Connection, collection: Collection, action: Action) -> Iterator[dg.AssetCheckEvaluation]:
+    """The wipe of the COG's materializations deleted those of its checks."""
+    made = Frame.from_partition(collection.shard, action.target)
+    record = load_frame(connection, made)
+    if "cog" in str(action.value).split() and record and not record.deleted and "cog" in record.products:
+        yield from restored_evaluations(connection, made, record)
 
 
 def _events(
