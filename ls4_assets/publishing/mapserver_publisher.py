@@ -40,7 +40,6 @@ class MapServerPublisher:
     def render(self, archive: Archive, state: CollectionMap) -> Documents:
         collection, description = state.collection, archive.settings.archive_description
         rights = description.rights.of(collection)
-        texts = {"license": rights.license, "attribution": rights.attribution, "citation": rights.citation}
         context = mapfile.MapfileContext(
             name=collection.name,
             map_name=collection.map_name,
@@ -48,7 +47,9 @@ class MapServerPublisher:
             table=collection.table,
             extent=state.extent,
             overview_resolution=state.overview_resolution,
-            capabilities=replace(description.capabilities, **texts),
+            capabilities=replace(
+                description.capabilities, license=rights.license, attribution=rights.attribution, citation=rights.citation
+            ),
             service=archive.settings.postgres_service,
         )
         tiles = TileSet(

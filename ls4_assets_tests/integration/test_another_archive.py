@@ -156,6 +156,10 @@ def test_lists_and_documents_name_the_archive(valley: Valley) -> None:
     west, south, east, north = transform_bounds("EPSG:3857", "EPSG:4326", *listed["RioClaro_SAF_1962_frames"]["extent"])
     assert -71 < west < east < -70 and -34 < south < north < -33
     assert valley.client.get("/tiles/rioclaro_saf_1962_frames/tilejson.json").json()["attribution"] == "Air Force of the Valley"
+    west, south, east, north = valley.client.get("/tiles/catalog/tilejson.json").json()["bounds"]
+    assert -72 < west < east < -69 and -35 < south < north < -33, "the statewide map has the extent of the collections"
+    offered = {each["id"] for each in valley.client.get("/ogcapi/collections").json()["collections"]}
+    assert offered == {f"{name}_index" for name in listed}
     stac = json.loads(valley.platform.storage.read("derived/RioClaro_SAF_1962_frames/stac/collection.json"))
     assert stac["license"] == "CC-BY-4.0"
     assert {"name": "Valley Institute", "roles": ["processor", "host"]} in stac["providers"]

@@ -260,7 +260,7 @@ def test_invalid_time_is_an_exception(map_server: MapServer, time: str) -> None:
 
 
 @pytest.fixture(name="listed")
-def listed_fixture(map_server: MapServer) -> Iterator[dict[str, object]]:
+def listed_fixture(map_server: MapServer) -> Iterator[dict[str, list[int]]]:
     """The list of collections with its summary."""
     entry = {"name": NAME, "table": TABLE, "title": "Travis USDA 1958 frames", "year": 1958, "extent": list(EXTENT)}
     summary = {"extent": [-10_890_000, 3_530_000, -10_860_000, 3_550_000], "years": [1940, 1996]}
@@ -272,7 +272,7 @@ def listed_fixture(map_server: MapServer) -> Iterator[dict[str, object]]:
 
 @pytest.mark.parametrize("version", ["1.1.1", "1.3.0"])
 def test_statewide_capabilities_have_the_extent_and_years_of_the_collections(
-    map_server: MapServer, listed: dict[str, list[float]], version: str
+    map_server: MapServer, listed: dict[str, list[int]], version: str
 ) -> None:
     """QGIS zoomed to the whole world, where nothing is drawn."""
     service = WebMapService(f"{map_server.config.base_url}/wms/catalog", version=version)
@@ -283,9 +283,7 @@ def test_statewide_capabilities_have_the_extent_and_years_of_the_collections(
     assert "WARNING" not in map_server.wms("GetCapabilities", version=version, address="/wms/catalog").text.upper()
 
 
-def test_statewide_tile_documents_have_the_extent_of_the_collections(
-    map_server: MapServer, listed: dict[str, list[float]]
-) -> None:
+def test_statewide_tile_documents_have_the_extent_of_the_collections(map_server: MapServer, listed: dict[str, list[int]]) -> None:
     """A viewer of the TileJSON opened in the Gulf of Guinea."""
     expected = pytest.approx(transform_bounds("EPSG:3857", "EPSG:4326", *listed["extent"]), abs=1e-5)
     document = map_server.get("/tiles/catalog/tilejson.json").json()
@@ -317,7 +315,7 @@ def test_statewide_documents_without_a_summary_are_of_the_world(map_server: MapS
 # OGC API of the archive
 
 
-def test_ogc_api_lists_all_collections(map_server: MapServer, listed: dict[str, object]) -> None:
+def test_ogc_api_lists_all_collections(map_server: MapServer, listed: dict[str, list[int]]) -> None:
     """/ogcapi/ was not found: a client had to know the address of each collection."""
     service = Features(f"{map_server.config.base_url}/ogcapi/")
     assert service.feature_collections() == [INDEX]

@@ -64,7 +64,7 @@ def test_digest_changes_with_every_text_and_is_empty_without_any() -> None:
         ('citation = "{title"', "citation contains an unknown field"),
         ('citation = "{title.x}"', "citation contains an unknown field"),
         ('citation = "{0}"', "citation contains an unknown field"),
-        ('[rights.USDA]\nlicence = "A"', r"\[rights.USDA\] licence is not a key"),
+        ('[rights.USDA]\nlicenses = "A"', r"\[rights.USDA\] licenses is not a key"),
         ('[rights.Adams_USDA]\nlicense = "A"', "Adams_USDA is neither an agency nor the name of a collection"),
         ('[rights.USDA]\nlicense = "https://a.org"', "license must not contain an address"),
         ('rights = "CC0"', "rights must be a table"),
