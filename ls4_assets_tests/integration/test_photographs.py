@@ -296,9 +296,9 @@ def tile_place(point: tuple[float, float], zoom: int = 17) -> tuple[dict[str, in
     )
 
 
-def tile(map_server: MapServer, frame: str, **parameters: Any) -> httpx.Response:
+def tile(map_server: MapServer, frame: str) -> httpx.Response:
     address = f"/tiles/{NEW.table}/{{z}}/{{x}}/{{y}}.png".format(**tile_place(CENTER)[0])
-    return map_server.client.get(address, params={"frame": frame, "v": REVISION} | parameters)
+    return map_server.client.get(address, params={"frame": frame, "v": REVISION})
 
 
 def shades(response: httpx.Response) -> set[int]:
