@@ -296,9 +296,9 @@ def tile_place(point: tuple[float, float], zoom: int = 17) -> tuple[dict[str, in
     )
 
 
-def tile(map_server: MapServer, frame: str, **parameters: Any) -> httpx.Response:
+def tile(map_server: MapServer, frame: str) -> httpx.Response:
     address = f"/tiles/{NEW.table}/{{z}}/{{x}}/{{y}}.png".format(**tile_place(CENTER)[0])
-    return map_server.client.get(address, params={"frame": frame, "v": REVISION} | parameters)
+    return map_server.client.get(address, params={"frame": frame, "v": REVISION})
 
 
 def shades(response: httpx.Response) -> set[int]:
@@ -365,6 +365,8 @@ def test_the_layers_behind_these_addresses_are_not_in_the_capabilities(map_serve
     for version in ("1.1.1", "1.3.0"):
         capabilities = map_server.wms("GetCapabilities", version=version, address="/wms/catalog").text
         assert "photograph<" not in capabilities and "photographs<" not in capabilities
+    listed = map_server.get("/ogcapi/catalog/collections?f=json").json()["collections"]
+    assert [each["id"] for each in listed] == [statewide_map.COLLECTIONS]
 
 
 @pytest.mark.parametrize("value", ["0) OR (1=1", "1e5", "'", "%", "0;SELECT 1"])
