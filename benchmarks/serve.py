@@ -1,5 +1,5 @@
-"""Benchmark of map serving: `python -m benchmarks.serve [--json] [--quick]`; for `dispatcher` and `point`, see
-`serve_dispatcher` and `serve_point`.
+"""Benchmark of map serving: `python -m benchmarks.serve [--json] [--quick]`; for `dispatcher`, `formats` and `point`, see
+`serve_dispatcher`, `serve_formats` and `serve_point`.
 
 It compares this platform's web front end, lambda-s4's mapfile under CGI, and titiler over MosaicJSON (if installed, see
 docs/explanation/performance.md) on the same COGs. A real S3 server holds them, behind a proxy that delays each request. The views
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks import serve_archive, serve_dispatcher, serve_measure, serve_point
+from benchmarks import serve_archive, serve_dispatcher, serve_formats, serve_measure, serve_point
 from benchmarks.serve_archive import SampleCog, SyntheticCollection
 from benchmarks.serve_contenders import Contender, Legacy, Ours, Titiler, titiler_python
 from benchmarks.serve_measure import Effort, Figures
@@ -50,10 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--quick", action="store_true", help="10 and 100 frames, one round, short loads: rough ratios")
-    parser.add_argument(
-        "part", nargs="?", choices=[*_PARTS], help="measure the dispatcher of the workers, or the point query, only"
-    )
+    parser.add_argument("part", nargs="?", choices=[*_PARTS, "formats"], help="measure only this part")
     arguments = parser.parse_args()
+    if arguments.part == "formats":
+        collection = SyntheticCollection(10, 1)
+        with _test_bed([collection]) as test_bed:
+            serve_formats.compare(test_bed.ours, collection, 2 if arguments.quick else 10, arguments.json)
+        return
     if arguments.part:
         _PARTS[arguments.part](arguments.json, arguments.quick)
         return

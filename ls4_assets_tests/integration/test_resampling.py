@@ -57,7 +57,7 @@ def furrows_fixture(map_server: MapServer, index_database: IndexDatabase) -> Ite
     values = {"path": str(path), "outline": outline}
     with index_database.owner.begin() as connection:
         connection.execute(text(f"UPDATE {TABLE} SET served_location = :path, geom = ST_GeomFromEWKT(:outline)"), values)
-    yield pixels.astype(float)
+    return pixels.astype(float)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
