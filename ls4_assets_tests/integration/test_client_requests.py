@@ -290,7 +290,7 @@ def test_statewide_tile_documents_have_the_extent_of_the_collections(map_server:
     assert document["bounds"] == expected
     longitude, latitude, zoom = document["center"]
     assert -98 < longitude < -97 and 30 < latitude < 31 and 10 <= zoom <= 12
-    assert document["tiles"] == [f"{map_server.config.base_url}/tiles/catalog/{{z}}/{{x}}/{{y}}.png"]
+    assert document["tiles"] == [f"{map_server.config.base_url}/tiles/catalog/{{z}}/{{x}}/{{y}}.webp"]
     for address in ("WMTSCapabilities.xml", "1.0.0/WMTSCapabilities.xml", "?SERVICE=WMTS&REQUEST=GetCapabilities"):
         layer = WebMapTileService("http://unused", xml=map_server.get(f"/wmts/catalog/{address}").content)["catalog"]
         assert layer.boundingBoxWGS84 == expected
