@@ -48,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     parser.add_argument("--quick", action="store_true", help="10 and 100 frames, one round, short loads: rough ratios")
-    parser.add_argument("part", nargs="?", choices=["dispatcher", "formats"], help="measure the dispatcher or the formats of tiles only")
+    parser.add_argument(
+        "part", nargs="?", choices=["dispatcher", "formats"], help="measure the dispatcher or the formats of tiles only"
+    )
     arguments = parser.parse_args()
     if arguments.part == "formats":
         collection = SyntheticCollection(10, 1)

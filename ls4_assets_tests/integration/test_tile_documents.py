@@ -27,7 +27,7 @@ def published_version(platform: Platform) -> int:
     version = int(tilejson["version"].split(".")[1])
     (collection,) = json.loads(platform.storage.read("derived/collections.json"))["collections"]
     assert collection["version"] == version
-    assert tilejson["tiles"] == [f"/tiles/travis_usda_1958_frames/{{z}}/{{x}}/{{y}}.png?v={version}"]
+    assert tilejson["tiles"] == [f"/tiles/travis_usda_1958_frames/{{z}}/{{x}}/{{y}}.webp?v={version}"]
     assert f"{{TileRow}}.png?v={version}" in texts[1]
     # A resolution of one meter per pixel needs zoom 18.
     assert tilejson["maxzoom"] == 18
