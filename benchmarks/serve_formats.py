@@ -1,7 +1,7 @@
 """Benchmark of the formats of tiles: `python -m benchmarks.serve formats [--json] [--quick]`.
 
-It compares WebP, JPEG and PNG of the same tiles at native zoom: bytes, CPU time of the server, and the error against the PNG, which
-is lossless. The figures are ratios to PNG. JPEG has no alpha, so only WMS offers it.
+It compares WebP, JPEG and PNG of the same tiles at native zoom: bytes, CPU time of the server, and the error against the PNG,
+which is lossless. The figures are ratios to PNG. JPEG has no alpha, so only WMS offers it.
 """
 
 import json
@@ -90,7 +90,8 @@ def _path(tile: str, synthetic: SyntheticCollection, media_type: str) -> str:
     left, top = x * side - _HALF_WORLD, _HALF_WORLD - y * side
     return (
         f"/wms/{synthetic.collection.table}?SERVICE=WMS&VERSION=1.1.1&REQUEST=GetMap&STYLES=&SRS=EPSG:3857&TRANSPARENT=TRUE"
-        f"&LAYERS={synthetic.collection.name}&FORMAT={media_type}&WIDTH=256&HEIGHT=256&BBOX={left},{top - side},{left + side},{top}"
+        f"&LAYERS={synthetic.collection.name}&FORMAT={media_type}&WIDTH=256&HEIGHT=256"
+        f"&BBOX={left},{top - side},{left + side},{top}"
     )
 
 

@@ -50,8 +50,8 @@ _GDAL_OPTIONS = {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "GDAL_CACHEMAX": "64",
     "GDAL_PAM_ENABLED": "NO",
-    # Between two overview levels. The default, nearest neighbor, shows moire on plowed fields, and PROCESSING "RESAMPLE=..." of
-    # MapServer would warp every frame. At the resolution of a level the pixels stay as they are.
+    # Between two overview levels. The default, nearest neighbor, shows moire on plowed fields, and MapServer's PROCESSING
+    # "RESAMPLE=..." would warp every frame. At the resolution of a level the pixels stay as they are.
     "GDAL_RASTERIO_RESAMPLING": "BILINEAR",
     "GDAL_HTTP_CONNECTTIMEOUT": "5",
     "GDAL_HTTP_TIMEOUT": "20",

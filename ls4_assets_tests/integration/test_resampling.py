@@ -1,7 +1,5 @@
 """Maps between two overview levels, through nginx and mapserv: fine patterns are averaged, and edges keep their color."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import rasterio
@@ -9,6 +7,7 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.transform import from_origin
+from shapely.geometry import MultiPolygon, box
 from sqlalchemy import text
 
 from ls4_assets_tests.integration.serving_fixtures import (
@@ -37,7 +36,7 @@ COLLAR = 100
 
 
 @pytest.fixture(name="furrows", scope="module")
-def furrows_fixture(map_server: MapServer, index_database: IndexDatabase) -> Iterator[NDArray[np.float64]]:
+def furrows_fixture(map_server: MapServer, index_database: IndexDatabase) -> NDArray[np.float64]:
     """The pixels of a frame of furrows with a black, masked collar, which is alone in the index table."""
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     pixels = np.where((x * np.cos(ANGLE) + y * np.sin(ANGLE)) % PERIOD < PERIOD / 2, 100, 200).astype(np.uint8)
@@ -53,7 +52,7 @@ def furrows_fixture(map_server: MapServer, index_database: IndexDatabase) -> Ite
         with memory.open() as dataset:
             copy(dataset, path, driver="COG", compress="DEFLATE", overview_resampling="average")
     span = SIDE * RESOLUTION
-    outline = f"SRID=3857;MULTIPOLYGON((({LEFT} {TOP},{LEFT + span} {TOP},{LEFT + span} {TOP - span},{LEFT} {TOP - span},{LEFT} {TOP})))"
+    outline = f"SRID=3857;{MultiPolygon([box(LEFT, TOP - span, LEFT + span, TOP)]).wkt}"
     values = {"path": str(path), "outline": outline}
     with index_database.owner.begin() as connection:
         connection.execute(text(f"UPDATE {TABLE} SET served_location = :path, geom = ST_GeomFromEWKT(:outline)"), values)
