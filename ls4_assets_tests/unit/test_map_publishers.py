@@ -42,7 +42,7 @@ def test_invalid_list_of_publishers_is_rejected(value: str) -> None:
 
 def test_default_format_is_that_of_mapserver_alone() -> None:
     """Its number changes with the mapfile, so that an upgrade writes the maps again, and only then."""
-    assert map_format(settings()) == "mapserver 3"
+    assert map_format(settings()) == "mapserver 4"
 
 
 def test_format_names_its_publishers() -> None:
