@@ -568,8 +568,13 @@ def test_statewide_map_without_tiles_is_not_silent(visit: Visit) -> None:
 def test_retries_end_with_a_button(browser: Any, web: ViewerServer) -> None:
     tab = Visit(browser, web, TALL)
     tab.page.clock.install()
-    requests = []
-    tab.page.route(f"**/tiles/{TABLE}/**", lambda route: (requests.append(route.request.url), route.fulfill(status=503)))
+    requests: list[str] = []
+
+    def reject(route: Any) -> None:
+        requests.append(route.request.url)
+        route.fulfill(status=503)
+
+    tab.page.route(f"**/tiles/{TABLE}/**", reject)
     tab.page.goto(f"{web.url}/#{TABLE}")
     for _ in range(60):
         tab.page.clock.run_for(2000)
