@@ -18,7 +18,7 @@ const TIME = new RegExp(`^${INSTANT}(?:/${INSTANT}(?:/P1Y)?)?$`);
 
 const TILE_MATRIX_SET = 'GoogleMapsCompatible';
 // What a tile's address ends in, by format.
-const TILE_SUFFIXES = { 'image/png': 'png', 'image/webp': 'webp' };
+const TILE_SUFFIXES = { 'image/png': 'png' };
 const NUMBER = /^[0-9]{1,8}$/;
 
 /* The parameters for MapServer: those of the request, a queried imagery layer replaced by one that answers, and missing ones. */

@@ -363,8 +363,6 @@ def with_documents_fixture(map_server: MapServer) -> Iterator[None]:
 def test_key_value_tile_equals_the_restful_one(map_server: MapServer, with_documents: None) -> None:
     """Only RESTful clients got tiles."""
     response = map_server.client.get(f"/wmts/{TABLE}", params=TILE | POSITION)
-    webp = map_server.client.get(f"/wmts/{TABLE}", params=TILE | POSITION | {"FORMAT": "image/webp"})
-    assert webp.content == map_server.get(f"/tiles/{TABLE}/{ZOOM}/{COLUMN}/{ROW}.webp").content
     restful = map_server.get(f"/tiles/{TABLE}/{ZOOM}/{COLUMN}/{ROW}.png")
     assert (rgba(response)[..., 3] == 255).any() and response.content == restful.content
     lower = {name.lower(): value for name, value in (TILE | POSITION).items()}
