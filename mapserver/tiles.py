@@ -22,8 +22,6 @@ ZOOM_0_RESOLUTION = 2 * HALF_WORLD_METERS / 256
 # OGC scale denominators assume a pixel of 0.28 mm.
 _PIXELS_PER_METER = 1 / 0.00028
 MAX_ZOOM = 24
-# The formats of tiles. WMTS clients take the first that they can read; not all of them read WebP.
-EXTENSIONS = ("png", "webp")
 # Frames that are finer than a zoom level by at most this many levels still count as that level.
 _ZOOM_TOLERANCE = 0.2
 
@@ -61,7 +59,7 @@ class TileSet:
         return (_floor(west), _floor(south), -_floor(-east), -_floor(-north))
 
     def template(self, extension: str) -> str:
-        """The address of a tile, with {z}, {x} and {y}. `extension`: of `EXTENSIONS`."""
+        """The address of a tile, with {z}, {x} and {y}. `extension`: png or webp."""
         return f"/tiles/{self.table}/{{z}}/{{x}}/{{y}}.{extension}" + ("" if self.version is None else f"?v={self.version}")
 
     def tile_limits(self, zoom: int) -> tuple[int, int, int, int]:
@@ -114,14 +112,9 @@ def render_wmts(tile_set: TileSet) -> str:
         }
         for zoom in range(tile_set.maxzoom + 1)
     ]
-    templates = {
-        f"image/{extension}": tile_set.template(extension)
-        .replace("{z}", "{TileMatrix}")
-        .replace("{x}", "{TileCol}")
-        .replace("{y}", "{TileRow}")
-        for extension in EXTENSIONS
-    }
-    return render_template("wmts.xml.j2", tile_set=tile_set, half=HALF_WORLD_METERS, matrices=matrices, templates=templates)
+    # PNG only: OWSLib ignores the requested format where the capabilities list two.
+    template = tile_set.template("png").replace("{z}", "{TileMatrix}").replace("{x}", "{TileCol}").replace("{y}", "{TileRow}")
+    return render_template("wmts.xml.j2", tile_set=tile_set, half=HALF_WORLD_METERS, matrices=matrices, template=template)
 
 
 def validate_tilejson(text: str) -> list[str]:

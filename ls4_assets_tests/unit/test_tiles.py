@@ -76,11 +76,11 @@ def test_documents_without_a_version_mention_none() -> None:
 def test_wmts_client_reads_layer_matrices_and_address() -> None:
     service = WebMapTileService("http://unused", xml=render_wmts(SET).encode())
     layer = service[SET.name]
-    assert layer.title == SET.title and layer.formats == ["image/png", "image/webp"]
+    assert layer.title == SET.title and layer.formats == ["image/png"]
     assert layer.boundingBoxWGS84 == pytest.approx(SET.bounds)
     address = "/tiles/travis_usda_1958_frames/{TileMatrix}/{TileCol}/{TileRow}"
     templates = [(each["format"], each["template"]) for each in layer.resourceURLs]
-    assert templates == [("image/png", f"{address}.png?v=7"), ("image/webp", f"{address}.webp?v=7")]
+    assert templates == [("image/png", f"{address}.png?v=7")]
     matrices = service.tilematrixsets["GoogleMapsCompatible"].tilematrix
     assert len(matrices) == SET.maxzoom + 1
     # The first scale of OGC's well-known scale set GoogleMapsCompatible.
