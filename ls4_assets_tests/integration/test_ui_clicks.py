@@ -48,7 +48,7 @@ def address(platform: Platform) -> Iterator[str]:
     settings = {f"LS4_{name.upper()}": value for name, value in platform.archive.overrides.items()}
     environment = os.environ | settings | {"DAGSTER_HOME": str(home), "LS4_ARCHIVE_FILE": str(home.parent / "archive.toml")}
     port = find_free_port()
-    program = [sys.executable, "-m", "ls4_assets.runtime.webserver", "--host", "127.0.0.1", "--port", str(port)]
+    program = [sys.executable, "-m", "ls4_assets.operations.webserver", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen([*program, "-m", "ls4_assets.definitions"], env=environment, cwd=CHECKOUT) as process:
         try:
             for _ in range(900):

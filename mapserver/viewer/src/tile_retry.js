@@ -10,6 +10,7 @@ const NOT_IMAGES = "absent"; // the map has no tiles: retrying does not help
 export function retryTiles(source, on) {
   const failures = new Map(); // by tile that is missing: number of failed attempts
   let isEnded = false;
+  let isProbed = false; // whether the map has tiles at all is asked once, without a delay
 
   function report() {
     // A tile counts when its first retry failed too: most errors last less than that.
@@ -25,14 +26,25 @@ export function retryTiles(source, on) {
     for (const tile of tiles) fail(tile);
   }
 
+  function addressOf(tile) {
+    return source.getTileUrlFunction()(tile.getTileCoord(), 1, source.getProjection());
+  }
+
   async function fail(tile) {
     const count = (failures.get(tile) ?? 0) + 1;
     failures.set(tile, count);
     report();
     if (count > DELAYS_SECONDS.length) return;
+    if (!isProbed && on.absent) {
+      isProbed = true;
+      if ((await check(addressOf(tile))) === NOT_IMAGES) {
+        if (!isEnded) on.absent();
+        return;
+      }
+    }
     await wait(DELAYS_SECONDS[count - 1] * (1 + Math.random() / 2));
     if (isEnded || !failures.has(tile)) return;
-    const status = await check(source.getTileUrlFunction()(tile.getTileCoord(), 1, source.getProjection()));
+    const status = await check(addressOf(tile));
     if (isEnded || !failures.has(tile)) return;
     if (status === "ok") tile.load(); // from the browser's cache
     else if (status === NOT_IMAGES && on.absent) on.absent();
