@@ -86,7 +86,7 @@ def test_the_command_prints_what_scripts_need(platform: Platform) -> None:
     result = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result.stderr
     missing = {grid["name"]: grid for grid in json.loads(result.stdout)["missing"]}
-    assert missing["us_noaa_conus.tif"]["is_needed"] and "NAD27" in missing["us_noaa_conus.tif"]["systems"]
+    assert missing["us_noaa_conus.tif"]["is_needed"] and "EPSG:4267" in missing["us_noaa_conus.tif"]["systems"]
 
 
 def test_frames_without_a_recorded_transformation_are_counted(platform: Platform) -> None:
