@@ -325,7 +325,7 @@ def test_prefix_of_names(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_text_of_adopted_and_leaving_frames() -> None:
     """A frame whose deletion waited for the rebuild was reported as "adopted without a georef tif"."""
-    status = CollectionStatus("A", 3, 3, 0, 5, None, leaving=1)
+    status = CollectionStatus("A", 3, 3, 0, 5, "http://example.org/a.map", leaving=1)
     text = format_status(Status((status,), {}))
     assert text[0].endswith("5 on the map (1 of them leave with the next rebuild, 1 of them adopted without a georef tif)")
 
