@@ -52,7 +52,8 @@ def execute(arguments: str) -> NoReturn:
         set_process_name("ls4-run")
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        # Not the handler of SIGINT, which is ignored where the server was started in the background.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         start_pool_server()
         assert api.execute_run_command.callback is not None
         api.execute_run_command.callback(arguments, None)

@@ -20,11 +20,12 @@ from dagster._core.definitions.freshness import FreshnessState, FreshnessStateRe
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.config import PostgresStorageConfig
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.utils import pg_url_from_config
 from dagster_shared.serdes import serialize_value
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, delete
 
 from ls4_assets.runtime.backfill_guard import prepare_backfill
 from ls4_assets.runtime.dagster_schema import remembering
@@ -75,6 +76,21 @@ class EventLogStorage(PostgresEventLogStorage):
 
     def _event_to_row(self, event: dg.EventLogEntry) -> dict[str, Any]:
         return super()._event_to_row(event) | {"event": serialize_event(event)}
+
+    def _store_runless_asset_check_evaluation(self, event: dg.EventLogEntry, event_id: int | None) -> None:
+        """A second evaluation of a partition without a run violates the unique key of Dagster's table: it replaces the first."""
+        evaluation = event.get_dagster_event().asset_check_evaluation_data
+        if evaluation.partition is not None:
+            columns = AssetCheckExecutionsTable.c
+            earlier = (
+                columns.asset_key == evaluation.asset_key.to_string(),
+                columns.check_name == evaluation.check_name,
+                columns.run_id == event.run_id,
+                columns.partition == evaluation.partition,
+            )
+            with self.index_connection() as connection:
+                connection.execute(delete(AssetCheckExecutionsTable).where(*earlier))
+        super()._store_runless_asset_check_evaluation(event, event_id)
 
     def get_freshness_state_records(self, keys: Sequence[dg.AssetKey]) -> Mapping[dg.AssetKey, FreshnessStateRecord]:
         records = super().get_freshness_state_records(keys)

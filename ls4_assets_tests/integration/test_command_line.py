@@ -181,7 +181,7 @@ def test_log_is_filtered_and_followed(platform: Platform, tmp_path: Path) -> Non
         file.rename(tmp_path / "rotated")
         file.write_text(json.dumps(lines[1] | {"frame": "bw/y/6-2"}) + "\n")
         assert "6-2" in follower.stdout.readline()
-        follower.terminate()
+        follower.kill()
 
 
 def test_every_event_belongs_to_a_service() -> None:

@@ -90,3 +90,13 @@ def test_events_of_good_frames_are_stored_when_another_frame_fails(platform: Pla
         PRODUCTS[2]
     )
     assert set(failed) == {frame_of(f"{FOLDER}/02-08-60_6-9.tif").partition}
+
+
+def test_second_evaluation_without_a_run_replaces_the_first(platform: Platform) -> None:
+    """A raw scan that came, and was deleted later, ended each tick with a violated unique key."""
+    frame = frame_of(f"{FOLDER}/02-08-60_6-1.tif")
+    for arrived in (True, False):
+        platform.instance.report_runless_asset_event(frame_checks.raw_scan_evaluation(frame, arrived))
+    check = dg.AssetCheckKey(PRODUCTS[2], frame_checks.RAW_SCAN_EXISTS)
+    rows = platform.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
+    assert [row.status for row in rows] == [AssetCheckExecutionRecordStatus.FAILED]
