@@ -136,9 +136,7 @@ def test_daemon_that_hangs_is_reported_once_and_so_is_its_recovery(demo: Demo) -
     assert all(text.startswith("OK: last scan ") for text in first_lines(demo).values())
     with suspended(demo.processes("dagster-daemon")):
         wait_for(lambda: demo.check()[0] == 2, 180)
-        assert demo.check()[1].startswith(
-            "CRITICAL: the daemon has not reported for 2 min; nothing is scanned or started. Restart it"
-        )
+        assert demo.check()[1].startswith("CRITICAL: the daemon has not reported for ")
         wait_for(lambda: demo.status()["status"] == "critical", 60)
         wait_for(lambda: "the platform has stopped" in demo.messages, 60)
         assert all(text.startswith("CRITICAL: the daemon has not reported for ") for text in first_lines(demo).values())
